@@ -1,0 +1,131 @@
+"""Make objects of a configuration: the one place that follows a `_target_`, and only to what is allowed.
+
+Allowed is what this package defines, and a short list of classes by name. The *resolved* object is compared, so that no path
+through our own modules (hopscotch.frontend.torch.load) leads elsewhere.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, ListConfig
+
+from hopscotch.data.datamodule import AudioDataModule
+from hopscotch.models.audio_model import AudioModel
+from hopscotch.models.encoder import Encoder
+from hopscotch.tasks.base import AudioTask
+from hopscotch.tasks.budget import resolve_target
+
+PACKAGE = "hopscotch"
+ALLOWED = (
+    "torch.optim.AdamW",
+    "torch.optim.Adam",
+    "torch.optim.SGD",
+    "lightning.pytorch.Trainer",
+    "lightning.pytorch.callbacks.ModelCheckpoint",
+    "lightning.pytorch.callbacks.EarlyStopping",
+    "lightning.pytorch.callbacks.EMAWeightAveraging",
+    "lightning.pytorch.callbacks.ThroughputMonitor",
+    "lightning.pytorch.loggers.TensorBoardLogger",
+    "lightning.pytorch.loggers.CSVLogger",
+)
+
+
+def make(node: DictConfig, **more: Any) -> Any:
+    """The object that `node._target_` describes, its keys and `more` being the arguments; nested nodes are made first."""
+    return maker(node)(**more)
+
+
+def maker(node: DictConfig) -> Callable[..., Any]:
+    """What `make` calls with `more`. Hydra would copy objects that pass through it, so they do not."""
+    for path in _targets(node):
+        _refuse_foreign(path)
+    try:
+        return instantiate(node, _partial_=True, _convert_="all")
+    except InstantiationException as error:  # of a nested node: what it raised says more than the wrapping
+        raise error.__cause__ or error from None
+
+
+def _targets(node: Any) -> list[str]:
+    if isinstance(node, ListConfig):
+        return [path for child in node for path in _targets(child)]
+    if not isinstance(node, DictConfig):
+        return []
+    own = [str(node["_target_"])] if "_target_" in node else []
+    return own + [path for key in node for path in _targets(node[key])]
+
+
+def _refuse_foreign(path: str) -> None:
+    if path in ALLOWED:
+        return
+    allowed = f"a class or function of {PACKAGE}, or one of {', '.join(ALLOWED)}"
+    if path.startswith(f"{PACKAGE}."):
+        try:
+            resolved = get_object(path)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ValueError(f"_target_ must name {allowed}; {path} is not there: {error}") from error
+        if getattr(resolved, "__module__", "").partition(".")[0] == PACKAGE:
+            return
+    raise ValueError(f"_target_ must be {allowed}, got {path}.")
+
+
+def build_data(cfg: DictConfig) -> AudioDataModule:
+    waveform = None if cfg.augment.waveform is None else make(cfg.augment.waveform)
+    data = make(cfg.data, seed=cfg.seed, augment=waveform)
+    assert isinstance(data, AudioDataModule)
+    return data
+
+
+def build_model(cfg: DictConfig, num_classes: int) -> AudioModel:
+    """Weights are drawn from the global generator: seed it first."""
+    own = {key: cfg.model[key] for key in ("name", "dim", "dropout", "stem_stride")}
+    encoder = make(cfg.model.encoder)
+    assert isinstance(encoder, Encoder)
+    model = AudioModel(
+        frontend=make(cfg.frontend),
+        spectrogram_augment=None if cfg.augment.spectrogram is None else make(cfg.augment.spectrogram),
+        encoder=encoder,
+        num_classes=num_classes,
+        **own,
+    )
+    return model
+
+
+def build_task(cfg: DictConfig, model: AudioModel, data: AudioDataModule) -> AudioTask:
+    rest = DictConfig({key: value for key, value in cfg.task.items() if key != "optimizer"})
+    return make(
+        rest,
+        model=model,
+        optimizer=maker(cfg.task.optimizer),
+        classes=data.classes,
+        seed=cfg.seed,
+        target=resolve_target(cfg.compute.target, model, data.mean_samples()),
+        budget_weight=cfg.compute.weight,
+        budget_warmup=cfg.compute.warmup,
+        entropy_weight=cfg.compute.entropy_weight,
+    )
+
+
+def build_callbacks(cfg: DictConfig) -> list[Callback]:
+    return [make(node) for node in _nodes(cfg.callbacks)]
+
+
+def build_loggers(cfg: DictConfig) -> list[Logger]:
+    return [make(node) for node in _nodes(cfg.logger)]
+
+
+def _nodes(group: Mapping[str, Any]) -> list[DictConfig]:
+    return [node for node in group.values() if node is not None]
+
+
+def build_trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger]) -> Trainer:
+    if cfg.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            f"trainer.accelerator={cfg.trainer.accelerator} needs a CUDA device, and torch {torch.__version__} finds none: "
+            "use trainer=cpu, or trainer=default, which takes what is there."
+        )
+    return make(cfg.trainer, callbacks=callbacks, logger=loggers or False, default_root_dir=cfg.run_dir)

@@ -1,0 +1,43 @@
+"""Count multiply-accumulates (MACs) from shapes and decisions, so that "skipped" has a price.
+
+One MAC is one multiplication with its addition inside a matrix product or a convolution; norms, activations and element-wise
+arithmetic are not counted (torch.utils.flop_counter does the same, at 2 FLOPs per MAC). Every function takes Python integers or
+integer tensors of any shape and gives exact integers of that shape.
+
+    linear      positions * in * out
+    attention   queries and output: 2 T d^2;  keys and values: 2 K d^2;  scores and read-out: 2 T K d;   K = ceil(T / stride)
+"""
+
+from typing import TypeVar
+
+from torch import Tensor
+
+Count = TypeVar("Count", int, Tensor)
+
+
+def kept_keys(time: Count, stride: int | Tensor) -> Count:
+    """Positions 0, s, 2s, ... below `time`."""
+    return (time + stride - 1) // stride  # pyright: ignore[reportReturnType]
+
+
+def linear_macs(positions: Count, in_features: int, out_features: int) -> Count:
+    return positions * (in_features * out_features)
+
+
+def convolution_macs(positions: Count, in_channels: int, out_channels: int, kernel: int) -> Count:
+    """`positions` counts outputs."""
+    return positions * (in_channels * out_channels * kernel)
+
+
+def attention_macs(time: Count, dim: int, stride: int | Tensor = 1) -> Count:
+    keys = kept_keys(time, stride)
+    return 2 * time * dim * dim + 2 * keys * dim * dim + 2 * time * keys * dim
+
+
+def feed_forward_macs(time: Count, dim: int, ffn_ratio: float) -> Count:
+    return 2 * linear_macs(time, dim, int(dim * ffn_ratio))
+
+
+def block_macs(time: Count, dim: int, ffn_ratio: float, stride: int | Tensor = 1) -> Count:
+    """A pre-norm transformer block whose attention reads every `stride`-th key."""
+    return attention_macs(time, dim, stride) + feed_forward_macs(time, dim, ffn_ratio)

@@ -1,0 +1,170 @@
+"""From what was typed to a configuration that keeps every rule, or to one message.
+
+Hydra composes the YAML files of conf/; `check` then holds the result against `config_schema`, before any folder is made
+or any library is loaded. Every way in comes through `Loader`: a run, each job of a sweep (all of them before the first
+one starts), `--cfg job`, and `compose` for scripts and tests.
+
+Nothing heavy is imported here: `--help` has to answer within a second.
+"""
+
+import functools
+import re
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+import hydra._internal.hydra as hydra_main
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
+from hydra.core.utils import setup_globals
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from hopscotch.config_check import check, refuse_missing, without_hydra
+from hopscotch.config_errors import ConfigError, explain
+from hopscotch.config_help import describe_groups
+
+STARTED = time.time()  # as near to the start of the process as Python code gets
+PROJECT_ROOT = Path(__file__).resolve().parents[2]  # the folder of train.py
+CONF = PROJECT_ROOT / "conf"
+LAYERS_ON_TOP = ("experiment", "debug")  # groups that only override what other groups define
+
+
+def file_name(given: str | ListConfig) -> str:
+    """A folder name that no shell has to quote: ["model=dense", "data.root=../x", "seed=1"] -> model-dense_seed-1."""
+    parts = []
+    for override in [given] if isinstance(given, str) else given:
+        key, _, value = str(override).rpartition("=")
+        if not re.search(r"[/\\]", value) or isinstance(given, str):  # a path says little and is long
+            parts.append(re.sub(r"[^\w.+]+", "-", f"{key.rpartition('.')[2]} {value}").strip("-"))
+    return "_".join(parts)[:100]  # file systems stop at 255 bytes
+
+
+def run_dir() -> str:
+    """The folder of the run in progress; outside of a run, words for it."""
+    known = HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().runtime, "output_dir")
+    return HydraConfig.get().runtime.output_dir if known else "<run folder>"
+
+
+def groups() -> str:
+    """The groups and choices of conf/, and of --config-dir, for --help."""
+    sources = GlobalHydra.instance().config_loader().get_sources()
+    folders = [Path(source.path) for source in sources if source.scheme() == "file"]
+    return describe_groups(folders, HydraConfig.get().runtime.choices)
+
+
+def register() -> None:
+    """Teach OmegaConf the functions that conf/ calls as ${name:}; a second call changes nothing."""
+    setup_globals()  # Hydra's own, such as ${now:}
+    OmegaConf.register_new_resolver("project_root", lambda: str(PROJECT_ROOT), replace=True)
+    OmegaConf.register_new_resolver("run_id", lambda: secrets.token_hex(3), replace=True, use_cache=True)
+    OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
+    OmegaConf.register_new_resolver("file_name", file_name, replace=True)
+    OmegaConf.register_new_resolver("groups", groups, replace=True)
+
+
+class Loader(ConfigLoaderImpl):
+    """Hydra's composition, followed by our rules.
+
+    Hydra has no public hook between composing and running that sees each job of a sweep beforehand and may refuse it.
+    """
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        load = functools.partial(super().load_configuration, config_name, run_mode=run_mode, from_shell=from_shell)
+        try:
+            cfg = load(overrides, validate_sweep_overrides=validate_sweep_overrides)
+            if run_mode is RunMode.RUN and config_name is not None:  # a sweep is checked job by job
+                choices = _choices(cfg)
+                check(cfg, defaults=cfg if set(overrides) <= set(choices) else load(choices))
+            return cfg
+        except ConfigError:
+            raise
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            raise explain(error, overrides, self) from error
+
+    def get_group_options(
+        self,
+        group_name: str,
+        results_filter: ObjectType | None = ObjectType.CONFIG,
+        config_name: str | None = None,
+        overrides: list[str] | None = None,
+    ) -> list[str]:
+        if config_name is None and not overrides:  # Hydra copies all it has read at every call: half the time of --help
+            return self.repository.get_group_options(group_name, results_filter)
+        return super().get_group_options(group_name, results_filter, config_name, overrides)
+
+
+def _choices(cfg: DictConfig) -> list[str]:
+    """The overrides that choose the same files as `cfg` did, and change nothing in them."""
+    same = [str(override) for override in cfg.hydra.overrides.hydra if "hydra.searchpath" in override]
+    for group, choice in cfg.hydra.runtime.choices.items():
+        if choice is not None and not group.startswith("hydra") and group not in LAYERS_ON_TOP:
+            same.append(f"{group}={choice}")
+    return same
+
+
+def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> DictConfig:
+    """What `python train.py <overrides>` would run with; `config_dir` is searched too, as with --config-dir."""
+    register()
+    search_path = create_config_search_path(str(CONF))
+    if config_dir is not None:
+        search_path.append("extra", f"file://{Path(config_dir).resolve()}", SearchPathQuery(provider="main"))
+    cfg = Loader(search_path).load_configuration("config", list(overrides), RunMode.RUN, from_shell=False)
+    cfg = without_hydra(cfg)
+    OmegaConf.set_struct(cfg, True)  # reading a key that is not there is an error
+    return cfg
+
+
+def _remove_unused(sweep: Path) -> None:
+    """Take back the folder that Hydra makes for a sweep before it composes the jobs, if there is no job in it."""
+    if sweep.is_dir() and [path.name for path in sweep.iterdir()] == ["multirun.yaml"]:
+        (sweep / "multirun.yaml").unlink()
+        sweep.rmdir()
+
+
+def run_hydra(task_function: Callable[[DictConfig], Any]) -> None:
+    """Hand what was typed (sys.argv) to Hydra, and the checked configuration to `task_function`.
+
+    A broken rule ends the process with its message on stderr and exit code 1. What the task finds wrong by itself is
+    the task's to report; in a sweep it must not raise, for Hydra would lose the jobs after it.
+    """
+    asked = get_args_parser().parse_known_args()[0]
+    only_shown = asked.help or asked.hydra_help or asked.cfg or asked.info or asked.shell_completion
+
+    class CommandLineLoader(Loader):
+        sweep: DictConfig | None = None
+
+        def load_configuration(self, *args: Any, **kwargs: Any) -> DictConfig:
+            try:
+                cfg = super().load_configuration(*args, **kwargs)
+                if kwargs["run_mode"] is RunMode.MULTIRUN:
+                    self.sweep = cfg
+                elif not only_shown:
+                    refuse_missing(cfg)
+            except ConfigError as error:
+                if asked.shell_completion:  # which suggests nothing then, and must not print
+                    raise
+                if self.sweep is not None and asked.multirun:
+                    _remove_unused(Path(self.sweep.hydra.sweep.dir))
+                raise SystemExit(str(error)) from None
+            return cfg
+
+    register()
+    hydra_main.ConfigLoaderImpl = CommandLineLoader
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task_function)()

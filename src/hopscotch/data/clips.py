@@ -1,0 +1,97 @@
+"""Clips, and where their samples come from: memory if they fit, else decoded when asked."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from rich.progress import Progress
+from torch import Tensor
+
+from hopscotch.data.audio import AudioFileError
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 2.0  # seconds without a progress bar
+MAX_THREADS = 4  # decoding is quick; more threads only fight for the disk
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One recording: what it is called, which class it shows, how long it is."""
+
+    name: str  # path relative to the data's root; used in reports
+    label: int
+    num_samples: int  # exact, at the data module's sample rate
+    path: Path | None = None  # None where the source makes its clips itself
+    facts: dict[str, str | float] = field(default_factory=dict, compare=False)  # such as speaker or snr_db
+
+
+class ClipStore:
+    """The waveforms of some clips, by position. `kept` stores hold them in one tensor that loader workers share."""
+
+    def __init__(self, clips: Sequence[Clip], load: Callable[[Clip], Tensor], waveforms: Tensor | None = None) -> None:
+        self.clips = clips
+        self._load = load
+        self._waveforms = waveforms
+        self._offsets = [0]
+        for clip in clips:
+            self._offsets.append(self._offsets[-1] + clip.num_samples)
+
+    @property
+    def is_kept(self) -> bool:
+        return self._waveforms is not None
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> Float[Tensor, " sample"]:
+        if self._waveforms is None:
+            return self._load(self.clips[index])
+        return self._waveforms[self._offsets[index] : self._offsets[index + 1]]
+
+
+def decode(
+    clips: Sequence[Clip], load: Callable[[Clip], Tensor], *, keep: bool, on_bad: Callable[[Clip, AudioFileError], None]
+) -> ClipStore:
+    """Decode every clip once, leave out those that `on_bad` does not raise for, and keep the rest if asked to."""
+    waveforms = torch.empty(sum(clip.num_samples for clip in clips)) if keep else None
+    good: list[Clip] = []
+    filled = 0
+    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
+        results = pool.map(lambda clip: _attempt(load, clip), clips)
+        for clip, result in zip(_with_progress(clips, "Decoding clips"), results, strict=True):
+            if isinstance(result, AudioFileError):
+                on_bad(clip, result)
+                continue
+            assert len(result) == clip.num_samples, f"{clip.name}: {len(result)} samples, not {clip.num_samples}"
+            good.append(clip)
+            if waveforms is not None:
+                waveforms[filled : filled + clip.num_samples] = result
+                filled += clip.num_samples
+    return ClipStore(good, load, waveforms)
+
+
+def _attempt(load: Callable[[Clip], Tensor], clip: Clip) -> Tensor | AudioFileError:
+    try:
+        return load(clip)
+    except AudioFileError as error:
+        return error
+
+
+def _with_progress(clips: Sequence[Clip], title: str) -> Iterator[Clip]:
+    """The clips again, with a bar on the terminal once it takes longer than `PATIENCE`."""
+    start = time.monotonic()
+    with Progress(transient=True, disable=True) as progress:
+        task = progress.add_task(title, total=len(clips))
+        for clip in clips:
+            yield clip
+            progress.advance(task)
+            if progress.disable and time.monotonic() - start > PATIENCE:
+                progress.disable = False
+                progress.start()

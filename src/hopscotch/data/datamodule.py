@@ -1,0 +1,211 @@
+"""From clips to AudioBatch: what every data source shares. A source is a subclass with `find_clips`, and a YAML."""
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from hopscotch.data.audio import AudioFileError, num_resampled, printable, read_clip, read_header
+from hopscotch.data.augment import WaveformAugment
+from hopscotch.data.batches import Batches, KeyedLoader
+from hopscotch.data.clips import Clip, ClipStore, decode
+from hopscotch.data.sampling import Pair, Position, ShuffledBatches, SortedBatches, trainer_position
+from hopscotch.types import AudioBatch, key_bits
+
+log = logging.getLogger(__name__)
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+STAGES: dict[str | None, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+MAX_STATISTICS_CLIPS = 500
+BYTES_PER_SAMPLE = 4
+
+
+class AudioDataModule(LightningDataModule):
+    """Finds, decodes, batches and augments clips.
+
+    A data source overrides `find_clips`, and `load` where its clips are not audio files.
+    """
+
+    def __init__(
+        self,
+        *,
+        sample_rate: int,
+        batch_size: int,
+        num_workers: int,
+        cache_gib: float,
+        seed: int,
+        augment: WaveformAugment | None,
+        on_bad_file: str = "error",
+    ) -> None:
+        super().__init__()
+        _check("sample_rate", sample_rate, sample_rate >= 1, "be at least 1 Hz")
+        _check("batch_size", batch_size, batch_size >= 1, "be at least 1")
+        _check("num_workers", num_workers, num_workers >= 0, "be at least 0")
+        _check("cache_gib", cache_gib, cache_gib >= 0, "be at least 0")
+        _check("on_bad_file", on_bad_file, on_bad_file in ("error", "skip"), "be error or skip")
+        self.sample_rate = sample_rate
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.cache_gib = cache_gib
+        self.seed = seed
+        self.augment = augment
+        self.on_bad_file = on_bad_file
+        self.classes: list[str] = []
+        self.clips: dict[Split, list[Clip]] = {}
+        self.skipped: dict[str, str] = {}  # clip name -> why it is not used
+        self._stores: dict[Split, ClipStore] = {}
+        self._fingerprint = ""
+
+    # What a data source says.
+
+    def find_clips(self) -> tuple[list[str], dict[Split, list[Clip]]]:
+        """Class names, and the clips of each split, their `num_samples` exact."""
+        raise NotImplementedError
+
+    def load(self, clip: Clip) -> Float[Tensor, " sample"]:
+        """Samples of one clip: a pure function, called from threads and from loader workers."""
+        assert clip.path is not None
+        return read_clip(clip.path, self.sample_rate)
+
+    def file_clip(self, path: Path, root: Path, label: int, **facts: str | float) -> Clip | None:
+        """The clip in an audio file, from its header; None if it is unreadable and `on_bad_file` says skip."""
+        name = printable(path.relative_to(root))
+        try:
+            return Clip(name, label, num_resampled(read_header(path), self.sample_rate), path, facts)
+        except AudioFileError as error:
+            self._on_bad_file(name, error)
+            return None
+
+    # What everyone else asks.
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Find all clips, and decode those that the stage needs. May be called again and again."""
+        if not self.clips:
+            self.classes, self.clips = self.find_clips()
+            self._fingerprint = _fingerprint(self.clips)
+        gib = sum(clip.num_samples for clips in self.clips.values() for clip in clips) * BYTES_PER_SAMPLE / 2**30
+        keep = gib <= self.cache_gib
+        if not keep and not self._stores:
+            log.info("Clips take %.2f GiB, more than data.cache_gib=%g: decoding on demand.", gib, self.cache_gib)
+        for split in STAGES.get(stage, SPLITS):
+            if split in self._stores:
+                continue
+            if keep or self.on_bad_file == "skip":  # which files to skip is known after decoding only
+                store = decode(
+                    self.clips[split], self.load, keep=keep, on_bad=lambda c, e: self._on_bad_file(c.name, e)
+                )
+                self.clips[split] = list(store.clips)
+            else:
+                store = ClipStore(self.clips[split], self.load)
+            self._check_clips(split)
+            self._stores[split] = store
+
+    def train_dataloader(self) -> KeyedLoader:
+        sampler = ShuffledBatches(
+            self._lengths("train"),
+            self.batch_size,
+            seed=self.seed,
+            position=self._position,
+            rank=self._rank,
+            num_ranks=self._num_ranks,
+        )
+        return self._loader("train", sampler, self.augment)
+
+    def val_dataloader(self) -> KeyedLoader:
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> KeyedLoader:
+        return self._evaluation_loader("test")
+
+    def statistics_batches(self) -> Iterator[AudioBatch]:
+        """At most 500 training clips, unaugmented, drawn by the seed: for the front end's scale."""
+        generator = torch.Generator().manual_seed(key_bits(self.seed))
+        drawn = torch.randperm(len(self.clips["train"]), generator=generator)[:MAX_STATISTICS_CLIPS].tolist()
+        drawn.sort(key=lambda index: self.clips["train"][index].num_samples)
+        batches = Batches(self._stores["train"], self.seed, None)
+        for start in range(0, len(drawn), self.batch_size):
+            yield batches.__getitems__([(0, index) for index in drawn[start : start + self.batch_size]])
+
+    def mean_samples(self) -> float:
+        """Mean length of a training clip."""
+        lengths = self._lengths("train")
+        return sum(lengths) / len(lengths)
+
+    def fingerprint(self) -> str:
+        """Changes when a clip is added, removed, renamed, relabelled, moved to another split or cut."""
+        return self._fingerprint
+
+    def summary(self) -> dict[str, object]:
+        """What a run writes down about its data."""
+        seconds = {split: round(sum(self._lengths(split)) / self.sample_rate, 1) for split in self.clips}
+        return {
+            "fingerprint": self._fingerprint,
+            "classes": list(self.classes),
+            "clips": {split: len(clips) for split, clips in self.clips.items()},
+            "seconds": seconds,
+            "kept_in_memory": all(store.is_kept for store in self._stores.values()),
+            "skipped": dict(self.skipped),
+        }
+
+    # How it is done.
+
+    def _check_clips(self, split: Split) -> None:
+        labels = {clip.label for clip in self.clips[split]}
+        if not labels:
+            raise ValueError(f"data: the {split} split must hold at least one usable clip, got none.")
+        missing = [name for label, name in enumerate(self.classes) if label not in labels]
+        if split == "train" and missing:
+            raise ValueError(f"data: every class needs a usable training clip, got none of {', '.join(missing)}.")
+
+    def _lengths(self, split: Split) -> list[int]:
+        return [clip.num_samples for clip in self.clips[split]]
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer else 0
+
+    @property
+    def _num_ranks(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    def _position(self) -> Position:
+        return trainer_position(self.trainer) if self.trainer else Position(0, 0)
+
+    def _evaluation_loader(self, split: Split) -> KeyedLoader:
+        lengths = self._lengths(split)
+        sampler = SortedBatches(lengths, self.batch_size, rank=self._rank, num_ranks=self._num_ranks)
+        return self._loader(split, sampler, None)
+
+    def _loader(self, split: Split, sampler: Sampler[list[Pair]], augment: WaveformAugment | None) -> KeyedLoader:
+        return KeyedLoader(Batches(self._stores[split], self.seed, augment), sampler, num_workers=self.num_workers)
+
+    def _on_bad_file(self, name: str, error: AudioFileError) -> None:
+        if self.on_bad_file == "error":
+            raise AudioFileError(f"{error} Repair or remove it, or pass data.on_bad_file=skip.") from None
+        self.skipped[name] = str(error)
+        log.warning("Skipped: %s", error)
+
+
+def _check(key: str, value: object, is_good: bool, rule: str) -> None:
+    if not is_good:
+        raise ValueError(f"data.{key} must {rule}, got {value!r}.")
+
+
+def _fingerprint(clips: dict[Split, list[Clip]]) -> str:
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        for clip in clips[split]:
+            digest.update(f"{split}\t{clip.name}\t{clip.label}\t{clip.num_samples}\n".encode())
+    return digest.hexdigest()[:16]

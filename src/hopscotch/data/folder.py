@@ -1,0 +1,120 @@
+"""Your own clips: <root>/<class>/<any depth>/<clip>, or the same below train/, val/ and test/."""
+
+import hashlib
+import os
+from collections import defaultdict
+from pathlib import Path
+
+from hopscotch.data.audio import printable
+from hopscotch.data.augment import WaveformAugment
+from hopscotch.data.clips import Clip
+from hopscotch.data.datamodule import SPLITS, AudioDataModule, Split
+
+SPLIT_WORDS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
+# What a class folder may hold beside audio without anyone meaning it as a clip.
+OTHER_SUFFIXES = {".txt", ".md", ".csv", ".tsv", ".json", ".yaml", ".yml", ".lab", ".textgrid", ".png", ".jpg", ".pdf"}
+
+
+class Folder(AudioDataModule):
+    """A class is a folder, a clip a file in it. Files and folders whose name starts with a dot are passed over.
+
+    Without train/, val/ and test/ folders each class is dealt out by the hash of its clips' names: `val_fraction` and
+    `test_fraction` of it, the rest for training. The seed has no part in it, so all runs share one test set.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        val_fraction: float,
+        test_fraction: float,
+        sample_rate: int,
+        batch_size: int,
+        num_workers: int,
+        cache_gib: float,
+        on_bad_file: str,
+        seed: int,
+        augment: WaveformAugment | None,
+    ) -> None:
+        super().__init__(
+            sample_rate=sample_rate,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            cache_gib=cache_gib,
+            on_bad_file=on_bad_file,
+            seed=seed,
+            augment=augment,
+        )
+        if not (val_fraction > 0 and test_fraction > 0 and val_fraction + test_fraction < 1):
+            raise ValueError(
+                "data.val_fraction and data.test_fraction must be above 0 and leave some clips for training, "
+                f"got {val_fraction} and {test_fraction}."
+            )
+        self.root = Path(root)
+        self.fractions: dict[Split, float] = {"test": test_fraction, "val": val_fraction}
+
+    def find_clips(self) -> tuple[list[str], dict[Split, list[Clip]]]:
+        if not self.root.is_dir():
+            problem = "is a file" if self.root.exists() else "does not exist"
+            raise ValueError(f"data.root must be a folder of class folders, got {self.root}, which {problem}.")
+        tops = _folders(self.root)
+        names = {top.name for top in tops}
+        is_split = names == set(SPLITS)
+        if names and names <= SPLIT_WORDS and not is_split:
+            raise ValueError(
+                f"data.root must hold class folders, or train/, val/ and test/ with class folders in each; "
+                f"got {', '.join(sorted(names))} in {self.root}."
+            )
+        class_folders = [folder for split in SPLITS for folder in _folders(self.root / split)] if is_split else tops
+        classes = sorted({folder.name for folder in class_folders})
+        if len(classes) < 2:
+            found = f"only {classes[0]!r}" if classes else "none"
+            raise ValueError(f"data.root must hold at least two class folders, got {found} in {self.root}.")
+        by_class = self._read_headers(class_folders, classes)
+        empty = [name for name in classes if not by_class[name]]
+        if empty:
+            raise ValueError(f"data.root: every class needs at least one audio file, got none in {', '.join(empty)}.")
+        clips: dict[Split, list[Clip]] = {"train": [], "val": [], "test": []}
+        for name in classes:
+            for split, part in (self._given(by_class[name]) if is_split else self._deal(by_class[name])).items():
+                clips[split] += part
+        return [printable(Path(name)) for name in classes], clips
+
+    def _read_headers(self, class_folders: list[Path], classes: list[str]) -> dict[str, list[Clip]]:
+        by_class: dict[str, list[Clip]] = defaultdict(list)
+        for folder in class_folders:
+            for path in _files(folder):
+                clip = self.file_clip(path, self.root, classes.index(folder.name))
+                if clip is not None:
+                    by_class[folder.name].append(clip)
+        return by_class
+
+    def _given(self, clips: list[Clip]) -> dict[Split, list[Clip]]:
+        """By the folder train/, val/ or test/ in which a clip lies."""
+        return {split: [clip for clip in clips if Path(clip.name).parts[0] == split] for split in SPLITS}
+
+    def _deal(self, clips: list[Clip]) -> dict[Split, list[Clip]]:
+        """By the hash of the name: each part at least one clip, so long as training keeps one."""
+        order = sorted(clips, key=lambda clip: hashlib.sha256(clip.name.encode()).digest())
+        parts: dict[Split, list[Clip]] = {}
+        for split, fraction in self.fractions.items():
+            num = min(max(1, round(fraction * len(clips))), max(0, len(order) - 1))
+            parts[split], order = order[:num], order[num:]
+        return {"train": order, **parts}
+
+
+def _folders(parent: Path) -> list[Path]:
+    return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _files(folder: Path) -> list[Path]:
+    """Every file below the folder that may be a clip: no suffix is asked for, libsndfile decides."""
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [
+            Path(parent, name)
+            for name in sorted(names)
+            if not name.startswith(".") and Path(name).suffix.lower() not in OTHER_SUFFIXES
+        ]
+    return found

@@ -1,0 +1,114 @@
+"""Which clips make up which batch: a function of (seed, epoch) alone, so that a killed run resumes in step.
+
+A batch is a list of (epoch, index) pairs. The epoch travels with the index, so workers need no `set_epoch`, and a
+clip's noise key is a function of what it is handed.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import Sampler
+
+from hopscotch.types import key_bits
+
+BATCHES_PER_BUCKET = 8  # sorted by length together: little padding, yet every epoch mixes clips anew
+
+Pair = tuple[int, int]  # epoch, index
+
+
+class Position(NamedTuple):
+    """How far training has come."""
+
+    epoch: int
+    num_batches_done: int  # of this epoch
+
+
+def trainer_position(trainer: Trainer) -> Position:
+    """The batch that training wants next, also while Lightning 2.6.6 is still putting its counters back.
+
+    On resume the first iterator is built before the loops tidy their counters, so `current_epoch` still names the old
+    epoch where a checkpoint was written at an epoch's end. `processed` counts what the weights have seen, in every
+    kind of checkpoint: an epoch that is started and not processed is under way, unless its last batch is done.
+    """
+    state: Any = trainer  # Lightning's own hints do not know all of its attributes
+    if state.overfit_batches > 0:
+        return Position(0, 0)  # the same few batches over and over is the point
+    epoch = state.fit_loop.epoch_progress.current
+    batch = state.fit_loop.epoch_loop.batch_progress
+    if epoch.started == epoch.processed:  # between epochs; the batch counter still shows the one before
+        return Position(epoch.processed, 0)
+    if batch.is_last_batch and batch.current.processed == batch.current.ready:
+        return Position(epoch.processed + 1, 0)
+    return Position(epoch.processed, batch.current.processed)
+
+
+class ShuffledBatches(Sampler[list[Pair]]):
+    """Training batches: shuffled, then clips of like length together, each clip once an epoch.
+
+    Batch sizes differ by at most one. All ranks get equally many batches, and those of one step hold clips of like
+    length; where there are fewer clips than ranks ask for, clips from the front of the order are dealt twice.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        *,
+        seed: int,
+        position: Callable[[], Position],
+        rank: int = 0,
+        num_ranks: int = 1,
+    ) -> None:
+        self.lengths = torch.tensor(lengths)
+        self.sizes = batch_sizes(len(lengths), batch_size, num_ranks)
+        self.seed = seed
+        self.position = position
+        self.rank = rank
+        self.num_ranks = num_ranks
+
+    def __len__(self) -> int:
+        return len(self.sizes) // self.num_ranks
+
+    def __iter__(self) -> Iterator[list[Pair]]:
+        epoch, num_done = self.position()  # read when iteration starts, not when the first batch is asked for
+        return iter(self.batches(epoch)[num_done:])
+
+    def batches(self, epoch: int) -> list[list[Pair]]:
+        """This rank's batches of one epoch, in order."""
+        generator = torch.Generator().manual_seed(key_bits(self.seed, epoch))
+        order = torch.randperm(len(self.lengths), generator=generator)
+        order = order.repeat(-(-sum(self.sizes) // len(order)))[: sum(self.sizes)]
+        bucket_sizes = [sum(bucket) for bucket in _chunks(self.sizes, BATCHES_PER_BUCKET * self.num_ranks)]
+        buckets = [bucket[self.lengths[bucket].argsort(stable=True)] for bucket in order.split(bucket_sizes)]
+        batches = [[(epoch, index) for index in batch.tolist()] for batch in torch.cat(buckets).split(self.sizes)]
+        steps = torch.randperm(len(self), generator=generator).tolist()
+        return [batches[step * self.num_ranks + self.rank] for step in steps]
+
+
+class SortedBatches(Sampler[list[Pair]]):
+    """Validation and test batches: every clip exactly once, shortest first."""
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, *, rank: int = 0, num_ranks: int = 1) -> None:
+        sizes = batch_sizes(len(lengths), batch_size, num_ranks)
+        order = torch.tensor(lengths).argsort(stable=True)
+        order = order.repeat(-(-sum(sizes) // len(order)))[: sum(sizes)]
+        self._batches = [[(0, index) for index in batch.tolist()] for batch in order.split(sizes)][rank::num_ranks]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[Pair]]:
+        return iter(self._batches)
+
+
+def batch_sizes(num_clips: int, batch_size: int, num_ranks: int) -> list[int]:
+    """Sizes of all batches: as few as needed, equally many per rank, and none differing by more than one clip."""
+    num_batches = -(-num_clips // (batch_size * num_ranks)) * num_ranks
+    num_dealt = max(num_clips, num_batches)  # a batch holds at least one clip
+    return [num_dealt // num_batches + (i < num_dealt % num_batches) for i in range(num_batches)]
+
+
+def _chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

@@ -1,0 +1,78 @@
+"""Hide stretches of time and mel bins, and stretch the mel axis as another speaker's vocal tract would.
+
+Masking: Park et al. 2019, SpecAugment; a time mask is limited to a share of the clip's own frames, so that a short word
+is not hidden whole. Warping: Jaitly and Hinton 2013, vocal tract length perturbation, here on the mel axis.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from hopscotch.data.keyed import keyed_uniform
+
+WARP, TIME_WIDTH, TIME_START, MEL_WIDTH, MEL_START = range(100, 105)  # streams apart from those of augment.py
+KNEE = 0.8  # of the mel axis, where the warp bends so that both ends stay in place
+
+
+class SpecAugment(nn.Module):
+    """Warp, then mask with 0, the mean of a clip's mean-free mel. Vectorised, keyed clip by clip.
+
+    `time_mask_share`, `mel_mask_share`: the widest mask, as a share of the clip's frames and of the mel bins.
+    `warp`: the mel axis is stretched or squeezed by up to this share; 0 leaves it alone.
+    """
+
+    def __init__(
+        self, *, num_time_masks: int, time_mask_share: float, num_mel_masks: int, mel_mask_share: float, warp: float
+    ) -> None:
+        super().__init__()
+        _check("num_time_masks", num_time_masks, num_time_masks >= 0, "be at least 0")
+        _check("time_mask_share", time_mask_share, 0 <= time_mask_share < 1, "lie in [0, 1)")
+        _check("num_mel_masks", num_mel_masks, num_mel_masks >= 0, "be at least 0")
+        _check("mel_mask_share", mel_mask_share, 0 <= mel_mask_share < 1, "lie in [0, 1)")
+        _check("warp", warp, 0 <= warp <= 0.5, "lie in [0, 0.5]")
+        self.num_time_masks = num_time_masks
+        self.time_mask_share = time_mask_share
+        self.num_mel_masks = num_mel_masks
+        self.mel_mask_share = mel_mask_share
+        self.warp = warp
+
+    def forward(
+        self, mel: Float[Tensor, "batch time mel"], lengths: Int[Tensor, " batch"], keys: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch time mel"]:
+        if self.warp > 0:
+            factor = 1 + self.warp * (2 * keyed_uniform(keys, WARP, 1) - 1)
+            mel = warp_mel(mel, factor)
+        widths = self.time_mask_share * keyed_uniform(keys, TIME_WIDTH, self.num_time_masks)
+        starts = keyed_uniform(keys, TIME_START, self.num_time_masks)
+        hidden_time = _spans(widths, starts, lengths, mel.shape[1])
+        widths = self.mel_mask_share * keyed_uniform(keys, MEL_WIDTH, self.num_mel_masks)
+        starts = keyed_uniform(keys, MEL_START, self.num_mel_masks)
+        hidden_mel = _spans(widths, starts, torch.full_like(lengths, mel.shape[2]), mel.shape[2])
+        return mel.masked_fill(hidden_time[:, :, None] | hidden_mel[:, None, :], 0.0)
+
+
+def warp_mel(mel: Float[Tensor, "batch time mel"], factor: Float[Tensor, "batch 1"]) -> Float[Tensor, "batch time mel"]:
+    """Bin m takes the value at bin factor * m, up to a knee from where a line leads to the last bin."""
+    last = mel.shape[2] - 1
+    bins = torch.arange(mel.shape[2], device=mel.device)
+    knee = KNEE * last / factor.clamp(min=1.0)
+    beyond = factor * knee + (last - factor * knee) * (bins - knee) / (last - knee)
+    position = torch.where(bins <= knee, factor * bins, beyond).clamp(0, last)  # batch mel
+    below = position.long().clamp(max=last - 1)
+    weight = (position - below)[:, None, :]
+    below = below[:, None, :].expand_as(mel)
+    return torch.lerp(mel.gather(2, below), mel.gather(2, below + 1), weight.to(mel.dtype))
+
+
+def _spans(widths: Tensor, starts: Tensor, sizes: Tensor, size: int) -> Tensor:
+    """True inside any of a clip's spans; widths and starts in [0, 1), of what is free. -> batch size"""
+    widths = (widths * (sizes[:, None] + 1)).long().clamp(max=sizes[:, None] - 1)  # batch masks
+    starts = (starts * (sizes[:, None] - widths + 1)).long()
+    places = torch.arange(size, device=widths.device)
+    inside = (places >= starts[..., None]) & (places < (starts + widths)[..., None])  # batch masks size
+    return inside.any(1)
+
+
+def _check(key: str, value: object, is_good: bool, rule: str) -> None:
+    if not is_good:
+        raise ValueError(f"augment.spectrogram.{key} must {rule}, got {value}.")

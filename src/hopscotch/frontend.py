@@ -1,0 +1,87 @@
+"""Turn waveforms into mel frames that mean the same whatever the level, the channel or the padding.
+
+    log(mel + floor), minus its mean over the clip's frames, divided by the training set's scale per mel bin
+
+Frame t is centred on sample t * hop; what lies outside the clip counts as zeros, so that a clip alone and the same clip in a
+padded batch have the same frames: 1 + samples // hop of them.
+"""
+
+import math
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+import torchaudio
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from hopscotch.layers.pooling import masked_mean
+from hopscotch.types import AudioBatch, valid_mask
+
+FLOOR = 1e-6  # of the mel power, below the noise of 16-bit recordings
+
+
+class LogMel(nn.Module):
+    """`window_seconds` and `hop_seconds` of the short-time Fourier transform (Hann window), `num_mels` triangular bands."""
+
+    scale: Tensor
+
+    def __init__(
+        self,
+        *,
+        sample_rate: int,
+        num_mels: int = 40,
+        window_seconds: float = 0.025,
+        hop_seconds: float = 0.010,
+        min_hz: float = 20.0,
+    ) -> None:
+        super().__init__()
+        self.num_mels = num_mels
+        self.window = round(window_seconds * sample_rate)
+        self.hop = round(hop_seconds * sample_rate)
+        self.fft = 2 ** math.ceil(math.log2(self.window))
+        if self.hop < 1 or self.window < self.hop:
+            raise ValueError(
+                "frontend needs window_seconds >= hop_seconds >= 1 sample, "
+                f"got {window_seconds} s and {hop_seconds} s at {sample_rate} Hz."
+            )
+        self.mel = torchaudio.transforms.MelSpectrogram(
+            sample_rate, n_fft=self.fft, win_length=self.window, hop_length=self.hop, n_mels=num_mels, f_min=min_hz, center=False
+        )
+        if not bool((self.mel.mel_scale.fb.sum(dim=0) > 0).all()):
+            raise ValueError(
+                f"frontend.num_mels must leave no band empty: {num_mels} bands are too many for {self.fft}-point frames "
+                f"at {sample_rate} Hz. Use fewer bands or a longer window."
+            )
+        self.register_buffer("scale", torch.ones(num_mels))  # standard deviation per bin over the training set
+
+    def frames(self, samples: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+        return samples // self.hop + 1
+
+    def forward(
+        self, waveform: Float[Tensor, "batch sample"], lengths: Int[Tensor, " batch"]
+    ) -> tuple[Float[Tensor, "batch time mel"], Int[Tensor, " batch"]]:
+        """Mel frames, 0 at the padding, and the number of valid frames of every clip."""
+        frame_lengths = self.frames(lengths)
+        padded = F.pad(waveform, (self.fft // 2, self.fft // 2))
+        mel = (self.mel(padded) + FLOOR).log().transpose(1, 2)  # batch time mel
+        mask = valid_mask(frame_lengths, mel.shape[1])
+        mel = (mel - masked_mean(mel, mask)[:, None]) / self.scale
+        return mel * mask[:, :, None], frame_lengths
+
+    @torch.no_grad()
+    def measure(self, batches: Iterable[AudioBatch]) -> None:
+        """Set the scale from training clips."""
+        self.scale.fill_(1.0)
+        power, count = torch.zeros(self.num_mels, dtype=torch.float64), 0
+        for batch in batches:
+            mel, lengths = self(batch.waveform, batch.lengths)
+            power += mel.double().pow(2).sum(dim=(0, 1)).cpu()
+            count += int(lengths.sum())
+        self.scale.copy_((power / count).sqrt().clamp(min=1e-3))
+
+    def macs(self, samples: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+        """Fourier transform (as 5/2 n log2 n multiplications) and mel filters, kept apart from the model's compute."""
+        bins = self.fft // 2 + 1
+        per_frame = int(2.5 * self.fft * math.log2(self.fft)) + bins * self.num_mels
+        return self.frames(samples) * per_frame

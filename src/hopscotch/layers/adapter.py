@@ -1,0 +1,52 @@
+"""A layer of the jump block that works token by token, and only at the tokens that its gate opens.
+
+    p = norm(x);   x += sigmoid(w . p + b) * hyper(adapter(p))     at open tokens;   closed tokens pass unchanged
+
+The adapter is a linear layer on even layers and the identity on odd ones; `hyper` is a MiniHyperConnection or nothing.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hopscotch.compute import Count, linear_macs
+from hopscotch.layers.gate import Gate, GateDecision
+from hopscotch.layers.hyper import MiniHyperConnection
+
+
+class Adapter(nn.Module):
+    """A layer that works token by token, at the open tokens alone."""
+
+    def __init__(self, dim: int, index: int, *, mini_hc: bool, expansion: int, dropout: float, gate: Gate) -> None:
+        super().__init__()
+        self.dim = dim
+        self.gate = gate
+        self.norm = nn.LayerNorm(dim)
+        self.adapter = nn.Linear(dim, dim) if index % 2 == 0 else None
+        self.hyper = MiniHyperConnection(dim, expansion) if mini_hc else None
+        self.dropout = nn.Dropout(dropout)
+        self.strength = nn.Linear(dim, 1)
+
+    def update(self, tokens: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+        """What the layer adds to each token."""
+        normed = self.norm(tokens)
+        h = normed if self.adapter is None else self.adapter(normed)
+        h = h if self.hyper is None else self.hyper(h)
+        return torch.sigmoid(self.strength(normed)) * self.dropout(h)
+
+    def forward(self, x: Tensor, mask: Tensor, bias: Tensor | float) -> tuple[Tensor, GateDecision]:
+        """The update of x (0 at closed tokens) and the gate's decision."""
+        decision = self.gate(x, mask, bias)
+        if self.training and self.gate.training_mode == "full":
+            return self.update(x) * decision.is_open[:, :, None].to(x.dtype), decision
+        tokens = decision.computed.nonzero(as_tuple=True)
+        update = self.update(x[tokens])  # tokens dim
+        if self.training:
+            update = update * decision.is_open[tokens][:, None].to(update.dtype)
+        return torch.zeros_like(x, dtype=update.dtype).index_put(tokens, update), decision
+
+    def open_macs(self, positions: Count) -> Count:
+        macs = linear_macs(positions, self.dim, 1)
+        if self.adapter is not None:
+            macs = macs + linear_macs(positions, self.dim, self.dim)
+        return macs if self.hyper is None else macs + self.hyper.macs(positions)

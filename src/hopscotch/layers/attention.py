@@ -1,0 +1,98 @@
+"""Attend to every s-th position only: fewer keys and values to project, fewer scores to compute.
+
+    queries at every position t;  keys and values at positions 0, s, 2s, ...
+    y_t = W_o sum_j softmax_j(q_t . k_j / sqrt(head_dim)) v_j
+
+Positions stay physical: the key kept third sits at 2 s. With s = 1 this is plain multi-head attention.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+
+def check_heads(dim: int, num_heads: int) -> None:
+    if num_heads < 1 or dim % num_heads:
+        raise ValueError(f"model.dim must be a multiple of model.heads, got dim={dim}, heads={num_heads}.")
+
+
+def check_stride(stride: int, name: str = "stride") -> None:
+    if isinstance(stride, bool) or not isinstance(stride, int) or stride < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1 (1 keeps every key), got {stride!r}.")
+
+
+class SkipAttention(nn.Module):
+    """Multi-head attention that reads every `stride`-th key, the same stride for a batch or one for each clip.
+
+    `strides` of `forward` overrides the layer's own: an int for all clips, or one int per clip, which runs packed: keys and values
+    of all clips are projected in one product over the kept positions alone, and clips of equal stride share a call of SDPA.
+    A padding mask is strided with the keys; position 0 is valid in every clip, so one key always remains.
+    """
+
+    def __init__(self, dim: int, num_heads: int, *, stride: int = 1) -> None:
+        super().__init__()
+        check_heads(dim, num_heads)
+        check_stride(stride)
+        self.dim, self.num_heads, self.stride = dim, num_heads, stride
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(dim, 2 * dim)
+        self.output = nn.Linear(dim, dim)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch time dim"],
+        lengths: Int[Tensor, " batch"] | None = None,
+        *,
+        strides: int | Sequence[int] | None = None,
+    ) -> Float[Tensor, "batch time dim"]:
+        strides = self.stride if strides is None else strides
+        query = self._heads(self.query(x))
+        if isinstance(strides, int):
+            kept = x[:, ::strides]
+            mixed = self._attend(query, self.key_value(kept), key_mask(lengths, x.shape[1], strides))
+        else:
+            mixed = self._attend_packed(query, x, lengths, strides)
+        return self.output(mixed.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # batch heads time head_dim
+
+    def _attend(self, query: Tensor, key_value: Tensor, mask: Tensor | None) -> Tensor:
+        key, value = key_value.chunk(2, dim=-1)
+        return F.scaled_dot_product_attention(query, self._heads(key), self._heads(value), attn_mask=mask)
+
+    def _attend_packed(
+        self, query: Tensor, x: Tensor, lengths: Tensor | None, strides: Sequence[int]
+    ) -> Float[Tensor, "batch heads time head_dim"]:
+        """Clips sorted by stride: each group is a slice, and the last gather restores the order."""
+        order = sorted(range(len(strides)), key=strides.__getitem__)
+        groups = [(s, strides.count(s)) for s in sorted(set(strides))]
+        if len(groups) == 1:
+            stride = groups[0][0]
+            return self._attend(query, self.key_value(x[:, ::stride]), key_mask(lengths, x.shape[1], stride))
+        index = torch.tensor(order, device=x.device)
+        queries = query[index].split([count for _, count in groups])
+        inputs = x[index].split([count for _, count in groups])
+        kept = [part[:, ::stride] for part, (stride, _) in zip(inputs, groups, strict=True)]
+        rows = self.key_value(torch.cat([part.flatten(0, 1) for part in kept]))  # all kept positions, one product
+        rows = rows.split([part.shape[0] * part.shape[1] for part in kept])
+        sizes = [None] * len(groups) if lengths is None else lengths[index].split([count for _, count in groups])
+        mixed = [
+            self._attend(
+                query_part, row.unflatten(0, (count, -1)), key_mask(size, x.shape[1], stride)
+            )
+            for query_part, row, size, (stride, count) in zip(queries, rows, sizes, groups, strict=True)
+        ]
+        return torch.cat(mixed)[index.argsort()]
+
+
+def key_mask(
+    lengths: Int[Tensor, " batch"] | None, time: int, stride: int = 1
+) -> Bool[Tensor, "batch 1 1 keys"] | None:
+    """True at the kept positions that belong to a clip; None where there is no padding to hide."""
+    if lengths is None:
+        return None
+    return (torch.arange(0, time, stride, device=lengths.device) < lengths[:, None])[:, None, None]

@@ -1,0 +1,223 @@
+"""Open or close a token: a cheap score against a threshold, trained straight through.
+
+    readout = softmax(cos(x, keys) / temperature) @ values
+    score   = sigmoid(Linear(2, 1)[readout ; MLP(x)])          open = score > threshold
+    backward: d score = d open (identity);  d threshold = - sum d open (while gradients move it)
+
+The sigmoid makes [0, 1], to which the threshold is clamped, the score's range. The score reads x detached: undetached scores ran
+off to 500 in a probe, and the model with them. The threshold is moved by `update_threshold(loss)`, once after every optimizer step:
+
+    sign          above the running mean of the loss: down by lr, below: up by lr        (the sketch)
+    proportional  the same, by lr * clamp((loss - mean) / mean, -1, 1)
+    target        lr * (open rate - set point): an integral controller; the loss moves the set point
+    off           nothing
+
+and every rule keeps the measured open rate between `rate_floor` and `rate_ceiling`: `sign` alone closes every gate within an
+epoch, because the loss falls. Source: the sketch's mgate and STthreshold.
+"""
+
+import math
+import warnings
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from hopscotch.compute import Count
+
+Rule = Literal["sign", "proportional", "target", "off"]
+RULES = ("sign", "proportional", "target", "off")
+THRESHOLD_SOURCES = ("gradient", "loss")
+
+LOSS_MOMENTUM = 0.98  # running mean of the loss over about 50 steps
+RATE_MOMENTUM = 0.9  # running mean of the open rate over about 10 steps
+SET_POINT_SPAN = 0.1  # how far the loss may move the set point of rule `target`, as an open rate
+SCORE_MARGIN = 1e-6
+
+
+class GateDecision(NamedTuple):
+    is_open: Float[Tensor, "batch time"]  # 0 or 1, with the score's gradient in training; 0 at padding
+    computed: Bool[Tensor, "batch time"]  # tokens that have to be computed: the open ones, in training those explored too
+    open_rate: Float[Tensor, " batch"]  # share of the clip's valid tokens
+
+
+class StraightThrough(torch.autograd.Function):
+    """score > threshold, with the identity as gradient of the score, and minus its sum as that of the threshold."""
+
+    @staticmethod
+    def forward(ctx: Any, score: Tensor, threshold: Tensor) -> Tensor:
+        ctx.threshold_shape = threshold.shape
+        return (score > threshold).to(score.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor]:
+        (grad,) = grad_outputs
+        return grad, -grad.sum().reshape(ctx.threshold_shape)
+
+
+class Gate(nn.Module):
+    """A yes/no per token.
+
+    `threshold_by`: "loss" makes the threshold a buffer that only `update_threshold` moves; "gradient" makes it a parameter until
+    `update_threshold` is first called, and leaves it to the loss from then on.
+    `training_mode`: "full" computes every valid token; "packed" computes the open ones and a share `explore` of the others, so
+    that closed tokens can still learn to open. Evaluation is always packed.
+    """
+
+    loss_mean: Tensor
+    num_updates: Tensor
+    measured_rate: Tensor
+    is_biased: Tensor
+    by_loss: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_keys: int = 16,
+        hidden_ratio: float = 0.125,
+        threshold: float = 0.5,
+        threshold_by: Literal["gradient", "loss"] = "gradient",
+        rule: Rule = "target",
+        open_rate: float = 0.85,
+        rate_floor: float = 0.1,
+        rate_ceiling: float = 0.98,
+        detach: bool = True,
+        training_mode: Literal["full", "packed"] = "full",
+        explore: float = 0.05,
+    ) -> None:
+        super().__init__()
+        if rule not in RULES:
+            raise ValueError(f"gate.rule must be one of {', '.join(RULES)}, got {rule!r}.")
+        if threshold_by not in THRESHOLD_SOURCES:
+            raise ValueError(f"gate.threshold_by must be one of {', '.join(THRESHOLD_SOURCES)}, got {threshold_by!r}.")
+        if training_mode not in ("full", "packed"):
+            raise ValueError(f"gate.training_mode must be full or packed, got {training_mode!r}.")
+        if not 0 <= rate_floor <= open_rate <= rate_ceiling <= 1:
+            raise ValueError(
+                "gate needs 0 <= rate_floor <= open_rate <= rate_ceiling <= 1, "
+                f"got {rate_floor}, {open_rate}, {rate_ceiling}."
+            )
+        hidden = max(1, int(dim * hidden_ratio))
+        self.dim, self.num_keys, self.hidden = dim, num_keys, hidden
+        self.rule, self.open_rate, self.rate_floor, self.rate_ceiling = rule, open_rate, rate_floor, rate_ceiling
+        self.detach, self.training_mode, self.explore = detach, training_mode, explore
+        self.keys = nn.Parameter(torch.randn(num_keys, dim))
+        self.values = nn.Parameter(torch.randn(num_keys, 1))
+        # A cosine lies in [-1, 1]: 0.1 makes the read-out selective; the sketch's sqrt(dim) makes it uniform.
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(0.1)))
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.SiLU(), nn.Linear(hidden, 1))
+        self.combine = nn.Linear(2, 1)
+        if threshold_by == "gradient":
+            self.threshold = nn.Parameter(torch.tensor(float(threshold)))
+        else:
+            self.register_buffer("threshold", torch.tensor(float(threshold)))
+        self.register_buffer("by_loss", torch.tensor(threshold_by == "loss"))
+        self.register_buffer("loss_mean", torch.tensor(0.0))
+        self.register_buffer("num_updates", torch.tensor(0))
+        self.register_buffer("measured_rate", torch.tensor(float(open_rate)))
+        self.register_buffer("is_biased", torch.tensor(False))
+        self._may_need_bias = True  # spares a look at the device once the bias is known to be set
+
+    def logits(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch"]:
+        """Scores before the sigmoid."""
+        x = x.detach() if self.detach else x
+        cosine = nn.functional.normalize(x, dim=-1) @ nn.functional.normalize(self.keys, dim=-1).T
+        readout = (cosine * (-self.log_temperature).exp()).softmax(dim=-1) @ self.values
+        return self.combine(torch.cat([readout, self.mlp(x)], dim=-1)).squeeze(-1).float()
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch time dim"],
+        mask: Bool[Tensor, "batch time"],
+        bias: Tensor | float = 0.0,
+    ) -> GateDecision:
+        """`bias` > 0 opens more gates in evaluation (it is added before the sigmoid); training ignores it."""
+        logits = self.logits(x)
+        if self.training and self._may_need_bias:
+            logits = logits + self._set_bias(logits.detach(), mask)
+        score = torch.sigmoid(logits if self.training else logits + bias)
+        is_open: Tensor = StraightThrough.apply(score, self.threshold) * mask  # pyright: ignore[reportAssignmentType]
+        computed = is_open.detach() > 0
+        num_valid = mask.sum(dim=1)
+        open_rate = is_open.sum(dim=1) / num_valid
+        if self.training:
+            self._measure(computed.sum() / num_valid.sum())
+            computed = self._explored(computed, mask)
+        return GateDecision(is_open, computed, open_rate)
+
+    def _explored(self, is_open: Tensor, mask: Tensor) -> Tensor:
+        if self.training_mode == "full":
+            return mask
+        return is_open | (mask & (torch.rand(mask.shape, device=mask.device) < self.explore))
+
+    @torch.no_grad()
+    def _measure(self, rate: Tensor) -> None:
+        self.measured_rate.lerp_(rate.to(self.measured_rate.dtype), 1 - RATE_MOMENTUM)
+
+    @torch.no_grad()
+    def _set_bias(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """On the first training batch: shift the scores so that `open_rate` of the tokens is open."""
+        self._may_need_bias = False
+        if bool(self.is_biased):
+            return torch.zeros_like(self.combine.bias)
+        threshold = self.threshold.clamp(SCORE_MARGIN, 1 - SCORE_MARGIN).logit()
+        shift = threshold - logits[mask].quantile(1 - self.open_rate)
+        self.combine.bias += shift
+        self.is_biased.fill_(True)
+        return shift
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._may_need_bias = True
+        self._hand_over(bool(self.by_loss))
+
+    def _hand_over(self, by_loss: bool) -> None:
+        """A threshold that the loss moves gets no gradient, so that no optimizer's momentum drags it on."""
+        if isinstance(self.threshold, nn.Parameter):
+            self.threshold.requires_grad_(not by_loss)
+
+    @torch.no_grad()
+    def update_threshold(self, loss: float | Tensor, lr: float = 0.01) -> None:
+        """Move the threshold by the loss of the last step; see the top of this file for the rules.
+
+        A tensor stays on its device. In eval mode nothing moves; a non-finite loss moves nothing and warns.
+        """
+        if not self.training:
+            return
+        loss = torch.as_tensor(loss, dtype=self.loss_mean.dtype, device=self.loss_mean.device).detach()
+        finite = torch.isfinite(loss)
+        if loss.device.type == "cpu" and not finite:
+            warnings.warn(f"update_threshold ignored a non-finite loss, {loss.item()}.", stacklevel=2)
+            return
+        loss = torch.where(finite, loss, self.loss_mean)  # on an accelerator: ignored without a look from the host
+        mean = torch.where(self.num_updates == 0, loss, self.loss_mean)
+        step = self._limited(self._step(loss, mean, lr), lr) * finite
+        self.threshold.add_(step).clamp_(0, 1)
+        self.loss_mean.copy_(torch.lerp(loss, mean, LOSS_MOMENTUM))
+        self.num_updates.add_(finite)
+        self.by_loss.fill_(True)
+        self._hand_over(True)
+
+    def _step(self, loss: Tensor, mean: Tensor, lr: float) -> Tensor:
+        excess = (loss - mean) / mean.abs().clamp(min=1e-6)
+        if self.rule == "sign":
+            return -lr * torch.sign(excess)
+        if self.rule == "proportional":
+            return -lr * excess.clamp(-1, 1)
+        if self.rule == "target":
+            set_point = self.open_rate + SET_POINT_SPAN * excess.clamp(-1, 1)
+            return lr * (self.measured_rate - set_point.clamp(self.rate_floor, self.rate_ceiling))
+        return torch.zeros_like(loss)
+
+    def _limited(self, step: Tensor, lr: float) -> Tensor:
+        """Outside the permitted open rates the threshold moves back, whatever the loss says."""
+        if self.rule == "off":
+            return step
+        step = torch.where(self.measured_rate < self.rate_floor, -torch.full_like(step, lr), step)
+        return torch.where(self.measured_rate > self.rate_ceiling, torch.full_like(step, lr), step)
+
+    def macs(self, positions: Count) -> Count:
+        read = self.dim * self.num_keys + self.num_keys
+        return positions * (read + self.dim * self.hidden + self.hidden + 2)

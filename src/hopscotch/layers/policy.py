@@ -1,0 +1,230 @@
+"""Choose each clip's way through a block of layers: go on, or jump over some.
+
+At layer i (all but the last) action 0 goes on to i + 1. Action a > 0 jumps, by rule
+
+    skip      to min(i + 1 + a, depth - 1): a layers are skipped
+    literal   to min(i + a, depth - 1):     the sketch's rule, where action 1 skips nothing
+
+With p_i the probabilities at layer i, the probability n_j of visiting layer j follows exactly from
+    n_0 = 1,   n_target(i, a) += n_i p_i(a).
+
+Estimators, how the policy learns from the task:
+    reinforce   the sampled route's log-probability times its advantage (Williams 1992); bounded probabilities
+    gumbel      routes drawn by Gumbel noise; every visited layer's update is multiplied by 1 + n_j - stop(n_j)
+    gain        routes at random; regress the loss as baseline(clip) - sum of gains of the visited layers, then visit where gains pay
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from hopscotch.layers.learned_skip import gumbel_noise
+
+JumpRule = Literal["skip", "literal"]
+Sees = Literal["input", "first", "state"]
+Heads = Literal["per_layer", "shared"]
+RouteEstimator = Literal["reinforce", "gumbel", "gain"]
+
+HIDDEN = 64  # units of the policy's hidden layer: cheap beside one layer of one clip
+GO_ON_BIAS = 1.5  # logit of action 0 at the start: about 0.6 of the decisions go on, with three jumps to choose from
+PROBABILITY_FLOOR = 0.02  # of every action under `reinforce`, so that no log-probability explodes
+LOGIT_SCALE = 0.1  # of the fresh policy's last layer
+
+
+def landing(layer: int, action: int, depth: int, rule: JumpRule) -> int:
+    """The layer that follows `layer` after `action`; never past the last one, which always runs."""
+    if action == 0:
+        return layer + 1
+    return min(layer + action + (rule == "skip"), depth - 1)
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
+
+
+class JumpPolicy(nn.Module):
+    """Logits over actions 0..max_jump at every layer but the last, from a summary of the clip.
+
+    `num_features`: width of that summary. `heads`: "per_layer", or "shared" (the sketch: the same logits at all layers).
+    Under `gain` the net gives one gain per layer and a baseline instead, and the logits follow from the gains.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        depth: int,
+        *,
+        max_jump: int = 3,
+        rule: JumpRule = "skip",
+        heads: Heads = "per_layer",
+        estimator: RouteEstimator = "gumbel",
+    ) -> None:
+        super().__init__()
+        check_choice("jump.rule", rule, ("skip", "literal"))
+        check_choice("policy.heads", heads, ("per_layer", "shared"))
+        check_choice("policy.estimator", estimator, ("reinforce", "gumbel", "gain"))
+        if max_jump < 1:
+            raise ValueError(f"jump.max must be at least 1 layer, got {max_jump}.")
+        if depth < 2:
+            raise ValueError(f"model.depth must be at least 2 layers for jumps, got {depth}.")
+        self.num_features, self.depth, self.num_actions = num_features, depth, max_jump + 1
+        self.rule: JumpRule = rule
+        self.shared, self.estimator = heads == "shared", estimator
+        self.temperature = 1.0  # of the Gumbel-softmax; set from the training position, never saved
+        self.norm = nn.LayerNorm(num_features)
+        self.hidden = nn.Linear(num_features, HIDDEN)
+        if estimator == "gain":
+            self.num_outputs = depth + 1  # a gain per layer, and the baseline
+        else:
+            self.num_outputs = self.num_actions * (1 if self.shared else depth - 1)
+        self.output = nn.Linear(HIDDEN, self.num_outputs)
+        with torch.no_grad():
+            self.output.weight.mul_(LOGIT_SCALE)
+            self.output.bias.zero_()
+            if estimator != "gain":
+                self.output.bias[:: self.num_actions] = GO_ON_BIAS
+
+    def forward(self, summary: Float[Tensor, "batch features"]) -> "Scores":
+        # Detached, like the gates: the policy reads the trunk, it does not steer it.
+        outputs = self.output(nn.functional.silu(self.hidden(self.norm(summary.detach())))).float()
+        if self.estimator == "gain":
+            return self._gain_scores(outputs)
+        logits = outputs.unflatten(-1, (-1, self.num_actions)).expand(-1, self.depth - 1, -1)
+        return Scores(logits, None)
+
+    def _gain_scores(self, outputs: Tensor) -> "Scores":
+        """An action's logit is what it gives up: minus the gains of the layers that it skips, in units of the temperature."""
+        gains, baseline = outputs[:, :-1], outputs[:, -1]
+        skipped = skipped_layers(self.depth, self.num_actions, self.rule, outputs.device)
+        logits = -torch.einsum("bj,iaj->bia", gains.detach(), skipped)
+        return Scores(logits, (gains, baseline))
+
+    def macs(self) -> int:
+        """Per call and clip."""
+        return self.num_features * HIDDEN + HIDDEN * self.num_outputs
+
+
+def skipped_layers(
+    depth: int, num_actions: int, rule: JumpRule, device: torch.device
+) -> Float[Tensor, "decisions actions depth"]:
+    """1 where taking the action at the layer jumps over the third axis' layer."""
+    table = torch.zeros(depth - 1, num_actions, depth)
+    for i in range(depth - 1):
+        for a in range(num_actions):
+            table[i, a, i + 1 : landing(i, a, depth, rule)] = 1
+    return table.to(device)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a policy says of a batch: logits, and under `gain` the gains per layer with the baseline."""
+
+    logits: Float[Tensor, "batch decisions actions"]
+    gains: tuple[Tensor, Tensor] | None
+
+
+class Route:
+    """The routes of a batch, decided layer by layer: who visits what, with which probability.
+
+    `decide(layer, scores)` reads the scores of one layer; clips that do not visit it are left alone.
+    """
+
+    def __init__(self, policy: JumpPolicy, batch: int, device: torch.device) -> None:
+        self.policy, self.depth, self.device = policy, policy.depth, device
+        self.at = torch.zeros(batch, dtype=torch.long, device=device)  # the layer each clip goes to next
+        self.visited = torch.zeros(batch, self.depth, dtype=torch.bool, device=device)
+        self.visited[:, 0] = True
+        self.landings = torch.zeros_like(self.visited)
+        self.jumps = torch.full((batch, self.depth), -1, dtype=torch.int8, device=device)
+        self.chances = [torch.ones(batch, device=device)]  # n_j of the expected route
+        self.chances += [torch.zeros(batch, device=device) for _ in range(self.depth - 1)]
+        self.sampled = list(self.chances)  # n_j with the noise of this draw: what the straight-through weights follow
+        self.log_prob = torch.zeros(batch, device=device)
+        self.entropy = torch.zeros(batch, device=device)
+        self.num_decisions = torch.zeros(batch, device=device)
+        self.gains: list[tuple[Tensor, Tensor]] = []
+        self.skipped = skipped_layers(self.depth, policy.num_actions, policy.rule, device)
+        self.longest = self.skipped.sum(-1).amax().clamp(min=1)
+
+    def decide(self, layer: int, scores: Scores, bias: Tensor | float) -> None:
+        """Take the decision after `layer` for the clips that visit it. `bias` > 0 favours going on, in evaluation only."""
+        here = self.visited[:, layer].clone()
+        logits = scores.logits[:, layer]
+        if scores.gains is not None:
+            self.gains.append(scores.gains)
+        if not self.policy.training:
+            logits = logits - bias * self.skipped[layer].sum(-1) / self.longest
+        action, probabilities, soft = self._choose(logits)
+        for a in range(self.policy.num_actions):
+            target = landing(layer, a, self.depth, self.policy.rule)
+            self.chances[target] = self.chances[target] + self.chances[layer] * probabilities[:, a]
+            self.sampled[target] = self.sampled[target] + self.sampled[layer] * soft[:, a]
+            arrives = here & (action == a)
+            self.visited[:, target] |= arrives
+            if a > 0:
+                self.landings[:, target] |= arrives
+        self.jumps[:, layer] = torch.where(here, action, self.jumps[:, layer]).to(torch.int8)
+        log_probabilities = probabilities.clamp(min=1e-9).log()
+        chosen = log_probabilities.gather(1, action[:, None]).squeeze(1)
+        self.log_prob = self.log_prob + torch.where(here, chosen, 0.0)
+        self.entropy = self.entropy + torch.where(here, -(probabilities * log_probabilities).sum(-1), 0.0)
+        self.num_decisions = self.num_decisions + here
+
+    def _choose(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Action, probabilities of the expected route, and those of this draw."""
+        probabilities = logits.softmax(dim=-1)
+        if not self.policy.training:
+            return logits.argmax(dim=-1), probabilities, probabilities
+        if self.policy.estimator == "gumbel":
+            soft = ((logits + gumbel_noise(logits)) / self.policy.temperature).softmax(dim=-1)
+            return soft.argmax(dim=-1), probabilities, soft
+        if self.policy.estimator == "gain":
+            return self._explore(logits), probabilities, probabilities
+        actions = self.policy.num_actions
+        probabilities = (1 - PROBABILITY_FLOOR * actions) * probabilities + PROBABILITY_FLOOR
+        return torch.multinomial(probabilities.detach(), 1).squeeze(1), probabilities, probabilities
+
+    def _explore(self, logits: Tensor) -> Tensor:
+        """Routes at random, of every length: each clip first draws how often it goes on."""
+        if not self.num_decisions.any():
+            self.going_on = torch.rand(len(logits), device=self.device)
+        jump = torch.randint(1, self.policy.num_actions, (len(logits),), device=self.device)
+        return torch.where(torch.rand(len(logits), device=self.device) < self.going_on, 0, jump)
+
+    def weight(self, layer: int) -> Tensor | None:
+        """1 with the gradient of the chance of coming here, where the estimator trains that way."""
+        if not self.policy.training or self.policy.estimator != "gumbel" or layer == 0:
+            return None
+        return 1 + (self.sampled[layer] - self.sampled[layer].detach())
+
+    def predicted_loss(self) -> Float[Tensor, " batch"] | None:
+        """What `gain` expects the loss of the route taken to be, as the mean over the decisions' opinions."""
+        if not self.gains or not self.policy.training:
+            return None
+        opinions = [baseline - (gains * self.visited).sum(dim=-1) for gains, baseline in self.gains]
+        return torch.stack(opinions).mean(dim=0)
+
+    def mean_entropy(self) -> Float[Tensor, " batch"]:
+        return self.entropy / self.num_decisions.clamp(min=1)
+
+
+def clips_by_column(columns: Bool[Tensor, "batch columns"]) -> list[list[int]]:
+    """For every column the clips where it is True, on the host: one synchronisation."""
+    return [[clip for clip, here in enumerate(row) if here] for row in columns.T.tolist()]
+
+
+def shortest_route(costs: list[int], max_jump: int, rule: JumpRule) -> list[int]:
+    """The layers of the cheapest route through layers of these costs."""
+    depth = len(costs)
+    best: list[tuple[int, list[int]]] = [(costs[-1], [depth - 1])]
+    for layer in range(depth - 2, -1, -1):
+        targets = {landing(layer, a, depth, rule) for a in range(max_jump + 1)}
+        cost, route = min(best[target - layer - 1] for target in targets)
+        best.insert(0, (cost + costs[layer], [layer, *route]))
+    return best[0][1]
+
+

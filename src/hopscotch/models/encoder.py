@@ -1,0 +1,58 @@
+"""What every encoder offers: hidden states with a SkipTrace, and the price of its cheapest and its dense run."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from hopscotch.types import SkipTrace
+
+
+class Encoder(nn.Module):
+    """Base of the encoders; as it stands, one that decides nothing.
+
+    A new encoder is a subclass with `forward` and `macs_range`, and a YAML in conf/model; the rest is for encoders that decide.
+    """
+
+    decides = False
+
+    def forward(
+        self, x: Float[Tensor, "batch time dim"], lengths: Int[Tensor, " batch"], bias: Tensor | float = 0.0
+    ) -> tuple[Float[Tensor, "batch time dim"], SkipTrace]:
+        """`bias` > 0 asks the decisions for more compute, in evaluation only."""
+        raise NotImplementedError
+
+    def macs_range(self, time: int) -> tuple[int, int]:
+        """MACs of a clip of `time` positions: every decision at its cheapest, and nothing skipped."""
+        raise NotImplementedError
+
+    def update_threshold(self, loss: float | Tensor, lr: float) -> None:
+        """Move the thresholds of the gates by the loss of the last step."""
+
+    def set_progress(self, progress: float) -> None:
+        """Where training stands, 0 to 1: temperatures follow it."""
+
+    def thresholds(self) -> dict[int, Tensor]:
+        """Decision layer -> threshold of its gate."""
+        return {}
+
+
+def fixed_trace(strides: Int[Tensor, "batch depth"], macs: Tensor, dense_macs: Tensor) -> SkipTrace:
+    """The trace of an encoder that visits every layer and decides nothing by itself."""
+    visited = torch.ones_like(strides, dtype=torch.bool)
+    nothing = torch.zeros(len(strides), device=strides.device)
+    return SkipTrace(
+        strides=strides,
+        visited=visited,
+        jumps=torch.zeros_like(strides, dtype=torch.int8),
+        landings=torch.zeros_like(visited),
+        open_rate=torch.full(strides.shape, torch.nan, device=strides.device),
+        macs=macs,
+        dense_macs=dense_macs,
+        expected_compute=(macs / dense_macs).float(),
+        log_prob=nothing,
+        entropy=nothing,
+    )
+
+
+def interpolate(start: float, end: float, progress: float) -> float:
+    return start + (end - start) * progress

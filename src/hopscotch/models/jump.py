@@ -1,0 +1,68 @@
+"""The jump block as an encoder: `skip_layer`, `skip_layer_plain`, `skip_transformer`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hopscotch.layers.jump import Inner, SkipLayer
+from hopscotch.models.encoder import Encoder, interpolate
+from hopscotch.types import SkipTrace
+
+
+class JumpStack(Encoder):
+    """`jump`, `policy` and `gate` hold the SkipLayer's arguments of that prefix: jump = {"rule": "skip"} is jump_rule="skip"."""
+
+    decides = True
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        depth: int,
+        *,
+        inner: Inner = "adapter",
+        mini_hc: bool = True,
+        expansion: int = 2,
+        ffn_ratio: float = 4,
+        dropout: float = 0.0,
+        jump: Mapping[str, Any],
+        policy: Mapping[str, Any],
+        gate: Mapping[str, Any],
+        temperature_start: float = 1.5,
+        temperature_end: float = 0.5,
+    ) -> None:
+        super().__init__()
+        groups = {"jump": jump, "policy": policy, "gate": gate}
+        arguments = {f"{group}_{key}": value for group, values in groups.items() for key, value in values.items()}
+        self.temperatures = (temperature_start, temperature_end)
+        self.block = SkipLayer(
+            dim,
+            num_heads,
+            depth,
+            inner=inner,
+            mini_hc=mini_hc,
+            expansion=expansion,
+            ffn_ratio=ffn_ratio,
+            dropout=dropout,
+            **arguments,
+        )
+        self.set_progress(0.0)
+
+    def forward(
+        self, x: Float[Tensor, "batch time dim"], lengths: Int[Tensor, " batch"], bias: Tensor | float = 0.0
+    ) -> tuple[Float[Tensor, "batch time dim"], SkipTrace]:
+        return self.block.run(x, lengths, bias=bias)
+
+    def macs_range(self, time: int) -> tuple[int, int]:
+        return self.block.macs_range(time)
+
+    def update_threshold(self, loss: float | Tensor, lr: float) -> None:
+        self.block.update_threshold(loss, lr)
+
+    def set_progress(self, progress: float) -> None:
+        self.block.policy.temperature = interpolate(*self.temperatures, progress)
+
+    def thresholds(self) -> dict[int, Tensor]:
+        return {layer: gate.threshold.detach() for layer, gate in enumerate(self.block.gates)}

@@ -1,0 +1,258 @@
+"""Show in TensorBoard, while it trains, what a model skips: the tags of DESIGN.md section 10.
+
+What is under which tag:
+
+- `skip/...`, `jump/...`, `gate/open_rate/...`, `policy/routes`: the validation clips at the end of each epoch, decided
+  deterministically. These are the figures to believe.
+- `train/...`, `policy/entropy`, `gate/threshold/...`: training steps since the last entry, decisions sampled.
+- pictures, text and sound: the same validation clips all through training, so one can watch a clip's route change.
+
+TensorBoard keeps one kind of data per tag, so a histogram stands beside its scalar or picture under a longer name.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from lightning.fabric.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+from hopscotch.report.clips import SplitClips, clips_of
+from hopscotch.report.hardest import HardestClips
+from hopscotch.report.layout import chart_layout
+from hopscotch.report.numbers import (
+    Kinds,
+    attention_layers,
+    evaluation_numbers,
+    history_cells,
+    kinds_of,
+    split_numbers,
+    stride_shares,
+)
+from hopscotch.report.pictures import history_picture, pattern_picture
+from hopscotch.report.traces import Evaluation, TraceBuffer
+from hopscotch.report.words import routes_table
+
+# What the HParams tab compares runs by; it wants a value at the start, and shows the last one written.
+FINAL_METRICS = {"test/acc": 0.0, "compute/fraction": 1.0, "seconds": 0.0}
+
+
+class SkipDashboard(Callback):
+    """Write what was skipped to all loggers as numbers, and to TensorBoard as pictures.
+
+    `hparams` are the few hyper-parameters by which the HParams tab compares runs. With `pictures` off only numbers and
+    histograms are written. Under several processes the first one reports, on its own share of the clips.
+    """
+
+    def __init__(
+        self,
+        *,
+        pictures: bool = True,
+        every_n_epochs: int = 1,
+        num_fixed_clips: int = 8,
+        num_history_clips: int = 32,
+        num_hardest_clips: int = 4,
+        hparams: Mapping[str, str | int | float | bool | None] | None = None,
+    ) -> None:
+        counts = {"num_fixed_clips": num_fixed_clips, "num_history_clips": num_history_clips}
+        for key, value in {"every_n_epochs": every_n_epochs, **counts}.items():
+            if value < 1:
+                raise ValueError(f"callbacks.dashboard.{key} must be at least 1, got {value}.")
+        self.pictures = pictures
+        self.every_n_epochs = every_n_epochs
+        self.num_fixed_clips = num_fixed_clips
+        self.num_history_clips = num_history_clips
+        self.hparams = dict(hparams or {})
+        self.hardest = HardestClips(num_hardest_clips)
+        self.kinds = Kinds()
+        self.patterns: dict[int, np.ndarray] = {}  # epoch -> share by depth and stride
+        self.training = TraceBuffer()
+        self.evaluation = TraceBuffer()
+        self.logged_step = -1
+        self.has_layout = False
+        self.start = time.monotonic()
+
+    # Training
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.start = time.monotonic()
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        if self.pictures and not loggers and not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+            rank_zero_warn(
+                "callbacks.dashboard.pictures=true has no effect without a TensorBoard logger: "
+                "choose logger=tensorboard, or callbacks=quiet."
+            )
+        # Not again on resume: the curve of test/acc would fall back to 0.
+        if trainer.global_step == 0 and self.hparams:
+            for logger in loggers:
+                logger.log_hyperparams(self.hparams, FINAL_METRICS, step=0)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.training.add(batch, outputs)
+        step = trainer.global_step
+        if step % trainer.log_every_n_steps == 0 and step != self.logged_step:  # pyright: ignore
+            self.log_training(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.log_training(trainer)
+
+    def log_training(self, trainer: Trainer) -> None:
+        if not len(self.training):
+            return
+        self.logged_step = trainer.global_step
+        steps = self.training.gather()
+        self.kinds |= kinds_of(steps.trace)
+        numbers = split_numbers(steps.trace, self.kinds, "train")
+        if self.kinds.decides:
+            numbers["policy/entropy"] = steps.trace.entropy.mean().item()
+        numbers |= {f"gate/threshold/layer_{layer:02d}": value for layer, value in steps.thresholds.items()}
+        log_numbers(trainer, numbers)
+
+    # Validation
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.evaluation.clear()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self.evaluation.add(batch, outputs)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not len(self.evaluation):
+            return
+        self.log_training(trainer)  # first, because sampled decisions show soonest what a model can do
+        evaluation = self.evaluation.gather()
+        self.kinds |= kinds_of(evaluation.trace)
+        self.hardest.update(evaluation)
+        if self.kinds.strides:
+            self.patterns[trainer.current_epoch] = stride_shares(evaluation.trace)
+        log_numbers(trainer, evaluation_numbers(evaluation, self.kinds))
+        writer = tensorboard_writer(trainer)
+        if writer is None:
+            return
+        if not self.has_layout:
+            self.has_layout = True
+            writer.add_custom_scalars(chart_layout(self.kinds))
+        write_histograms(writer, evaluation, self.kinds, trainer.global_step)
+        if self.pictures and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            frontend = cast(Any, pl_module).model.frontend
+            self.write_pictures(writer, evaluation, clips_of(trainer, "val"), frontend, trainer.global_step)
+
+    def write_pictures(
+        self, writer: SummaryWriter, evaluation: Evaluation, clips: SplitClips, frontend: nn.Module, step: int
+    ) -> None:
+        if self.kinds.strides:
+            shares = padded_stack(list(self.patterns.values()))
+            layers = attention_layers(evaluation.trace)
+            picture = pattern_picture(shares, epochs=list(self.patterns), layers=layers)
+            writer.add_image("skip/pattern", picture, step, dataformats="HWC")
+        if self.kinds.jumps:
+            rows = spread(evaluation.num_clips, self.num_history_clips)
+            names = clips.names(evaluation.indices[rows].tolist())
+            picture = history_picture(history_cells(evaluation.trace)[rows], names)
+            writer.add_image("jump/history", picture, step, dataformats="HWC")
+        rows = spread(evaluation.num_clips, self.num_fixed_clips)
+        if self.kinds.jumps:
+            table = routes_table(evaluation, rows, clips, strides=self.kinds.strides, jumps=True)
+            writer.add_text("jump/history", table, step)
+        elif self.kinds.strides:
+            writer.add_text("skip/pattern", routes_table(evaluation, rows, clips, strides=True, jumps=False), step)
+        self.hardest.write(writer, evaluation, clips, frontend, step)
+
+    # Test
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.evaluation.clear()
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.evaluation.add(batch, outputs)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        evaluation = self.evaluation.gather()
+        numbers = split_numbers(evaluation.trace, self.kinds | kinds_of(evaluation.trace), "test")
+        numbers["compute/fraction"] = evaluation.compute_fraction
+        numbers["seconds"] = time.monotonic() - self.start
+        log_numbers(trainer, numbers)
+
+    # Resuming
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "kinds": vars(self.kinds),
+            "patterns": {epoch: torch.from_numpy(shares) for epoch, shares in self.patterns.items()},
+            "hardest": self.hardest.state_dict(),
+            "has_layout": self.has_layout,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.kinds = Kinds(**state_dict["kinds"])
+        self.patterns = {epoch: shares.numpy() for epoch, shares in state_dict["patterns"].items()}
+        self.hardest.load_state_dict(state_dict["hardest"])
+        self.has_layout = state_dict["has_layout"]
+
+
+def log_numbers(trainer: Trainer, numbers: dict[str, float]) -> None:
+    """Hand numbers to all loggers, past `LightningModule.log`: its bookkeeping costs more than these are worth."""
+    for logger in trainer.loggers:
+        logger.log_metrics({**numbers, "epoch": trainer.current_epoch}, step=trainer.global_step)
+
+
+def tensorboard_writer(trainer: Trainer) -> SummaryWriter | None:
+    """Where pictures go: the first TensorBoard logger, on the first process."""
+    loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+    return loggers[0].experiment if loggers and trainer.is_global_zero else None
+
+
+def write_histograms(writer: SummaryWriter, evaluation: Evaluation, kinds: Kinds, step: int) -> None:
+    """Whole numbers as histograms: a bin around each, its borders half-way to the next."""
+    trace = evaluation.trace
+    if kinds.strides:
+        for layer in attention_layers(trace):
+            write_counts(writer, f"skip/stride/layer_{layer:02d}/histogram", trace.strides[:, layer].numpy(), step)
+    if kinds.jumps:
+        layers = trace.visited.nonzero()[:, 1].numpy()
+        write_counts(writer, "jump/visited/histogram", layers, step, largest=trace.visited.shape[1] - 1)
+        write_counts(writer, "jump/history/histogram", trace.jumps[trace.jumps >= 0].numpy(), step)
+
+
+def write_counts(
+    writer: SummaryWriter, tag: str, values: Int[np.ndarray, " value"], step: int, largest: int | None = None
+) -> None:
+    """One histogram of whole numbers from 0."""
+    last = int(values.max(initial=0)) if largest is None else largest
+    writer.add_histogram(tag, values.astype(np.int64), step, bins=np.arange(last + 2) - 0.5)  # pyright: ignore
+
+
+def spread(num_clips: int, num_wanted: int) -> list[int]:
+    """The same clips at every call, spread evenly over a split, at most as many as wanted."""
+    return np.unique(np.linspace(0, num_clips - 1, min(num_wanted, num_clips)).round().astype(int)).tolist()
+
+
+def padded_stack(shares: list[np.ndarray]) -> Float[np.ndarray, "time depth stride"]:
+    """Shares of several epochs side by side; an epoch that never used the larger strides has zeros there."""
+    num_strides = max(share.shape[1] for share in shares)
+    return np.stack([np.pad(share, ((0, 0), (0, num_strides - share.shape[1]))) for share in shares])

@@ -1,0 +1,94 @@
+"""Read the jobs of a sweep from its folder: each job's summary, and the ledger to which each adds a line at its end."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+LEDGER = "sweep.jsonl"
+NOT_FAILED = ("finished", "stopped")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a sweep as far as it came; numbers are None where it never got there."""
+
+    folder: str  # within the sweep's; empty for a job that never started
+    model: str
+    seed: str
+    overrides: str  # without model and seed
+    status: str
+    test_acc: float | None = None
+    compute_fraction: float | None = None
+    macs: float | None = None
+    seconds: float | None = None
+
+    @property
+    def group(self) -> tuple[str, str]:
+        """Jobs that differ in nothing but the seed."""
+        return self.model, self.overrides
+
+    @property
+    def has_failed(self) -> bool:
+        return self.status not in NOT_FAILED
+
+
+def read_jobs(sweep_folder: Path, planned: Sequence[Sequence[str]] = ()) -> list[Job]:
+    """All jobs of a sweep: those with a folder, in the order of their numbers, then those that never started."""
+    ledger = {row["folder"]: row for row in read_lines(sweep_folder / LEDGER)}
+    names = {path.name for path in sweep_folder.glob("[!.]*/")}
+    jobs, started = [], []
+    for name in sorted(names | set(ledger), key=job_number):
+        summary = read_json(sweep_folder / name / "summary.json")
+        row = ledger.get(name, {})
+        overrides = list(row.get("overrides") or read_overrides(sweep_folder / name / "overrides.yaml"))
+        started.append(set(overrides))
+        jobs.append(make_job(name, overrides, summary, row.get("status", "no summary")))
+    missing = [overrides for overrides in planned if set(overrides) not in started]
+    return jobs + [make_job("", overrides, {}, "never started") for overrides in missing]
+
+
+def make_job(folder: str, overrides: Sequence[str], summary: Mapping[str, Any], status: str) -> Job:
+    """A job from its summary, where it wrote one, else from its overrides and what the ledger calls its end."""
+    given = dict(override.split("=", 1) for override in overrides if "=" in override)
+    compute = summary.get("compute") or {}
+    return Job(
+        folder=folder,
+        model=str(summary.get("model", given.get("model", ""))),
+        seed=str(summary.get("seed", given.get("seed", ""))),
+        overrides=" ".join(f"{key}={value}" for key, value in given.items() if key not in ("model", "seed")),
+        status=str(summary.get("status", status)),
+        test_acc=(summary.get("test") or {}).get("acc"),
+        compute_fraction=compute.get("fraction"),
+        macs=compute.get("macs"),
+        seconds=(summary.get("seconds") or {}).get("total"),
+    )
+
+
+def job_number(folder: str) -> tuple[float, str]:
+    """Sorts `10_...` after `9_...`, and what has no number last."""
+    head = folder.split("_", 1)[0]
+    return float(head) if head.isdecimal() else float("inf"), folder
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def read_overrides(path: Path) -> list[str]:
+    return [str(override) for override in OmegaConf.load(path)] if path.exists() else []
+
+
+def groups(jobs: Iterable[Job]) -> dict[tuple[str, str], list[Job]]:
+    """Jobs by everything but the seed, in order of appearance."""
+    found: dict[tuple[str, str], list[Job]] = {}
+    for job in jobs:
+        found.setdefault(job.group, []).append(job)
+    return found

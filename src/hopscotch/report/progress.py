@@ -1,0 +1,70 @@
+"""Show how a run goes in the terminal: a bar with loss, accuracy and compute, or a plain line per epoch."""
+
+import time
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from rich import get_console
+
+REFRESH_SECONDS = 0.5  # reading a number waits for the device, so not at every step
+# Logged tag -> the word for it, in the order shown.
+TRAINING_WORDS = {"train/loss": "loss", "train/acc": "acc", "train/compute_fraction": "compute"}
+VALIDATION_WORDS = {"val/acc": "val acc", "val/compute_fraction": "val compute"}
+TEST_WORDS = {"test/loss": "loss", "test/acc": "acc", "test/compute_fraction": "compute"}
+
+
+class SkipProgressBar(RichProgressBar):
+    """Lightning's rich bar with our three numbers.
+
+    Where the output is no terminal (a file, a pipe, a batch system) a bar would be thousands of lines or none at all:
+    there each epoch is one plain line.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=10)
+        self.shown: dict[str, Any] = {}
+        self.shown_at = 0.0
+        self.epoch_start = 0.0
+        self.is_plain = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        console = get_console()
+        self.is_plain = not console.is_terminal or console.is_dumb_terminal
+        if self.is_plain:
+            self.disable()
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        now = time.monotonic()
+        if now - self.shown_at >= REFRESH_SECONDS:
+            self.shown_at = now
+            self.shown = metrics_in_words(trainer, {**TRAINING_WORDS, **VALIDATION_WORDS})
+        return self.shown
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_epoch_start(trainer, pl_module)
+        self.epoch_start = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        seconds = time.monotonic() - self.epoch_start
+        epochs = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        self.print_plain(trainer, epochs, {**TRAINING_WORDS, **VALIDATION_WORDS}, f"{seconds:.1f} s")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_test_end(trainer, pl_module)
+        self.print_plain(trainer, "test", TEST_WORDS)
+
+    def print_plain(self, trainer: Trainer, head: str, words: dict[str, str], tail: str = "") -> None:
+        """One line without colour or control characters, on the first process of a run without terminal."""
+        if not self.is_plain or not trainer.is_global_zero or trainer.sanity_checking:
+            return
+        numbers = [f"{word} {number}" for word, number in metrics_in_words(trainer, words).items()]
+        print("  ".join([head, *numbers, *([tail] if tail else [])]), flush=True)
+
+
+def metrics_in_words(trainer: Trainer, words: dict[str, str]) -> dict[str, str]:
+    """Numbers logged so far, by the words a person reads, three digits each."""
+    metrics = trainer.callback_metrics
+    return {word: f"{metrics[tag].item():.3f}" for tag, word in words.items() if tag in metrics}

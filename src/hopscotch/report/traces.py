@@ -1,0 +1,154 @@
+"""Gather what the batches of an evaluation returned into one table of clips.
+
+Lightning hands callbacks one step output at a time; everything the reports say is about a whole split.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from hopscotch.types import AudioBatch, ModelOutput, SkipTrace
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model said of the clips of a split and did to say it, on the CPU, in the order of the split."""
+
+    trace: SkipTrace
+    indices: Int[Tensor, " clip"]  # position of the clip in its split
+    labels: Int[Tensor, " clip"]
+    predictions: Int[Tensor, " clip"]
+    confidences: Float[Tensor, " clip"]  # probability of the predicted class
+    losses: Float[Tensor, " clip"]
+    thresholds: dict[int, float]  # decision layer -> threshold of its gate
+
+    @property
+    def num_clips(self) -> int:
+        return len(self.indices)
+
+    @property
+    def is_wrong(self) -> Tensor:
+        return self.predictions != self.labels
+
+    @property
+    def accuracy(self) -> float:
+        return 1.0 - self.is_wrong.double().mean().item()
+
+    @property
+    def compute_fraction(self) -> float:
+        """Share of the dense model's multiply-accumulates: sum over clips, not mean of shares."""
+        return self.trace.macs.sum().item() / self.trace.dense_macs.sum().item()
+
+
+def join_traces(traces: Sequence[SkipTrace]) -> SkipTrace:
+    """One trace on the CPU for all clips of several batches, in order."""
+
+    def join(name: str) -> Any:
+        parts = [getattr(trace, name) for trace in traces]
+        return None if parts[0] is None else torch.cat([part.detach() for part in parts]).cpu()
+
+    return SkipTrace(**{field.name: join(field.name) for field in fields(SkipTrace)})
+
+
+def select_clips(trace: SkipTrace, rows: Int[Tensor, " clip"]) -> SkipTrace:
+    """The same trace for some of its clips, in the order asked for."""
+
+    def select(name: str) -> Any:
+        value = getattr(trace, name)
+        return None if value is None else value[rows]
+
+    return SkipTrace(**{field.name: select(field.name) for field in fields(SkipTrace)})
+
+
+class TraceBuffer:
+    """Keep what a step returned, at the price of appending to a list; join only when asked.
+
+    Tensors stay on their device until `gather`: copying them batch by batch would synchronise every step.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[Tensor, Tensor, Mapping[str, Any]]] = []
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def add(self, batch: AudioBatch, outputs: Mapping[str, Any]) -> None:
+        self.steps.append((batch.indices, batch.labels, outputs))
+
+    def clear(self) -> None:
+        self.steps = []
+
+    def gather(self) -> Evaluation:
+        """Everything added since the last call, in the order of the split; the buffer is empty afterwards."""
+        assert self.steps, "nothing was added to the buffer"
+        indices = torch.cat([indices for indices, _, _ in self.steps]).cpu()
+        labels = torch.cat([labels for _, labels, _ in self.steps]).cpu()
+        losses = torch.cat([outputs["losses"].detach() for _, _, outputs in self.steps]).float().cpu()
+        logits = torch.cat([outputs["logits"].detach() for _, _, outputs in self.steps]).float().cpu()
+        last: ModelOutput = self.steps[-1][2]["output"]
+        trace = join_traces([outputs["output"].trace for _, _, outputs in self.steps])
+        self.clear()
+        order = indices.argsort(stable=True)
+        confidences, predictions = logits.softmax(dim=-1).max(dim=-1)
+        return Evaluation(
+            trace=select_clips(trace, order),
+            indices=indices[order],
+            labels=labels[order],
+            predictions=predictions[order],
+            confidences=confidences[order],
+            losses=losses[order],
+            thresholds={layer: threshold.item() for layer, threshold in last.thresholds.items()},
+        )
+
+
+class TraceCollector(Callback):
+    """Keep the clips of the last whole validation and test pass, for whoever reports at the end of a run.
+
+    Under several processes each keeps its own share of the clips.
+    """
+
+    def __init__(self) -> None:
+        self.buffer = TraceBuffer()
+        self.validation: Evaluation | None = None
+        self.test: Evaluation | None = None
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.buffer.clear()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.buffer.add(batch, outputs)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        evaluation = self.buffer.gather()
+        if not trainer.sanity_checking:
+            self.validation = evaluation
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.buffer.clear()
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.buffer.add(batch, outputs)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.test = self.buffer.gather()

@@ -1,0 +1,214 @@
+"""The training loop of an audio model: task loss, budget, policy, and `update_threshold` after every optimizer step.
+
+    loss = task + w_b (mean expected compute - target)^2 + policy terms        (w_b warms up)
+
+What is random in a step (dropout, Gumbel noise, sampled routes) is seeded by (seed, epoch, batch, rank), so that a run can be
+repeated, and resumed, to the last bit.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, TypedDict
+
+import torch
+from jaxtyping import Float
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from hopscotch.models.audio_model import AudioModel
+from hopscotch.tasks.budget import Calibration, calibrate
+from hopscotch.tasks.policy_loss import PolicyLoss
+from hopscotch.types import AudioBatch, ModelOutput, detached, key_bits
+
+CALIBRATION_CLIPS = 256
+STAGES = ("train", "val", "test")
+
+
+class StepOutput(TypedDict):
+    """What a step hands to callbacks."""
+
+    loss: Tensor  # with gradient in training
+    task_loss: Tensor
+    losses: Tensor  # per clip
+    logits: Tensor
+    output: ModelOutput  # detached
+
+
+class AudioTask(LightningModule):
+    """Base of the tasks. A task says what the loss of a clip is (`clip_losses`) and what it measures (`measure`).
+
+    `optimizer` makes an optimizer from parameter groups. `target` is the compute fraction to train for, None for a model that
+    decides nothing. Shares (`warmup`, `budget_warmup`) are of the training steps.
+    """
+
+    trainer: Any  # Lightning's property raises outside of a run; its type says no more
+
+    def __init__(
+        self,
+        *,
+        model: AudioModel,
+        optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer],
+        seed: int,
+        warmup: float,
+        threshold_lr: float,
+        target: float | None,
+        budget_weight: float,
+        budget_warmup: float,
+        entropy_weight: float,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.make_optimizer = optimizer
+        self.seed, self.warmup, self.threshold_lr = seed, warmup, threshold_lr
+        self.target, self.budget_weight, self.budget_warmup = target, budget_weight, budget_warmup
+        self.policy_loss = PolicyLoss(entropy_weight)
+        self.fractions = nn.ModuleDict({f"{stage}_fraction": MeanMetric() for stage in STAGES})
+        self.calibration: Calibration | None = None
+        self.first_step_at: float | None = None  # time.time() of the end of the first optimizer step
+        self._calibration_batches: list[AudioBatch] = []
+        self._step_loss: list[tuple[Tensor, int]] = []  # (mean loss, clips) of the batches since the last optimizer step
+
+    # What a task says.
+
+    def clip_losses(self, logits: Tensor, batch: AudioBatch) -> Float[Tensor, " batch"]:
+        raise NotImplementedError
+
+    def measure(self, stage: str, logits: Tensor, batch: AudioBatch) -> None:
+        """Log what this task is judged by."""
+        raise NotImplementedError
+
+    # The loop.
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def progress(self) -> float:
+        """Share of the training steps done, 0 to 1."""
+        return min(1.0, self.global_step / max(1, self.trainer.estimated_stepping_batches))
+
+    def training_step(self, batch: AudioBatch, batch_idx: int) -> StepOutput:
+        torch.manual_seed(key_bits(self.seed, self.current_epoch, batch_idx, self.global_rank))
+        self.model.set_progress(self.progress)
+        output = self.model(batch.waveform, batch.lengths, keys=batch.keys)
+        losses = self.clip_losses(output.logits, batch)
+        task_loss = losses.mean()
+        loss = task_loss + self._budget_loss(output) + self._policy_loss(output, losses, batch)
+        if loss.device.type == "cpu" or batch_idx % self.trainer.log_every_n_steps == 0:
+            self._stop_if_not_finite(loss, losses, batch)
+        self._step_loss.append((task_loss.detach(), len(losses)))
+        return self._finish_step("train", batch, loss, task_loss, losses, output)
+
+    def validation_step(self, batch: AudioBatch, batch_idx: int) -> StepOutput:
+        return self._evaluation_step("val", batch)
+
+    def test_step(self, batch: AudioBatch, batch_idx: int) -> StepOutput:
+        return self._evaluation_step("test", batch)
+
+    def _evaluation_step(self, stage: str, batch: AudioBatch) -> StepOutput:
+        output = self.model(batch.waveform, batch.lengths)
+        losses = self.clip_losses(output.logits, batch)
+        return self._finish_step(stage, batch, losses.mean(), losses.mean(), losses, output)
+
+    def _finish_step(
+        self, stage: str, batch: AudioBatch, loss: Tensor, task_loss: Tensor, losses: Tensor, output: ModelOutput
+    ) -> StepOutput:
+        trace = detached(output.trace)
+        fractions = self.fractions[f"{stage}_fraction"]
+        fractions.update(trace.fraction, weight=trace.dense_macs)
+        size = len(losses)
+        in_steps = {"on_step": stage == "train", "on_epoch": stage != "train", "batch_size": size}
+        self.log(f"{stage}/loss", task_loss.detach(), prog_bar=stage == "train", **in_steps)
+        self.log(f"{stage}/compute_fraction", fractions, on_step=False, on_epoch=True, prog_bar=True, batch_size=size)
+        self.log(f"{stage}/macs", trace.macs.double().mean(), on_step=False, on_epoch=True, batch_size=size)
+        self.measure(stage, output.logits.detach(), batch)
+        return {
+            "loss": loss,
+            "task_loss": task_loss.detach(),
+            "losses": losses.detach(),
+            "logits": output.logits.detach(),
+            "output": output._replace(logits=output.logits.detach(), trace=trace),
+        }
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then tell the thresholds what the step's batches cost: their mean task loss, weighted by clips."""
+        super().optimizer_step(*args, **kwargs)
+        clips = sum(size for _, size in self._step_loss)
+        total = torch.stack([loss * size for loss, size in self._step_loss]).sum()
+        self._step_loss.clear()
+        loss = self.trainer.strategy.reduce(total / clips, reduce_op="mean")
+        self.model.update_threshold(loss, self.threshold_lr)
+        if self.first_step_at is None:
+            self.first_step_at = time.time()
+
+    def on_validation_epoch_start(self) -> None:
+        """Meet the budget before it is judged: the checkpoint that is kept holds this bias."""
+        if self.target is None or self.trainer.sanity_checking:
+            return
+        if not self._calibration_batches:
+            loader: Iterable[AudioBatch] = self.trainer.val_dataloaders
+            self._calibration_batches = _up_to(loader, CALIBRATION_CLIPS)
+        self.calibration = calibrate(self.model, self._calibration_batches, self.target)
+
+    # Its terms.
+
+    def _budget_loss(self, output: ModelOutput) -> Tensor | float:
+        if self.target is None or self.budget_weight == 0:
+            return 0.0
+        expected = output.trace.expected_compute.mean()
+        self.log("train/expected_compute", expected.detach(), on_step=True, on_epoch=False)
+        grown = min(1.0, self.progress / self.budget_warmup) if self.budget_warmup > 0 else 1.0
+        return self.budget_weight * grown * (expected - self.target) ** 2
+
+    def _policy_loss(self, output: ModelOutput, losses: Tensor, batch: AudioBatch) -> Tensor | float:
+        def second_opinion() -> Tensor:
+            return self.clip_losses(self.model(batch.waveform, batch.lengths, keys=batch.keys).logits, batch)
+
+        return self.policy_loss(output.trace, losses.detach(), second_opinion, self.progress)
+
+    def _stop_if_not_finite(self, loss: Tensor, losses: Tensor, batch: AudioBatch) -> None:
+        if bool(torch.isfinite(loss)):
+            return
+        clips = self.trainer.datamodule.clips["train"]
+        bad = (~torch.isfinite(losses)).nonzero().flatten().tolist() or range(len(losses))
+        names = ", ".join(clips[int(batch.indices[i])].name for i in list(bad)[:5])
+        raise ValueError(
+            f"The loss must stay finite, got {loss.item()} at step {self.global_step}; clips: {names}. "
+            "Try a lower task.optimizer.lr, or trainer.detect_anomaly=true."
+        )
+
+    # What Lightning asks.
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Weight decay on matrices alone; the rate warms up linearly and falls along a cosine, step by step."""
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        optimizer = self.make_optimizer(
+            [
+                {"params": [p for p in parameters if p.ndim >= 2]},
+                {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+            ]
+        )
+        num_steps = max(1, int(self.trainer.estimated_stepping_batches))
+        num_warmup = max(1, round(self.warmup * num_steps))
+
+        def rate(step: int) -> float:
+            if step < num_warmup:
+                return (step + 1) / num_warmup
+            return 0.5 * (1 + math.cos(math.pi * (step - num_warmup) / max(1, num_steps - num_warmup)))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def transfer_batch_to_device(self, batch: AudioBatch, device: torch.device, dataloader_idx: int) -> AudioBatch:
+        return AudioBatch(*(part.to(device, non_blocking=True) for part in batch))
+
+
+def _up_to(loader: Iterable[AudioBatch], clips: int) -> list[AudioBatch]:
+    """Batches spread evenly over the loader (it is sorted by length) until they hold this many clips."""
+    batches = list(loader)
+    step = max(1, math.ceil(sum(len(batch.labels) for batch in batches) / clips))
+    return batches[::step]

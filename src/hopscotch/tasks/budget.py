@@ -1,0 +1,93 @@
+"""Meet a compute budget: what may be asked of a model, and the one scalar that makes its decisions cost just that.
+
+Training pulls the mean of the expected compute to the target. Its deterministic decisions then miss the target by a little, so
+before every validation one bias on all decisions is set until they meet it; fractions rise with the bias.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from hopscotch.models.audio_model import AudioModel
+from hopscotch.types import AudioBatch
+
+TOLERANCE = 0.004  # of the fraction; a tenth of what a run is held to
+MAX_PASSES = 10  # over the calibration clips
+REACH = 5.0  # |bias| = sinh(REACH) = 74 at the ends: every logit is far below
+FIRST_STEP = 0.25  # of asinh(bias): from a bias of 0 to one of 0.25
+
+
+class Calibration(NamedTuple):
+    requested: float
+    achieved: float
+    bias: float
+
+
+def resolve_target(target: str | float, model: AudioModel, mean_samples: float) -> float | None:
+    """compute.target as a fraction; None for a model that decides nothing.
+
+    "auto" is the middle of what the model can reach, [floor, 1].
+    """
+    if not model.decides:
+        if target != "auto":
+            raise ValueError(f"compute.target must stay auto for {model.name}, which decides nothing, got {target}.")
+        return None
+    floor = model.floor(round(mean_samples))
+    if target == "auto":
+        return (floor + 1) / 2
+    if not floor <= float(target) <= 1:
+        raise ValueError(
+            f"compute.target must lie between the floor of {model.name}, {floor:.3f}, and 1, got {target}. The floor is every "
+            "decision at its cheapest; a smaller model.ffn_ratio or a deeper model lowers it."
+        )
+    return float(target)
+
+
+@torch.no_grad()
+def deterministic_fraction(model: AudioModel, batches: Sequence[AudioBatch]) -> float:
+    """Sum of MACs run over sum of dense MACs, in evaluation."""
+    device = model.decision_bias.device
+    run = dense = 0
+    for batch in batches:
+        trace = model(batch.waveform.to(device), batch.lengths.to(device)).trace
+        run, dense = run + int(trace.macs.sum()), dense + int(trace.dense_macs.sum())
+    return run / dense
+
+
+def calibrate(model: AudioModel, batches: Sequence[AudioBatch], target: float) -> Calibration:
+    """Set `model.decision_bias` so that the deterministic fraction over these batches comes as near to `target` as it can.
+
+    The search walks from the present bias in growing steps until it has the target between two points, then halves.
+    """
+    was_training = model.training
+    model.eval()
+
+    def fraction(u: float) -> float:
+        model.decision_bias.fill_(math.sinh(u))
+        return deterministic_fraction(model, batches)
+
+    u = math.asinh(float(model.decision_bias))
+    seen = {u: fraction(u)}
+    step = FIRST_STEP
+    while len(seen) < MAX_PASSES and abs(_nearest(seen, target)[1] - target) > TOLERANCE:
+        below = [v for v, f in seen.items() if f < target]
+        above = [v for v, f in seen.items() if f >= target]
+        if below and above:
+            u = (max(below) + min(above)) / 2
+        else:
+            edge = max(below) if below else min(above)
+            if abs(edge) >= REACH:
+                break
+            u = min(max(edge + (step if below else -step), -REACH), REACH)
+            step *= 2
+        seen[u] = fraction(u)
+    u, achieved = _nearest(seen, target)
+    model.decision_bias.fill_(math.sinh(u))
+    model.train(was_training)
+    return Calibration(target, achieved, math.sinh(u))
+
+
+def _nearest(seen: dict[float, float], target: float) -> tuple[float, float]:
+    return min(seen.items(), key=lambda item: abs(item[1] - target))

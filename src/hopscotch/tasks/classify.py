@@ -1,0 +1,32 @@
+"""One label per clip: cross-entropy with label smoothing, judged by accuracy."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from hopscotch.tasks.base import STAGES, AudioTask
+from hopscotch.types import AudioBatch
+
+
+class ClassificationTask(AudioTask):
+    """`classes` are the names of the labels, in order; the rest is AudioTask's."""
+
+    def __init__(self, *, classes: Sequence[str], label_smoothing: float, **rest: Any) -> None:
+        super().__init__(**rest)
+        self.classes = list(classes)
+        self.label_smoothing = label_smoothing
+        self.accuracy = nn.ModuleDict(
+            {f"{stage}_acc": MulticlassAccuracy(num_classes=len(self.classes), average="micro") for stage in STAGES}
+        )
+
+    def clip_losses(self, logits: Tensor, batch: AudioBatch) -> Float[Tensor, " batch"]:
+        return F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing, reduction="none")
+
+    def measure(self, stage: str, logits: Tensor, batch: AudioBatch) -> None:
+        accuracy = self.accuracy[f"{stage}_acc"]
+        accuracy.update(logits, batch.labels)
+        self.log(f"{stage}/acc", accuracy, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(logits))

@@ -1,0 +1,41 @@
+"""What the policies learn by, beside the gradient that reaches them through the model.
+
+    reinforce   mean( log p(route) * (loss - baseline) ),  baseline: the loss of a second draw of the same clips, without gradient
+    gain        mean( huber(predicted loss of the route, loss) )
+    all         - entropy weight * mean entropy, fading out over training: a guard against early collapse
+
+The trace says which applies: only `reinforce` leaves a gradient in `log_prob`, only `gain` predicts a loss.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from hopscotch.types import SkipTrace
+
+
+class PolicyLoss:
+    def __init__(self, entropy_weight: float) -> None:
+        self.entropy_weight = entropy_weight
+
+    def __call__(
+        self,
+        trace: SkipTrace,
+        losses: Float[Tensor, " batch"],
+        second_opinion: Callable[[], Float[Tensor, " batch"]],
+        progress: float,
+    ) -> Tensor | float:
+        """`losses` are the clips' task losses; `second_opinion` gives them once more, for other sampled routes."""
+        loss: Tensor | float = 0.0
+        if trace.predicted_loss is not None:
+            loss = loss + F.smooth_l1_loss(trace.predicted_loss, losses)
+        if trace.log_prob.requires_grad:
+            with torch.no_grad():
+                advantage = losses - second_opinion()
+            loss = loss + (trace.log_prob * advantage).mean()
+        if trace.entropy.requires_grad:
+            loss = loss - self.entropy_weight * (1 - progress) * trace.entropy.mean()
+        return loss

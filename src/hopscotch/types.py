@@ -1,0 +1,104 @@
+"""The house on one page: what flows from a clip to a report, and the words for it.
+
+    config -> build -> AudioBatch -> mel -> hidden -> ModelOutput (+ SkipTrace) -> loss -> step -> update_threshold -> report
+
+Axes, everywhere:
+
+    batch   clips                   time    frames (after the stem: positions)
+    sample  waveform samples        mel     mel bins
+    depth   decision layers         dim     hidden width
+
+Words, everywhere (code, config, tag, README):
+
+    stride        keys and values kept are positions 0, s, 2s, ...
+    skip pattern  the list of strides over the layers
+    gate          a yes/no per token, straight-through
+    threshold     the score above which a gate is open
+    jump          what happened: how many layers a clip moved on by choice
+    history       the layers a clip landed on by jumping, in order
+    compute       multiply-accumulates (MACs); fraction = run / dense
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int, Int8
+from torch import Tensor
+
+
+class AudioBatch(NamedTuple):
+    """Clips of one training, validation or test step, zero-padded on the right to the longest."""
+
+    waveform: Float[Tensor, "batch sample"]
+    lengths: Int[Tensor, " batch"]  # samples per clip, at least 1
+    labels: Int[Tensor, " batch"]
+    indices: Int[Tensor, " batch"]  # position of the clip in its split
+    keys: Int[Tensor, " batch"]  # int64 noise key, a function of (seed, epoch, index)
+
+
+@dataclass(frozen=True)
+class SkipTrace:
+    """What every clip of a batch did at every decision layer, and what that cost.
+
+    `depth` counts all decision layers in order (in `jump_attention`: jump layers, then attention layers).
+    """
+
+    strides: Int[Tensor, "batch depth"]  # 0 where the layer has no attention or was not visited
+    visited: Bool[Tensor, "batch depth"]
+    jumps: Int8[Tensor, "batch depth"]  # the action taken, -1 where not visited; 0 where the layer decides nothing
+    landings: Bool[Tensor, "batch depth"]  # layers reached by a jump (action > 0 at the layer before)
+    open_rate: Float[Tensor, "batch depth"]  # NaN where not visited or without gate
+    macs: Int[Tensor, " batch"]  # int64, what these decisions cost
+    dense_macs: Int[Tensor, " batch"]  # int64, the same model with nothing skipped
+    expected_compute: Float[Tensor, " batch"]  # differentiable fraction of dense_macs; 1 where nothing is decided
+    log_prob: Float[Tensor, " batch"]  # of the sampled decisions; 0 where nothing was sampled
+    entropy: Float[Tensor, " batch"]  # nats per decision, mean over the decisions of the clip
+    predicted_loss: Float[Tensor, " batch"] | None = None  # of the route taken, where a policy learns gains
+
+    @property
+    def histories(self) -> list[list[int]]:
+        """The layers each clip landed on by jumping, in order."""
+        return [row.nonzero().flatten().tolist() for row in self.landings.cpu()]
+
+    @property
+    def fraction(self) -> Float[Tensor, " batch"]:
+        """Share of the dense model's multiply-accumulates that each clip used."""
+        return self.macs.double() / self.dense_macs.double()
+
+
+def detached(trace: SkipTrace) -> SkipTrace:
+    """The same decisions without their graph: what may be kept after the step."""
+    return replace(
+        trace,
+        **{
+            field.name: value.detach()
+            for field in fields(trace)
+            if isinstance(value := getattr(trace, field.name), Tensor) and value.requires_grad
+        },
+    )
+
+
+class ModelOutput(NamedTuple):
+    """What a model says of a batch, and what it did to say it."""
+
+    logits: Float[Tensor, "batch classes"]
+    trace: SkipTrace
+    thresholds: dict[int, Tensor]  # decision layer -> threshold of its gate, for layers that have one
+    frontend_macs: Int[Tensor, " batch"]  # mel front end, kept apart from the model's own
+
+
+def key_bits(*parts: int) -> int:
+    """Mix integers into one 63-bit key: the same parts give the same key on every machine."""
+    state = 0
+    for part in parts:
+        state = (state + (part & 0xFFFFFFFFFFFFFFFF) + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 31
+    return state >> 1
+
+
+def valid_mask(lengths: Int[Tensor, " batch"], size: int) -> Bool[Tensor, "batch size"]:
+    """True at the positions that belong to a clip, False at its padding."""
+    return torch.arange(size, device=lengths.device) < lengths[:, None]

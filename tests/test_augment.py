@@ -1,0 +1,178 @@
+"""augment.py: what happens to a clip is a function of its key, and is what the config says."""
+
+from fractions import Fraction
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from hopscotch.data.augment import WaveformAugment, coloured_noise, speed_changer
+from hopscotch.types import key_bits, valid_mask
+
+RATE = 8000
+STILL = {"speeds": [1.0], "shift_seconds": 0.0, "gain_db": 0.0, "noise_probability": 0.0, "noise_snr_db": [20.0, 20.0]}
+FULL = {
+    "speeds": [0.9, 0.95, 1.0, 1.1],
+    "shift_seconds": 0.02,
+    "gain_db": 6.0,
+    "noise_probability": 0.7,
+    "noise_snr_db": [5.0, 30.0],
+}
+
+
+def augment(**changes: object) -> WaveformAugment:
+    return WaveformAugment(**({"sample_rate": RATE} | STILL | changes))  # pyright: ignore[reportArgumentType]
+
+
+def keys_of(num: int, epoch: int = 0) -> Tensor:
+    return torch.tensor([key_bits(0, epoch, index) for index in range(num)])
+
+
+def clips_of(lengths: list[int]) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    clips = [0.1 * torch.randn(length, generator=generator) for length in lengths]
+    return pad_sequence(clips, batch_first=True), torch.tensor(lengths)
+
+
+LENGTHS = [900 + 61 * i % 700 for i in range(24)]
+
+
+def test_nothing_asked_changes_nothing() -> None:
+    waveform, lengths = clips_of(LENGTHS)
+    result, new_lengths = augment()(waveform.clone(), lengths, keys_of(24))
+    assert torch.equal(result, waveform)
+    assert torch.equal(new_lengths, lengths)
+
+
+def test_a_clip_is_augmented_alike_whatever_its_neighbours() -> None:
+    waveform, lengths = clips_of(LENGTHS)
+    together, new_lengths = augment(**FULL)(waveform, lengths, keys_of(24))
+    for i, key in enumerate(keys_of(24)):
+        alone, length = augment(**FULL)(waveform[i : i + 1, : LENGTHS[i]], lengths[i : i + 1], key[None])
+        assert length == new_lengths[i]
+        torch.testing.assert_close(together[i, :length], alone[0], atol=1e-6, rtol=1e-5)
+
+
+def test_the_key_decides_and_another_epoch_has_another() -> None:
+    waveform, lengths = clips_of(LENGTHS)
+    first, _ = augment(**FULL)(waveform, lengths, keys_of(24))
+    again, _ = augment(**FULL)(waveform, lengths, keys_of(24))
+    assert torch.equal(first, again)
+    other, _ = augment(**FULL)(waveform, lengths, keys_of(24, epoch=1))
+    assert not any(torch.equal(a[:800], b[:800]) for a, b in zip(first, other, strict=True))
+
+
+def test_padding_stays_silent() -> None:
+    waveform, lengths = clips_of(LENGTHS)
+    result, new_lengths = augment(**FULL)(waveform, lengths, keys_of(24))
+    assert result.shape[1] == new_lengths.max()
+    assert result[~valid_mask(new_lengths, result.shape[1])].abs().max() == 0
+
+
+@pytest.mark.parametrize("speed", [0.8, 0.95, 1.1])
+def test_speed_divides_length_and_multiplies_pitch(speed: float) -> None:
+    tone = torch.sin(2 * torch.pi * 400 * torch.arange(4000) / RATE)[None]
+    result, lengths = augment(speeds=[speed])(tone, torch.tensor([4000]), keys_of(1))
+    assert lengths.item() == -(-4000 // speed)
+    spectrum = torch.fft.rfft(result[0] * torch.hann_window(result.shape[1]), n=RATE).abs()
+    assert spectrum.argmax().item() == pytest.approx(400 * speed, abs=1)
+    middle = result[0, 500:-500]
+    assert middle.square().mean().sqrt().item() == pytest.approx(0.5**0.5, rel=0.01)
+
+
+@pytest.mark.parametrize("speed", [1.1, 1.2])
+def test_speeding_up_does_not_fold_high_tones_down(speed: float) -> None:
+    above = 1.02 * RATE / 2 / speed  # Hz that the faster clip has no room for
+    tone = torch.sin(2 * torch.pi * above * torch.arange(8000) / RATE)
+    folded = speed_changer(Fraction(speed).limit_denominator(20))(tone)[1000:-1000]
+    assert 10 * (2 * folded.square().mean()).log10() < -60
+
+
+def test_speeds_are_drawn_evenly() -> None:
+    lengths = torch.full((2000,), 40)
+    _, new_lengths = augment(speeds=[0.8, 1.0, 1.25, 2.0])(torch.ones(2000, 40), lengths, keys_of(2000))
+    counts = torch.tensor([(new_lengths == size).sum() for size in (50, 40, 32, 20)])
+    assert counts.sum() == 2000
+    assert (counts - 500).abs().max() < 80  # four standard deviations
+
+
+def test_shift_moves_a_clip_within_its_length_by_up_to_the_limit() -> None:
+    ramp = torch.arange(1.0, 801.0).expand(60, 800)
+    result, lengths = augment(shift_seconds=0.02)(ramp, torch.full((60,), 800), keys_of(60))
+    assert (lengths == 800).all()
+    shifts = torch.where(result[:, 0] == 0, (result == 0).sum(1), 1 - result[:, 0])
+    assert shifts.min() < -130 < 130 < shifts.max()
+    assert shifts.abs().max() <= 160
+    for row, shift in zip(result, shifts.long().tolist(), strict=True):
+        expected = torch.zeros(800)
+        for t in range(max(shift, 0), min(800, 800 + shift)):
+            expected[t] = ramp[0, t - shift]
+        assert torch.equal(row, expected)
+
+
+def test_a_shift_longer_than_the_clip_leaves_silence_not_an_error() -> None:
+    result, lengths = augment(shift_seconds=1.0)(torch.ones(50, 3), torch.full((50,), 3), keys_of(50))
+    assert result.shape == (50, 3)
+    assert (lengths == 3).all()
+
+
+def test_gain_stays_within_its_range_and_fills_it() -> None:
+    result, _ = augment(gain_db=6.0)(torch.ones(500, 4), torch.full((500,), 4), keys_of(500))
+    gain_db = 20 * result[:, 0].log10()
+    assert gain_db.min() < -5.5 < 5.5 < gain_db.max()
+    assert gain_db.abs().max() <= 6.0
+    assert gain_db.mean().abs() < 0.7
+
+
+@pytest.mark.parametrize("snr_db", [0.0, 20.0])
+def test_noise_has_the_asked_level_under_the_clips_own_rms(snr_db: float) -> None:
+    lengths = torch.tensor([2000, 4000] * 20)
+    levels = torch.tensor([0.01, 1.0] * 20)
+    clean = torch.sin(torch.arange(4000) * 0.3) * levels[:, None] * valid_mask(lengths, 4000)
+    noisy, _ = augment(noise_probability=1.0, noise_snr_db=[snr_db, snr_db])(clean.clone(), lengths, keys_of(40))
+    measured = 10 * (clean.square().sum(1) / (noisy - clean).square().sum(1)).log10()
+    assert (measured - snr_db).abs().max() < 3.0  # pink noise is few large waves: a short clip strays
+    assert (measured.mean() - snr_db).abs() < 0.3
+
+
+def test_noise_falls_on_the_asked_share_of_clips() -> None:
+    clean = torch.ones(1000, 50)
+    noisy, _ = augment(noise_probability=0.3)(clean.clone(), torch.full((1000,), 50), keys_of(1000))
+    assert ((noisy != clean).any(1).float().mean() - 0.3).abs() < 0.06
+
+
+def test_noise_is_white_at_one_end_and_pink_at_the_other() -> None:
+    def slope_db_per_octave(colour: float) -> float:
+        noise = coloured_noise(keys_of(64), 4096, colour=torch.full((64,), colour))
+        assert noise.square().mean().item() == pytest.approx(1.0, abs=0.05)
+        power = torch.fft.rfft(noise).abs().square().mean(0)
+        bands = torch.stack([power[2**k : 2 ** (k + 1)].mean().log10() * 10 for k in range(5, 11)])
+        return float((bands[-1] - bands[0]) / 5)
+
+    assert slope_db_per_octave(0.0) == pytest.approx(0.0, abs=0.2)
+    assert slope_db_per_octave(1.0) == pytest.approx(-3.0, abs=0.6)
+
+
+def test_noise_of_different_clips_and_neighbouring_samples_is_uncorrelated() -> None:
+    noise = coloured_noise(keys_of(200), 1000, colour=torch.zeros(200))
+    assert (noise[:-1] * noise[1:]).mean(1).abs().max() < 0.16  # five standard deviations
+    assert (noise[:, :-1] * noise[:, 1:]).mean().abs() < 0.01
+    assert noise.mean().abs() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"speeds": []}, "augment.waveform.speeds must be a list within [0.5, 2], got []."),
+        ({"speeds": [3.0]}, "augment.waveform.speeds must be a list within [0.5, 2], got [3.0]."),
+        ({"shift_seconds": -1.0}, "augment.waveform.shift_seconds must be at least 0, got -1.0."),
+        ({"gain_db": -1.0}, "augment.waveform.gain_db must be at least 0, got -1.0."),
+        ({"noise_probability": 1.5}, "augment.waveform.noise_probability must lie in [0, 1], got 1.5."),
+        ({"noise_snr_db": [9.0, 1.0]}, "augment.waveform.noise_snr_db must be [lowest, highest], got [9.0, 1.0]."),
+    ],
+)
+def test_a_wrong_setting_names_key_rule_and_value(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match="augment") as error:
+        augment(**change)
+    assert str(error.value) == message

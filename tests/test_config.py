@@ -1,0 +1,221 @@
+"""Every choice of conf/ composes; what is wrong is refused with its key, the rule, the value and the nearest name."""
+
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import pytest
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from hopscotch import config_schema
+from hopscotch.config import CONF, LAYERS_ON_TOP, compose, file_name
+from hopscotch.config_check import refuse_missing
+from hopscotch.config_errors import ConfigError
+
+CHOICES = [
+    f"{folder.name}={file.stem}"
+    for folder in sorted(CONF.iterdir())
+    if folder.is_dir() and folder.name != "hydra"
+    for file in sorted(folder.glob("*.yaml"))
+]
+MODELS = [choice for choice in CHOICES if choice.startswith("model=")]
+
+
+def write(folder: Path, name: str, text: str) -> None:
+    file = folder / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+
+
+def refusal(*overrides: str, config_dir: Path | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        compose(overrides, config_dir=config_dir)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_composes_and_keeps_every_rule(choice: str) -> None:
+    cfg = compose([choice])
+    assert {key.partition(".")[0] for key in OmegaConf.missing_keys(cfg)} <= {"data"}
+
+
+@pytest.mark.parametrize("choice", MODELS)
+def test_a_model_is_named_as_it_is_chosen(choice: str) -> None:
+    assert f"model={compose([choice]).model.name}" == choice
+
+
+def test_no_schema_holds_a_default_value() -> None:
+    schemas = [thing for thing in vars(config_schema).values() if isinstance(thing, type) and is_dataclass(thing)]
+    assert config_schema.Config in schemas
+    values = [
+        f"{schema.__name__}.{field.name}"
+        for schema in schemas
+        for field in fields(schema)
+        if field.default != MISSING and not (field.default is NO_DEFAULT and is_dataclass(field.type))
+    ]
+    assert values == ["Config.callbacks", "Config.logger"]  # empty where the group is left out
+
+
+def test_an_override_gets_the_type_of_its_key() -> None:
+    cfg = compose(["task.optimizer.lr=1", "trainer.limit_train_batches=3"])
+    assert isinstance(cfg.task.optimizer.lr, float)
+    assert isinstance(cfg.trainer.limit_train_batches, int)
+
+
+def test_the_size_sets_the_width_of_the_encoder() -> None:
+    cfg = compose(["model=skip_layer", "size=small"])
+    assert cfg.model.encoder.dim == cfg.model.dim == cfg.size.token_dim
+    assert compose(["model=dense", "model.dim=48"]).model.encoder.dim == 48
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("modle=dense", "modle=dense: there is no key modle. Did you mean model?"),
+        ("+modle=dense", "modle=dense: there is no key modle. Did you mean model?"),
+        ("model=learned_skp", "Did you mean learned_skip?"),
+        ("model=5", "model=5: model must be one of dense, jump_attention, learned_skip, skip_attention"),
+        ("experiment=fsd", "experiment=fsd: experiment must be one of fsdd, fsdd_speakers. Did you mean fsdd?"),
+        (
+            "trainer.max_epoch=3",
+            "trainer.max_epoch=3: there is no key trainer.max_epoch. Did you mean trainer.max_epochs?",
+        ),
+        (
+            "+trainer.max_epoch=3",
+            "trainer.max_epoch=3: there is no key trainer.max_epoch. Did you mean trainer.max_epochs?",
+        ),
+        ("++trainer.max_epoch=3", "Did you mean trainer.max_epochs?"),
+        ("max_epochs=3", "max_epochs=3: there is no key max_epochs. Did you mean trainer.max_epochs?"),
+        ("trainer.max_epochs=x", "trainer.max_epochs must be a whole number, at least 1, got x."),
+        ("trainer.max_epochs=0", "trainer.max_epochs must be at least 1, got 0."),
+        ("trainer.devices=none", "trainer.devices must be auto, a number of devices (-1: all), or a list"),
+        ("trainer.limit_val_batches=1.5", "trainer.limit_val_batches must be a number of batches of at least 0, or a"),
+        (
+            "trainer.profiler=simpl",
+            "trainer.profiler must be one of simple, advanced, pytorch, got simpl. Did you mean simple?",
+        ),
+        ("seed=-1", "seed must be at least 0, got -1."),
+        ("compute.target=1.2", "compute.target must be auto, or a fraction above 0 and up to 1, got 1.2."),
+        ("compute.target=full", "compute.target must be auto, or a fraction above 0 and up to 1, got full."),
+        ("data.batch_size=0", "data.batch_size must be at least 1, got 0."),
+        (
+            "data=fsdd data.split=oficial",
+            "data.split must be one of official, speaker, got oficial. Did you mean official?",
+        ),
+        (
+            "augment.waveform.speeds=[fast]",
+            "augment.waveform.speeds must be a list, each item a number, not empty, got",
+        ),
+        ("augment.waveform.speed=[1]", "Did you mean augment.waveform.speeds?"),
+        ("task.optimizer.lr=0", "task.optimizer.lr must be above 0, got 0"),
+        ("lr=0.1", "Did you mean task.optimizer.lr?"),
+        ("model.encoder.max_strid=4", "Did you mean model.encoder.max_stride?"),
+        ("+model.encoder.max_strid=4", "Did you mean model.encoder.max_stride?"),
+        ("model.encoder.max_stride=x", "model.encoder.max_stride must be a whole number like its default, 8, got x."),
+        (
+            "model.encoder.max_stride=2.5",
+            "model.encoder.max_stride must be a whole number like its default, 8, got 2.5.",
+        ),
+        ("model.encoder.max_stride=0", "model.encoder.max_stride must be at least 1, got 0."),
+        ("model.encoder.gate_input=lyer", "must be one of layer, encoder, got lyer. Did you mean layer?"),
+        (
+            "model=skip_layer model.encoder.mini_hc=2",
+            "model.encoder.mini_hc must be true or false like its default, True",
+        ),
+        ("model=skip_layer model.encoder.jump.mix=conves", "Did you mean convex?"),
+        ("callbacks.early_stopping.patience=x", "callbacks.early_stopping.patience must be a whole number like its"),
+        ("+callbacks.early_stopping.patiense=3", "Did you mean callbacks.early_stopping.patience?"),
+        ("model.dim=${size.dmi}", "model.dim=${size.dmi}: Interpolation key 'size.dmi' not found"),
+        ("run_dir=here", "run_dir must not be given, got here: the folder is hydra.run.dir=<folder>"),
+        ("hydra.run.dri=here", "hydra.run.dri=here: there is no key hydra.run.dri."),
+        ("trainer.max_epochs=[", "trainer.max_epochs=[: no viable alternative"),
+    ],
+)
+def test_what_is_wrong_is_named(overrides: str, message: str) -> None:
+    assert message in refusal(*overrides.split())
+
+
+def test_null_takes_anything_and_turns_a_map_off() -> None:
+    cfg = compose(["model=skip_attention", "model.encoder.strides=[3,2,1]", "callbacks.early_stopping=null"])
+    assert list(cfg.model.encoder.strides) == [3, 2, 1]
+    assert cfg.callbacks.early_stopping is None
+
+
+def test_a_group_can_be_left_out() -> None:
+    assert compose(["~logger"]).logger == {}
+
+
+def test_a_key_without_default_has_to_be_given() -> None:
+    cfg = compose(["data=fsdd"])
+    with pytest.raises(ConfigError, match=r"data\.root must be given, it has no default: add data\.root=<value>"):
+        refuse_missing(cfg)
+    refuse_missing(compose(["data=fsdd", "data.root=there"]))
+
+
+def test_debug_has_the_last_word_over_an_experiment(tmp_path: Path) -> None:
+    write(tmp_path, "experiment/long.yaml", "# @package _global_\ntrainer:\n  max_epochs: 500\n")
+    assert compose(["experiment=long"], config_dir=tmp_path).trainer.max_epochs == 500
+    assert compose(["experiment=long", "debug=default"], config_dir=tmp_path).trainer.max_epochs == 1
+    assert LAYERS_ON_TOP == ("experiment", "debug")
+
+
+def test_an_experiment_cannot_invent_a_key(tmp_path: Path) -> None:
+    write(tmp_path, "experiment/typo.yaml", "# @package _global_\nmodel:\n  encoder:\n    max_strides: 4\n")
+    assert "Did you mean model.encoder.max_stride?" in refusal("experiment=typo", config_dir=tmp_path)
+
+
+OWN_MODEL = """
+defaults:
+  - parts/audio_model@_here_
+  - _self_
+name: own
+encoder:
+  _target_: hopscotch.models.own.Own
+  window: 5 # positions
+  shares: [0.5, 0.25]
+  nested:
+    kind: hard
+"""
+
+
+def test_a_new_model_costs_one_yaml_and_no_schema(tmp_path: Path) -> None:
+    write(tmp_path, "model/own.yaml", OWN_MODEL)
+    cfg = compose(["model=own", "model.encoder.window=7", "model.encoder.nested.kind=soft"], config_dir=tmp_path)
+    assert cfg.model.encoder.window == 7
+    assert cfg.model.encoder.dim == cfg.size.dim
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.encoder.windw=7", "Did you mean model.encoder.window?"),
+        ("+model.encoder.windw=7", "Did you mean model.encoder.window?"),
+        ("model.encoder.window=wide", "model.encoder.window must be a whole number like its default, 5, got wide."),
+        ("model.encoder.window=null", "model.encoder.window must be a whole number like its default, 5, got null."),
+        ("model.encoder.shares=0.5", "model.encoder.shares must be a list like its default, [0.5, 0.25], got 0.5."),
+        ("model.encoder.shares=[a]", "model.encoder.shares must be a list of values such as 0.5, got ['a']."),
+        ("model.encoder.nested=hard", "model.encoder.nested must be a map, got hard."),
+        ("model.encoder.nested.kind=1", "model.encoder.nested.kind must be text like its default, hard, got 1."),
+    ],
+)
+def test_a_new_model_is_held_to_its_own_yaml(tmp_path: Path, override: str, message: str) -> None:
+    write(tmp_path, "model/own.yaml", OWN_MODEL)
+    assert message in refusal("model=own", override, config_dir=tmp_path)
+
+
+def test_a_new_data_source_is_held_to_its_own_yaml(tmp_path: Path) -> None:
+    write(tmp_path, "data/tape.yaml", "_target_: tape.Tape\nreel: ???\nsample_rate: 8000\nbatch_size: 4\nspeed: 1.0\n")
+    cfg = compose(["data=tape", "data.reel=a", "data.speed=2"], config_dir=tmp_path)
+    assert isinstance(cfg, DictConfig)
+    assert (cfg.frontend.sample_rate, cfg.data.reel) == (8000, "a")
+    assert "Did you mean data.speed?" in refusal("data=tape", "+data.sped=2", config_dir=tmp_path)
+    assert "data.speed must be a number like its default, 1.0" in refusal(
+        "data=tape", "data.speed=x", config_dir=tmp_path
+    )
+
+
+def test_folder_names_need_no_quotes() -> None:
+    assert file_name(["model=dense", "data.root=/my clips/x", "+a.b=[1,2]", "task.optimizer.lr=1e-3"]) == (
+        "model-dense_b-1-2_lr-1e-3"
+    )
+    assert len(file_name([f"key{i}=value" for i in range(50)])) == 100

@@ -1,0 +1,239 @@
+"""datamodule.py: batches are the same bits whoever makes them, and no clip is read twice or lost."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hopscotch.data.audio import AudioFileError
+from hopscotch.data.augment import WaveformAugment
+from hopscotch.data.clips import Clip
+from hopscotch.data.datamodule import AudioDataModule, Split
+from hopscotch.types import AudioBatch, key_bits
+
+NUM_CLIPS = {"train": 37, "val": 11, "test": 5}
+
+
+class Tones(AudioDataModule):
+    """Sine tones made on the spot: what a data source of one's own has to write."""
+
+    num_loads = 0
+
+    def find_clips(self) -> tuple[list[str], dict[Split, list[Clip]]]:
+        splits: tuple[Split, ...] = ("train", "val", "test")
+        return ["low", "high"], {
+            split: [Clip(f"{split}/{i}", i % 2, 200 + 13 * i % 90) for i in range(NUM_CLIPS[split])] for split in splits
+        }
+
+    def load(self, clip: Clip) -> Tensor:
+        self.num_loads += 1
+        number = int(clip.name.split("/")[1])
+        return torch.sin(torch.arange(clip.num_samples) * (0.1 + number / 20))
+
+
+AUGMENT = WaveformAugment(
+    sample_rate=8000,
+    speeds=[0.9, 1.0, 1.1],
+    shift_seconds=0.005,
+    gain_db=6.0,
+    noise_probability=0.5,
+    noise_snr_db=[5.0, 30.0],
+)
+
+
+def tones(source: type[AudioDataModule] = Tones, **changes: Any) -> Any:
+    keys = {"sample_rate": 8000, "batch_size": 4, "num_workers": 0, "cache_gib": 1.0, "seed": 0, "augment": AUGMENT}
+    data = source(**(keys | changes))
+    data.setup()
+    return data
+
+
+def same(a: AudioBatch, b: AudioBatch) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("cache_gib", [1.0, 0.0])
+def test_batches_are_bit_identical_with_no_worker_and_with_two(cache_gib: float) -> None:
+    alone = list(tones(cache_gib=cache_gib).train_dataloader())
+    shared = list(tones(cache_gib=cache_gib, num_workers=2).train_dataloader())
+    assert len(alone) == len(shared) == 10
+    assert all(same(a, b) for a, b in zip(alone, shared, strict=True))
+
+
+def test_batches_do_not_depend_on_the_number_of_threads_and_leave_it_alone() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        single = list(tones().train_dataloader())
+        torch.set_num_threads(2)
+        double = list(tones().train_dataloader())
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert all(same(a, b) for a, b in zip(single, double, strict=True))
+
+
+def test_making_batches_draws_nothing_from_the_global_generator() -> None:
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    data = tones()
+    list(data.train_dataloader())
+    list(data.val_dataloader())
+    list(data.statistics_batches())
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_batch_holds_each_clip_padded_with_its_label_index_and_key() -> None:
+    data = tones(augment=None)
+    for batch in data.train_dataloader():
+        assert batch.waveform.shape == (len(batch.labels), batch.lengths.max())
+        for row, index in enumerate(batch.indices.tolist()):
+            clip = data.clips["train"][index]
+            assert batch.labels[row] == clip.label
+            assert batch.lengths[row] == clip.num_samples
+            assert batch.keys[row] == key_bits(0, 0, index)
+            assert torch.equal(batch.waveform[row, : clip.num_samples], data.load(clip))
+            assert batch.waveform[row, clip.num_samples :].abs().sum() == 0
+
+
+def test_the_second_epoch_decodes_nothing_where_clips_fit_in_memory() -> None:
+    data = tones()
+    assert data.num_loads == sum(NUM_CLIPS.values())
+    for _ in range(2):
+        list(data.train_dataloader())
+        list(data.val_dataloader())
+    assert data.num_loads == sum(NUM_CLIPS.values())
+    assert data.summary()["kept_in_memory"] is True
+
+
+def test_clips_beyond_the_budget_are_decoded_on_demand_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="hopscotch"):
+        data = tones(cache_gib=1e-6)
+    assert [record.message for record in caplog.records] == [
+        "Clips take 0.00 GiB, more than data.cache_gib=1e-06: decoding on demand."
+    ]
+    assert data.num_loads == 0
+    for epoch in (1, 2):
+        list(data.train_dataloader())
+        assert data.num_loads == 37 * epoch
+    assert data.summary()["kept_in_memory"] is False
+    kept, lazy = tones().train_dataloader(), data.train_dataloader()
+    assert all(same(a, b) for a, b in zip(kept, lazy, strict=True))
+
+
+def test_augmentation_leaves_the_clips_in_memory_as_they_were() -> None:
+    data = tones()
+    list(data.train_dataloader())
+    for split in ("train", "val"):
+        for index, clip in enumerate(data.clips[split]):
+            assert torch.equal(data._stores[split][index], data.load(clip))
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_evaluation_sees_every_clip_once_unaugmented_in_a_fixed_order(split: str) -> None:
+    data = tones()
+    loader = data.val_dataloader() if split == "val" else data.test_dataloader()
+    indices = torch.cat([batch.indices for batch in loader])
+    assert sorted(indices.tolist()) == list(range(NUM_CLIPS[split]))
+    assert torch.equal(indices, torch.cat([batch.indices for batch in loader]))
+    for batch in loader:
+        first = data.clips[split][int(batch.indices[0])]
+        assert torch.equal(batch.waveform[0, : first.num_samples], data.load(first))
+
+
+def test_statistics_come_from_unaugmented_training_clips_at_most_500_of_them() -> None:
+    data = tones()
+    batches = list(data.statistics_batches())
+    assert sorted(torch.cat([batch.indices for batch in batches]).tolist()) == list(range(37))
+    for batch in batches:
+        clip = data.clips["train"][int(batch.indices[0])]
+        assert torch.equal(batch.waveform[0, : clip.num_samples], data.load(clip))
+
+    class Many(Tones):
+        def find_clips(self) -> tuple[list[str], dict[Split, list[Clip]]]:
+            classes, clips = super().find_clips()
+            clips["train"] = [Clip(f"train/{i}", i % 2, 20) for i in range(600)]
+            return classes, clips
+
+    first, again = tones(Many), tones(Many)
+    assert sum(len(batch.labels) for batch in first.statistics_batches()) == 500
+    pairs = zip(first.statistics_batches(), again.statistics_batches(), strict=True)
+    assert all(same(a, b) for a, b in pairs)
+
+
+def test_setup_decodes_only_what_the_stage_needs_and_only_once() -> None:
+    keys: dict[str, Any] = {"sample_rate": 8000, "batch_size": 4, "num_workers": 0, "cache_gib": 1.0, "seed": 0}
+    data = Tones(**keys, augment=None)
+    data.setup("test")
+    assert data.num_loads == NUM_CLIPS["test"]
+    data.setup("test")
+    data.setup("fit")
+    assert data.num_loads == sum(NUM_CLIPS.values())
+
+
+def test_summary_and_mean_say_what_there_is() -> None:
+    data = tones()
+    lengths = [clip.num_samples for clip in data.clips["train"]]
+    assert data.mean_samples() == sum(lengths) / 37
+    summary = data.summary()
+    assert summary["clips"] == NUM_CLIPS
+    assert summary["classes"] == ["low", "high"]
+    assert summary["seconds"]["train"] == pytest.approx(sum(lengths) / 8000, abs=0.05)
+
+
+def test_the_fingerprint_changes_with_a_name_a_label_or_a_length() -> None:
+    def fingerprint(clip: Clip) -> str:
+        class One(Tones):
+            def find_clips(self) -> tuple[list[str], dict[Split, list[Clip]]]:
+                classes, clips = super().find_clips()
+                clips["test"] = [clip]
+                return classes, clips
+
+        return tones(One).fingerprint()
+
+    reference = fingerprint(Clip("t/1", 0, 200))
+    assert fingerprint(Clip("t/1", 0, 200, facts={"snr_db": 3.0})) == reference
+    changed = [Clip("t/2", 0, 200), Clip("t/1", 1, 200), Clip("t/1", 0, 201)]
+    assert len({reference, *map(fingerprint, changed)}) == 4
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_file_that_goes_bad_during_training_is_named(num_workers: int) -> None:
+    class Fading(Tones):
+        def load(self, clip: Clip) -> Tensor:
+            if clip.name == "train/7":
+                raise AudioFileError("Audio file train/7: cannot be opened.")
+            return super().load(clip)
+
+    with pytest.raises(AudioFileError, match="Audio file train/7: cannot be opened"):
+        list(tones(Fading, cache_gib=0.0, num_workers=num_workers).train_dataloader())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 0}, "data.batch_size must be at least 1, got 0."),
+        ({"num_workers": -1}, "data.num_workers must be at least 0, got -1."),
+        ({"cache_gib": -1.0}, "data.cache_gib must be at least 0, got -1.0."),
+        ({"sample_rate": 0}, "data.sample_rate must be at least 1 Hz, got 0."),
+        ({"on_bad_file": "ignore"}, "data.on_bad_file must be error or skip, got 'ignore'."),
+    ],
+)
+def test_a_wrong_setting_names_key_rule_and_value(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tones(**change)
+
+
+def test_clips_shared_with_workers_lie_in_one_tensor() -> None:
+    store = tones()._stores["train"]
+    assert store.is_kept
+    assert store[0].untyped_storage().data_ptr() == store[36].untyped_storage().data_ptr()
+
+
+def test_a_progress_bar_never_changes_what_is_decoded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("hopscotch.data.clips.PATIENCE", 0.0)
+    data = tones()
+    assert torch.equal(data._stores["train"][5], data.load(data.clips["train"][5]))

@@ -1,0 +1,133 @@
+"""folder.py: any folder of class folders trains, and one that cannot says which key and file are wrong."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from hopscotch.data.folder import Folder
+
+
+def folder(root: Path, **changes: object) -> Folder:
+    keys = {"root": str(root), "val_fraction": 0.2, "test_fraction": 0.2, "sample_rate": 8000, "batch_size": 4}
+    keys |= {"num_workers": 0, "cache_gib": 1.0, "on_bad_file": "error", "seed": 0, "augment": None}
+    return Folder(**(keys | changes))  # pyright: ignore[reportArgumentType]
+
+
+def add(path: Path, *, rate: int = 8000, channels: int = 1) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.random.default_rng(len(path.name)).uniform(-0.5, 0.5, (rate // 20, channels)), rate)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name in ("cat", "dog"):
+        for i in range(10):
+            add(tmp_path / name / f"{i}.wav")
+    return tmp_path
+
+
+def names(data: Folder, split: str) -> list[str]:
+    return [clip.name.replace("\\", "/") for clip in data.clips[split]]  # type: ignore[index]
+
+
+def test_class_folders_are_dealt_into_three_splits_by_name(root: Path) -> None:
+    data = folder(root)
+    data.setup()
+    assert data.classes == ["cat", "dog"]
+    assert {split: len(clips) for split, clips in data.clips.items()} == {"train": 12, "val": 4, "test": 4}
+    everything = [name for split in ("train", "val", "test") for name in names(data, split)]
+    assert sorted(everything) == sorted(f"{c}/{i}.wav" for c in ("cat", "dog") for i in range(10))
+    assert all(clip.label == ["cat", "dog"].index(clip.name[:3]) for clip in data.clips["train"])
+
+
+def test_the_split_depends_on_names_alone(root: Path) -> None:
+    first, second = folder(root, seed=0), folder(root, seed=1)
+    first.setup()
+    second.setup()
+    assert first.clips == second.clips
+    assert first.fingerprint() == second.fingerprint()
+
+
+def test_folders_named_train_val_and_test_are_the_splits(tmp_path: Path) -> None:
+    for split, num in (("train", 3), ("val", 2), ("test", 1)):
+        for name in ("cat", "dog"):
+            for i in range(num):
+                add(tmp_path / split / name / f"{i}.wav")
+    data = folder(tmp_path)
+    data.setup()
+    assert {split: len(clips) for split, clips in data.clips.items()} == {"train": 6, "val": 4, "test": 2}
+    assert set(names(data, "test")) == {"test/cat/0.wav", "test/dog/0.wav"}
+
+
+def test_formats_rates_channels_and_depths_may_mix(root: Path) -> None:
+    add(root / "cat" / "deep" / "er" / "a.flac", rate=44100, channels=2)
+    add(root / "dog" / "b.OGG", rate=16000, channels=3)
+    (root / "cat" / "notes.txt").write_text("a text that is no clip")
+    (root / "cat" / ".hidden.wav").write_text("nor is this")
+    data = folder(root)
+    data.setup()
+    found = {clip.name.replace("\\", "/"): clip.num_samples for clips in data.clips.values() for clip in clips}
+    assert len(found) == 22
+    assert found["cat/deep/er/a.flac"] == found["dog/b.OGG"] == 400
+
+
+def test_a_missing_root_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"data\.root must be a folder of class folders, got .*nowhere, which"):
+        folder(tmp_path / "nowhere").setup()
+
+
+def test_an_empty_root_or_a_single_class_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"data\.root must hold at least two class folders, got none in"):
+        folder(tmp_path).setup()
+    add(tmp_path / "cat" / "0.wav")
+    with pytest.raises(ValueError, match=r"data\.root must hold at least two class folders, got only 'cat' in"):
+        folder(tmp_path).setup()
+
+
+def test_a_class_without_clips_is_named(root: Path) -> None:
+    (root / "emu").mkdir()
+    with pytest.raises(ValueError, match=r"data\.root: every class needs at least one audio file, got none in emu"):
+        folder(root).setup()
+
+
+def test_a_root_with_two_of_three_split_folders_is_not_taken_for_two_classes(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        add(tmp_path / split / "cat" / "0.wav")
+    with pytest.raises(ValueError, match="or train/, val/ and test/ with class folders in each; got test, train in"):
+        folder(tmp_path).setup()
+
+
+def test_a_class_without_training_clips_is_named(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        add(tmp_path / split / "cat" / "0.wav")
+        add(tmp_path / split / "dog" / "0.wav")
+    (tmp_path / "train" / "dog" / "0.wav").unlink()
+    with pytest.raises(ValueError, match="every class needs a usable training clip, got none of dog"):
+        folder(tmp_path).setup()
+
+
+def test_a_text_file_named_wav_stops_with_its_name_and_the_way_round_it(root: Path) -> None:
+    (root / "cat" / "fake.wav").write_text("hello")
+    with pytest.raises(ValueError, match=r"fake.wav: libsndfile cannot read it .* pass data.on_bad_file=skip"):
+        folder(root).setup()
+
+
+@pytest.mark.parametrize("cache_gib", [1.0, 0.0])
+def test_bad_files_can_be_skipped_counted_and_named_with_their_reason(root: Path, cache_gib: float) -> None:
+    (root / "cat" / "fake.wav").write_text("hello")  # its header fails
+    soundfile.write(root / "dog" / "silent.wav", np.zeros(400), 8000)  # only decoding shows it
+    data = folder(root, on_bad_file="skip", cache_gib=cache_gib)
+    data.setup()
+    skipped = {name.replace("\\", "/"): reason for name, reason in data.skipped.items()}
+    assert set(skipped) == {"cat/fake.wav", "dog/silent.wav"}
+    assert "libsndfile cannot read it" in skipped["cat/fake.wav"]
+    assert "must not be silent" in skipped["dog/silent.wav"]
+    assert data.summary()["skipped"] == data.skipped
+    assert sum(len(clips) for clips in data.clips.values()) == 20
+
+
+def test_fractions_that_leave_nothing_to_train_on_are_refused(root: Path) -> None:
+    with pytest.raises(ValueError, match=r"data\.val_fraction and data.test_fraction must be above 0 and leave"):
+        folder(root, val_fraction=0.5, test_fraction=0.5)

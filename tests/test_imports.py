@@ -1,0 +1,103 @@
+"""Imports run one way, and nothing heavy is loaded before it is needed."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "src" / "hopscotch"
+
+# A module may import those of earlier rows, and of its own package. Same row: side by side, out of each other's sight.
+TIERS = (
+    {"types", "config"},
+    {"compute"},
+    {"data", "frontend", "layers"},
+    {"models"},
+    {"tasks"},
+    {"report"},
+    {"build"},
+    {"run", "evaluate", "predict", "export"},
+)
+RANK = {name: rank for rank, tier in enumerate(TIERS) for name in tier}
+HEAVY = {"torch", "torchaudio", "lightning", "matplotlib", "numpy"}
+MODULES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
+
+
+def name_of(path: Path) -> str:
+    """The name that stands in TIERS: the file's own, or that of its package."""
+    return family(path.relative_to(SOURCE).with_suffix("").parts[0])
+
+
+def family(name: str) -> str:
+    """The configuration's files, config.py and config_*.py, count as one."""
+    return "config" if name.startswith("config_") else name
+
+
+def imported(path: Path) -> set[str]:
+    """The full names that a file imports, at its top or inside a function; what only a type checker reads, too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno} has a relative import; one name has one path"
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def house_names(names: set[str]) -> set[str]:
+    """The modules and packages of ours among imported names."""
+    return {family(name.split(".")[1]) for name in names if name.startswith("hopscotch.")}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_a_module_imports_only_what_stands_before_it(path: Path) -> None:
+    own = name_of(path)
+    assert own in RANK, f"{own} has no place in TIERS"
+    wrong = {name for name in house_names(imported(path)) if name != own and RANK[name] >= RANK[own]}
+    assert wrong == set()
+
+
+def test_the_tiers_name_what_a_wrong_import_is(tmp_path: Path) -> None:
+    file = tmp_path / "late.py"
+    file.write_text("def f():\n    from hopscotch.run import train\n    import hopscotch.models.audio_model\n")
+    assert house_names(imported(file)) == {"run", "models"}
+
+
+def test_the_package_imports_neither_its_scripts_nor_its_tests() -> None:
+    outside = {"train", "scripts", "tests"}
+    assert [path for path in MODULES if outside & {name.split(".")[0] for name in imported(path)}] == []
+
+
+def test_models_and_layers_know_neither_lightning_nor_hydra() -> None:
+    plain = {"types", "compute", "frontend", "layers", "models"}
+    frameworks = {"lightning", "hydra", "omegaconf"}
+    files = [path for path in MODULES if name_of(path) in plain]
+    assert [path for path in files if frameworks & {name.split(".")[0] for name in imported(path)}] == []
+
+
+def test_only_build_imports_hydra_utils() -> None:
+    users = [path.name for path in MODULES if any(name.startswith("hydra.utils") for name in imported(path))]
+    assert users in ([], ["build.py"])
+
+
+def test_config_imports_only_the_standard_library_and_hydra() -> None:
+    names = set().union(*(imported(path) for path in MODULES if name_of(path) == "config"))
+    assert {name.split(".")[0] for name in names} <= {*sys.stdlib_module_names, "hydra", "omegaconf", "hopscotch"}
+    assert house_names(names) <= {"config"}
+
+
+@pytest.mark.parametrize("flags", [["--help"], ["--cfg", "job"]], ids=["help", "cfg"])
+def test_nothing_heavy_is_loaded_to_print_help_or_the_config(flags: list[str], tmp_path: Path) -> None:
+    program = (
+        "import atexit, runpy, sys\n"
+        f"atexit.register(lambda: print('loaded', sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr))\n"
+        f"sys.argv = ['train.py', *{flags!r}]\n"
+        f"runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.splitlines()[-1] == "loaded []"

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+
+from hopscotch.report.numbers import history_cells, stride_shares
+from hopscotch.report.pictures import (
+    GAP_COLOUR,
+    HISTORY_COLOURS,
+    captioned,
+    history_picture,
+    paint_histories,
+    paint_mel,
+    paint_shares,
+    pattern_picture,
+    stride_colours,
+)
+from tests.hand_made import both_trace, jump_trace
+
+
+def test_history_picture_is_the_trace_block_by_block() -> None:
+    cells = history_cells(jump_trace())
+    picture = paint_histories(cells, width=5, height=4)
+    expected = np.full((16, 15, 3), GAP_COLOUR, dtype=np.uint8)
+    for clip, layer in np.ndindex(4, 3):
+        expected[clip * 4 : clip * 4 + 3, layer * 5 : layer * 5 + 4] = HISTORY_COLOURS[int(cells[clip, layer])]
+    np.testing.assert_array_equal(picture, expected)
+
+
+def test_pattern_picture_stacks_the_shares_of_each_layer() -> None:
+    shares = stride_shares(both_trace())
+    picture = paint_shares(shares[None], width=1, height=8)
+    grey, one, two, three, four = stride_colours(4)
+    gap = np.full((2, 3), 255)
+    # From above: who did not attend, then the largest stride, down to stride 1; an eighth of the clips is a pixel.
+    layers = [[two] * 2 + [one] * 6, [grey] * 4 + [two] * 4, [four] * 6 + [two] * 2]
+    expected = np.concatenate([np.concatenate([np.array(layer), gap]) for layer in layers])
+    np.testing.assert_array_equal(picture[:, 0], expected)
+
+
+def test_a_column_per_epoch() -> None:
+    shares = np.stack([stride_shares(both_trace())] * 5)
+    assert paint_shares(shares, width=3).shape == (3 * 50, 15, 3)
+
+
+def test_strides_go_from_dark_to_light_whatever_the_largest() -> None:
+    for largest in (1, 2, 4, 8):
+        lightness = stride_colours(largest)[1:].astype(int) @ [299, 587, 114]
+        assert len(lightness) == largest
+        assert (np.diff(lightness) > 0).all()
+
+
+def test_captions_leave_the_picture_as_it_is() -> None:
+    picture = np.random.default_rng(0).integers(0, 255, (40, 60, 3)).astype(np.uint8)
+    framed = captioned(picture, title="title", rows=["a", "b"], columns=["0", "1", "2"], below="layer")
+    rows, columns = framed.shape[0] - 39, framed.shape[1] - 59
+    found = [(y, x) for y, x in np.ndindex(rows, columns) if (framed[y : y + 40, x : x + 60] == picture).all()]
+    assert len(found) == 1
+
+
+def test_long_names_do_not_leave_the_picture() -> None:
+    cells = history_cells(jump_trace())
+    short = history_picture(cells, ["a"] * 4)
+    long = history_picture(cells, ["a/rather/long/folder/and/a/clip.wav"] * 4)
+    assert long.shape[1] > short.shape[1] + 150
+    assert (long[:, :3] == 255).all()  # a margin remains
+
+
+def test_pattern_picture_of_a_thousand_epochs_is_no_wider_than_a_screen() -> None:
+    shares = np.stack([stride_shares(both_trace())] * 1000)
+    picture = pattern_picture(shares, epochs=range(1000), layers=[0, 1, 2])
+    assert picture.shape[1] < 800
+
+
+@pytest.mark.parametrize("level", [0.0, 5.0])
+def test_mel_picture_of_silence_is_dark_all_over(level: float) -> None:
+    picture = paint_mel(np.full((20, 8), level), scale=2)
+    assert picture.shape == (16, 40, 3)
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) == 1

@@ -1,0 +1,38 @@
+import io
+from pathlib import Path
+
+import pytest
+import rich
+from rich.console import Console
+
+from hopscotch.report.progress import SkipProgressBar
+from tests.hand_made import FourClips, Replay, make_trainer, stride_trace
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
+
+
+def test_without_a_terminal_an_epoch_is_one_plain_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = make_trainer(tmp_path, callbacks=[SkipProgressBar()], max_epochs=2)
+    trainer.fit(Replay(stride_trace()), datamodule=FourClips())
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("epoch 1/2  loss 1.182  val acc 0.500  ")
+    assert second.startswith("epoch 2/2  ")
+    assert "\x1b" not in first
+
+
+def test_in_a_terminal_the_bar_shows_loss_accuracy_and_compute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(rich, "_console", Console(force_terminal=True, width=120, file=screen))
+    monkeypatch.setattr("hopscotch.report.progress.REFRESH_SECONDS", 0.0)
+    trainer = make_trainer(tmp_path, callbacks=[SkipProgressBar()], max_epochs=2)
+    trainer.fit(Replay(stride_trace()), datamodule=FourClips())
+    assert "loss: 1.182 val acc: 0.500" in screen.getvalue()
+    assert "epoch 1/2" not in screen.getvalue()
+
+
+def test_the_test_set_is_one_plain_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = make_trainer(tmp_path, callbacks=[SkipProgressBar()])
+    trainer.test(Replay(stride_trace()), datamodule=FourClips(), verbose=False)
+    assert capsys.readouterr().out == "test  acc 0.500\n"

@@ -1,0 +1,193 @@
+"""sampling.py: the order is a function of (seed, epoch), and a resumed run takes up exactly where it stopped."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader
+
+from hopscotch.data.batches import Batches, KeyedLoader
+from hopscotch.data.clips import Clip, ClipStore
+from hopscotch.data.sampling import (
+    Position,
+    ShuffledBatches,
+    SortedBatches,
+    batch_sizes,
+    trainer_position,
+)
+from hopscotch.types import AudioBatch, key_bits
+
+LENGTHS = [100 + 37 * i % 900 for i in range(203)]
+
+
+def shuffled(seed: int = 0, *, rank: int = 0, num_ranks: int = 1, lengths: list[int] = LENGTHS) -> ShuffledBatches:
+    return ShuffledBatches(lengths, 8, seed=seed, position=lambda: Position(0, 0), rank=rank, num_ranks=num_ranks)
+
+
+def test_order_is_a_function_of_seed_and_epoch() -> None:
+    assert shuffled().batches(3) == shuffled().batches(3)
+    assert shuffled().batches(3) != shuffled().batches(4)
+    assert shuffled().batches(3) != shuffled(seed=1).batches(3)
+
+
+def test_every_clip_comes_once_an_epoch_in_batches_that_differ_by_one_clip() -> None:
+    batches = shuffled().batches(2)
+    assert sorted(index for batch in batches for _, index in batch) == list(range(203))
+    assert {epoch for batch in batches for epoch, _ in batch} == {2}
+    assert {len(batch) for batch in batches} == {7, 8}
+
+
+def test_bucketing_removes_most_of_the_padding_of_a_plain_shuffle() -> None:
+    def padding(batches: list[list[int]]) -> float:
+        held = sum(LENGTHS[index] for batch in batches for index in batch)
+        return sum(max(LENGTHS[index] for index in batch) * len(batch) for batch in batches) / held - 1
+
+    plain = torch.randperm(203, generator=torch.Generator().manual_seed(0)).split(8)
+    bucketed = [[index for _, index in batch] for batch in shuffled().batches(0)]
+    assert padding(bucketed) < 0.4 * padding([batch.tolist() for batch in plain])
+
+
+def test_ranks_share_an_epoch_without_overlap_and_take_equally_many_steps() -> None:
+    parts = [shuffled(rank=rank, num_ranks=4).batches(0) for rank in range(4)]
+    assert {len(part) for part in parts} == {len(shuffled(num_ranks=4))}
+    assert sorted(index for part in parts for batch in part for _, index in batch) == list(range(203))
+
+
+def test_a_rank_without_clips_of_its_own_gets_some_from_the_front() -> None:
+    for num_clips in (1, 2, 3):
+        parts = [shuffled(rank=rank, num_ranks=3, lengths=LENGTHS[:num_clips]).batches(0) for rank in range(3)]
+        assert [len(batch) for part in parts for batch in part] == [1, 1, 1]
+        assert {index for part in parts for batch in part for _, index in batch} == set(range(num_clips))
+
+
+@pytest.mark.parametrize("num_ranks", [1, 3])
+def test_evaluation_takes_every_clip_once_shortest_first(num_ranks: int) -> None:
+    parts = [list(SortedBatches(LENGTHS, 8, rank=rank, num_ranks=num_ranks)) for rank in range(num_ranks)]
+    assert {len(part) for part in parts} == {len(SortedBatches(LENGTHS, 8, num_ranks=num_ranks))}
+    steps = [batch for step in zip(*parts, strict=True) for batch in step]
+    order = [index for batch in steps for _, index in batch]
+    assert sorted(order) == list(range(203))
+    assert [LENGTHS[index] for index in order] == sorted(LENGTHS)
+
+
+def test_batch_sizes_are_as_few_as_the_batch_size_allows() -> None:
+    assert batch_sizes(2400, 32, 1) == [32] * 75
+    assert batch_sizes(10, 4, 1) == [4, 3, 3]
+    assert batch_sizes(10, 4, 2) == [3, 3, 2, 2]
+
+
+class Recorder(LightningModule):
+    """One weight, and a note of every batch that moved it: its clips, and their noise keys."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen: list[tuple[list[int], list[int]]] = []
+
+    def training_step(self, batch: AudioBatch, batch_index: int) -> torch.Tensor:
+        self.seen.append((batch.indices.tolist(), batch.keys.tolist()))
+        return (self.weight - batch.waveform.mean()) ** 2
+
+    def validation_step(self, batch: AudioBatch, batch_index: int) -> None:
+        self.log("val", self.weight.detach(), batch_size=len(batch.labels))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Kill(Callback):
+    """Stands in for a power cut: raises when so many batches have been trained on."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.after:
+            raise InterruptedError
+
+
+CLIPS = [Clip(f"{i}", 0, 4 + i) for i in range(23)]  # 6 batches of 4 or fewer
+
+
+def loaders(trainer: Trainer, num_workers: int) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    store = ClipStore(CLIPS, lambda clip: torch.full((clip.num_samples,), float(clip.name)))
+    batches = Batches(store, 0, None)
+    lengths = [clip.num_samples for clip in CLIPS]
+    train = ShuffledBatches(lengths, 4, seed=0, position=lambda: trainer_position(trainer))
+    return (
+        KeyedLoader(batches, train, num_workers=num_workers),
+        KeyedLoader(batches, SortedBatches(lengths, 4), num_workers=0),
+    )
+
+
+def fit(folder: Path, *callbacks: Callback, ckpt_path: Path | None = None, num_workers: int = 0, **options: Any) -> Any:
+    trainer = Trainer(
+        **{"max_epochs": 3, "num_sanity_val_steps": 0, "default_root_dir": folder} | options,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+        callbacks=list(callbacks),
+    )
+    module = Recorder()
+    with contextlib.suppress(InterruptedError):
+        trainer.fit(module, *loaders(trainer, num_workers), ckpt_path=ckpt_path, weights_only=True)
+    return module
+
+
+CHECKPOINTS = {
+    "after a step": {"every_n_train_steps": 1},
+    "at the end of an epoch": {"save_on_train_epoch_end": True},
+    "after validation": {"save_on_train_epoch_end": False, "every_n_epochs": 1},
+}
+
+
+def keeper(folder: Path, kind: str) -> ModelCheckpoint:
+    return ModelCheckpoint(folder, filename="last", enable_version_counter=False, **CHECKPOINTS[kind])
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists")  # resuming in the same folder is meant
+@pytest.mark.parametrize("kind", CHECKPOINTS)
+@pytest.mark.parametrize(("after", "num_workers"), [(3, 0), (6, 0), (7, 0), (13, 0), (6, 2), (9, 2)])
+def test_killed_and_resumed_sees_the_same_batches_in_the_same_order(
+    tmp_path: Path, kind: str, after: int, num_workers: int
+) -> None:
+    straight = fit(tmp_path)
+    assert len(straight.seen) == 18
+    before = fit(tmp_path, keeper(tmp_path, kind), Kill(after), num_workers=num_workers)
+    assert before.seen == straight.seen[:after]
+    saved = tmp_path / "last.ckpt"
+    assert saved.exists() == (kind == "after a step" or after >= 6)
+    if saved.exists():
+        num_done = torch.load(saved, weights_only=True)["global_step"]
+        assert num_done == (after if kind == "after a step" else after - after % 6)
+        resumed = fit(tmp_path, keeper(tmp_path, kind), ckpt_path=saved, num_workers=num_workers)
+        assert resumed.seen == straight.seen[num_done:]
+        assert torch.equal(resumed.weight, straight.weight)
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists")  # resuming in the same folder is meant
+@pytest.mark.parametrize("after", [4, 6])
+def test_a_limited_epoch_resumes_in_step_too(tmp_path: Path, after: int) -> None:
+    straight = fit(tmp_path, limit_train_batches=4)
+    fit(tmp_path, keeper(tmp_path, "after a step"), Kill(after), limit_train_batches=4)
+    again = keeper(tmp_path, "after a step")
+    resumed = fit(tmp_path, again, ckpt_path=tmp_path / "last.ckpt", limit_train_batches=4)
+    assert resumed.seen == straight.seen[after:]
+
+
+def test_overfitting_sees_the_same_batches_and_noise_in_every_epoch(tmp_path: Path) -> None:
+    seen = fit(tmp_path, overfit_batches=2).seen
+    assert len(seen) == 6
+    assert seen[:2] == seen[2:4] == seen[4:]
+
+
+def test_noise_keys_are_functions_of_seed_epoch_and_index(tmp_path: Path) -> None:
+    seen = fit(tmp_path, max_epochs=2).seen
+    for step, (indices, keys) in enumerate(seen):
+        assert keys == [key_bits(0, step // 6, index) for index in indices]
