@@ -1,6 +1,10 @@
 """What holds for every test: shapes are checked at each call, one thread, no window."""
 
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny tensors are faster on one, and the last bits do not depend on the machine
 os.environ["MPLBACKEND"] = "Agg"
@@ -8,4 +12,25 @@ os.environ["MPLBACKEND"] = "Agg"
 from jaxtyping import install_import_hook
 
 # Before any module of ours is imported: from here on a tensor of the wrong shape is an error where it is passed.
-install_import_hook("hopscotch", "beartype.beartype")
+# An int may stand for a float, as in PEP 484.
+install_import_hook("hopscotch", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+if TYPE_CHECKING:
+    from tests.tiny import Command
+
+
+@pytest.fixture(scope="session")
+def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of tones, seven clips each: 15 for training (four batches), 3 for validation, 3 for test."""
+    from tests.tiny import write_tones
+
+    return write_tones(tmp_path_factory.mktemp("tones"))
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> "Command":
+    """`python train.py <arguments>`, typed in an empty folder, without the seconds that a process costs."""
+    from tests.tiny import prompt
+
+    monkeypatch.chdir(tmp_path)
+    return prompt(monkeypatch, capsys)

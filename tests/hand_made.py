@@ -121,7 +121,7 @@ class Replay(LightningModule):
         self.thresholds = {layer: torch.tensor(value) for layer, value in (thresholds or {}).items()}
 
     def step_output(self, batch: AudioBatch) -> dict[str, object]:
-        logits = torch.tensor([[2.0, 0.0], [1.0, 0.0], [2.0, 0.0], [3.0, 0.0]])
+        logits = torch.tensor([[2.0, 0.0], [1.0, 0.0], [2.0, 0.0], [3.0, 0.0]])[batch.indices]
         losses = nn.functional.cross_entropy(logits, batch.labels, reduction="none")
         loss = losses.mean() + 0.0 * self.model.weight
         macs = torch.zeros(4, dtype=torch.long)

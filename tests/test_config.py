@@ -8,7 +8,7 @@ import pytest
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from hopscotch import config_schema
-from hopscotch.config import CONF, LAYERS_ON_TOP, compose, file_name
+from hopscotch.config import CONF, compose, file_name
 from hopscotch.config_check import refuse_missing
 from hopscotch.config_errors import ConfigError
 
@@ -97,6 +97,8 @@ def test_the_size_sets_the_width_of_the_encoder() -> None:
         ("seed=-1", "seed must be at least 0, got -1."),
         ("compute.target=1.2", "compute.target must be auto, or a fraction above 0 and up to 1, got 1.2."),
         ("compute.target=full", "compute.target must be auto, or a fraction above 0 and up to 1, got full."),
+        ("compute=0.6", "compute must be a map, got 0.6."),
+        ("model.encoder=null", "model.encoder must be a map, got null."),
         ("data.batch_size=0", "data.batch_size must be at least 1, got 0."),
         (
             "data=fsdd data.split=oficial",
@@ -141,6 +143,11 @@ def test_null_takes_anything_and_turns_a_map_off() -> None:
     assert cfg.callbacks.early_stopping is None
 
 
+def test_a_value_that_is_referred_to_elsewhere_may_change_its_type() -> None:
+    cfg = compose(["compute.target=0.6"])  # auto in YAML, and named by the dashboard
+    assert cfg.callbacks.dashboard.hparams.target == cfg.compute.target == 0.6
+
+
 def test_a_group_can_be_left_out() -> None:
     assert compose(["~logger"]).logger == {}
 
@@ -156,7 +163,6 @@ def test_debug_has_the_last_word_over_an_experiment(tmp_path: Path) -> None:
     write(tmp_path, "experiment/long.yaml", "# @package _global_\ntrainer:\n  max_epochs: 500\n")
     assert compose(["experiment=long"], config_dir=tmp_path).trainer.max_epochs == 500
     assert compose(["experiment=long", "debug=default"], config_dir=tmp_path).trainer.max_epochs == 1
-    assert LAYERS_ON_TOP == ("experiment", "debug")
 
 
 def test_an_experiment_cannot_invent_a_key(tmp_path: Path) -> None:

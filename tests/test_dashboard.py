@@ -27,7 +27,9 @@ def fit(folder: Path, trace: SkipTrace, *, epochs: int = 1, dashboard: SkipDashb
 
 
 def read(folder: Path) -> EventAccumulator:
-    events = EventAccumulator(str(folder), size_guidance={"images": 0, "histograms": 0, "scalars": 0, "tensors": 0})
+    events = EventAccumulator(
+        str(folder), size_guidance=dict.fromkeys(("images", "histograms", "scalars", "tensors", "audio"), 0)
+    )
     events.Reload()
     return events
 
@@ -45,7 +47,7 @@ def test_stride_model_has_the_stride_tags_with_the_values_of_its_trace(tmp_path:
     assert "skip/pattern" in events.Tags()["images"]
     assert "skip/pattern/text_summary" in events.Tags()["tensors"]
     histogram = events.Histograms("skip/stride/layer_02/histogram")[-1].histogram_value
-    assert dict(zip(histogram.bucket_limit, histogram.bucket, strict=True)) == {1.5: 0, 2.5: 1, 3.5: 0, 4.5: 3}
+    assert dict(zip(histogram.bucket_limit, histogram.bucket, strict=True)) == {0.5: 0, 1.5: 0, 2.5: 1, 3.5: 0, 4.5: 3}
 
 
 def test_jump_model_has_the_jump_and_gate_tags_with_the_values_of_its_trace(tmp_path: Path) -> None:
@@ -59,7 +61,7 @@ def test_jump_model_has_the_jump_and_gate_tags_with_the_values_of_its_trace(tmp_
     assert last(events, "train/jump_rate") == pytest.approx(2 / 10)
     assert "jump/history" in events.Tags()["images"]
     histogram = events.Histograms("jump/history/histogram")[-1].histogram_value
-    assert dict(zip(histogram.bucket_limit, histogram.bucket, strict=True)) == {-0.5: 0, 0.5: 8, 1.5: 1, 2.5: 1}
+    assert dict(zip(histogram.bucket_limit, histogram.bucket, strict=True)) == {0.5: 8, 1.5: 1, 2.5: 1}
     text = events.Tensors("jump/history/text_summary")[-1].tensor_proto.string_val[0].decode()
     assert "| yes/1.wav | yes | no | 0 ⤳ 2 | 0.600 |" in text
 
@@ -73,8 +75,8 @@ def test_model_with_both_has_both_kinds_of_tags(tmp_path: Path) -> None:
 
 def test_dense_model_has_no_tags_about_decisions(tmp_path: Path) -> None:
     events = fit(tmp_path, dense_trace())
-    assert [tag for tag in events.Tags()["scalars"] if tag.startswith(("jump", "gate", "policy"))] == []
-    assert "jump/history" not in events.Tags()["images"]
+    assert [tag for tag in events.Tags()["scalars"] if tag.startswith(("skip", "jump", "gate", "policy"))] == []
+    assert not {"jump/history", "skip/pattern"} & set(events.Tags()["images"])
 
 
 @pytest.mark.parametrize("trace", [stride_trace(), jump_trace(), both_trace()], ids=["stride", "jump", "both"])
@@ -88,25 +90,26 @@ def test_no_tag_holds_two_kinds_of_data(tmp_path: Path, trace: SkipTrace) -> Non
 def test_pattern_picture_grows_by_a_column_an_epoch(tmp_path: Path) -> None:
     dashboard = SkipDashboard()
     events = fit(tmp_path, stride_trace(), epochs=3, dashboard=dashboard)
-    assert [picture.step for picture in events.Images("skip/pattern")] == [1, 2, 3]
+    assert [picture.step for picture in events.Images("skip/pattern")] == [0, 1, 2]
     assert list(dashboard.patterns) == [0, 1, 2]
 
 
 def test_clips_most_often_wrong_can_be_seen_and_heard(tmp_path: Path) -> None:
     events = fit(tmp_path, stride_trace(), epochs=2)
     tags = events.Tags()
-    assert {"most_wrong/mel_0", "most_wrong/mel_1"} <= set(tags["images"])
-    assert "most_wrong/mel_2" not in tags["images"]  # only two clips are wrong
-    assert events.Audio("most_wrong/sound_0")[0].sample_rate == 800
-    assert len(events.Audio("most_wrong/sound_0")) == 1  # the same clip leads after both epochs
-    text = events.Tensors("most_wrong/clips/text_summary")[-1].tensor_proto.string_val[0].decode()
+    assert {"wrong/mel_0", "wrong/mel_1"} <= set(tags["images"])
+    assert "wrong/mel_2" not in tags["images"]  # only two clips are wrong
+    assert events.Audio("wrong/sound_0")[0].sample_rate == 800
+    assert len(events.Audio("wrong/sound_0")) == 1  # the same clip leads after both epochs
+    text = events.Tensors("wrong/clips/text_summary")[-1].tensor_proto.string_val[0].decode()
     assert "| 0 | yes/3.wav | 2 of 2 | yes | no | 3.05 |" in text
 
 
 def test_hyper_parameters_are_written_once_with_the_final_metrics(tmp_path: Path) -> None:
     events = fit(tmp_path, stride_trace())
     assert "_hparams_/experiment" in events.summary_metadata
-    assert [scalar.value for scalar in events.Scalars("test/acc")] == [0.0, 0.5]
+    assert "_hparams_/session_start_info" in events.summary_metadata
+    assert [scalar.value for scalar in events.Scalars("test/acc")] == [0.5]  # no invented value at the start
 
 
 def test_resumed_run_keeps_its_curves_and_pictures(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ SOURCE = ROOT / "src" / "hopscotch"
 TIERS = (
     {"types", "config"},
     {"compute"},
-    {"data", "frontend", "layers"},
+    {"data", "layers"},
+    {"frontend"},  # pools with layers
     {"models"},
     {"tasks"},
     {"report"},

@@ -1,7 +1,7 @@
 """Make objects of a configuration: the one place that follows a `_target_`, and only to what is allowed.
 
-Allowed is what this package defines, and a short list of classes by name. The *resolved* object is compared, so that no path
-through our own modules (hopscotch.frontend.torch.load) leads elsewhere.
+Allowed is what this package defines, and a short list of classes by name. The *resolved* object is compared, so that no
+path through our own modules (hopscotch.frontend.torch.load) leads elsewhere.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,6 +11,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, ListConfig
 
@@ -36,7 +37,7 @@ ALLOWED = (
 
 
 def make(node: DictConfig, **more: Any) -> Any:
-    """The object that `node._target_` describes, its keys and `more` being the arguments; nested nodes are made first."""
+    """The object that `node._target_` describes: its keys and `more` are the arguments; nested nodes come first."""
     return maker(node)(**more)
 
 
@@ -85,14 +86,13 @@ def build_model(cfg: DictConfig, num_classes: int) -> AudioModel:
     own = {key: cfg.model[key] for key in ("name", "dim", "dropout", "stem_stride")}
     encoder = make(cfg.model.encoder)
     assert isinstance(encoder, Encoder)
-    model = AudioModel(
+    return AudioModel(
         frontend=make(cfg.frontend),
         spectrogram_augment=None if cfg.augment.spectrogram is None else make(cfg.augment.spectrogram),
         encoder=encoder,
         num_classes=num_classes,
         **own,
     )
-    return model
 
 
 def build_task(cfg: DictConfig, model: AudioModel, data: AudioDataModule) -> AudioTask:
@@ -111,7 +111,10 @@ def build_task(cfg: DictConfig, model: AudioModel, data: AudioDataModule) -> Aud
 
 
 def build_callbacks(cfg: DictConfig) -> list[Callback]:
-    return [make(node) for node in _nodes(cfg.callbacks)]
+    callbacks: list[Callback] = [make(node) for node in _nodes(cfg.callbacks)]
+    if cfg.trainer.enable_progress_bar:
+        return callbacks
+    return [callback for callback in callbacks if not isinstance(callback, ProgressBar)]  # Lightning would refuse both
 
 
 def build_loggers(cfg: DictConfig) -> list[Logger]:
@@ -125,7 +128,7 @@ def _nodes(group: Mapping[str, Any]) -> list[DictConfig]:
 def build_trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger]) -> Trainer:
     if cfg.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise ValueError(
-            f"trainer.accelerator={cfg.trainer.accelerator} needs a CUDA device, and torch {torch.__version__} finds none: "
-            "use trainer=cpu, or trainer=default, which takes what is there."
+            f"trainer.accelerator={cfg.trainer.accelerator} needs a CUDA device, and torch {torch.__version__} finds "
+            "none: use trainer=cpu, or trainer=default, which takes what is there."
         )
     return make(cfg.trainer, callbacks=callbacks, logger=loggers or False, default_root_dir=cfg.run_dir)

@@ -1,11 +1,12 @@
 """Count multiply-accumulates (MACs) from shapes and decisions, so that "skipped" has a price.
 
-One MAC is one multiplication with its addition inside a matrix product or a convolution; norms, activations and element-wise
-arithmetic are not counted (torch.utils.flop_counter does the same, at 2 FLOPs per MAC). Every function takes Python integers or
-integer tensors of any shape and gives exact integers of that shape.
+One MAC is one multiplication with its addition inside a matrix product or a convolution; norms, activations and
+element-wise arithmetic are not counted (torch.utils.flop_counter does the same, at 2 FLOPs per MAC). Every function
+takes Python integers or integer tensors of any shape and gives exact integers of that shape.
 
     linear      positions * in * out
-    attention   queries and output: 2 T d^2;  keys and values: 2 K d^2;  scores and read-out: 2 T K d;   K = ceil(T / stride)
+    attention   queries and output: 2 T d^2;  keys and values: 2 K d^2;  scores and read-out: 2 T K d
+                with T positions and K = ceil(T / stride) keys
 """
 
 from typing import TypeVar

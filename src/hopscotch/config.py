@@ -7,7 +7,6 @@ one starts), `--cfg job`, and `compose` for scripts and tests.
 Nothing heavy is imported here: `--help` has to answer within a second.
 """
 
-import functools
 import re
 import secrets
 import time
@@ -18,15 +17,17 @@ from typing import Any
 import hydra
 import hydra._internal.hydra as hydra_main
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import IConfigRepository
 from hydra._internal.utils import create_config_search_path, get_args_parser
-from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.utils import setup_globals
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hopscotch.config_check import check, refuse_missing, without_hydra
@@ -36,10 +37,10 @@ from hopscotch.config_help import describe_groups
 STARTED = time.time()  # as near to the start of the process as Python code gets
 PROJECT_ROOT = Path(__file__).resolve().parents[2]  # the folder of train.py
 CONF = PROJECT_ROOT / "conf"
-LAYERS_ON_TOP = ("experiment", "debug")  # groups that only override what other groups define
+LAYERS_ON_TOP = ("experiment/", "debug/")  # groups that only override what other groups define
 
 
-def file_name(given: str | ListConfig) -> str:
+def file_name(given: str | Sequence[Any]) -> str:
     """A folder name that no shell has to quote: ["model=dense", "data.root=../x", "seed=1"] -> model-dense_seed-1."""
     parts = []
     for override in [given] if isinstance(given, str) else given:
@@ -78,6 +79,17 @@ class Loader(ConfigLoaderImpl):
     Hydra has no public hook between composing and running that sees each job of a sweep beforehand and may refuse it.
     """
 
+    def __init__(self, config_search_path: ConfigSearchPath) -> None:
+        super().__init__(config_search_path)
+        self.defaults = OmegaConf.create()  # what the chosen files say before anything overrides them
+
+    def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
+        cfg = super()._compose_config_from_defaults_list(defaults, repo)
+        files = [file for file in defaults if not str(file.config_path).startswith(LAYERS_ON_TOP)]
+        same = len(files) == len(defaults)
+        self.defaults = without_hydra(cfg if same else super()._compose_config_from_defaults_list(files, repo))
+        return cfg
+
     def load_configuration(
         self,
         config_name: str | None,
@@ -86,12 +98,10 @@ class Loader(ConfigLoaderImpl):
         from_shell: bool = True,
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
-        load = functools.partial(super().load_configuration, config_name, run_mode=run_mode, from_shell=from_shell)
         try:
-            cfg = load(overrides, validate_sweep_overrides=validate_sweep_overrides)
+            cfg = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
             if run_mode is RunMode.RUN and config_name is not None:  # a sweep is checked job by job
-                choices = _choices(cfg)
-                check(cfg, defaults=cfg if set(overrides) <= set(choices) else load(choices))
+                check(cfg, self.defaults)
             return cfg
         except ConfigError:
             raise
@@ -108,15 +118,6 @@ class Loader(ConfigLoaderImpl):
         if config_name is None and not overrides:  # Hydra copies all it has read at every call: half the time of --help
             return self.repository.get_group_options(group_name, results_filter)
         return super().get_group_options(group_name, results_filter, config_name, overrides)
-
-
-def _choices(cfg: DictConfig) -> list[str]:
-    """The overrides that choose the same files as `cfg` did, and change nothing in them."""
-    same = [str(override) for override in cfg.hydra.overrides.hydra if "hydra.searchpath" in override]
-    for group, choice in cfg.hydra.runtime.choices.items():
-        if choice is not None and not group.startswith("hydra") and group not in LAYERS_ON_TOP:
-            same.append(f"{group}={choice}")
-    return same
 
 
 def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> DictConfig:

@@ -28,10 +28,8 @@ def check(cfg: DictConfig, defaults: DictConfig) -> None:
     if not OmegaConf.is_interpolation(typed, "run_dir"):
         raise ConfigError(f"run_dir must not be given, got {typed.run_dir}: the folder is hydra.run.dir=<folder>")
     _hold(typed, defaults, "", names)
-    if typed.model.encoder is not None:
-        rules = ENCODER_RULES.get(_target(typed.model.encoder), {})
-        for key, rule in rules.items():
-            _keep(rule, f"model.encoder.{key}", OmegaConf.select(typed.model.encoder, key))
+    for key, rule in ENCODER_RULES.get(_target(typed.model.encoder), {}).items():
+        _keep(rule, f"model.encoder.{key}", OmegaConf.select(typed.model.encoder, key))
     with open_dict(cfg):
         for key in typed:
             cfg[key] = typed._get_node(key)  # the node, so that interpolations stay
@@ -50,6 +48,9 @@ def _target(node: DictConfig) -> str:
 
 def _typed(node: DictConfig, schema: type, path: str, names: list[str]) -> DictConfig:
     """`node` with the types of `schema`, and the nodes below it with those of SCHEMAS."""
+    for field in dataclasses.fields(schema):  # OmegaConf does not say which one it was
+        if dataclasses.is_dataclass(field.type) and not isinstance(node._get_node(field.name), DictConfig | None):
+            raise wrong_value(_join(path, field.name), "a map", node[field.name])
     try:
         typed = OmegaConf.merge(OmegaConf.structured(schema), node)
     except OmegaConfBaseException as error:
@@ -81,9 +82,10 @@ def _words(schema: Any, key: str) -> str:
     for parent in parents:
         schema = schema.__annotations__[parent]
     field = next(field for field in dataclasses.fields(schema) if field.name == name)
+    origin = get_origin(field.type)
     kinds = [kind for kind in get_args(field.type) or (field.type,) if kind is not type(None)]
-    words = " or ".join(WORDS.get(kind, "a map") for kind in kinds)
-    if get_origin(field.type) is list:
+    words = "a map" if origin is dict else " or ".join(WORDS.get(kind, "a map") for kind in kinds)
+    if origin is list:
         words = f"a list, each item {words}"
     return f"{words}, {field.metadata['rule'].words}" if "rule" in field.metadata else words
 
@@ -111,18 +113,23 @@ def _hold(node: DictConfig, default: DictConfig, path: str, names: list[str]) ->
     for key in map(str, node):
         here = _join(path, key)
         value = _value(node, key, here)
-        if not declared and key not in default:
+        if not declared and key not in set(default):  # `in default` overlooks ???
             raise unknown_key(here, None if isinstance(value, DictConfig) else value, names)
-        before = _value(default, key, here) if key in default else ABSENT
+        before = _value(default, key, here) if key in set(default) else ABSENT
         rule = declared[key].metadata.get("rule") if declared else None
         if value is ABSENT:
             continue
         if rule is not None:
             _keep(rule, here, value)
-        elif not declared or declared[key].type is Any:
+        elif (not declared or declared[key].type is Any) and not _same_reference(node, default, key):
             _like_default(here, value, before)
         if isinstance(value, DictConfig):
             _hold(value, before if isinstance(before, DictConfig) else value, here, names)
+
+
+def _same_reference(node: DictConfig, default: DictConfig, key: str) -> bool:
+    """The value comes from another key, as the YAML file says: held to its rule there."""
+    return OmegaConf.is_interpolation(default, key) and str(node._get_node(key)) == str(default._get_node(key))
 
 
 def _keep(rule: Rule, key: str, value: Any) -> None:

@@ -105,7 +105,7 @@ class Model:
     ffn_ratio: float = keeps(ABOVE_ZERO)
     dropout: float = keeps(PART)
     stem_stride: int = keeps(Rule("2 or 4", lambda value: value in (2, 4)))
-    encoder: Any = MISSING  # free: one class and one YAML make a new model
+    encoder: dict[str, Any] = MISSING  # free: one class and one YAML make a new model
 
 
 @dataclass
@@ -167,6 +167,15 @@ class Source:
     batch_size: int = keeps(at_least(1))
     num_workers: int = keeps(at_least(0))
     cache_gib: float = keeps(at_least(0))
+
+
+@dataclass
+class SyntheticWords(Source):
+    num_train: int = keeps(at_least(1))
+    num_val: int = keeps(at_least(1))
+    num_test: int = keeps(at_least(1))
+    corpus_seed: int = keeps(at_least(0))
+    cache_dir: str | None = MISSING
 
 
 @dataclass
@@ -233,9 +242,11 @@ class AdamW:
     lr: float = keeps(ABOVE_ZERO)
     weight_decay: float = keeps(at_least(0))
     betas: list[float] = keeps(TWO_MOMENTS)
+    fused: bool = MISSING
 
 
 SCHEMAS: dict[str, type] = {
+    "hopscotch.data.synthetic_words.SyntheticWords": SyntheticWords,
     "hopscotch.data.folder.Folder": Folder,
     "hopscotch.data.fsdd.Fsdd": Fsdd,
     "hopscotch.data.augment.WaveformAugment": WaveformAugment,

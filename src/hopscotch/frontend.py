@@ -2,8 +2,8 @@
 
     log(mel + floor), minus its mean over the clip's frames, divided by the training set's scale per mel bin
 
-Frame t is centred on sample t * hop; what lies outside the clip counts as zeros, so that a clip alone and the same clip in a
-padded batch have the same frames: 1 + samples // hop of them.
+Frame t is centred on sample t * hop; what lies outside the clip counts as zeros, so that a clip alone and the same clip
+in a padded batch have the same frames: 1 + samples // hop of them.
 """
 
 import math
@@ -22,7 +22,7 @@ FLOOR = 1e-6  # of the mel power, below the noise of 16-bit recordings
 
 
 class LogMel(nn.Module):
-    """`window_seconds` and `hop_seconds` of the short-time Fourier transform (Hann window), `num_mels` triangular bands."""
+    """Frames every `hop_seconds`, each the Fourier transform of a Hann window, in `num_mels` triangular bands."""
 
     scale: Tensor
 
@@ -46,12 +46,19 @@ class LogMel(nn.Module):
                 f"got {window_seconds} s and {hop_seconds} s at {sample_rate} Hz."
             )
         self.mel = torchaudio.transforms.MelSpectrogram(
-            sample_rate, n_fft=self.fft, win_length=self.window, hop_length=self.hop, n_mels=num_mels, f_min=min_hz, center=False
+            sample_rate,
+            n_fft=self.fft,
+            win_length=self.window,
+            hop_length=self.hop,
+            n_mels=num_mels,
+            f_min=min_hz,
+            center=False,
         )
-        if not bool((self.mel.mel_scale.fb.sum(dim=0) > 0).all()):
+        bands = self.mel.mel_scale.get_buffer("fb")
+        if (bands.sum(dim=0) == 0).any():
             raise ValueError(
-                f"frontend.num_mels must leave no band empty: {num_mels} bands are too many for {self.fft}-point frames "
-                f"at {sample_rate} Hz. Use fewer bands or a longer window."
+                f"frontend.num_mels must leave no band empty: {num_mels} bands are too many for {self.fft}-point "
+                f"frames at {sample_rate} Hz. Use fewer bands or a longer window."
             )
         self.register_buffer("scale", torch.ones(num_mels))  # standard deviation per bin over the training set
 

@@ -1,7 +1,5 @@
 """One run, from a composed configuration to a folder with everything in it."""
 
-import json
-import logging
 import signal
 import sys
 import time
@@ -13,6 +11,8 @@ from typing import Any, Literal
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.fabric.utilities.seed import seed_everything
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -29,28 +29,20 @@ from hopscotch.report.sweep import append_ledger
 from hopscotch.report.traces import TraceCollector
 from hopscotch.tasks.base import AudioTask
 
-log = logging.getLogger(__name__)
+Ended = Literal["finished", "stopped"]
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
     """Train, test on the best checkpoint, and write the run's folder; the summary is returned.
 
-    What a user gave wrong ends with one message and exit code 1. In a sweep nothing is raised: Hydra would lose the jobs that
-    follow, so the job writes status "failed" and returns.
+    What a user gave wrong ends with one message and exit code 1. In a sweep nothing is raised, for Hydra would lose the
+    jobs that follow: the job writes status "failed" and returns. Only being stopped at once ends a sweep too.
     """
     hydra_config = HydraConfig.get()
     run = Path(cfg.run_dir).absolute()
     is_job = hydra_config.mode == RunMode.MULTIRUN
     overrides = list(hydra_config.overrides.task)
-    try:
-        claim(run, cfg, overrides)
-        summary = fit_and_test(cfg, run)
-    except KeyboardInterrupt:
-        summary = unfinished(run, cfg, "stopped", "stopped by Ctrl-C before the end")
-    except Exception as error:
-        summary = unfinished(run, cfg, "failed", f"{type(error).__name__}: {error}")
-        print_error(error)
-        print(run)
+    summary = attempt(cfg, run, overrides, time.time() if is_job else STARTED)
     if is_job:
         append_ledger(run.parent, {"folder": run.name, "overrides": overrides, **summary})
     elif summary["status"] == "failed":
@@ -60,6 +52,25 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     return summary
 
 
+def attempt(cfg: DictConfig, run: Path, overrides: list[str], started: float) -> dict[str, Any]:
+    """The summary of a run, however it ends."""
+    try:
+        claim(run, cfg, overrides)
+    except ValueError as error:  # the folder is another run's: nothing may be written there
+        print_error(error)
+        return unfinished(cfg, "failed", error)
+    try:
+        return fit_and_test(cfg, run, started)
+    except (KeyboardInterrupt, SystemExit) as error:  # Lightning exits on a second Ctrl-C, and with code 0 on SIGTERM
+        summary = unfinished(cfg, "stopped", error)
+    except Exception as error:
+        print_error(error)
+        summary = unfinished(cfg, "failed", error)
+    leave(run, summary, started)
+    return summary
+
+
+@rank_zero_only
 def claim(run: Path, cfg: DictConfig, overrides: list[str]) -> None:
     """Make the folder this run's own, or refuse one that holds a run."""
     run.mkdir(parents=True, exist_ok=True)
@@ -68,32 +79,34 @@ def claim(run: Path, cfg: DictConfig, overrides: list[str]) -> None:
             file.write(OmegaConf.to_yaml(cfg, resolve=True))
     except FileExistsError:
         raise ValueError(
-            f"hydra.run.dir must be a folder without a run in it, got {run}. To go on with that run choose a new folder and "
-            f"pass ckpt_path={run / 'checkpoints' / 'last.ckpt'}."
+            f"hydra.run.dir must be a folder without a run in it, got {run}. "
+            f"To go on with that run choose a new folder and pass ckpt_path={run / 'checkpoints' / 'last.ckpt'}."
         ) from None
     (run / "overrides.yaml").write_text(OmegaConf.to_yaml(overrides), encoding="utf-8")
 
 
-def unfinished(run: Path, cfg: DictConfig, status: Literal["stopped", "failed"], why: str) -> dict[str, Any]:
+def unfinished(cfg: DictConfig, status: Literal["stopped", "failed"], error: BaseException) -> dict[str, Any]:
     """The summary of a run that came to no result."""
-    if (run / "config.yaml").exists() and not (run / "summary.json").exists():
-        seconds = {"total": time.time() - STARTED}
-        write_summary(run, status=status, model=cfg.model.name, seed=cfg.seed, seconds=seconds, error=why)
+    why = "stopped by a signal before the end" if status == "stopped" else f"{type(error).__name__}: {error}"
     return {"status": status, "model": cfg.model.name, "seed": cfg.seed, "test": None, "error": why}
+
+
+@rank_zero_only
+def leave(run: Path, summary: dict[str, Any], started: float) -> None:
+    write_summary(run, **summary, seconds={"total": time.time() - started})
+    print(run)
 
 
 def print_error(error: Exception) -> None:
     """One message for what a user gave; the whole trace for what is our own fault."""
-    if isinstance(error, ValueError):
+    if isinstance(error, ValueError | MisconfigurationException):
         print(f"Error: {error}", file=sys.stderr)
     else:
         traceback.print_exception(error)
 
 
-def fit_and_test(cfg: DictConfig, run: Path) -> dict[str, Any]:
-    quiet_lightning()
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # clips wait in memory: workers cost time
-    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+def fit_and_test(cfg: DictConfig, run: Path, started: float) -> dict[str, Any]:
+    quiet()
     if cfg.ckpt_path is not None and not Path(cfg.ckpt_path).is_file():
         raise ValueError(f"ckpt_path must be a checkpoint file, got {cfg.ckpt_path}, which is not there.")
     seed_everything(cfg.seed, verbose=False)
@@ -110,17 +123,40 @@ def fit_and_test(cfg: DictConfig, run: Path) -> dict[str, Any]:
     with interrupt:
         trainer.fit(task, datamodule=data, ckpt_path=cfg.ckpt_path)
     fit_seconds = time.time() - fit_started
-    best = best_checkpoint(trainer)
-    trainer.test(task, datamodule=data, ckpt_path=best, verbose=False)
+    train_accuracy = trainer.callback_metrics.get("train/acc")  # the test forgets it
+    trainer.test(task, datamodule=data, ckpt_path=best_checkpoint(trainer), verbose=False)
+    status: Ended = "stopped" if interrupt.came else "finished"
     if not trainer.is_global_zero:
-        return {"status": "finished", "test": {}}
-    return finish(cfg, run, trainer, task, traces, "stopped" if interrupt.came else "finished", fit_seconds)
+        return {"status": status, "test": {}}
+    seconds = {"to_first_step": (task.first_step_at or fit_started) - started, "fit": fit_seconds}
+    return finish(
+        cfg,
+        run,
+        trainer,
+        task,
+        traces,
+        status=status,
+        train_accuracy=None if train_accuracy is None else float(train_accuracy),
+        seconds=seconds,
+        started=started,
+    )
+
+
+def quiet() -> None:
+    """Keep what is no news out of the terminal."""
+    quiet_lightning()
+    for message in (
+        ".*does not have many workers.*",  # clips wait in memory: workers cost time
+        ".*smaller than the logging interval.*",
+        "`isinstance.treespec, LeafSpec.` is deprecated.*",  # Lightning's use of torch, until it catches up
+    ):
+        warnings.filterwarnings("ignore", message=message)
 
 
 def best_checkpoint(trainer: Trainer) -> str | None:
     """The best by validation; None (the weights as they are) where none was kept, as in fast_dev_run."""
-    checkpoint = next((callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)), None)
-    return None if checkpoint is None or not checkpoint.best_model_path else checkpoint.best_model_path
+    kept = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    return kept[0].best_model_path or None if kept else None
 
 
 def finish(
@@ -129,36 +165,35 @@ def finish(
     trainer: Trainer,
     task: AudioTask,
     traces: TraceCollector,
-    status: Literal["finished", "stopped"],
-    fit_seconds: float,
+    *,
+    status: Ended,
+    train_accuracy: float | None,
+    seconds: dict[str, float],
+    started: float,
 ) -> dict[str, Any]:
     """Write the summary and the pictures, and tell the terminal."""
     test = traces.test
     assert test is not None
     data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
     floor = task.model.floor(round(data.mean_samples()))
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     findings = find_warnings(
-        test, decides=task.model.decides, floor=floor, target=task.target, train_accuracy=metrics.get("train/acc")
+        test, decides=task.model.decides, floor=floor, target=task.target, train_accuracy=train_accuracy
     )
+    compute = {
+        "fraction": test.compute_fraction,
+        "macs": test.trace.macs.double().mean().item(),
+        "dense_macs": test.trace.dense_macs.double().mean().item(),
+        "floor": floor,
+    }
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     summary: dict[str, Any] = {
         "status": status,
         "model": cfg.model.name,
         "seed": cfg.seed,
         "test": {name.removeprefix("test/"): value for name, value in metrics.items() if name.startswith("test/")},
-        "compute": {
-            "fraction": test.compute_fraction,
-            "macs": test.trace.macs.double().mean().item(),
-            "dense_macs": test.trace.dense_macs.double().mean().item(),
-            "floor": floor,
-        }
-        | ({} if task.target is None else {"target": task.target}),
+        "compute": compute if task.target is None else {**compute, "target": task.target},
         "parameters": task.num_parameters,
-        "seconds": {
-            "to_first_step": (task.first_step_at or time.time()) - STARTED,
-            "fit": fit_seconds,
-            "total": time.time() - STARTED,
-        },
+        "seconds": {**seconds, "total": time.time() - started},
         "warnings": findings,
         "epochs": trainer.current_epoch,
         "data": data.summary(),
@@ -166,7 +201,7 @@ def finish(
     write_summary(run, **summary)
     draw_report(run, test)
     print_summary(run, test, parameters=task.num_parameters, warnings=findings)
-    return json.loads(json.dumps(summary))
+    return summary
 
 
 class Interrupt:
@@ -187,6 +222,4 @@ class Interrupt:
             raise KeyboardInterrupt
         self.came = True
         self.trainer.should_stop = True
-        print("\nStopping after this step, then testing the best checkpoint. Ctrl-C again ends at once.", file=sys.stderr)
-
-
+        print("\nStopping after this step, then testing the best checkpoint. Ctrl-C again: at once.", file=sys.stderr)

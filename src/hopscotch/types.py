@@ -1,6 +1,7 @@
 """The house on one page: what flows from a clip to a report, and the words for it.
 
-    config -> build -> AudioBatch -> mel -> hidden -> ModelOutput (+ SkipTrace) -> loss -> step -> update_threshold -> report
+    config -> build -> AudioBatch -> mel -> hidden -> ModelOutput (+ SkipTrace) -> loss -> step -> update_threshold
+    -> report
 
 Axes, everywhere:
 
@@ -52,7 +53,7 @@ class SkipTrace:
     macs: Int[Tensor, " batch"]  # int64, what these decisions cost
     dense_macs: Int[Tensor, " batch"]  # int64, the same model with nothing skipped
     expected_compute: Float[Tensor, " batch"]  # differentiable fraction of dense_macs; 1 where nothing is decided
-    log_prob: Float[Tensor, " batch"]  # of the sampled decisions; 0 where nothing was sampled
+    log_prob: Float[Tensor, " batch"]  # of the sampled route, where a policy learns by it; else 0
     entropy: Float[Tensor, " batch"]  # nats per decision, mean over the decisions of the clip
     predicted_loss: Float[Tensor, " batch"] | None = None  # of the route taken, where a policy learns gains
 

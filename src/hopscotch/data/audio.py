@@ -41,32 +41,18 @@ def printable(path: Path) -> str:
 
 def read_header(path: Path) -> Header:
     """What the file says of itself, after the checks that need no decoding."""
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        raise _bad(path, f"cannot be opened ({error.strerror}).") from None
-    if not stat.S_ISREG(mode):
-        raise _bad(path, "must be a regular file, got a folder, pipe or device.")
-    _check_riff(path)
-    try:
-        info = soundfile.info(_native(path))
-    except soundfile.LibsndfileError as error:
-        problem = f"libsndfile cannot read it ({error.error_string.rstrip('.')}); is it audio, as its name says?"
-        raise _bad(path, problem) from None
-    if not MIN_RATE <= info.samplerate <= MAX_RATE:
-        raise _bad(path, f"rate must lie in [{MIN_RATE}, {MAX_RATE}] Hz, got {info.samplerate}.")
-    if info.frames < 1:
-        raise _bad(path, f"must hold at least one frame, got {info.frames}.")
-    return Header(info.frames, info.samplerate, info.channels)
+    with _open(path) as file:
+        return Header(file.frames, file.samplerate, file.channels)
 
 
 def read_clip(path: Path, sample_rate: int) -> Float[Tensor, " sample"]:
     """Decode the whole file: mean of its channels, resampled to `sample_rate` Hz, float32; |x| may exceed 1."""
-    header = read_header(path)
-    try:
-        samples, _ = soundfile.read(_native(path), dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise _bad(path, f"decoding failed ({error.error_string.rstrip('.')}).") from None
+    with _open(path) as file:
+        header = Header(file.frames, file.samplerate, file.channels)
+        try:
+            samples = file.read(dtype="float32", always_2d=True)  # frame channel
+        except soundfile.LibsndfileError as error:
+            raise _bad(path, f"decoding failed ({error.error_string.rstrip('.')}).") from None
     if len(samples) != header.num_frames:
         raise _bad(path, f"is cut: its header promises {header.num_frames} frames, got {len(samples)}.")
     if not np.isfinite(samples).all():
@@ -118,9 +104,27 @@ def _bad(path: Path, problem: str) -> AudioFileError:
     return AudioFileError(f"Audio file {printable(path)}: {problem}")
 
 
-def _native(path: Path) -> Any:
-    """The name as libsndfile wants it: bytes (of which soundfile's type hints do not know), except on Windows."""
-    return str(path) if os.name == "nt" else os.fsencode(path)
+def _open(path: Path) -> soundfile.SoundFile:
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise _bad(path, f"cannot be opened ({error.strerror}).") from None
+    if not stat.S_ISREG(mode):
+        raise _bad(path, "must be a regular file, got a folder, pipe or device.")
+    _check_riff(path)
+    # libsndfile wants bytes, of which soundfile's type hints do not know; on Windows it wants text.
+    name: Any = str(path) if os.name == "nt" else os.fsencode(path)
+    try:
+        file = soundfile.SoundFile(name)
+    except soundfile.LibsndfileError as error:
+        problem = f"libsndfile cannot read it ({error.error_string.rstrip('.')}); is it audio, as its name says?"
+        raise _bad(path, problem) from None
+    if MIN_RATE <= file.samplerate <= MAX_RATE and file.frames > 0:
+        return file
+    file.close()
+    if file.frames < 1:
+        raise _bad(path, f"must hold at least one frame, got {file.frames}.")
+    raise _bad(path, f"rate must lie in [{MIN_RATE}, {MAX_RATE}] Hz, got {file.samplerate}.")
 
 
 def _check_riff(path: Path) -> None:

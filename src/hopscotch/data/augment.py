@@ -74,7 +74,8 @@ class WaveformAugment:
             rows = (choice == i).nonzero()[:, 0]
             group = waveform[rows, : int(lengths[rows].max())]
             changed = group if self.speeds[i] == 1 else speed_changer(self.speeds[i])(group)
-            result[rows, : changed.shape[1]] = changed
+            size = int(new_lengths[rows].max())  # torchaudio's own length is off by one for clips of many minutes
+            result[rows, :size] = torch.nn.functional.pad(changed, (0, size - changed.shape[1]))
         return result, new_lengths
 
 

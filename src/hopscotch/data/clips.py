@@ -1,23 +1,18 @@
 """Clips, and where their samples come from: memory if they fit, else decoded when asked."""
 
-import logging
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from rich.progress import Progress
 from torch import Tensor
 
 from hopscotch.data.audio import AudioFileError
+from hopscotch.data.progress import with_progress
 
-log = logging.getLogger(__name__)
-
-PATIENCE = 2.0  # seconds without a progress bar
 MAX_THREADS = 4  # decoding is quick; more threads only fight for the disk
 
 
@@ -63,9 +58,10 @@ def decode(
     waveforms = torch.empty(sum(clip.num_samples for clip in clips)) if keep else None
     good: list[Clip] = []
     filled = 0
-    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
+    pool = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1))
+    try:
         results = pool.map(lambda clip: _attempt(load, clip), clips)
-        for clip, result in zip(_with_progress(clips, "Decoding clips"), results, strict=True):
+        for clip, result in zip(with_progress(clips, len(clips), "Decoding clips"), results, strict=True):
             if isinstance(result, AudioFileError):
                 on_bad(clip, result)
                 continue
@@ -74,6 +70,8 @@ def decode(
             if waveforms is not None:
                 waveforms[filled : filled + clip.num_samples] = result
                 filled += clip.num_samples
+    finally:  # when a bad file stops the run, it stops now and not after the last clip
+        pool.shutdown(cancel_futures=True)
     return ClipStore(good, load, waveforms)
 
 
@@ -82,16 +80,3 @@ def _attempt(load: Callable[[Clip], Tensor], clip: Clip) -> Tensor | AudioFileEr
         return load(clip)
     except AudioFileError as error:
         return error
-
-
-def _with_progress(clips: Sequence[Clip], title: str) -> Iterator[Clip]:
-    """The clips again, with a bar on the terminal once it takes longer than `PATIENCE`."""
-    start = time.monotonic()
-    with Progress(transient=True, disable=True) as progress:
-        task = progress.add_task(title, total=len(clips))
-        for clip in clips:
-            yield clip
-            progress.advance(task)
-            if progress.disable and time.monotonic() - start > PATIENCE:
-                progress.disable = False
-                progress.start()

@@ -12,7 +12,7 @@ Breath is white noise through |T|, friction and bursts are white noise through a
 from target to target; the higher formants stand where a uniform tube has them, (2n - 1) c / 4L.
 
 No sample is computed in a Python loop: the responses of all pulses of a word are one batched inverse FFT. Every source
-is scaled so that its track is its rms (a vowel has 1), whatever the formants do to its loudness.
+is scaled so that its track is about its rms (a vowel has 1), whatever the formants do to its loudness.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ FRAME = 80  # samples between control values, 5 ms
 RESPONSE = 400  # samples an impulse response is followed for, 25 ms: a 60 Hz wide resonance has decayed by 41 dB
 TUBE = np.array([3500.0, 4500.0, 5500.0, 6500.0, 7500.0])  # Hz, F4 to F8 of a uniform tube of 17.5 cm
 SCHWA = np.array([500.0, 1500.0, 2500.0])  # Hz, F1 to F3 of the same tube: where hurried vowels drift to
-COARTICULATION = 0.4  # share of the following vowel in a consonant's F2 and F3: the slope of a locus equation
+COARTICULATION = 0.5  # share of the following vowel in a consonant's F2 and F3: the slope of a locus equation
 
 
 class Phase(NamedTuple):
@@ -64,16 +64,16 @@ PHONEMES = {
     "i": _vowel(270, 2290, 3010),
     "o": _vowel(570, 840, 2410),
     "u": _vowel(300, 870, 2240),
-    "b": Phoneme((200, 800, 2200), (_VOICED, Phase(0.010, 0.2, 0.0, 0.35)), (900, 700)),
-    "d": Phoneme((200, 1800, 2700), (_VOICED, Phase(0.012, 0.2, 0.0, 0.45)), (4000, 1200)),
-    "g": Phoneme((200, 2300, 2500), (_VOICED, Phase(0.020, 0.2, 0.0, 0.45)), (2000, 500)),
-    "p": Phoneme((300, 800, 2200), (_SILENT, Phase(0.008, 0.0, 0.0, 0.4), Phase(0.03, 0.0, 0.3)), (900, 700)),
-    "t": Phoneme((300, 1800, 2700), (_SILENT, Phase(0.016, 0.0, 0.0, 0.6), Phase(0.03, 0.0, 0.3)), (4200, 1200)),
-    "k": Phoneme((300, 2300, 2500), (_SILENT, Phase(0.024, 0.0, 0.0, 0.6), Phase(0.03, 0.0, 0.3)), (2000, 500)),
-    "m": Phoneme((250, 1000, 2200), (Phase(0.08, voice=0.4),)),
-    "n": Phoneme((250, 1700, 2600), (Phase(0.08, voice=0.4),)),
-    "l": Phoneme((360, 1300, 2700), (Phase(0.07, voice=0.5),)),
-    "s": Phoneme((300, 1700, 2600), (Phase(0.11, friction=0.5),), (6000, 1100)),
+    "b": Phoneme((200, 800, 2200), (_VOICED, Phase(0.010, 0.2, 0.0, 0.15)), (900, 700)),
+    "d": Phoneme((200, 1800, 2700), (_VOICED, Phase(0.012, 0.2, 0.0, 0.2)), (4000, 1200)),
+    "g": Phoneme((200, 2300, 2500), (_VOICED, Phase(0.020, 0.2, 0.0, 0.2)), (2000, 500)),
+    "p": Phoneme((300, 800, 2200), (_SILENT, Phase(0.008, 0.0, 0.0, 0.2), Phase(0.03, 0.0, 0.15)), (900, 700)),
+    "t": Phoneme((300, 1800, 2700), (_SILENT, Phase(0.016, 0.0, 0.0, 0.25), Phase(0.03, 0.0, 0.15)), (4200, 1200)),
+    "k": Phoneme((300, 2300, 2500), (_SILENT, Phase(0.024, 0.0, 0.0, 0.25), Phase(0.03, 0.0, 0.15)), (2000, 500)),
+    "m": Phoneme((250, 1000, 2200), (Phase(0.08, voice=0.3),)),
+    "n": Phoneme((250, 1700, 2600), (Phase(0.08, voice=0.3),)),
+    "l": Phoneme((360, 1300, 2700), (Phase(0.07, voice=0.4),)),
+    "s": Phoneme((300, 1700, 2600), (Phase(0.11, friction=0.3),), (6000, 1100)),
 }
 
 
@@ -135,7 +135,7 @@ def pulse_times(pitch: Floats) -> NDArray[np.float64]:
     """Seconds at which the phase of a pitch contour (Hz per frame) crosses an integer."""
     step = FRAME / SAMPLE_RATE
     phase = np.concatenate([[0.0], np.cumsum(pitch, dtype=np.float64) * step])
-    return np.interp(np.arange(1, int(phase[-1])), phase, np.arange(len(phase)) * step)
+    return np.interp(np.arange(1, int(phase[-1]) + 1), phase, np.arange(len(phase)) * step)
 
 
 def _frequencies(size: int) -> Floats:
@@ -154,13 +154,13 @@ def voice(tracks: Tracks, speaker: Speaker, rng: np.random.Generator) -> Floats:
     """The voiced part: every glottal pulse rings through the tract of its own moment."""
     frequencies = _frequencies(RESPONSE)
     times = pulse_times(tracks.pitch)
-    at = times * SAMPLE_RATE / FRAME  # in frames
+    at = times * SAMPLE_RATE / FRAME - 0.5  # in frames, whose values hold in their middle
     grid = np.arange(len(tracks.pitch))
     strength = np.interp(at, grid, tracks.voice)
     heard = strength > 1e-3  # the glottis rests in a voiceless stop
     times, at, strength = times[heard], at[heard], strength[heard]
     period = 1.0 / np.interp(at, grid, tracks.pitch)
-    times = np.maximum(times + period * speaker.jitter * rng.standard_normal(len(times)), 0.0)
+    times = times + period * speaker.jitter * rng.standard_normal(len(times))
     strength = strength * np.exp(speaker.shimmer * rng.standard_normal(len(times)))
 
     formants = np.stack([np.interp(at, grid, track) for track in tracks.formants.T], axis=-1).astype(np.float32)
@@ -170,7 +170,7 @@ def voice(tracks: Tracks, speaker: Speaker, rng: np.random.Generator) -> Floats:
     energy = np.einsum("ij,ij->i", responses, responses)
     gain = strength * np.sqrt(period * SAMPLE_RATE / np.maximum(energy, 1e-20))
     # Pulses start on whole samples: at 250 Hz that is 0.45 % of jitter, less than most people have.
-    starts = np.round(times * SAMPLE_RATE).astype(np.int64)
+    starts = np.round(times * SAMPLE_RATE).astype(np.int64).clip(0, len(grid) * FRAME)
     return _add(len(grid) * FRAME, responses * gain[:, None].astype(np.float32), starts)
 
 
@@ -257,9 +257,9 @@ def _melody(frames: int, pitch: float, rng: np.random.Generator) -> Floats:
 
 
 def speak(word: Sequence[str], speaker: Speaker, rng: np.random.Generator) -> Floats:
-    """One utterance of a word, a row of phoneme names; every call with the same `rng` state sounds the same."""
+    """One utterance of a word, a row of phoneme names, from its first sound to its last."""
     tracks = plan(word, speaker, rng)
-    return voice(tracks, speaker, rng) + hiss(tracks, speaker, rng)
+    return np.trim_zeros(voice(tracks, speaker, rng) + hiss(tracks, speaker, rng))
 
 
 def babble(samples: int, talkers: int, rng: np.random.Generator) -> Floats:

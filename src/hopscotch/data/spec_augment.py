@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hopscotch.data.keyed import keyed_uniform
 
-WARP, TIME_WIDTH, TIME_START, MEL_WIDTH, MEL_START = range(100, 105)  # streams apart from those of augment.py
+STREAM = 100  # of random numbers, apart from those of augment.py
 KNEE = 0.8  # of the mel axis, where the warp bends so that both ends stay in place
 
 
@@ -39,15 +39,13 @@ class SpecAugment(nn.Module):
     def forward(
         self, mel: Float[Tensor, "batch time mel"], lengths: Int[Tensor, " batch"], keys: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch time mel"]:
+        counts = [1, self.num_time_masks, self.num_time_masks, self.num_mel_masks, self.num_mel_masks]
+        warp, time_width, time_start, mel_width, mel_start = keyed_uniform(keys, STREAM, sum(counts)).split(counts, 1)
         if self.warp > 0:
-            factor = 1 + self.warp * (2 * keyed_uniform(keys, WARP, 1) - 1)
-            mel = warp_mel(mel, factor)
-        widths = self.time_mask_share * keyed_uniform(keys, TIME_WIDTH, self.num_time_masks)
-        starts = keyed_uniform(keys, TIME_START, self.num_time_masks)
-        hidden_time = _spans(widths, starts, lengths, mel.shape[1])
-        widths = self.mel_mask_share * keyed_uniform(keys, MEL_WIDTH, self.num_mel_masks)
-        starts = keyed_uniform(keys, MEL_START, self.num_mel_masks)
-        hidden_mel = _spans(widths, starts, torch.full_like(lengths, mel.shape[2]), mel.shape[2])
+            mel = warp_mel(mel, 1 + self.warp * (2 * warp - 1))
+        num_mels = torch.full_like(lengths, mel.shape[2])
+        hidden_time = _spans(self.time_mask_share * time_width, time_start, lengths, mel.shape[1])
+        hidden_mel = _spans(self.mel_mask_share * mel_width, mel_start, num_mels, mel.shape[2])
         return mel.masked_fill(hidden_time[:, :, None] | hidden_mel[:, None, :], 0.0)
 
 

@@ -109,7 +109,7 @@ def _join(clips: list[SpokenClip]) -> WordSplit:
 
 
 def _read(path: Path, counts: Mapping[Split, int]) -> dict[Split, WordSplit]:
-    with np.load(path, allow_pickle=False) as file:
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
         return {split: WordSplit(*(file[f"{split}.{name}"] for name in WordSplit._fields)) for split in counts}
 
 

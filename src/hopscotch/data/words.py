@@ -2,9 +2,9 @@
 
     clip = level * (word(onset ...) + noise),        noise so that 10 log10(word power / noise power) = snr_db
 
-The power of the word is its mean over the word, that of the noise its mean over the clip. The words come in five groups
-of four that hold the same phonemes in another order, so that an average over time cannot tell them apart; a model
-has to listen to the sequence.
+The power of the word is its mean over the word, that of the noise its mean over the clip. Every word has partners of
+the same phonemes in another order (bada and daba, keti and teki), which an average over time can hardly tell apart; a
+model has to listen to the sequence.
 
 A clip is a function of (seed, split, index) alone: every draw comes from a Philox generator keyed on them. A split has
 its own speakers, and a longer split begins with the shorter one.
@@ -99,14 +99,12 @@ def _rms(sound: Floats) -> float:
 
 
 def _background(samples: int, rng: np.random.Generator) -> Floats:
-    """A drawn mixture of a hiss, a rumble (pink: -3 dB an octave) and three people talking."""
+    """A drawn mixture of hiss (white), rumble (pink), a far crowd (the mean spectrum of speech) and near talkers."""
+    hiss, rumble, crowd, talk = rng.dirichlet(np.full(4, 0.5)).astype(np.float32)  # shares of the power
     size = -(-samples // 2048) * 2048  # a length that the FFT is quick at
-    spectrum = np.fft.rfft(rng.standard_normal(size, dtype=np.float32))
-    pink = np.fft.irfft(spectrum / np.sqrt(np.maximum(np.arange(len(spectrum), dtype=np.float32), 1.0)), size)
-    parts = (
-        rng.standard_normal(samples, dtype=np.float32),
-        pink[:samples] / _rms(pink),
-        babble(samples, int(rng.integers(1, 5)), rng),
-    )
-    weights = np.sqrt(rng.dirichlet(np.ones(len(parts)))).astype(np.float32)
-    return np.einsum("p,ps->s", weights, np.stack(parts))
+    hertz = np.fft.rfftfreq(size, 1 / SAMPLE_RATE).astype(np.float32)
+    pink = 1.0 / np.maximum(hertz, 20.0)
+    speech = np.minimum(1.0, (hertz / 500.0 + 1e-3) ** -3.0)  # -9 dB an octave above 500 Hz (Byrne et al., 1994)
+    shape = np.sqrt(hiss + rumble * pink / pink.mean() + crowd * speech / speech.mean())
+    noise = np.fft.irfft(np.fft.rfft(rng.standard_normal(size, dtype=np.float32)) * shape, size)[:samples]
+    return noise + np.sqrt(talk) * babble(samples, int(rng.integers(1, 5)), rng)

@@ -27,9 +27,10 @@ def check_stride(stride: int, name: str = "stride") -> None:
 class SkipAttention(nn.Module):
     """Multi-head attention that reads every `stride`-th key, the same stride for a batch or one for each clip.
 
-    `strides` of `forward` overrides the layer's own: an int for all clips, or one int per clip, which runs packed: keys and values
-    of all clips are projected in one product over the kept positions alone, and clips of equal stride share a call of SDPA.
-    A padding mask is strided with the keys; position 0 is valid in every clip, so one key always remains.
+    `strides` of `forward` overrides the layer's own: an int for all clips, or one int per clip, which runs packed:
+    keys and values of all clips are projected in one product over the kept positions alone, and clips of equal stride
+    share a call of SDPA. A padding mask is strided with the keys; position 0 is valid in every clip, so one key always
+    remains.
     """
 
     def __init__(self, dim: int, num_heads: int, *, stride: int = 1) -> None:
@@ -81,9 +82,7 @@ class SkipAttention(nn.Module):
         rows = rows.split([part.shape[0] * part.shape[1] for part in kept])
         sizes = [None] * len(groups) if lengths is None else lengths[index].split([count for _, count in groups])
         mixed = [
-            self._attend(
-                query_part, row.unflatten(0, (count, -1)), key_mask(size, x.shape[1], stride)
-            )
+            self._attend(query_part, row.unflatten(0, (count, -1)), key_mask(size, x.shape[1], stride))
             for query_part, row, size, (stride, count) in zip(queries, rows, sizes, groups, strict=True)
         ]
         return torch.cat(mixed)[index.argsort()]

@@ -4,16 +4,17 @@
     score   = sigmoid(Linear(2, 1)[readout ; MLP(x)])          open = score > threshold
     backward: d score = d open (identity);  d threshold = - sum d open (while gradients move it)
 
-The sigmoid makes [0, 1], to which the threshold is clamped, the score's range. The score reads x detached: undetached scores ran
-off to 500 in a probe, and the model with them. The threshold is moved by `update_threshold(loss)`, once after every optimizer step:
+The sigmoid makes [0, 1], to which the threshold is clamped, the score's range. The score reads x detached: undetached
+scores ran off to 500 in a probe, and the model with them. The threshold is moved by `update_threshold(loss)`, once
+after every optimizer step:
 
     sign          above the running mean of the loss: down by lr, below: up by lr        (the sketch)
     proportional  the same, by lr * clamp((loss - mean) / mean, -1, 1)
     target        lr * (open rate - set point): an integral controller; the loss moves the set point
     off           nothing
 
-and every rule keeps the measured open rate between `rate_floor` and `rate_ceiling`: `sign` alone closes every gate within an
-epoch, because the loss falls. Source: the sketch's mgate and STthreshold.
+and every rule but `off` keeps the measured open rate between `rate_floor` and `rate_ceiling`: `sign` alone closes every
+gate within an epoch, because the loss falls. Source: the sketch's mgate and STthreshold.
 """
 
 import math
@@ -38,7 +39,7 @@ SCORE_MARGIN = 1e-6
 
 class GateDecision(NamedTuple):
     is_open: Float[Tensor, "batch time"]  # 0 or 1, with the score's gradient in training; 0 at padding
-    computed: Bool[Tensor, "batch time"]  # tokens that have to be computed: the open ones, in training those explored too
+    computed: Bool[Tensor, "batch time"]  # tokens to compute: the open ones, in training those explored too
     open_rate: Float[Tensor, " batch"]  # share of the clip's valid tokens
 
 
@@ -59,10 +60,10 @@ class StraightThrough(torch.autograd.Function):
 class Gate(nn.Module):
     """A yes/no per token.
 
-    `threshold_by`: "loss" makes the threshold a buffer that only `update_threshold` moves; "gradient" makes it a parameter until
-    `update_threshold` is first called, and leaves it to the loss from then on.
-    `training_mode`: "full" computes every valid token; "packed" computes the open ones and a share `explore` of the others, so
-    that closed tokens can still learn to open. Evaluation is always packed.
+    `threshold_by`: "loss" makes the threshold a buffer that only `update_threshold` moves; "gradient" makes it a
+    parameter until `update_threshold` is first called, and leaves it to the loss from then on.
+    `training_mode`: "full" computes every valid token; "packed" computes the open ones and a share `explore` of the
+    others, so that closed tokens can still learn to open. Evaluation is always packed.
     """
 
     loss_mean: Tensor
@@ -164,7 +165,7 @@ class Gate(nn.Module):
             return torch.zeros_like(self.combine.bias)
         threshold = self.threshold.clamp(SCORE_MARGIN, 1 - SCORE_MARGIN).logit()
         shift = threshold - logits[mask].quantile(1 - self.open_rate)
-        self.combine.bias += shift
+        self.combine.bias.add_(shift)
         self.is_biased.fill_(True)
         return shift
 
@@ -174,9 +175,10 @@ class Gate(nn.Module):
         self._hand_over(bool(self.by_loss))
 
     def _hand_over(self, by_loss: bool) -> None:
-        """A threshold that the loss moves gets no gradient, so that no optimizer's momentum drags it on."""
+        """A threshold that the loss moves gets no gradient, not even one of 0: no optimizer's momentum drags it on."""
         if isinstance(self.threshold, nn.Parameter):
             self.threshold.requires_grad_(not by_loss)
+            self.threshold.grad = None if by_loss else self.threshold.grad
 
     @torch.no_grad()
     def update_threshold(self, loss: float | Tensor, lr: float = 0.01) -> None:
@@ -186,15 +188,17 @@ class Gate(nn.Module):
         """
         if not self.training:
             return
-        loss = torch.as_tensor(loss, dtype=self.loss_mean.dtype, device=self.loss_mean.device).detach()
+        loss = torch.as_tensor(loss, dtype=self.loss_mean.dtype).detach()
         finite = torch.isfinite(loss)
         if loss.device.type == "cpu" and not finite:
             warnings.warn(f"update_threshold ignored a non-finite loss, {loss.item()}.", stacklevel=2)
             return
+        loss, finite = loss.to(self.loss_mean.device), finite.to(self.loss_mean.device)
         loss = torch.where(finite, loss, self.loss_mean)  # on an accelerator: ignored without a look from the host
         mean = torch.where(self.num_updates == 0, loss, self.loss_mean)
         step = self._limited(self._step(loss, mean, lr), lr) * finite
-        self.threshold.add_(step).clamp_(0, 1)
+        # Short of 0 and 1, so that the bias of an evaluation can still open and close every gate.
+        self.threshold.add_(step).clamp_(SCORE_MARGIN, 1 - SCORE_MARGIN)
         self.loss_mean.copy_(torch.lerp(loss, mean, LOSS_MOMENTUM))
         self.num_updates.add_(finite)
         self.by_loss.fill_(True)

@@ -2,14 +2,18 @@
 
 For a clip at layer i, with x its tokens:
 
-    1. inner layer     adapter: the gate opens for some tokens; there  p = norm(x),  x += sigmoid(w_i.p + b_i) * hyper(adapter(p))
+    1. inner layer     adapter: at the tokens that its gate opens,
+                       p = norm(x),  x += sigmoid(w . p + b) hyper(adapter(p))
                        transformer: a whole pre-norm block, no gate
-    2. memory          m <- g m + (1 - g) mean(x),   g = sigmoid(w . mean(x))
-    3. action          0 goes on to i + 1; a > 0 jumps (layers/policy.py has the rules). On a jump, with x0 the block's input:
-                       literal  x += J_a x0 + (1 - J_a) m          convex  x <- (1 - c) x + c (J_a x0 + (1 - J_a) m)          none
-    4. after the last  x += sigmoid(w . x) * MLP(norm(x))          (adapter only: a transformer block has its own)
+    2. memory          m <- g m + (1 - g) mean(x),  g = sigmoid(w . mean(x))
+    3. action          0 goes on to i + 1; a > 0 jumps (layers/policy.py has the rules), mixing in the block's input x0:
+                       literal  x += J_a x0 + (1 - J_a) m
+                       convex   x <- (1 - c) x + c (J_a x0 + (1 - J_a) m)
+                       none     x stays
+    4. after the last  x += sigmoid(w . x) MLP(norm(x))     (adapter only: a transformer block has its own)
 
-Layer 0 and the last always run. Every layer runs on the clips that visit it and on no others. Source: the sketch's skip_layer.
+Layer 0 and the last always run. Every layer runs on the clips that visit it and on no others. Source: the sketch's
+skip_layer.
 
     jump = SkipLayer(dim, heads, depth)
     y = jump(x)                                      # or jump(x, lengths)
@@ -53,8 +57,8 @@ FINAL_RATIO = 4  # width of the closing MLP over dim, as in the sketch
 class SkipLayer(nn.Module):
     """A block of `depth` layers that every clip crosses on its own route.
 
-    Routes are planned at once from the block's input (`policy_sees="input"`, the sketch) or from the state after layer 0 ("first"), or
-    decided layer by layer ("state", one host synchronisation each).
+    Routes are planned at once from the block's input (`policy_sees="input"`, the sketch) or from the state after layer
+    0 ("first"), or decided layer by layer ("state", one host synchronisation each).
     """
 
     def __init__(
@@ -115,9 +119,7 @@ class SkipLayer(nn.Module):
                 training_mode=gate_training_mode,
             )
             self.gates.append(gate)
-            self.layers.append(
-                Adapter(dim, index, mini_hc=mini_hc, expansion=expansion, dropout=dropout, gate=gate)
-            )
+            self.layers.append(Adapter(dim, index, mini_hc=mini_hc, expansion=expansion, dropout=dropout, gate=gate))
         if jump_mix != "none":
             self.work_mem = nn.Parameter(torch.zeros(dim))
             self.memory_gate = nn.Linear(dim, 1)
@@ -129,7 +131,7 @@ class SkipLayer(nn.Module):
             self.final_norm = nn.LayerNorm(dim)
             self.final_gate = nn.Linear(dim, 1)
             self.final = nn.Sequential(
-                nn.Linear(dim, FINAL_RATIO * dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(FINAL_RATIO * dim, dim)
+                nn.Linear(dim, FINAL_RATIO * dim), nn.GELU(), nn.Linear(FINAL_RATIO * dim, dim)
             )
 
     def forward(
@@ -213,7 +215,7 @@ class SkipLayer(nn.Module):
             macs=constant + (visited * (visited_macs + num_open * per_token)).sum(1),
             dense_macs=dense_macs,
             expected_compute=expected / dense_macs,
-            log_prob=route.log_prob if samples else route.log_prob.detach(),
+            log_prob=route.log_prob if samples else torch.zeros_like(route.log_prob),
             entropy=route.mean_entropy(),
             predicted_loss=route.predicted_loss(),
         )

@@ -1,11 +1,12 @@
 """Let every clip choose how many keys its attention reads.
 
 A gate reads the mean of the input and gives logits over the strides 1..max_stride. Training samples a stride by hard
-Gumbel-softmax (Jang et al. 2017, Maddison et al. 2017); evaluation takes the most likely one. Two ways to give the gate a gradient:
+Gumbel-softmax (Jang et al. 2017, Maddison et al. 2017); evaluation takes the most likely one. Two ways to give the gate
+a gradient:
 
-    selected   y = w * attention_s(x),  w = 1 + p_s - stop(p_s)             runs the chosen stride alone, packed
-    soft       y = sum_j a_j v_j,  a_j ~ keep_j exp(q.k_j),  keep_j = sum_k y_k [j mod k = 0]
-               dense and masked in training, so that the strides not chosen learn too; packed in evaluation, equal in value
+    selected   y = w * attention_s(x),  w = 1 + p_s - stop(p_s);  runs the chosen stride alone, packed
+    soft       y = sum_j a_j v_j,  a_j ~ keep_j exp(q.k_j),  keep_j = sum_k y_k [j mod k = 0];  dense and masked in
+               training, so that the strides not chosen learn too; packed in evaluation, equal in value
 
 The sketch's arg-max cut the gate off from the loss, and its masks saved nothing.
 """
@@ -53,16 +54,17 @@ class StrideGate(nn.Module):
         check_stride(max_stride, "max_stride")
         self.dim, self.max_stride = dim, max_stride
         self.temperature = 1.0  # of the Gumbel-softmax; set from the training position, never saved
-        self.net = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, max_stride))
+        last = nn.Linear(dim, max_stride)
+        self.net = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), last)
         with torch.no_grad():
-            self.net[2].weight.mul_(LOGIT_SCALE)
-            self.net[2].bias.zero_()
+            last.weight.mul_(LOGIT_SCALE)
+            last.bias.zero_()
         keys = 1.0 / torch.arange(1, max_stride + 1)
         self.register_buffer("costs", (keys - keys[-1]) / (1 - keys[-1]).clamp(min=0.5), persistent=False)
 
     def forward(self, pooled: Float[Tensor, "batch dim"], bias: Tensor | float = 0.0) -> StrideChoice:
         """`bias` > 0 favours short strides (more compute) in evaluation; training samples without it."""
-        # The gate reads, it does not steer: pulling the trunk towards cheap inputs helped nothing and moves the features.
+        # The gate reads, it does not steer: pulling the trunk towards cheap inputs only moved the features.
         logits = self.net(pooled.detach()).float()
         if not self.training:
             logits = logits + bias * self.costs

@@ -11,7 +11,7 @@ With p_i the probabilities at layer i, the probability n_j of visiting layer j f
 Estimators, how the policy learns from the task:
     reinforce   the sampled route's log-probability times its advantage (Williams 1992); bounded probabilities
     gumbel      routes drawn by Gumbel noise; every visited layer's update is multiplied by 1 + n_j - stop(n_j)
-    gain        routes at random; regress the loss as baseline(clip) - sum of gains of the visited layers, then visit where gains pay
+    gain        random routes; regress the loss as baseline(clip) - gains of the visited layers; visit where gains pay
 """
 
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 class JumpPolicy(nn.Module):
     """Logits over actions 0..max_jump at every layer but the last, from a summary of the clip.
 
-    `num_features`: width of that summary. `heads`: "per_layer", or "shared" (the sketch: the same logits at all layers).
+    `num_features`: width of that summary. `heads`: "per_layer", or "shared" (the sketch: equal logits at all layers).
     Under `gain` the net gives one gain per layer and a baseline instead, and the logits follow from the gains.
     """
 
@@ -97,7 +97,7 @@ class JumpPolicy(nn.Module):
         return Scores(logits, None)
 
     def _gain_scores(self, outputs: Tensor) -> "Scores":
-        """An action's logit is what it gives up: minus the gains of the layers that it skips, in units of the temperature."""
+        """An action's logit is what it gives up: minus the gains, in loss, of the layers that it skips."""
         gains, baseline = outputs[:, :-1], outputs[:, -1]
         skipped = skipped_layers(self.depth, self.num_actions, self.rule, outputs.device)
         logits = -torch.einsum("bj,iaj->bia", gains.detach(), skipped)
@@ -135,7 +135,6 @@ class Route:
 
     def __init__(self, policy: JumpPolicy, batch: int, device: torch.device) -> None:
         self.policy, self.depth, self.device = policy, policy.depth, device
-        self.at = torch.zeros(batch, dtype=torch.long, device=device)  # the layer each clip goes to next
         self.visited = torch.zeros(batch, self.depth, dtype=torch.bool, device=device)
         self.visited[:, 0] = True
         self.landings = torch.zeros_like(self.visited)
@@ -151,14 +150,14 @@ class Route:
         self.longest = self.skipped.sum(-1).amax().clamp(min=1)
 
     def decide(self, layer: int, scores: Scores, bias: Tensor | float) -> None:
-        """Take the decision after `layer` for the clips that visit it. `bias` > 0 favours going on, in evaluation only."""
+        """Decide after `layer` for the clips that visit it. `bias` > 0 favours going on, in evaluation only."""
         here = self.visited[:, layer].clone()
         logits = scores.logits[:, layer]
         if scores.gains is not None:
             self.gains.append(scores.gains)
         if not self.policy.training:
             logits = logits - bias * self.skipped[layer].sum(-1) / self.longest
-        action, probabilities, soft = self._choose(logits)
+        action, probabilities, soft = self._choose(layer, logits)
         for a in range(self.policy.num_actions):
             target = landing(layer, a, self.depth, self.policy.rule)
             self.chances[target] = self.chances[target] + self.chances[layer] * probabilities[:, a]
@@ -174,7 +173,7 @@ class Route:
         self.entropy = self.entropy + torch.where(here, -(probabilities * log_probabilities).sum(-1), 0.0)
         self.num_decisions = self.num_decisions + here
 
-    def _choose(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _choose(self, layer: int, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Action, probabilities of the expected route, and those of this draw."""
         probabilities = logits.softmax(dim=-1)
         if not self.policy.training:
@@ -183,14 +182,14 @@ class Route:
             soft = ((logits + gumbel_noise(logits)) / self.policy.temperature).softmax(dim=-1)
             return soft.argmax(dim=-1), probabilities, soft
         if self.policy.estimator == "gain":
-            return self._explore(logits), probabilities, probabilities
+            return self._explore(layer, logits), probabilities, probabilities
         actions = self.policy.num_actions
         probabilities = (1 - PROBABILITY_FLOOR * actions) * probabilities + PROBABILITY_FLOOR
         return torch.multinomial(probabilities.detach(), 1).squeeze(1), probabilities, probabilities
 
-    def _explore(self, logits: Tensor) -> Tensor:
+    def _explore(self, layer: int, logits: Tensor) -> Tensor:
         """Routes at random, of every length: each clip first draws how often it goes on."""
-        if not self.num_decisions.any():
+        if layer == 0:
             self.going_on = torch.rand(len(logits), device=self.device)
         jump = torch.randint(1, self.policy.num_actions, (len(logits),), device=self.device)
         return torch.where(torch.rand(len(logits), device=self.device) < self.going_on, 0, jump)
@@ -226,5 +225,3 @@ def shortest_route(costs: list[int], max_jump: int, rule: JumpRule) -> list[int]
         cost, route = min(best[target - layer - 1] for target in targets)
         best.insert(0, (cost + costs[layer], [layer, *route]))
     return best[0][1]
-
-

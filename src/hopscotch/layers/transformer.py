@@ -14,18 +14,20 @@ from hopscotch.layers.attention import SkipAttention
 
 
 class FeedForward(nn.Sequential):
-    def __init__(self, dim: int, ffn_ratio: float, dropout: float) -> None:
+    def __init__(self, dim: int, ffn_ratio: float) -> None:
         hidden = int(dim * ffn_ratio)
-        super().__init__(nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim))
+        super().__init__(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
 
 
 class TransformerBlock(nn.Module):
-    def __init__(self, dim: int, num_heads: int, *, ffn_ratio: float = 4, dropout: float = 0.0, stride: int = 1) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, *, ffn_ratio: float = 4, dropout: float = 0.0, stride: int = 1
+    ) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(dim)
         self.attention = SkipAttention(dim, num_heads, stride=stride)
         self.ffn_norm = nn.LayerNorm(dim)
-        self.ffn = FeedForward(dim, ffn_ratio, dropout)
+        self.ffn = FeedForward(dim, ffn_ratio)
         self.dropout = nn.Dropout(dropout)
 
     def forward(

@@ -1,7 +1,7 @@
 """The whole model: waveform -> mel -> stem -> encoder -> head, and what it cost.
 
-    mel (batch, time, mel) -> two masked convolutions, 2 or 4 frames per position -> + positions -> encoder
-    -> masked mean and standard deviation -> linear
+mel (batch, time, mel) -> two masked convolutions, 2 or 4 frames per position -> + positions -> encoder
+-> masked mean and standard deviation -> linear
 """
 
 import math
@@ -17,13 +17,13 @@ from hopscotch.layers.pooling import masked_mean_and_std
 from hopscotch.models.encoder import Encoder
 from hopscotch.types import ModelOutput, SkipTrace, valid_mask
 
-KERNEL = 3  # frames
+KERNEL = 5  # frames
 STEM_STRIDES = {2: (1, 2), 4: (2, 2)}  # of the two convolutions
 LONGEST_WAVELENGTH = 10_000.0  # of the sinusoidal positions, in positions (Vaswani et al. 2017)
 
 
 class AudioModel(nn.Module):
-    """A classifier of clips. `decision_bias` is the one scalar that evaluation adds to every decision to meet a budget."""
+    """A classifier of clips. `decision_bias` is the scalar that evaluation adds to every decision to meet a budget."""
 
     decision_bias: Tensor
 
@@ -97,7 +97,7 @@ class AudioModel(nn.Module):
 
 
 class ConvStem(nn.Module):
-    """Two convolutions over time that never see padding, then sinusoidal positions."""
+    """Two convolutions over time that never see padding, each with norm and GELU; then sinusoidal positions are added."""
 
     def __init__(self, num_mels: int, dim: int, *, stride: int, dropout: float) -> None:
         super().__init__()
@@ -108,17 +108,17 @@ class ConvStem(nn.Module):
         self.convolutions = nn.ModuleList(
             nn.Conv1d(widths[i], widths[i + 1], KERNEL, stride=self.strides[i], padding=KERNEL // 2) for i in range(2)
         )
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
         self.dropout = nn.Dropout(dropout)
 
     def forward(
         self, mel: Float[Tensor, "batch time mel"], frames: Int[Tensor, " batch"]
     ) -> tuple[Float[Tensor, "batch position dim"], Int[Tensor, " batch"]]:
-        x = mel.transpose(1, 2)  # batch mel time
-        for convolution, stride in zip(self.convolutions, self.strides, strict=True):
+        x = mel
+        for convolution, norm, stride in zip(self.convolutions, self.norms, self.strides, strict=True):
             frames = (frames + stride - 1) // stride
-            x = nn.functional.gelu(convolution(x))
-            x = x * valid_mask(frames, x.shape[2])[:, None]
-        x = x.transpose(1, 2)
+            x = nn.functional.gelu(norm(convolution(x.transpose(1, 2)).transpose(1, 2)))
+            x = x * valid_mask(frames, x.shape[1])[:, :, None]
         return self.dropout(x + sinusoids(x.shape[1], x.shape[2], x.device)), frames
 
     def positions(self, frames: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:

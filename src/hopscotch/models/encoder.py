@@ -10,7 +10,8 @@ from hopscotch.types import SkipTrace
 class Encoder(nn.Module):
     """Base of the encoders; as it stands, one that decides nothing.
 
-    A new encoder is a subclass with `forward` and `macs_range`, and a YAML in conf/model; the rest is for encoders that decide.
+    A new encoder is a subclass with `forward` and `macs_range`, and a YAML in conf/model; the rest is for encoders that
+    decide.
     """
 
     decides = False
@@ -52,6 +53,11 @@ def fixed_trace(strides: Int[Tensor, "batch depth"], macs: Tensor, dense_macs: T
         log_prob=nothing,
         entropy=nothing,
     )
+
+
+def check_temperatures(start: float, end: float) -> None:
+    if min(start, end) <= 0:
+        raise ValueError(f"model.encoder.temperature_start and temperature_end must be above 0, got {start} and {end}.")
 
 
 def interpolate(start: float, end: float, progress: float) -> float:

@@ -7,12 +7,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hopscotch.layers.jump import Inner, SkipLayer
-from hopscotch.models.encoder import Encoder, interpolate
+from hopscotch.models.encoder import Encoder, check_temperatures, interpolate
 from hopscotch.types import SkipTrace
 
 
 class JumpStack(Encoder):
-    """`jump`, `policy` and `gate` hold the SkipLayer's arguments of that prefix: jump = {"rule": "skip"} is jump_rule="skip"."""
+    """`jump`, `policy` and `gate` hold the SkipLayer's arguments of that prefix: jump={"max": 2} is jump_max=2."""
 
     decides = True
 
@@ -36,6 +36,7 @@ class JumpStack(Encoder):
         super().__init__()
         groups = {"jump": jump, "policy": policy, "gate": gate}
         arguments = {f"{group}_{key}": value for group, values in groups.items() for key, value in values.items()}
+        check_temperatures(temperature_start, temperature_end)
         self.temperatures = (temperature_start, temperature_end)
         self.block = SkipLayer(
             dim,

@@ -33,9 +33,8 @@ class JumpAttention(Encoder):
         **jump_arguments: Any,
     ) -> None:
         super().__init__()
-        shared = {"ffn_ratio": ffn_ratio, "dropout": dropout}
-        self.jump = JumpStack(dim, num_heads, depth, **shared, **jump_arguments)
-        self.attention = Stack(dim, num_heads, attention_depth, **shared, first=first)
+        self.jump = JumpStack(dim, num_heads, depth, ffn_ratio=ffn_ratio, dropout=dropout, **jump_arguments)
+        self.attention = Stack(dim, num_heads, attention_depth, ffn_ratio=ffn_ratio, dropout=dropout, first=first)
 
     def forward(
         self, x: Float[Tensor, "batch time dim"], lengths: Int[Tensor, " batch"], bias: Tensor | float = 0.0

@@ -7,10 +7,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hopscotch.compute import block_macs
-from hopscotch.layers.learned_skip import Estimator, LearnedSkip, StrideChoice
+from hopscotch.layers.learned_skip import Estimator, LearnedSkip, StrideChoice, StrideGate
 from hopscotch.layers.pooling import masked_mean
 from hopscotch.layers.transformer import TransformerBlock
-from hopscotch.models.encoder import Encoder, interpolate
+from hopscotch.models.encoder import Encoder, check_temperatures, interpolate
 from hopscotch.types import SkipTrace, valid_mask
 
 GATE_INPUTS = ("layer", "encoder")
@@ -38,7 +38,7 @@ class LearnedBlock(TransformerBlock):
 
 
 class LearnedStack(Encoder):
-    """`gate_input`: "layer", every layer decides when it is reached; "encoder", all layers are planned from the input."""
+    """`gate_input`: "layer", each layer decides when reached; "encoder", all layers are planned from the input."""
 
     decides = True
 
@@ -59,10 +59,7 @@ class LearnedStack(Encoder):
         super().__init__()
         if gate_input not in GATE_INPUTS:
             raise ValueError(f"model.encoder.gate_input must be one of {', '.join(GATE_INPUTS)}, got {gate_input!r}.")
-        if min(temperature_start, temperature_end) <= 0:
-            raise ValueError(
-                f"model.encoder.temperature_* must be above 0, got {temperature_start} and {temperature_end}."
-            )
+        check_temperatures(temperature_start, temperature_end)
         self.dim, self.ffn_ratio, self.max_stride = dim, ffn_ratio, max_stride
         self.plans_ahead = gate_input == "encoder"
         self.temperatures = (temperature_start, temperature_end)
@@ -86,8 +83,8 @@ class LearnedStack(Encoder):
             choices.append(choice)
         return x, self._trace(lengths, choices)
 
-    def _gates(self) -> list:
-        return [block.attention.gate for block in self.blocks]
+    def _gates(self) -> list[StrideGate]:
+        return [gate for gate in self.modules() if isinstance(gate, StrideGate)]
 
     def _trace(self, lengths: Tensor, choices: list[StrideChoice]) -> SkipTrace:
         options = torch.arange(1, self.max_stride + 1, device=lengths.device)

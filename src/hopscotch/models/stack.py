@@ -1,6 +1,6 @@
 """A transformer stack with strides fixed beforehand: `dense` (all 1) and `skip_attention`.
 
-    stride of layer i: the list `strides`, or max(1, first - i)
+stride of layer i: the list `strides`, or max(1, first - i)
 """
 
 from collections.abc import Sequence

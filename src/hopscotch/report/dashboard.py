@@ -22,6 +22,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams as tensorboard_hparams
 
 from hopscotch.report.clips import SplitClips, clips_of
 from hopscotch.report.hardest import HardestClips
@@ -39,15 +40,15 @@ from hopscotch.report.pictures import history_picture, pattern_picture
 from hopscotch.report.traces import Evaluation, TraceBuffer
 from hopscotch.report.words import routes_table
 
-# What the HParams tab compares runs by; it wants a value at the start, and shows the last one written.
-FINAL_METRICS = {"test/acc": 0.0, "compute/fraction": 1.0, "seconds": 0.0}
+FINAL_METRICS = ("test/acc", "compute/fraction", "seconds")  # by which the HParams tab compares runs
 
 
 class SkipDashboard(Callback):
     """Write what was skipped to all loggers as numbers, and to TensorBoard as pictures.
 
-    `hparams` are the few hyper-parameters by which the HParams tab compares runs. With `pictures` off only numbers and
-    histograms are written. Under several processes the first one reports, on its own share of the clips.
+    Pictures come every `every_n_epochs`; numbers about training every `every_n_steps` (an entry takes 3 ms) and at the
+    end of each epoch. `hparams` are the few hyper-parameters by which the HParams tab compares runs. With `pictures`
+    off only numbers and histograms are written. Under several processes the first one reports, on its own clips.
     """
 
     def __init__(
@@ -55,17 +56,19 @@ class SkipDashboard(Callback):
         *,
         pictures: bool = True,
         every_n_epochs: int = 1,
+        every_n_steps: int = 50,
         num_fixed_clips: int = 8,
-        num_history_clips: int = 32,
+        num_history_clips: int = 24,
         num_hardest_clips: int = 4,
         hparams: Mapping[str, str | int | float | bool | None] | None = None,
     ) -> None:
         counts = {"num_fixed_clips": num_fixed_clips, "num_history_clips": num_history_clips}
-        for key, value in {"every_n_epochs": every_n_epochs, **counts}.items():
+        for key, value in {"every_n_epochs": every_n_epochs, "every_n_steps": every_n_steps, **counts}.items():
             if value < 1:
                 raise ValueError(f"callbacks.dashboard.{key} must be at least 1, got {value}.")
         self.pictures = pictures
         self.every_n_epochs = every_n_epochs
+        self.every_n_steps = every_n_steps
         self.num_fixed_clips = num_fixed_clips
         self.num_history_clips = num_history_clips
         self.hparams = dict(hparams or {})
@@ -74,7 +77,7 @@ class SkipDashboard(Callback):
         self.patterns: dict[int, np.ndarray] = {}  # epoch -> share by depth and stride
         self.training = TraceBuffer()
         self.evaluation = TraceBuffer()
-        self.logged_step = -1
+        self.logged_step = 0
         self.has_layout = False
         self.start = time.monotonic()
 
@@ -82,23 +85,22 @@ class SkipDashboard(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.start = time.monotonic()
+        self.logged_step = trainer.global_step
         loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         if self.pictures and not loggers and not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             rank_zero_warn(
                 "callbacks.dashboard.pictures=true has no effect without a TensorBoard logger: "
                 "choose logger=tensorboard, or callbacks=quiet."
             )
-        # Not again on resume: the curve of test/acc would fall back to 0.
-        if trainer.global_step == 0 and self.hparams:
-            for logger in loggers:
-                logger.log_hyperparams(self.hparams, FINAL_METRICS, step=0)
+        writer = tensorboard_writer(trainer)
+        if writer is not None and self.hparams and trainer.global_step == 0:  # a resumed run has written them
+            write_hparams(writer, self.hparams)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.training.add(batch, outputs)
-        step = trainer.global_step
-        if step % trainer.log_every_n_steps == 0 and step != self.logged_step:  # pyright: ignore
+        if trainer.global_step - self.logged_step >= self.every_n_steps:
             self.log_training(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -114,7 +116,7 @@ class SkipDashboard(Callback):
         if self.kinds.decides:
             numbers["policy/entropy"] = steps.trace.entropy.mean().item()
         numbers |= {f"gate/threshold/layer_{layer:02d}": value for layer, value in steps.thresholds.items()}
-        log_numbers(trainer, numbers)
+        log_numbers(trainer, numbers, last_step(trainer))
 
     # Validation
 
@@ -142,17 +144,17 @@ class SkipDashboard(Callback):
         self.hardest.update(evaluation)
         if self.kinds.strides:
             self.patterns[trainer.current_epoch] = stride_shares(evaluation.trace)
-        log_numbers(trainer, evaluation_numbers(evaluation, self.kinds))
+        log_numbers(trainer, evaluation_numbers(evaluation, self.kinds), last_step(trainer))
         writer = tensorboard_writer(trainer)
         if writer is None:
             return
         if not self.has_layout:
             self.has_layout = True
             writer.add_custom_scalars(chart_layout(self.kinds))
-        write_histograms(writer, evaluation, self.kinds, trainer.global_step)
+        write_histograms(writer, evaluation, self.kinds, last_step(trainer))
         if self.pictures and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             frontend = cast(Any, pl_module).model.frontend
-            self.write_pictures(writer, evaluation, clips_of(trainer, "val"), frontend, trainer.global_step)
+            self.write_pictures(writer, evaluation, clips_of(trainer, "val"), frontend, last_step(trainer))
 
     def write_pictures(
         self, writer: SummaryWriter, evaluation: Evaluation, clips: SplitClips, frontend: nn.Module, step: int
@@ -196,7 +198,7 @@ class SkipDashboard(Callback):
         numbers = split_numbers(evaluation.trace, self.kinds | kinds_of(evaluation.trace), "test")
         numbers["compute/fraction"] = evaluation.compute_fraction
         numbers["seconds"] = time.monotonic() - self.start
-        log_numbers(trainer, numbers)
+        log_numbers(trainer, numbers, trainer.global_step)
 
     # Resuming
 
@@ -215,10 +217,15 @@ class SkipDashboard(Callback):
         self.has_layout = state_dict["has_layout"]
 
 
-def log_numbers(trainer: Trainer, numbers: dict[str, float]) -> None:
+def log_numbers(trainer: Trainer, numbers: dict[str, float], step: int) -> None:
     """Hand numbers to all loggers, past `LightningModule.log`: its bookkeeping costs more than these are worth."""
     for logger in trainer.loggers:
-        logger.log_metrics({**numbers, "epoch": trainer.current_epoch}, step=trainer.global_step)
+        logger.log_metrics({**numbers, "epoch": trainer.current_epoch}, step=step)
+
+
+def last_step(trainer: Trainer) -> int:
+    """The step just done, counted from 0 as Lightning's own lines are; `global_step` is how many were done."""
+    return max(trainer.global_step - 1, 0)
 
 
 def tensorboard_writer(trainer: Trainer) -> SummaryWriter | None:
@@ -227,24 +234,47 @@ def tensorboard_writer(trainer: Trainer) -> SummaryWriter | None:
     return loggers[0].experiment if loggers and trainer.is_global_zero else None
 
 
+def write_hparams(writer: SummaryWriter, hparams: Mapping[str, Any]) -> None:
+    """Start a session of the HParams tab: names now, the metrics' values when they are known.
+
+    `add_hparams` and Lightning's `log_hyperparams` want values at once: every curve would start with an invented one.
+    """
+    values = {name: value for name, value in hparams.items() if value is not None}
+    experiment, session_start, _ = tensorboard_hparams(values, dict.fromkeys(FINAL_METRICS, 0.0))
+    file_writer = writer._get_file_writer()
+    file_writer.add_summary(experiment)
+    file_writer.add_summary(session_start)
+
+
 def write_histograms(writer: SummaryWriter, evaluation: Evaluation, kinds: Kinds, step: int) -> None:
     """Whole numbers as histograms: a bin around each, its borders half-way to the next."""
     trace = evaluation.trace
     if kinds.strides:
+        largest = int(trace.strides.max())
         for layer in attention_layers(trace):
-            write_counts(writer, f"skip/stride/layer_{layer:02d}/histogram", trace.strides[:, layer].numpy(), step)
+            strides = trace.strides[:, layer].numpy()
+            write_counts(writer, f"skip/stride/layer_{layer:02d}/histogram", strides, largest, step)
     if kinds.jumps:
         layers = trace.visited.nonzero()[:, 1].numpy()
-        write_counts(writer, "jump/visited/histogram", layers, step, largest=trace.visited.shape[1] - 1)
-        write_counts(writer, "jump/history/histogram", trace.jumps[trace.jumps >= 0].numpy(), step)
+        write_counts(writer, "jump/visited/histogram", layers, trace.visited.shape[1] - 1, step)
+        actions = trace.jumps[trace.jumps >= 0].numpy()
+        write_counts(writer, "jump/history/histogram", actions, int(actions.max()), step)
 
 
-def write_counts(
-    writer: SummaryWriter, tag: str, values: Int[np.ndarray, " value"], step: int, largest: int | None = None
-) -> None:
-    """One histogram of whole numbers from 0."""
-    last = int(values.max(initial=0)) if largest is None else largest
-    writer.add_histogram(tag, values.astype(np.int64), step, bins=np.arange(last + 2) - 0.5)  # pyright: ignore
+def write_counts(writer: SummaryWriter, tag: str, values: Int[np.ndarray, " value"], largest: int, step: int) -> None:
+    """One histogram of whole numbers from 0 to `largest`, empty bins and all: `add_histogram` would cut them off."""
+    counts = np.bincount(values, minlength=largest + 1)
+    writer.add_histogram_raw(
+        tag,
+        min=-0.5,
+        max=largest + 0.5,
+        num=len(values),
+        sum=int(values.sum()),
+        sum_squares=int((values.astype(np.int64) ** 2).sum()),
+        bucket_limits=(np.arange(largest + 1) + 0.5).tolist(),
+        bucket_counts=counts.tolist(),
+        global_step=step,
+    )
 
 
 def spread(num_clips: int, num_wanted: int) -> list[int]:

@@ -127,7 +127,8 @@ def draw_patterns(trace: SkipTrace) -> "Figure":
     right.set_xticks(range(depth), list(map(str, layers)))
     right.set_yticks(range(len(top)), [f"{share:.0%}" for share in counts[top] / counts.sum()])
     covered = counts[top].sum() / counts.sum()
-    title = f"Strides of the {len(top)} commonest patterns of {len(counts)} ({covered:.0%} of clips)"
+    title = f"The {len(top)} commonest of {len(counts)} patterns ({covered:.0%})"
+    title = f"All {len(counts)} patterns in use" if len(top) == len(counts) else title
     right.set(xlabel="layer", ylabel="share of test clips", title=title)
     for axes in (left, right):
         plain(axes)

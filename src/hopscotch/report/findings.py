@@ -34,8 +34,9 @@ def constant_policy(test: Evaluation) -> list[str]:
     num_common = int((shares >= COMMON_ROUTE).sum())
     if num_common >= 2:
         return []
+    kind = "constant policy" if shares[0] > 0.5 else "scattered rather than constant policy"
     return [
-        f"constant policy: fewer than two routes are each taken by {COMMON_ROUTE:.0%} of the test clips; "
+        f"{kind}: fewer than two routes are each taken by {COMMON_ROUTE:.0%} of the test clips; "
         f"{len(shares)} are in use, the commonest by {shares[0]:.0%}. Try another compute.target, or train longer."
     ]
 

@@ -53,9 +53,9 @@ class HardestClips:
             )
             if self.shown.get(place) != clip:
                 self.shown[place] = clip
-                write_sound(writer, f"most_wrong/sound_{place}", clips, clip, step)
-                write_mel(writer, f"most_wrong/mel_{place}", clips, clip, frontend, step)
-        writer.add_text("most_wrong/clips", "\n".join(lines), step)
+                write_sound(writer, f"wrong/sound_{place}", clips, clip, step)
+                write_mel(writer, f"wrong/mel_{place}", clips, clip, frontend, step)
+        writer.add_text("wrong/clips", "\n".join(lines), step)
 
     def state_dict(self) -> dict[str, object]:
         return {"times_wrong": dict(self.times_wrong), "num_evaluations": self.num_evaluations}

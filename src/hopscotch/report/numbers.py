@@ -38,14 +38,14 @@ class Kinds:
 
 
 def kinds_of(trace: SkipTrace) -> Kinds:
-    """What this trace gives away.
+    """What this trace gives away: stride 1 is plain attention and skips nothing.
 
     A jump model that never jumped looks like a plain stack here, so callers join the kinds of all traces of a run:
     while training it samples, and sooner or later it jumps.
     """
     jumps = bool((trace.jumps > 0).any())
     return Kinds(
-        strides=bool((trace.strides > 0).any()),
+        strides=bool((trace.strides > 1).any()),
         jumps=jumps,
         gates=not bool(trace.open_rate.isnan().all()),
         decides=jumps or bool((trace.entropy > 0).any()) or bool((trace.log_prob != 0).any()),

@@ -19,6 +19,8 @@ NO_STRIDE_COLOUR = (226, 226, 226)
 GAP_COLOUR = (255, 255, 255)
 INK = (40, 40, 40)
 FONT_SIZE = 13  # pixels
+PICTURE_WIDTH = 240  # pixels without words; TensorBoard shrinks, and blurs, what is wider than 350
+MAX_NAME = 24  # letters of a clip's name
 # Ends of the stride colours: dark for stride 1, where all is read, to light for the largest.
 DARK, MIDDLE, LIGHT = (37, 37, 98), (34, 139, 141), (253, 231, 120)
 
@@ -32,7 +34,7 @@ def stride_colours(max_stride: int) -> UInt8[np.ndarray, "stride rgb"]:
 
 
 def paint_histories(
-    cells: UInt8[np.ndarray, "clip depth"], width: int = 30, height: int = 15
+    cells: UInt8[np.ndarray, "clip depth"], width: int = 30, height: int = 14
 ) -> UInt8[np.ndarray, "y x rgb"]:
     """One row per clip, one column per layer, coloured by what happened; the last pixel of a block is a white grid."""
     palette = np.array([HISTORY_COLOURS[kind] for kind in (RAN, JUMPED_OVER, LANDED)], dtype=np.uint8)
@@ -112,12 +114,13 @@ def captioned(
 
 
 def history_picture(cells: UInt8[np.ndarray, "clip depth"], names: Sequence[str]) -> UInt8[np.ndarray, "y x rgb"]:
-    """Jump histories of some clips, with words."""
+    """Jump histories of some clips, with words; names are cut to their last part, for want of room."""
+    depth = cells.shape[1]
     return captioned(
-        paint_histories(cells),
+        paint_histories(cells, width=max(PICTURE_WIDTH // depth, 4)),
         title="What each clip did at each layer",
-        rows=names,
-        columns=[str(layer) for layer in range(cells.shape[1])],
+        rows=[name.rsplit("/", 1)[-1][-MAX_NAME:] for name in names],
+        columns=[str(layer) for layer in range(depth)],
         legend=[(HISTORY_WORDS[kind], HISTORY_COLOURS[kind]) for kind in (RAN, LANDED, JUMPED_OVER)],
         below="layer",
     )
@@ -128,19 +131,20 @@ def pattern_picture(
     *,
     epochs: Sequence[int],
     layers: Sequence[int],
-    max_width: int = 640,
 ) -> UInt8[np.ndarray, "y x rgb"]:
-    """Skip patterns of some layers over the epochs so far, with words: the picture grows to the right."""
-    kept = np.unique(np.linspace(0, len(epochs) - 1, min(len(epochs), max_width)).round().astype(int))
-    width = min(max(max_width // len(kept), 1), 24)
+    """Skip patterns of some layers over the epochs so far, with words: a column is added each epoch.
+
+    It keeps its width: columns get narrower instead, and beyond a pixel some epochs are left out.
+    """
+    kept = np.unique(np.linspace(0, len(epochs) - 1, min(len(epochs), PICTURE_WIDTH)).round().astype(int))
     num_strides = shares.shape[2]
-    words = ["no attention", *(f"stride {stride}" for stride in range(1, num_strides))]
+    words = ["none", *map(str, range(1, num_strides))]
     colours = [tuple(colour) for colour in stride_colours(num_strides - 1).tolist()]
     legend = list(zip(words, colours, strict=True))
     has_none = bool((shares[:, layers, 0] > 0).any())
     return captioned(
-        paint_shares(shares[kept][:, layers], width=width),
-        title="Share of validation clips by stride",
+        paint_shares(shares[kept][:, layers], width=min(PICTURE_WIDTH // len(kept), 48)),
+        title="Stride by layer: share of validation clips",
         rows=[f"layer {layer}" for layer in layers],
         columns=[str(epochs[number]) for number in kept],
         legend=legend[1:] + legend[: 1 if has_none else 0],

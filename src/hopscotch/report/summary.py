@@ -95,7 +95,7 @@ def print_summary(
         console.print()
         console.print(layer_table(test, kinds))
     for warning in warnings:
-        console.print(f"[yellow]warning:[/yellow] {warning}", highlight=False)
+        console.print(f"[yellow]warning:[/yellow] {warning}", highlight=False, soft_wrap=True)
     console.print()
     # Plain print for what is copied or parsed: rich would break long lines.
     console.file.write(f"look closer: {tensorboard_command(run_folder)}\n{run_folder}\n")
@@ -108,11 +108,12 @@ def layer_table(test: Evaluation, kinds: Kinds) -> Table:
     columns: dict[str, list[str]] = {"layer": [str(layer) for layer in range(test.trace.visited.shape[1])]}
     if kinds.jumps:
         columns["ran"] = percent(means["jump/visited"])
-        columns["landed on"] = percent(test.trace.landings.double().mean(dim=0).numpy())
+        columns["landed"] = percent(test.trace.landings.double().mean(dim=0).numpy())
     if kinds.strides:
         shares = stride_shares(test.trace)
         shares[[layer for layer in range(len(shares)) if layer not in attention_layers(test.trace)]] = np.nan
-        columns |= {f"stride {stride}": percent(shares[:, stride]) for stride in range(1, shares.shape[1])}
+        heads = ["stride 1", *map(str, range(2, shares.shape[1]))]
+        columns |= {head: percent(share) for head, share in zip(heads, shares.T[1:], strict=True)}
     if kinds.gates:
         columns["tokens open"] = percent(means["gate/open_rate"])
         thresholds = [test.thresholds.get(layer) for layer in range(len(columns["layer"]))]

@@ -2,13 +2,14 @@
 
     loss = task + w_b (mean expected compute - target)^2 + policy terms        (w_b warms up)
 
-What is random in a step (dropout, Gumbel noise, sampled routes) is seeded by (seed, epoch, batch, rank), so that a run can be
-repeated, and resumed, to the last bit.
+What is random in a step (dropout, Gumbel noise, sampled routes) is seeded by (seed, epoch, batch, rank), so that a run
+can be repeated, and resumed, to the last bit.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from itertools import islice
 from typing import Any, TypedDict
 
 import torch
@@ -40,8 +41,8 @@ class StepOutput(TypedDict):
 class AudioTask(LightningModule):
     """Base of the tasks. A task says what the loss of a clip is (`clip_losses`) and what it measures (`measure`).
 
-    `optimizer` makes an optimizer from parameter groups. `target` is the compute fraction to train for, None for a model that
-    decides nothing. Shares (`warmup`, `budget_warmup`) are of the training steps.
+    `optimizer` makes an optimizer from parameter groups. `target` is the compute fraction to train for, None for a
+    model that decides nothing. Shares (`warmup`, `budget_warmup`) are of the training steps.
     """
 
     trainer: Any  # Lightning's property raises outside of a run; its type says no more
@@ -69,7 +70,7 @@ class AudioTask(LightningModule):
         self.calibration: Calibration | None = None
         self.first_step_at: float | None = None  # time.time() of the end of the first optimizer step
         self._calibration_batches: list[AudioBatch] = []
-        self._step_loss: list[tuple[Tensor, int]] = []  # (mean loss, clips) of the batches since the last optimizer step
+        self._step_loss: list[tuple[Tensor, int]] = []  # (mean loss, clips) of the batches of an optimizer step
 
     # What a task says.
 
@@ -119,6 +120,7 @@ class AudioTask(LightningModule):
     ) -> StepOutput:
         trace = detached(output.trace)
         fractions = self.fractions[f"{stage}_fraction"]
+        assert isinstance(fractions, MeanMetric)
         fractions.update(trace.fraction, weight=trace.dense_macs)
         size = len(losses)
         in_steps = {"on_step": stage == "train", "on_epoch": stage != "train", "batch_size": size}
@@ -150,8 +152,10 @@ class AudioTask(LightningModule):
         if self.target is None or self.trainer.sanity_checking:
             return
         if not self._calibration_batches:
-            loader: Iterable[AudioBatch] = self.trainer.val_dataloaders
-            self._calibration_batches = _up_to(loader, CALIBRATION_CLIPS)
+            # A loader of our own: where workers persist, the trainer's has but one iterator, now about to be used.
+            data = self.trainer.datamodule
+            step = -(-len(data.clips["val"]) // CALIBRATION_CLIPS)  # clips come sorted by length: spread evenly
+            self._calibration_batches = list(islice(data.val_dataloader(), 0, None, step))
         self.calibration = calibrate(self.model, self._calibration_batches, self.target)
 
     # Its terms.
@@ -193,6 +197,9 @@ class AudioTask(LightningModule):
             ]
         )
         num_steps = max(1, int(self.trainer.estimated_stepping_batches))
+        # Counting made the iterator over the training batches, too early: Lightning restores only later where a resumed
+        # run stands. Without its loader it makes another.
+        self.trainer.fit_loop._combined_loader = None
         num_warmup = max(1, round(self.warmup * num_steps))
 
         def rate(step: int) -> float:
@@ -202,13 +209,3 @@ class AudioTask(LightningModule):
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def transfer_batch_to_device(self, batch: AudioBatch, device: torch.device, dataloader_idx: int) -> AudioBatch:
-        return AudioBatch(*(part.to(device, non_blocking=True) for part in batch))
-
-
-def _up_to(loader: Iterable[AudioBatch], clips: int) -> list[AudioBatch]:
-    """Batches spread evenly over the loader (it is sorted by length) until they hold this many clips."""
-    batches = list(loader)
-    step = max(1, math.ceil(sum(len(batch.labels) for batch in batches) / clips))
-    return batches[::step]

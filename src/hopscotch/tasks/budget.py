@@ -1,7 +1,7 @@
 """Meet a compute budget: what may be asked of a model, and the one scalar that makes its decisions cost just that.
 
-Training pulls the mean of the expected compute to the target. Its deterministic decisions then miss the target by a little, so
-before every validation one bias on all decisions is set until they meet it; fractions rise with the bias.
+Training pulls the mean of the expected compute to the target. Its deterministic decisions then miss the target by a
+little, so before every validation one bias on all decisions is set until they meet it; fractions rise with the bias.
 """
 
 import math
@@ -39,8 +39,8 @@ def resolve_target(target: str | float, model: AudioModel, mean_samples: float) 
         return (floor + 1) / 2
     if not floor <= float(target) <= 1:
         raise ValueError(
-            f"compute.target must lie between the floor of {model.name}, {floor:.3f}, and 1, got {target}. The floor is every "
-            "decision at its cheapest; a smaller model.ffn_ratio or a deeper model lowers it."
+            f"compute.target must lie between the floor of {model.name}, {floor:.3f}, and 1, got {target}. "
+            "The floor is every decision at its cheapest; a smaller model.ffn_ratio or a deeper model lowers it."
         )
     return float(target)
 
@@ -57,7 +57,7 @@ def deterministic_fraction(model: AudioModel, batches: Sequence[AudioBatch]) -> 
 
 
 def calibrate(model: AudioModel, batches: Sequence[AudioBatch], target: float) -> Calibration:
-    """Set `model.decision_bias` so that the deterministic fraction over these batches comes as near to `target` as it can.
+    """Set `model.decision_bias` so that the deterministic fraction of these batches comes as near `target` as it can.
 
     The search walks from the present bias in growing steps until it has the target between two points, then halves.
     """

@@ -28,5 +28,6 @@ class ClassificationTask(AudioTask):
 
     def measure(self, stage: str, logits: Tensor, batch: AudioBatch) -> None:
         accuracy = self.accuracy[f"{stage}_acc"]
+        assert isinstance(accuracy, MulticlassAccuracy)
         accuracy.update(logits, batch.labels)
         self.log(f"{stage}/acc", accuracy, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(logits))

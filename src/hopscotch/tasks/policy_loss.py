@@ -1,6 +1,6 @@
 """What the policies learn by, beside the gradient that reaches them through the model.
 
-    reinforce   mean( log p(route) * (loss - baseline) ),  baseline: the loss of a second draw of the same clips, without gradient
+    reinforce   mean( log p(route) * (loss - baseline) ),  baseline: the loss of a second draw, without gradient
     gain        mean( huber(predicted loss of the route, loss) )
     all         - entropy weight * mean entropy, fading out over training: a guard against early collapse
 

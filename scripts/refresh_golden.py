@@ -1,0 +1,49 @@
+"""Write the golden training losses of tests/golden anew, where a change of them was meant.
+
+    python scripts/refresh_golden.py
+
+    dense: unchanged
+    skip_layer: changed, by up to 2.1e-02
+    ...
+
+Say in the commit why they changed.
+"""
+
+import os
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # as in the tests
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "src")]
+
+from hopscotch.report.quiet import quiet_lightning  # noqa: E402
+from tests.test_golden import GOLDEN, TOLERANCE, lines, training_losses  # noqa: E402
+from tests.tiny import MODELS, write_tones  # noqa: E402
+
+
+def main() -> None:
+    quiet_lightning()
+    warnings.simplefilter("ignore")
+    GOLDEN.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        tones = write_tones(Path(folder) / "tones")
+        for model in MODELS:
+            path = GOLDEN / f"{model}.txt"
+            before = [float(word) for word in path.read_text(encoding="utf-8").split()[1::2]] if path.exists() else []
+            losses = training_losses(model, tones, Path(folder))
+            if len(before) != len(losses):
+                print(f"{model}: new", flush=True)
+            else:
+                change = max(abs(new / old - 1) for old, new in zip(before, losses, strict=True))
+                print(
+                    f"{model}: {'unchanged' if change < TOLERANCE else f'changed, by up to {change:.1e}'}", flush=True
+                )
+            if len(before) != len(losses) or change >= TOLERANCE:
+                path.write_text(lines(losses), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""The seven models at toy size, clips for them, and hands on their decisions."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hopscotch.frontend import LogMel
+from hopscotch.layers.gate import Gate
+from hopscotch.layers.learned_skip import StrideGate
+from hopscotch.layers.policy import JumpPolicy
+from hopscotch.models.audio_model import AudioModel
+from hopscotch.models.encoder import Encoder
+from hopscotch.models.jump import JumpStack
+from hopscotch.models.jump_attention import JumpAttention
+from hopscotch.models.learned import LearnedStack
+from hopscotch.models.stack import Stack
+
+MODELS = (
+    "dense",
+    "skip_attention",
+    "learned_skip",
+    "skip_layer",
+    "skip_layer_plain",
+    "skip_transformer",
+    "jump_attention",
+)
+DECIDING = MODELS[2:]
+DIM, HEADS, DEPTH = 16, 2, 5
+SAMPLE_RATE = 4000
+HOP = 40  # samples
+
+ENCODERS: dict[str, tuple[type[Encoder], dict[str, Any]]] = {
+    "dense": (Stack, {}),
+    "skip_attention": (Stack, {"first": 4}),
+    "learned_skip": (LearnedStack, {"max_stride": 4}),
+    "skip_layer": (JumpStack, {}),
+    "skip_layer_plain": (JumpStack, {"mini_hc": False}),
+    "skip_transformer": (JumpStack, {"inner": "transformer"}),
+    "jump_attention": (JumpAttention, {"attention_depth": 2}),
+}
+GROUPS = {"jump": {}, "policy": {}, "gate": {"open_rate": 0.5, "threshold_by": "loss"}}
+
+
+def make_encoder(name: str, *, ffn_ratio: float = 2, **changes: Any) -> Encoder:
+    kind, arguments = ENCODERS[name]
+    groups = GROUPS if kind in (JumpStack, JumpAttention) else {}
+    return kind(DIM, HEADS, DEPTH, **{"ffn_ratio": ffn_ratio, **groups, **arguments, **changes})  # pyright: ignore[reportCallIssue]
+
+
+def make_model(
+    name: str, *, seed: int = 0, spectrogram_augment: nn.Module | None = None, ffn_ratio: float = 2, **changes: Any
+) -> AudioModel:
+    torch.manual_seed(seed)
+    frontend = LogMel(sample_rate=SAMPLE_RATE, num_mels=8, window_seconds=0.032, hop_seconds=HOP / SAMPLE_RATE)
+    return AudioModel(
+        name=name,
+        frontend=frontend,
+        spectrogram_augment=spectrogram_augment,
+        encoder=make_encoder(name, ffn_ratio=ffn_ratio, **changes),
+        dim=DIM,
+        num_classes=3,
+        dropout=0.0,
+        stem_stride=4,
+    )
+
+
+def make_clips(lengths: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Zero-padded clips of noise that swells and fades, each in its own way."""
+    generator = torch.Generator().manual_seed(seed)
+    waveform = torch.zeros(len(lengths), max(lengths))
+    for clip, length in enumerate(lengths):
+        speed, level = (0.5 + clip) * torch.pi / SAMPLE_RATE, 0.1 * 2.0**clip
+        swell = torch.sin(torch.arange(length) * speed) ** 2
+        waveform[clip, :length] = level * swell * torch.randn(length, generator=generator)
+    return waveform, torch.tensor(lengths)
+
+
+def decide_at_random(model: nn.Module, *inputs: Tensor) -> None:
+    """Make deciders whose logits differ from clip to clip by a few nats, and bias the gates; then evaluation."""
+    model.train()
+    seen: dict[nn.Linear, list[Tensor]] = {}
+    for layer in last_layers(model):
+        nn.init.normal_(layer.weight)
+        layer.register_forward_hook(lambda module, _, output: seen.setdefault(module, []).append(output))
+    with torch.no_grad():
+        model(*inputs)
+        for layer, outputs in seen.items():
+            layer._forward_hooks.clear()
+            logits = torch.cat(outputs)
+            layer.bias.sub_(logits.mean(dim=0))
+            layer.weight.mul_(3 / logits.std())
+            layer.bias.mul_(3 / logits.std())
+    model.eval()
+
+
+def last_layers(model: nn.Module) -> list[nn.Linear]:
+    """The layers that give the logits of the deciders over clips."""
+    policies = [module.output for module in model.modules() if isinstance(module, JumpPolicy)]
+    gates = [module.net[-1] for module in model.modules() if isinstance(module, StrideGate)]
+    return [layer for layer in (*policies, *gates) if isinstance(layer, nn.Linear)]
+
+
+def force_actions(policy: JumpPolicy, actions: list[int], certainty: float = 1000.0) -> None:
+    """The same action of every clip at layer 0, 1, ...; for policies with logits per layer."""
+    with torch.no_grad():
+        policy.output.weight.zero_()
+        policy.output.bias.zero_()
+        for layer, action in enumerate(actions):
+            policy.output.bias[layer * policy.num_actions + action] = certainty
+
+
+def skip_nothing(model: nn.Module) -> None:
+    """Stride 1, action 0, all gates open, by the weights of the deciders."""
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, StrideGate):
+                (last,) = last_layers(module)
+                last.weight.zero_()
+                last.bias.copy_(-1000.0 * torch.arange(module.max_stride))
+            if isinstance(module, JumpPolicy):
+                force_actions(module, [0] * (module.depth - 1))
+            if isinstance(module, Gate):
+                module.combine.bias.fill_(50.0)
+                module.is_biased.fill_(True)

@@ -1,0 +1,87 @@
+"""What may be asked of a model, and the bias that makes its decisions cost just that."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from hopscotch.build import build_model
+from hopscotch.models.audio_model import AudioModel
+from hopscotch.tasks.budget import TOLERANCE, calibrate, deterministic_fraction, resolve_target
+from tests.tiny import make_batch, tiny_config
+
+SAMPLES = 1280
+DECIDING = ("jump_attention", "learned_skip", "skip_layer", "skip_layer_plain", "skip_transformer")
+
+
+@pytest.fixture
+def make_model(tmp_path: Path):
+    def make(name: str, *overrides: str) -> AudioModel:
+        torch.manual_seed(0)
+        model = build_model(tiny_config(tmp_path, tmp_path, f"model={name}", *overrides), num_classes=3)
+        with torch.no_grad():  # fresh deciders say nearly the same of all clips: let them differ
+            for part, parameter in model.named_parameters():
+                if part.endswith(("policy.output.weight", "gate.net.2.weight")):
+                    parameter.mul_(30)
+        return model
+
+    return make
+
+
+@pytest.mark.parametrize("name", DECIDING)
+def test_auto_is_the_middle_of_what_the_model_can_reach(make_model, name: str) -> None:
+    model = make_model(name)
+    floor = model.floor(SAMPLES)
+    assert 0 < floor < 1
+    assert resolve_target("auto", model, SAMPLES) == pytest.approx((floor + 1) / 2)
+    assert resolve_target(floor, model, SAMPLES) == floor
+    assert resolve_target(1, model, SAMPLES) == 1.0
+
+
+@pytest.mark.parametrize("name", DECIDING)
+def test_a_target_below_the_floor_is_refused_with_the_floor_named(make_model, name: str) -> None:
+    model = make_model(name)
+    floor = model.floor(SAMPLES)
+    with pytest.raises(ValueError, match=rf"compute\.target .* floor of {name}, {floor:.3f}, and 1, got 0\.01\."):
+        resolve_target(0.01, model, SAMPLES)
+
+
+@pytest.mark.parametrize("name", ["dense", "skip_attention"])
+def test_a_model_without_decisions_takes_no_number(make_model, name: str) -> None:
+    model = make_model(name)
+    assert resolve_target("auto", model, SAMPLES) is None
+    with pytest.raises(
+        ValueError, match=rf"compute\.target must stay auto for {name}, which decides nothing, got 0\.9"
+    ):
+        resolve_target(0.9, model, SAMPLES)
+
+
+@pytest.mark.parametrize("name", DECIDING)
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7])
+def test_calibration_meets_a_target_in_between(make_model, name: str, share: float) -> None:
+    model = make_model(name)
+    batches = [make_batch(96)]
+    low, high = (calibrate(model, batches, end).achieved for end in (0.0, 1.0))
+    target = low + share * (high - low)
+    found = calibrate(model, batches, target)
+    assert found.requested == target
+    assert found.achieved == pytest.approx(target, abs=5 * TOLERANCE)
+    assert deterministic_fraction(model.eval(), batches) == found.achieved
+    assert model.decision_bias.item() == pytest.approx(found.bias)
+
+
+@pytest.mark.parametrize("name", ["learned_skip", "skip_transformer"])
+def test_calibration_ends_at_the_floor_and_at_dense(make_model, name: str) -> None:
+    model = make_model(name)
+    batches = [make_batch(6, samples=[SAMPLES])]
+    assert calibrate(model, batches, 0.0).achieved == pytest.approx(model.floor(SAMPLES))
+    assert calibrate(model, batches, 1.0).achieved == 1.0
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_calibration_leaves_the_mode_as_it_was(make_model, training: bool) -> None:
+    model = make_model("skip_layer").train(training)
+    before = {name: value.clone() for name, value in model.state_dict().items() if name != "decision_bias"}
+    calibrate(model, [make_batch(6)], 0.7)
+    assert model.training is training
+    assert [name for name, value in before.items() if not torch.equal(value, model.state_dict()[name])] == []

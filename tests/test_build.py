@@ -1,0 +1,184 @@
+"""Every choice of conf/ makes objects that work, and no `_target_` leads out of the house."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from hopscotch.build import ALLOWED, build_callbacks, build_loggers, build_model, build_trainer, make
+from hopscotch.config import CONF, compose
+from hopscotch.frontend import LogMel
+from hopscotch.layers.gate import Gate
+from hopscotch.layers.jump import SkipLayer
+from hopscotch.models.jump import JumpStack
+from hopscotch.models.jump_attention import JumpAttention
+from hopscotch.models.learned import LearnedStack
+from hopscotch.models.stack import Stack
+from tests.tiny import MODELS, build, tiny_config, tiny_folder, write_tone
+
+ELSEWHERE = {"trainer=ddp", "trainer=gpu"}  # need processes, or a GPU: they are composed in test_config.py
+CHOICES = sorted(
+    f"{file.parent.name}={file.stem}"
+    for file in CONF.glob("*/*.yaml")
+    if file.parent.name != "hydra" and f"{file.parent.name}={file.stem}" not in ELSEWHERE
+)
+TINY_MODEL = ("model.dim=16", "model.heads=2", "model.depth=3")
+QUICK = (
+    "trainer.accelerator=cpu",
+    "trainer.max_steps=1",
+    "trainer.limit_val_batches=1",
+    "trainer.log_every_n_steps=1",
+    "trainer.enable_progress_bar=false",
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*exists and is not empty:UserWarning")
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two digits by two speakers in the layout of FSDD."""
+    root = tmp_path_factory.mktemp("digits")
+    for digit in (0, 1):
+        for speaker, hz in (("george", 300), ("theo", 400)):
+            for take in (0, 5, 10, 11):
+                write_tone(root / "recordings" / f"{digit}_{speaker}_{take}.wav", hz * (1 + digit), 0.15 + 0.01 * take)
+    return root
+
+
+def overrides_for(choice: str, tones: Path, digits: Path, folder: Path) -> list[str]:
+    """What a choice needs beside itself to be quick."""
+    model = [] if choice.startswith("size=") else list(TINY_MODEL)
+    if choice == "data=synthetic_words":
+        words = ["data.num_train=40", "data.num_val=20", "data.num_test=20", f"data.cache_dir={folder}"]
+        return [choice, *words, *model, *QUICK]
+    if choice == "data=fsdd" or choice.startswith("experiment=fsdd"):
+        speaker = ["data.test_speaker=theo"] if choice.endswith("speakers") else []
+        return [choice, f"data.root={digits}", *speaker, *model, *QUICK]
+    if choice == "debug=overfit":
+        return [choice, *tiny_folder(tones), *model, *QUICK, "trainer.overfit_batches=1"]
+    return [*tiny_folder(tones), choice, *model, *QUICK]
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_builds_and_steps_once(
+    tones: Path, digits: Path, tmp_path: Path, choice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cfg = compose(overrides_for(choice, tones, digits, tmp_path))
+    cfg.run_dir = str(tmp_path / "run")
+    task, data = build(cfg)
+    trainer = build_trainer(cfg, build_callbacks(cfg), build_loggers(cfg))
+    before = task.model.head.weight.clone()
+    trainer.fit(task, datamodule=data)
+    assert trainer.global_step == 1
+    assert torch.isfinite(trainer.callback_metrics["train/loss"])
+    assert not torch.equal(before, task.model.head.weight)
+
+
+@pytest.mark.parametrize("size", ["tiny", "small"])
+@pytest.mark.parametrize("model", MODELS)
+def test_sizes_hold_what_they_promise(model: str, size: str) -> None:
+    cfg = compose([f"model={model}", f"size={size}"])
+    parameters = sum(parameter.numel() for parameter in build_model(cfg, num_classes=10).parameters())
+    promised = {"tiny": 0.15e6, "small": 0.6e6}[size]
+    assert 0.5 * promised < parameters < 2 * promised
+
+
+FOREIGN = ["os.system", "torch.load", "hopscotch.frontend.torch.load", "hopscotch.run.signal.signal", "torch.nn.Linear"]
+
+
+@pytest.mark.parametrize("target", FOREIGN)
+def test_a_foreign_target_is_refused_with_the_list_of_what_is_allowed(target: str) -> None:
+    with pytest.raises(ValueError, match="_target_ must be a class or function of hopscotch, or one of ") as caught:
+        make(OmegaConf.create({"_target_": target}))
+    assert all(allowed in str(caught.value) for allowed in ALLOWED)
+    assert str(caught.value).endswith(f"got {target}.")
+
+
+def test_a_foreign_target_further_down_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    node = {"_target_": "hopscotch.frontend.LogMel", "deep": [{"_target_": "os.mkdir", "path": str(tmp_path / "made")}]}
+    with pytest.raises(ValueError, match=r"got os\.mkdir\."):
+        make(OmegaConf.create(node))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_target_that_is_not_there_is_named() -> None:
+    with pytest.raises(ValueError, match=r"hopscotch\.frontend\.LogMell is not there"):
+        make(OmegaConf.create({"_target_": "hopscotch.frontend.LogMell"}))
+
+
+def test_what_a_nested_object_finds_wrong_is_said_as_it_says_it(tmp_path: Path) -> None:
+    cfg = tiny_config(tmp_path, tmp_path, "model=learned_skip", "model.dim=15")
+    with pytest.raises(ValueError, match=r"^model\.dim must be a multiple of model\.heads, got dim=15, heads=2\.$"):
+        build_model(cfg, num_classes=3)
+
+
+@pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, accelerator: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=f"trainer.accelerator={accelerator} needs a CUDA device"):
+        build_trainer(compose([f"trainer.accelerator={accelerator}"]), [], [])
+
+
+def test_objects_pass_through_uncopied() -> None:
+    module = nn.Linear(1, 1)
+    trainer = make(compose(["trainer=cpu"]).trainer, callbacks=[], logger=False, default_root_dir=module)
+    assert isinstance(trainer, Trainer)
+    assert trainer._default_root_dir is module or trainer.default_root_dir is module
+
+
+def defaults_of(maker: Any, prefix: str = "") -> dict[str, Any]:
+    """Keyword defaults of a constructor, those that start with `prefix`, without it."""
+    parameters = inspect.signature(maker).parameters.values()
+    return {
+        parameter.name.removeprefix(prefix): parameter.default
+        for parameter in parameters
+        if parameter.default is not parameter.empty and parameter.name.startswith(prefix)
+    }
+
+
+def written(node: DictConfig) -> dict[str, Any]:
+    """The values that a node states itself: no map, and nothing that another key sets."""
+    return {
+        str(key): OmegaConf.to_object(node)[key]  # pyright: ignore[reportArgumentType, reportCallIssue]
+        for key in node
+        if not OmegaConf.is_interpolation(node, str(key)) and not OmegaConf.is_config(node[key]) and key != "_target_"
+    }
+
+
+@pytest.mark.parametrize(
+    ("choice", "maker", "by_variant"),
+    [
+        ("dense", Stack, set()),
+        ("learned_skip", LearnedStack, set()),
+        ("skip_layer", JumpStack, set()),
+        ("skip_layer", SkipLayer, {"temperature_start", "temperature_end"}),  # the encoder moves the temperature
+        ("jump_attention", JumpAttention, {"mini_hc", "expansion", "inner", "temperature_start", "temperature_end"}),
+    ],
+)
+def test_defaults_in_python_are_those_of_the_configuration(choice: str, maker: Any, by_variant: set[str]) -> None:
+    found, wanted = defaults_of(maker), written(compose([f"model={choice}"]).model.encoder)
+    assert wanted.keys() - found.keys() <= by_variant
+    assert {key: found[key] for key in wanted if key in found} == {key: wanted[key] for key in wanted if key in found}
+
+
+@pytest.mark.parametrize(("prefix", "path"), [("jump_", "jump"), ("policy_", "policy")])
+def test_defaults_of_the_jump_block_are_those_of_the_configuration(prefix: str, path: str) -> None:
+    assert defaults_of(SkipLayer, prefix) == written(compose(["model=skip_layer"]).model.encoder[path])
+
+
+@pytest.mark.parametrize(("maker", "prefix"), [(SkipLayer, "gate_"), (Gate, "")])
+def test_defaults_of_the_gate_are_those_of_the_configuration(maker: Any, prefix: str) -> None:
+    """But for one: by itself a gate learns by gradient until it is told a loss, and a run always tells it."""
+    found, wanted = defaults_of(maker, prefix), written(compose().gate)
+    assert (found.pop("threshold_by"), wanted.pop("threshold_by")) == ("gradient", "loss")
+    assert {key: found[key] for key in wanted} == wanted
+
+
+def test_defaults_of_the_front_end_are_those_of_the_configuration() -> None:
+    assert defaults_of(LogMel) == written(compose().frontend)

@@ -1,0 +1,115 @@
+"""What compute.py and the traces claim, against an independent count of the code that ran."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from tests.small_models import DEPTH, DIM, HEADS, MODELS, decide_at_random, make_clips, make_model, skip_nothing
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from hopscotch.compute import attention_macs, block_macs, convolution_macs, kept_keys, linear_macs
+from hopscotch.layers.attention import SkipAttention
+from hopscotch.layers.jump import SkipLayer
+from hopscotch.layers.transformer import TransformerBlock
+from hopscotch.models.audio_model import AudioModel
+
+
+def attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """Of scaled_dot_product_attention, whose CPU form torch counts as 0; shapes come as tuples."""
+    batch, heads, queries, width = query
+    return 2 * batch * heads * queries * key[2] * (width + value[3])
+
+
+def counted_macs(module: nn.Module, *inputs: Any) -> int:
+    mapping = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+        module(*inputs)
+    return counter.get_total_flops() // 2
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 7, 50])
+def test_kept_keys_are_the_positions_0_s_2s(stride: int) -> None:
+    times = torch.arange(1, 20)
+    assert kept_keys(times, stride).tolist() == [len(range(0, time, stride)) for time in range(1, 20)]
+
+
+def test_the_counter_counts_known_layers() -> None:
+    assert counted_macs(nn.Linear(8, 3), torch.zeros(2, 5, 8)) == 2 * linear_macs(5, 8, 3) == 240
+    assert counted_macs(nn.Conv1d(4, 6, 3, padding=1), torch.zeros(1, 4, 9)) == convolution_macs(9, 4, 6, 3) == 648
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 8])
+@pytest.mark.parametrize("padded", [True, False])
+def test_attention_macs_are_those_that_run(stride: int, padded: bool) -> None:
+    x, lengths = torch.zeros(2, 11, 16), torch.tensor([11, 11]) if padded else None
+    layer = SkipAttention(16, 2, stride=stride).eval()
+    assert counted_macs(layer, x, lengths) == 2 * attention_macs(11, 16, stride)
+
+
+def test_block_macs_are_those_that_run() -> None:
+    block = TransformerBlock(16, 2, ffn_ratio=3, stride=2).eval()
+    assert counted_macs(block, torch.zeros(2, 11, 16)) == 2 * block_macs(11, 16, 3, 2)
+
+
+VARIANTS = [
+    *((name, {}) for name in MODELS),
+    ("learned_skip", {"gate_input": "encoder", "estimator": "soft"}),
+    ("skip_layer", {"policy": {"sees": "state"}}),
+    ("skip_layer", {"policy": {"sees": "input", "heads": "shared"}, "jump": {"mix": "literal", "rule": "literal"}}),
+    ("skip_transformer", {"policy": {"estimator": "gain"}, "jump": {"mix": "none"}}),
+    ("jump_attention", {"inner": "transformer", "first": 2}),
+]
+
+
+@pytest.mark.parametrize(("name", "changes"), VARIANTS)
+def test_macs_agree_with_the_flop_counter_on_the_decisions_taken(name: str, changes: dict[str, Any]) -> None:
+    model = make_model(name, **changes)
+    waveform, lengths = make_clips([6000] * 6)
+    decide_at_random(model, waveform, lengths)
+    trace = model(waveform, lengths).trace
+    counted = counted_macs(model, waveform, lengths) - counted_macs(model.frontend, waveform, lengths)
+    assert int(trace.macs.sum()) == pytest.approx(counted, rel=0.02)
+    if model.decides:
+        assert len(set(trace.macs.tolist())) > 1, "the clips must differ for this to be a test"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_fraction_of_a_model_that_skips_nothing_is_exactly_1(name: str) -> None:
+    changes = {"first": 1} if name in ("skip_attention", "jump_attention") else {}
+    model = make_model(name, **changes).eval()
+    skip_nothing(model)
+    trace = model(*make_clips([1000, 6000, 3333])).trace
+    assert trace.macs.tolist() == trace.dense_macs.tolist()
+    assert trace.fraction.tolist() == [1.0, 1.0, 1.0]
+    assert trace.expected_compute.tolist() == pytest.approx([1.0, 1.0, 1.0], abs=1e-6)
+
+
+def test_dense_macs_are_the_same_arithmetic_as_the_dense_model() -> None:
+    clips = make_clips([1000, 6000])
+    dense = make_model("dense").eval()(*clips).trace
+    assert make_model("skip_attention").eval()(*clips).trace.dense_macs.tolist() == dense.macs.tolist()
+
+
+@pytest.mark.parametrize("inner", ["adapter", "transformer"])
+@pytest.mark.parametrize("sees", ["input", "first", "state"])
+def test_layers_run_on_just_the_clips_whose_trace_says_so(inner: Any, sees: Any) -> None:
+    torch.manual_seed(0)
+    block = SkipLayer(DIM, HEADS, DEPTH, inner=inner, policy_sees=sees)
+    x = torch.randn(7, 6, DIM) * torch.arange(1, 8)[:, None, None] + torch.randn(7, 1, DIM)
+    decide_at_random(block, x)
+    rows = [0] * DEPTH
+    for index, layer in enumerate(block.layers):
+        layer.register_forward_hook(lambda _, inputs, __, index=index: rows.__setitem__(index, len(inputs[0])))
+    _, trace = block.run(x)
+    assert rows == trace.visited.sum(0).tolist()
+    assert 0 < sum(rows) < 7 * DEPTH
+
+
+def test_counts_follow_each_clips_own_length() -> None:
+    model: AudioModel = make_model("dense").eval()
+    together = model(*make_clips([1000, 6000])).trace.macs.tolist()
+    alone = [int(model(*make_clips([length])).trace.macs) for length in (1000, 6000)]
+    assert together == alone
+    assert math.prod(together) > 0

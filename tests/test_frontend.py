@@ -1,0 +1,80 @@
+"""Frames mean the same alone and padded, whatever the level."""
+
+import pytest
+import torch
+from tests.small_models import HOP, SAMPLE_RATE, make_clips
+
+from hopscotch.frontend import LogMel
+from hopscotch.types import AudioBatch
+
+
+def make_frontend() -> LogMel:
+    return LogMel(sample_rate=SAMPLE_RATE, num_mels=8, window_seconds=0.032, hop_seconds=HOP / SAMPLE_RATE)
+
+
+def test_frames_of_a_clip_are_the_same_alone_and_padded() -> None:
+    frontend = make_frontend()
+    waveform, lengths = make_clips([6000, 801, 1])
+    mel, frames = frontend(waveform, lengths)
+    assert frames.tolist() == [151, 21, 1]
+    for clip, (samples, count) in enumerate(zip(lengths.tolist(), frames.tolist(), strict=True)):
+        alone, alone_frames = frontend(waveform[clip : clip + 1, :samples], lengths[clip : clip + 1])
+        assert alone_frames.tolist() == [count]
+        torch.testing.assert_close(alone[0], mel[clip, :count], rtol=0, atol=1e-5)
+
+
+def test_padding_is_0_and_the_mean_of_every_clip_too() -> None:
+    mel, frames = make_frontend()(*make_clips([6000, 800]))
+    assert mel[1, frames[1] :].abs().max() == 0
+    assert mel[1, : frames[1]].mean(dim=0).abs().max() < 1e-4
+
+
+def test_the_level_of_a_loud_clip_changes_nothing() -> None:
+    waveform, lengths = torch.randn(1, 4000), torch.tensor([4000])
+    frontend = make_frontend()
+    torch.testing.assert_close(frontend(waveform, lengths)[0], frontend(0.5 * waveform, lengths)[0], rtol=0, atol=1e-4)
+
+
+def test_measured_scale_gives_every_bin_unit_deviation_and_is_saved() -> None:
+    frontend = make_frontend()
+    waveform, lengths = make_clips([6000, 3000, 2000])
+    batches = [
+        AudioBatch(waveform[part], lengths[part], lengths[part], lengths[part], lengths[part])
+        for part in (slice(0, 1), slice(1, 3))
+    ]
+    frontend.measure(batches)
+    mel, frames = frontend(waveform, lengths)
+    deviation = (mel.square().sum(dim=(0, 1)) / frames.sum()).sqrt()
+    torch.testing.assert_close(deviation, torch.ones(8), rtol=0, atol=1e-3)
+    fresh = make_frontend()
+    fresh.load_state_dict(frontend.state_dict())
+    assert torch.equal(fresh.scale, frontend.scale)
+    frontend.measure(batches)
+    torch.testing.assert_close(fresh.scale, frontend.scale)
+
+
+def test_a_silent_clip_is_finite() -> None:
+    mel, _ = make_frontend()(torch.zeros(1, 2000), torch.tensor([2000]))
+    assert mel.abs().max() == 0
+
+
+@pytest.mark.filterwarnings("ignore:At least one mel filterbank has all zero values")  # torchaudio says so first
+def test_empty_mel_bands_are_rejected() -> None:
+    with pytest.raises(
+        ValueError, match=r"frontend\.num_mels must leave no band empty: 128 bands are too many for 256"
+    ):
+        LogMel(sample_rate=8000, num_mels=128, window_seconds=0.032)
+
+
+def test_a_hop_longer_than_the_window_is_rejected() -> None:
+    with pytest.raises(
+        ValueError, match=r"window_seconds >= hop_seconds >= 1 sample, got 0.01 s and 0.02 s at 8000 Hz"
+    ):
+        LogMel(sample_rate=8000, num_mels=8, window_seconds=0.01, hop_seconds=0.02)
+
+
+def test_macs_are_counted_per_frame() -> None:
+    frontend = make_frontend()
+    one, many = frontend.macs(torch.tensor([1, 6000])).tolist()
+    assert many == 151 * one
+    assert one == int(2.5 * 128 * 7) + 65 * 8

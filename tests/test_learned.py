@@ -1,0 +1,86 @@
+"""A stack in which every clip chooses its strides."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hopscotch.compute import block_macs
+from hopscotch.models.learned import LearnedBlock, LearnedStack
+from hopscotch.models.stack import Stack
+from hopscotch.types import valid_mask
+from tests.small_models import decide_at_random, skip_nothing
+
+DIM, HEADS, DEPTH, MAX = 16, 2, 3, 4
+LENGTHS = torch.tensor([11, 4, 1, 8, 11])
+
+
+def make(**changes: Any) -> tuple[LearnedStack, Tensor]:
+    torch.manual_seed(0)
+    return LearnedStack(DIM, HEADS, DEPTH, max_stride=MAX, **changes), torch.randn(5, 11, DIM) + torch.randn(5, 1, DIM)
+
+
+@pytest.mark.parametrize("gate_input", ["layer", "encoder"])
+def test_evaluation_equals_each_clip_alone_at_its_own_strides(gate_input: Any) -> None:
+    stack, x = make(gate_input=gate_input)
+    decide_at_random(stack, x, LENGTHS)
+    y, trace = stack(x, LENGTHS)
+    assert len(set(map(tuple, trace.strides.tolist()))) > 2
+    for clip, length in enumerate(LENGTHS.tolist()):
+        plain = Stack(DIM, HEADS, DEPTH, strides=trace.strides[clip].tolist())
+        names = {name: name.replace("attention.attention", "attention") for name in stack.state_dict()}
+        weights = {names[name]: value for name, value in stack.state_dict().items() if ".gate." not in name}
+        plain.load_state_dict(weights)
+        alone, alone_trace = plain(x[clip : clip + 1, :length], LENGTHS[clip : clip + 1])
+        torch.testing.assert_close(y[clip, :length], alone[0], rtol=0, atol=1e-5)
+        gates = DEPTH * (DIM * DIM + DIM * MAX)
+        assert int(trace.macs[clip]) == int(alone_trace.macs) + gates
+        assert int(trace.dense_macs[clip]) == DEPTH * block_macs(length, DIM, 4) + gates
+
+
+@pytest.mark.parametrize("estimator", ["selected", "soft"])
+@pytest.mark.parametrize("gate_input", ["layer", "encoder"])
+def test_every_gate_learns_from_the_task_alone(gate_input: Any, estimator: Any) -> None:
+    stack, x = make(gate_input=gate_input, estimator=estimator)
+    y, _ = stack.train()(x, LENGTHS)
+    y[valid_mask(LENGTHS, 11)].square().sum().backward()
+    for block in stack.blocks:
+        assert isinstance(block, LearnedBlock)
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in block.attention.gate.parameters())
+
+
+def test_expected_compute_is_the_mean_over_sampled_strides() -> None:
+    stack, x = make(gate_input="encoder")
+    stack.train()
+    clips = x[:1].expand(800, -1, -1)
+    _, trace = stack(clips, torch.full((800,), 11))
+    assert float(trace.fraction.mean()) == pytest.approx(trace.expected_compute[0].item(), abs=0.01)
+    trace.expected_compute.mean().backward()
+    block = stack.blocks[0]
+    assert isinstance(block, LearnedBlock)
+    assert all(p.grad is not None for p in block.attention.gate.net[2].parameters())
+
+
+def test_expected_compute_equals_the_fraction_when_the_gates_are_certain() -> None:
+    stack, x = make()
+    skip_nothing(stack)
+    _, trace = stack.eval()(x, LENGTHS)
+    assert trace.strides.unique().tolist() == [1]
+    torch.testing.assert_close(trace.expected_compute, torch.ones(5))
+
+
+def test_a_bias_moves_planned_strides_one_way() -> None:
+    stack, x = make(gate_input="encoder")
+    decide_at_random(stack, x, LENGTHS)
+    macs = torch.stack([stack(x, LENGTHS, bias)[1].macs for bias in (-1e5, -4.0, -1.0, 0.0, 1.0, 4.0, 1e5)])
+    assert (macs.diff(dim=0) >= 0).all()
+    ranges = [stack.macs_range(length) for length in LENGTHS.tolist()]
+    assert macs[0].tolist() == [cheapest for cheapest, _ in ranges]
+    assert macs[-1].tolist() == [dense for _, dense in ranges]
+
+
+def test_temperatures_follow_progress() -> None:
+    stack, _ = make(temperature_start=3.0, temperature_end=1.0)
+    stack.set_progress(0.25)
+    assert [gate.temperature for gate in stack._gates()] == [2.5] * DEPTH

@@ -1,0 +1,48 @@
+"""A sweep: every job has its say, whatever becomes of the others."""
+
+import json
+from pathlib import Path
+
+from tests.tiny import TINY_MODEL, TINY_RUN, Command, tiny_folder
+
+SWEEP = ["-m", *TINY_MODEL, *TINY_RUN, "hydra.sweep.dir=all"]
+
+
+def ledger() -> list[dict]:
+    return [json.loads(line) for line in Path("all/sweep.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_job_that_fails_stops_no_other(command: Command, tones: Path, tmp_path: Path) -> None:
+    typed = [*tiny_folder(tones), *SWEEP, "model=dense,learned_skip", "compute.target=auto,0.01"]
+    ended = command(*typed)
+    assert ended.code == 1
+    jobs = ledger()
+    assert [(job["model"], job["status"]) for job in jobs] == [
+        ("dense", "finished"),
+        ("dense", "failed"),
+        ("learned_skip", "finished"),
+        ("learned_skip", "failed"),
+    ]
+    assert "must stay auto for dense" in jobs[1]["error"]
+    assert "the floor of learned_skip" in jobs[3]["error"]
+    for job in jobs:
+        assert json.loads((tmp_path / "all" / job["folder"] / "summary.json").read_text())["status"] == job["status"]
+    assert ended.err.count("Error: ") == 2
+    assert "All jobs" in ended.out
+    assert "2 of 4 jobs failed" in ended.out
+    assert ended.out.splitlines()[-1] == str(tmp_path / "all") or ended.out.splitlines()[-1] == "all"
+
+
+def test_a_sweep_without_a_failure_ends_with_exit_code_0(command: Command, tones: Path) -> None:
+    ended = command(*tiny_folder(tones), *SWEEP, "model=skip_attention", "seed=0,1")
+    assert ended.code == 0, ended.err
+    assert [job["seed"] for job in ledger()] == [0, 1]
+    assert "Means over seeds" in ended.out
+    assert {"frontier.csv", "frontier.png", "sweep.jsonl"} <= {path.name for path in Path("all").iterdir()}
+
+
+def test_the_seconds_of_a_job_are_its_own(command: Command, tones: Path) -> None:
+    command(*tiny_folder(tones), *SWEEP, "model=dense", "seed=0,1")
+    first, second = (job["seconds"] for job in ledger())
+    assert second["total"] < first["total"] + second["fit"] + 5  # not counted from the start of the sweep
+    assert second["to_first_step"] < second["total"] < 30

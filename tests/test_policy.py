@@ -1,0 +1,161 @@
+"""Routes: where an action leads, how likely a layer is visited, and what is cheapest."""
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+
+from hopscotch.layers.policy import (
+    PROBABILITY_FLOOR,
+    JumpPolicy,
+    Route,
+    Scores,
+    clips_by_column,
+    landing,
+    shortest_route,
+    skipped_layers,
+)
+
+CPU = torch.device("cpu")
+RULES: tuple[Any, ...] = ("skip", "literal")
+
+
+def test_the_rule_skip_lands_a_layers_further_and_the_literal_one_on_i_plus_a() -> None:
+    assert [landing(0, a, 6, "skip") for a in range(4)] == [1, 2, 3, 4]
+    assert [landing(0, a, 6, "literal") for a in range(4)] == [1, 1, 2, 3]
+    assert [landing(4, a, 6, rule) for a in range(4) for rule in RULES] == [5] * 8, "never past the last layer"
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_skipped_layers_are_those_between_take_off_and_landing(rule: Any) -> None:
+    table = skipped_layers(6, 4, rule, CPU)
+    for i, a in itertools.product(range(5), range(4)):
+        skipped = table[i, a].nonzero().flatten().tolist()
+        assert skipped == list(range(i + 1, landing(i, a, 6, rule)))
+
+
+def drawn_route(estimator: Any, rule: Any, clips: int, seed: int = 0) -> tuple[Route, torch.Tensor]:
+    """Routes of clips that all have the same logits, and these logits."""
+    torch.manual_seed(seed)
+    policy = JumpPolicy(4, 6, rule=rule, estimator=estimator).train()
+    logits = torch.randn(1, 5, 4).expand(clips, -1, -1)
+    route = Route(policy, clips, CPU)
+    for layer in range(5):
+        route.decide(layer, Scores(logits, None), 0.0)
+    return route, logits[0]
+
+
+@pytest.mark.parametrize("estimator", ["gumbel", "reinforce"])
+@pytest.mark.parametrize("rule", RULES)
+def test_expected_visits_equal_the_average_over_sampled_routes(estimator: Any, rule: Any) -> None:
+    route, _ = drawn_route(estimator, rule, 5000)
+    expected = torch.stack(route.chances, dim=1)
+    assert expected[:, -1].tolist() == pytest.approx([1.0] * 5000)
+    torch.testing.assert_close(route.visited.float().mean(0), expected[0], rtol=0, atol=0.03)
+
+
+@pytest.mark.parametrize("estimator", ["gumbel", "reinforce", "gain"])
+@pytest.mark.parametrize("rule", RULES)
+def test_visits_jumps_and_landings_tell_one_story(estimator: Any, rule: Any) -> None:
+    route, _ = drawn_route(estimator, rule, 60)
+    for clip in range(60):
+        at, visited, landed = 0, [0], []
+        while at < 5:
+            action = int(route.jumps[clip, at])
+            at = landing(at, action, 6, rule)
+            visited.append(at)
+            landed += [at] if action > 0 else []
+        assert route.visited[clip].nonzero().flatten().tolist() == visited
+        assert route.landings[clip].nonzero().flatten().tolist() == landed
+    assert (route.jumps[~route.visited] == -1).all()
+
+
+def test_the_log_probability_is_the_sum_over_the_decisions_taken() -> None:
+    route, logits = drawn_route("reinforce", "skip", 20)
+    probabilities = (1 - 4 * PROBABILITY_FLOOR) * logits.softmax(dim=-1) + PROBABILITY_FLOOR
+    assert probabilities.min() > PROBABILITY_FLOOR
+    for clip in range(20):
+        taken = [(i, int(route.jumps[clip, i])) for i in range(5) if route.visited[clip, i]]
+        expected = sum(float(probabilities[i, a].log()) for i, a in taken)
+        assert float(route.log_prob[clip]) == pytest.approx(expected, abs=1e-4)
+        entropies = [float(-(probabilities[i] * probabilities[i].log()).sum()) for i, _ in taken]
+        assert float(route.mean_entropy()[clip]) == pytest.approx(sum(entropies) / len(entropies), abs=1e-4)
+
+
+def test_the_exploring_routes_of_gain_have_every_length() -> None:
+    route, _ = drawn_route("gain", "skip", 500)
+    lengths = route.visited.sum(1)
+    assert lengths.unique().tolist() == [2, 3, 4, 5, 6] or lengths.unique().tolist() == [3, 4, 5, 6]
+    assert (torch.bincount(lengths)[3:] > 20).all()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_shortest_route_equals_brute_force(rule: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def routes(at: int, depth: int, max_jump: int) -> list[list[int]]:
+        if at == depth - 1:
+            return [[at]]
+        targets = {landing(at, a, depth, rule) for a in range(max_jump + 1)}
+        return [[at, *rest] for target in targets for rest in routes(target, depth, max_jump)]
+
+    for depth, max_jump in itertools.product((2, 3, 6, 7), (1, 2, 3, 9)):
+        costs = torch.randint(1, 30, (depth,), generator=generator).tolist()
+        found = shortest_route(costs, max_jump, rule)
+        every = routes(0, depth, max_jump)
+        assert found in every
+        assert sum(costs[i] for i in found) == min(sum(costs[i] for i in route) for route in every)
+
+
+def test_gains_prefer_the_layers_that_save_loss() -> None:
+    policy = JumpPolicy(4, 4, estimator="gain").eval()
+    with torch.no_grad():
+        policy.output.weight.zero_()
+        policy.output.bias.copy_(torch.tensor([0.0, 0.5, -0.2, 0.0, 1.0]))  # gain of layers 0..3, baseline
+    scores = policy(torch.randn(1, 4))
+    assert scores.logits[0, 0].tolist() == pytest.approx([0, -0.5, -0.3, -0.3])
+    route = Route(policy, 1, CPU)
+    for layer in range(3):
+        route.decide(layer, scores, 0.0)
+    assert route.visited.tolist() == [[True, True, False, True]]
+    policy.train()
+    assert route.predicted_loss() is not None
+    assert route.predicted_loss().tolist() == pytest.approx([1.0 - 0.5])  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def test_a_fresh_policy_goes_on_more_often_than_not() -> None:
+    torch.manual_seed(0)
+    for heads in ("per_layer", "shared"):
+        logits = JumpPolicy(8, 5, heads=heads).eval()(torch.randn(30, 8)).logits
+        assert logits.shape == (30, 4, 4)
+        assert 0.5 < logits.softmax(-1)[..., 0].mean() < 0.7
+        assert torch.equal(logits[:, 0], logits[:, 3]) == (heads == "shared")
+
+
+def test_the_policy_reads_the_trunk_and_does_not_steer_it() -> None:
+    summary = torch.randn(3, 8, requires_grad=True)
+    JumpPolicy(8, 5)(summary).logits.sum().backward()
+    assert summary.grad is None
+
+
+def test_macs_are_those_of_its_two_products() -> None:
+    policy = JumpPolicy(8, 5, max_jump=2)
+    assert policy.macs() == 8 * 64 + 64 * 4 * 3
+
+
+def test_clips_by_column_lists_the_clips_of_every_column() -> None:
+    columns = torch.tensor([[True, False, False], [True, True, False]])
+    assert clips_by_column(columns) == [[0, 1], [1], []]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_jump": 0}, r"jump.max must be at least 1 layer, got 0\."),
+        ({"depth": 1}, r"model.depth must be at least 2 layers for jumps, got 1\."),
+    ],
+)
+def test_what_leaves_no_jump_is_rejected(changes: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        JumpPolicy(4, **{"depth": 5, **changes})  # pyright: ignore[reportArgumentType]

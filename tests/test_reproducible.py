@@ -1,0 +1,56 @@
+"""The same command and seed give the same bits: twice, with loader workers, and after a crash."""
+
+from pathlib import Path
+
+import pytest
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from hopscotch.build import build_callbacks
+from tests.tiny import StopAt, differing, fit, tiny_config, weights
+
+EPOCHS = "trainer.max_epochs=2"  # of four steps each
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Checkpoint directory .* exists and is not empty:UserWarning",
+    "ignore:.*callbacks used to create the checkpoint need to be provided:UserWarning",  # the one that kept every step
+)
+
+
+@pytest.mark.parametrize("model", ["learned_skip", "skip_layer"])
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tones: Path, tmp_path: Path, model: str) -> None:
+    choice = (f"model={model}", EPOCHS)
+    first = weights(fit(tiny_config(tones, tmp_path, *choice)))
+    again = weights(fit(tiny_config(tones, tmp_path, *choice)))
+    other = weights(fit(tiny_config(tones, tmp_path, *choice, "seed=1")))
+    assert differing(first, again) == []
+    assert "model.head.weight" in differing(first, other)
+
+
+def test_loader_workers_change_neither_weights_nor_validation(tones: Path, tmp_path: Path) -> None:
+    without = fit(tiny_config(tones, tmp_path, "model=learned_skip", EPOCHS))
+    beside = fit(tiny_config(tones, tmp_path, "model=learned_skip", EPOCHS, "data.num_workers=2"))
+    assert differing(weights(without), weights(beside)) == []
+    assert without.callback_metrics.keys() == beside.callback_metrics.keys() >= {"val/acc", "val/compute_fraction"}
+    assert {name for name, value in without.callback_metrics.items() if value != beside.callback_metrics[name]} == set()
+
+
+def test_a_run_that_crashed_in_its_second_epoch_resumes_to_the_same_weights(tones: Path, tmp_path: Path) -> None:
+    straight = tiny_config(tones, tmp_path / "straight", "model=skip_layer", EPOCHS)
+    crashed = tiny_config(tones, tmp_path / "crashed", "model=skip_layer", EPOCHS)
+    expected = weights(fit(straight, *build_callbacks(straight)))
+    with pytest.raises(StopAt.Crash):
+        fit(crashed, *build_callbacks(crashed), StopAt(6))
+    resumed = fit(crashed, *build_callbacks(crashed), ckpt_path=tmp_path / "crashed" / "checkpoints" / "last.ckpt")
+    assert resumed.global_step == 8
+    assert differing(expected, weights(resumed)) == []
+
+
+@pytest.mark.parametrize("model", ["jump_attention", "learned_skip"])
+def test_a_checkpoint_of_mid_epoch_resumes_to_the_same_weights(tones: Path, tmp_path: Path, model: str) -> None:
+    cfg = tiny_config(tones, tmp_path, f"model={model}", EPOCHS)
+    keep = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=3, save_top_k=-1)
+    expected = weights(fit(cfg, keep))
+    for step in (3, 6):
+        resumed = fit(cfg, ckpt_path=tmp_path / f"step={step}.ckpt")
+        assert resumed.global_step == 8
+        assert differing(expected, weights(resumed)) == []

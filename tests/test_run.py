@@ -1,0 +1,260 @@
+"""One command, one folder: what a run leaves behind, how it ends, and what it says of bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+from lightning.pytorch import Callback, Trainer
+
+import hopscotch.run
+from hopscotch.build import build_callbacks
+from hopscotch.config import PROJECT_ROOT
+from hopscotch.report.metrics_log import read_metrics
+from tests.tiny import TINY_MODEL, TINY_RUN, Command, Ended, tiny_folder, write_tone, write_tones
+
+TINY = [*TINY_MODEL, *TINY_RUN, "hydra.run.dir=run"]
+
+
+def summary(folder: str | Path = "run") -> dict:
+    return json.loads((Path(folder) / "summary.json").read_text(encoding="utf-8"))
+
+
+def test_a_run_leaves_its_whole_story_in_its_folder(command: Command, tones: Path, tmp_path: Path) -> None:
+    typed = [*tiny_folder(tones), *TINY, "logger=tensorboard", "model=learned_skip", "trainer.max_epochs=2"]
+    typed.remove("~logger")
+    ended = command(*typed)
+    assert ended.code == 0, ended.err
+    assert ended.out.splitlines()[-1] == str(tmp_path / "run")
+    assert {path.name for path in Path("run").iterdir()} == {
+        "checkpoints",
+        "config.yaml",
+        "metrics.jsonl",
+        "overrides.yaml",
+        "report",
+        "summary.json",
+        "tensorboard",
+    }
+    config = yaml.safe_load(Path("run/config.yaml").read_text(encoding="utf-8"))
+    assert (config["run_dir"], config["model"]["dim"]) == (str(tmp_path / "run"), 16)
+    assert yaml.safe_load(Path("run/overrides.yaml").read_text(encoding="utf-8")) == [
+        override for override in typed if not override.startswith("hydra.")
+    ]
+    assert {path.name for path in Path("run/checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    lines = read_metrics("run/metrics.jsonl")
+    tags = {"train/loss", "train/acc", "train/compute_fraction", "train/macs", "train/expected_compute"}
+    tags |= {f"{stage}/{tag}" for stage in ("val", "test") for tag in ("loss", "acc", "compute_fraction", "macs")}
+    assert tags <= {tag for line in lines for tag in line}
+    assert list(Path("run/tensorboard").glob("events*")) != []
+
+
+def test_the_summary_holds_what_a_program_asks_for(command: Command, tones: Path) -> None:
+    assert command(*tiny_folder(tones), *TINY, "model=skip_layer", "seed=3").code == 0
+    found = summary()
+    assert (found["status"], found["model"], found["seed"], found["epochs"]) == ("finished", "skip_layer", 3, 1)
+    assert {"acc", "loss", "compute_fraction", "macs"} <= found["test"].keys()
+    compute = found["compute"]
+    assert compute.keys() == {"fraction", "macs", "dense_macs", "floor", "target"}
+    assert compute["fraction"] == pytest.approx(found["test"]["compute_fraction"])
+    assert compute["target"] == pytest.approx((compute["floor"] + 1) / 2)
+    assert 0 < found["seconds"]["to_first_step"] <= found["seconds"]["total"]
+    assert 0 < found["seconds"]["fit"] <= found["seconds"]["total"]
+    assert found["parameters"] > 0
+    assert isinstance(found["warnings"], list)
+    assert found["versions"]["torch"] == torch.__version__.partition("+")[0] or "torch" in found["versions"]
+    assert found["data"]["clips"] == {"train": 15, "val": 3, "test": 3}
+
+
+def test_a_model_that_learned_its_clips_by_heart_is_warned_of(
+    command: Command, tones: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(hopscotch.run, "find_warnings", lambda test, **facts: seen.append(facts) or ["as told"])
+    assert command(*tiny_folder(tones), *TINY, "model=dense").code == 0
+    assert 0 <= seen[0]["train_accuracy"] <= 1
+    assert summary()["warnings"] == ["as told"]
+
+
+def test_a_folder_that_holds_a_run_is_refused_and_left_alone(command: Command, tones: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("of another run\n")
+    ended = command(*tiny_folder(tones), *TINY)
+    assert ended.code == 1
+    assert f"hydra.run.dir must be a folder without a run in it, got {tmp_path / 'run'}." in ended.err
+    assert [path.read_text() for path in (tmp_path / "run").iterdir()] == ["of another run\n"]
+
+
+def test_a_run_goes_on_from_a_checkpoint_in_a_new_folder(command: Command, tones: Path) -> None:
+    typed = [*tiny_folder(tones), *TINY_MODEL, *TINY_RUN, "model=skip_transformer", "trainer.max_epochs=2"]
+    assert command(*typed, "hydra.run.dir=one", "trainer.max_steps=4").code == 0
+    ended = command(*typed, "hydra.run.dir=two", "ckpt_path=one/checkpoints/last.ckpt")
+    assert ended.code == 0, ended.err
+    assert (summary("one")["epochs"], summary("two")["epochs"]) == (1, 2)
+    assert min(line["step"] for line in read_metrics("two/metrics.jsonl")) == 4
+    assert "ckpt_path must be a checkpoint file, got none.ckpt" in command(*typed, "ckpt_path=none.ckpt").err
+
+
+class Press(Callback):
+    """Presses Ctrl-C, or sends another signal, at the second step."""
+
+    def __init__(self, *signals: signal.Signals) -> None:
+        self.signals = signals
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if trainer.global_step == 2:
+            for number in self.signals:
+                os.kill(os.getpid(), number)
+
+
+def press(monkeypatch: pytest.MonkeyPatch, *signals: signal.Signals) -> None:
+    monkeypatch.setattr(hopscotch.run, "build_callbacks", lambda cfg: [*build_callbacks(cfg), Press(*signals)])
+
+
+def test_ctrl_c_ends_a_run_in_order(command: Command, tones: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    press(monkeypatch, signal.SIGINT)
+    before = signal.getsignal(signal.SIGINT)
+    ended = command(*tiny_folder(tones), *TINY, "trainer.max_epochs=50")
+    assert ended.code == 0
+    assert summary()["status"] == "stopped"
+    assert 0 <= summary()["test"]["acc"] <= 1
+    assert max(line["step"] for line in read_metrics("run/metrics.jsonl")) <= 4
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("signals", [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM,)], ids=["twice", "terminated"])
+def test_a_run_that_is_stopped_at_once_says_so(
+    command: Command, tones: Path, monkeypatch: pytest.MonkeyPatch, signals: tuple[signal.Signals, ...]
+) -> None:
+    press(monkeypatch, *signals)
+    monkeypatch.setattr(signal, "signal", signal.signal)
+    before = signal.getsignal(signal.SIGINT)
+    ended = command(*tiny_folder(tones), *TINY, "trainer.max_epochs=50")
+    signal.signal(signal.SIGINT, before)
+    assert ended.code == 130
+    assert (summary()["status"], summary()["test"]) == ("stopped", None)
+    assert ended.out.splitlines()[-1] == str(Path("run").absolute())
+
+
+def refused(ended: Ended, rule: str) -> None:
+    """One message and no traceback."""
+    assert ended.code == 1
+    assert rule in ended.err
+    assert "Traceback" not in ended.err + ended.out
+    assert len([line for line in ended.err.splitlines() if line]) == 1
+
+
+def folder_with(problem: str, root: Path) -> Path:
+    if problem == "one class":
+        write_tone(root / "only" / "0.wav", 300, 0.2)
+    if problem == "empty":
+        root.mkdir()
+    if problem in ("text", "unreadable", "silent header"):
+        write_tones(root, 3)
+    if problem == "text":
+        (root / "low" / "notes.wav").write_text("not a sound\n")
+    if problem == "unreadable":
+        (root / "low" / "linked.wav").symlink_to(root / "nowhere.wav")
+    if problem == "silent header":
+        soundfile.write(root / "low" / "none.wav", np.zeros(0), 8000)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("problem", "rule"),
+    [
+        ("missing", "data.root must be a folder of class folders"),
+        ("empty", "data.root must hold at least two class folders, got none"),
+        ("one class", "data.root must hold at least two class folders, got only 'only'"),
+        ("text", "notes.wav"),
+        ("unreadable", "linked.wav"),
+        ("silent header", "none.wav"),
+    ],
+)
+def test_bad_data_ends_with_one_message(command: Command, tmp_path: Path, problem: str, rule: str) -> None:
+    root = folder_with(problem, tmp_path / "clips")
+    refused(command(*tiny_folder(root), *TINY), rule)
+    assert summary()["status"] == "failed"
+    assert rule in summary()["error"]
+
+
+@pytest.mark.parametrize(
+    ("override", "rule"),
+    [
+        ("model.dim=15", "model.dim must be a multiple of model.heads, got dim=15, heads=2."),
+        ("model.encoder.strides=[1,0,1]", "every stride of model.encoder.strides must be a whole number of at least 1"),
+        (
+            "model.encoder.strides=[1,1]",
+            "model.encoder.strides must name one stride per layer, got [1, 1] for depth=3.",
+        ),
+        ("compute.target=0.7", "compute.target must stay auto for dense"),
+    ],
+)
+def test_a_bad_model_ends_with_one_message(command: Command, tones: Path, override: str, rule: str) -> None:
+    refused(command(*tiny_folder(tones), *TINY, "model=dense", override), rule)
+
+
+@pytest.mark.parametrize(
+    ("override", "rule"),
+    [
+        ("model=learnt_skip", "Did you mean learned_skip?"),
+        ("model.encoder.first=0", "model.encoder.first must be at least 1, got 0."),
+    ],
+)
+def test_a_bad_configuration_ends_before_there_is_a_folder(
+    command: Command, tones: Path, tmp_path: Path, override: str, rule: str
+) -> None:
+    refused(command(*tiny_folder(tones), *TINY, "model=dense", override), rule)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_gpu_that_is_not_there_ends_with_one_message(
+    command: Command, tones: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    typed = [*tiny_folder(tones), *TINY, "trainer=gpu"]
+    refused(command(*typed), "trainer.accelerator=gpu needs a CUDA device")
+
+
+def test_our_own_fault_shows_its_traceback(
+    command: Command, tones: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("our fault")
+
+    monkeypatch.setattr(hopscotch.run, "build_model", broken)
+    ended = command(*tiny_folder(tones), *TINY)
+    assert ended.code == 1
+    assert "Traceback" in ended.err
+    assert summary()["error"] == "ZeroDivisionError: our fault"
+    assert ended.out.splitlines()[-1] == str(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_real_process_in_order(tones: Path, tmp_path: Path) -> None:
+    typed = [*tiny_folder(tones), *TINY, "trainer.max_epochs=1000", "trainer.enable_progress_bar=true"]
+    process = subprocess.Popen(
+        [sys.executable, str(PROJECT_ROOT / "train.py"), *typed],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    metrics, give_up = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 120
+    while not metrics.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < give_up
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+    assert summary(tmp_path / "run")["status"] == "stopped"
+    assert out.splitlines()[-1] == str(tmp_path / "run")

@@ -1,0 +1,160 @@
+"""The embedded corpus: keyed clips, true facts, made once."""
+
+import logging
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hopscotch.data import word_corpus
+from hopscotch.data.datamodule import Split
+from hopscotch.data.synthetic_words import SyntheticWords
+from hopscotch.data.word_corpus import corpus_path, kept_corpus, make_corpus
+from hopscotch.data.words import SNR_RANGE, SPEAKERS, WORDS, clip, scene, speaker
+
+SMALL: dict[Split, int] = {"train": 40, "val": 20, "test": 20}
+
+
+def source(folder: Path, **changes: int) -> SyntheticWords:
+    numbers = {"num_train": 40, "num_val": 20, "num_test": 20, "corpus_seed": 0, "sample_rate": 16_000} | changes
+    return SyntheticWords(
+        **numbers, cache_dir=str(folder), batch_size=8, num_workers=0, cache_gib=1.0, seed=0, augment=None
+    )
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def test_a_clip_is_a_function_of_seed_split_and_index() -> None:
+    first = clip(0, "train", 7)
+    for other in range(5):
+        clip(0, "val", other)
+    speaker.cache_clear()
+    again = clip(0, "train", 7)
+    assert np.array_equal(first.samples, again.samples)
+    assert first[1:] == again[1:]
+    for changed in (clip(1, "train", 7), clip(0, "test", 7), clip(0, "train", 27)):
+        assert changed.label == first.label
+        assert not np.array_equal(changed.samples[:1000], first.samples[:1000])
+
+
+def test_a_longer_split_begins_with_the_shorter_one() -> None:
+    short, long = (make_corpus({"train": count}, 0, processes=1)["train"] for count in (5, 12))
+    assert np.array_equal(long.samples[: len(short.samples)], short.samples)
+    for name in ("lengths", "labels", "speakers", "snr_db"):
+        assert np.array_equal(getattr(long, name)[:5], getattr(short, name))
+
+
+def test_more_processes_make_the_same_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(word_corpus, "FEW_CLIPS", 0)
+    alone, together = (make_corpus({"train": 20}, 0, processes=count)["train"] for count in (1, 2))
+    assert all(np.array_equal(left, right) for left, right in zip(alone, together, strict=True))
+
+
+def test_the_recorded_snr_is_the_measured_one() -> None:
+    for index in range(20):
+        word, noise, _, _, snr_db = scene(0, "test", index)
+        said = np.trim_zeros(word)
+        measured = 10 * np.log10(np.mean(np.square(said)) / np.mean(np.square(noise)))
+        assert measured == pytest.approx(snr_db, abs=0.1)
+
+
+def test_snr_covers_its_range_evenly() -> None:
+    snr_db = np.sort([scene(0, "train", index).snr_db for index in range(40)])
+    assert np.abs(snr_db - np.linspace(*SNR_RANGE, 40)).max() < 8.0
+
+
+def test_no_sample_is_cut_and_none_is_lost() -> None:
+    for index in range(20):
+        samples = clip(0, "val", index).samples.astype(np.int64)
+        assert 1000 < np.abs(samples).max() < 32_600
+        assert 0.35 < len(samples) / 16_000 < 1.3  # seconds
+
+
+def test_every_word_has_a_partner_of_the_same_phonemes_in_another_order() -> None:
+    assert len(set(WORDS)) == 20
+    assert all(4 <= len(word) <= 6 for word in WORDS)
+    assert set(Counter("".join(sorted(word)) for word in WORDS).values()) == {2, 4}
+
+
+def test_nobody_speaks_in_two_splits() -> None:
+    people = [speaker(0, split, number) for split, count in SPEAKERS.items() for number in range(count)]
+    assert len(people) == 60
+    assert len({person.pitch for person in people}) == 60
+
+
+def test_the_data_module_tells_labels_facts_and_lengths(cache: Path) -> None:
+    data = source(cache)
+    data.setup()
+    assert data.classes == list(WORDS)
+    assert {split: len(clips) for split, clips in data.clips.items()} == SMALL
+    for clips in data.clips.values():
+        assert set(Counter(clip.label for clip in clips).values()) == {len(clips) // 20}
+    speakers = [{clip.facts["speaker"] for clip in clips} for clips in data.clips.values()]
+    assert len(set.union(*speakers)) == sum(map(len, speakers))
+
+    third = data.clips["val"][3]
+    made = clip(0, "val", 3)
+    assert third.name == f"val/{WORDS[3]}_00003"
+    assert third.facts["snr_db"] == made.snr_db
+    assert third.num_samples == len(made.samples)
+    assert torch.equal(data.load(third), torch.from_numpy(made.samples.astype(np.float32) / 32768))
+
+
+def test_the_test_batches_hold_every_clip_once(cache: Path) -> None:
+    data = source(cache)
+    data.setup("test")
+    batches = list(data.test_dataloader())
+    assert sorted(torch.cat([batch.indices for batch in batches]).tolist()) == list(range(20))
+    assert all(batch.waveform.abs().amax(dim=1).min() > 0.01 for batch in batches)
+
+
+def test_the_corpus_is_made_once_and_found_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = kept_corpus(cache, SMALL, 0)
+    monkeypatch.setattr(word_corpus, "make_corpus", lambda *_, **__: pytest.fail("made twice"))
+    again = kept_corpus(cache, SMALL, 0)
+    assert np.array_equal(first["test"].samples, again["test"].samples)
+    assert [path.name for path in (cache / "synthetic_words").iterdir()] == [corpus_path(cache, SMALL, 0).name]
+
+
+def test_other_parameters_have_another_file(cache: Path) -> None:
+    paths = {corpus_path(cache, {**SMALL, "val": count}, seed) for count in (20, 21) for seed in (0, 1)}
+    assert len(paths) == 4
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "emptied"])
+def test_a_damaged_corpus_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str) -> None:
+    counts: dict[Split, int] = {"train": 2, "val": 1, "test": 1}
+    made = kept_corpus(tmp_path, counts, 0)
+    path = corpus_path(tmp_path, counts, 0)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 0xFF
+    path.write_bytes({"flipped": bytes(content), "cut": bytes(content[:-4000]), "emptied": b""}[damage])
+    with caplog.at_level(logging.WARNING):
+        repaired = kept_corpus(tmp_path, counts, 0)
+    assert "is damaged" in caplog.text
+    assert np.array_equal(repaired["train"].samples, made["train"].samples)
+    caplog.clear()
+    kept_corpus(tmp_path, counts, 0)
+    assert "is damaged" not in caplog.text
+
+
+def test_a_folder_that_cannot_be_written_costs_time_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "synthetic_words").write_text("a file where the folder should be")
+    with caplog.at_level(logging.WARNING):
+        corpus = kept_corpus(tmp_path, {"train": 1, "val": 1, "test": 1}, 0)
+    assert "data.cache_dir" in caplog.text
+    assert len(corpus["train"].labels) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [("num_val", 0, "at least 1"), ("corpus_seed", -1, "at least 0"), ("sample_rate", 8000, "must be 16000")],
+)
+def test_a_wrong_number_is_named_with_its_rule(tmp_path: Path, key: str, value: int, rule: str) -> None:
+    with pytest.raises(ValueError, match=f"data.{key}.*{rule}.*got {value}"):
+        source(tmp_path, **{key: value})

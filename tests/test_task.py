@@ -1,0 +1,187 @@
+"""The loop: what the thresholds are told, who gets a gradient, and what stops a run."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from hopscotch.tasks.base import AudioTask
+from hopscotch.types import AudioBatch
+from tests.tiny import Watch, build, fit, tiny_config
+
+# Nothing random in a step, so that batches of any size see the same model.
+NO_NOISE = ("model.dropout=0", "augment=none", "data.val_fraction=0.15", "data.test_fraction=0.15")
+
+
+class Told(NamedTuple):
+    loss: float
+    step: int  # optimizer steps done, this one included
+
+
+def listen(task: AudioTask, monkeypatch: pytest.MonkeyPatch) -> list[Told]:
+    """What update_threshold is called with."""
+    told: list[Told] = []
+    update = task.model.update_threshold
+
+    def keep(loss: Tensor, lr: float) -> None:
+        told.append(
+            Told(float(loss), task.trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer_steps)
+        )
+        update(loss, lr)
+
+    monkeypatch.setattr(task.model, "update_threshold", keep)
+    return told
+
+
+def told_of(cfg, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Told], Watch, Trainer]:
+    built, watch = build(cfg), Watch()
+    told = listen(built[0], monkeypatch)
+    return told, watch, fit(cfg, watch, built=built)
+
+
+def test_accumulated_batches_tell_the_thresholds_what_one_large_batch_does(
+    tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """15 clips: at once, and as 4 + 4 + 4 + 3."""
+    large = tiny_config(tones, tmp_path, "model=dense", *NO_NOISE, "data.batch_size=15")
+    small = tiny_config(tones, tmp_path, "model=dense", *NO_NOISE, "trainer.accumulate_grad_batches=4")
+    (expected,), _, _ = told_of(large, monkeypatch)
+    (found,), watch, _ = told_of(small, monkeypatch)
+    assert found.loss == pytest.approx(expected.loss, rel=1e-5)
+    assert len(watch.losses) == 4
+    assert found.loss != pytest.approx(sum(watch.losses) / 4, rel=1e-5)  # weighted by clips, not by batches
+
+
+def test_thresholds_are_told_once_after_every_optimizer_step(
+    tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five batches of three clips, accumulated by two: steps of 2, 2 and 1 batches."""
+    cfg = tiny_config(tones, tmp_path, "model=skip_layer", "data.batch_size=3", "trainer.accumulate_grad_batches=2")
+    told, watch, trainer = told_of(cfg, monkeypatch)
+    losses = watch.losses
+    assert trainer.global_step == len(told) == 3
+    pairs = [sum(losses[:2]) / 2, sum(losses[2:4]) / 2, losses[4]]
+    assert [entry.loss for entry in told] == pytest.approx(pairs)
+    gates = trainer.model.model.encoder.block.gates
+    assert [int(gate.num_updates) for gate in gates] == [3] * len(gates)
+
+
+@pytest.mark.parametrize("overrides", [(), ("trainer.accumulate_grad_batches=3",)], ids=["each", "accumulated"])
+def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_clips(
+    tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
+) -> None:
+    cfg = tiny_config(tones, tmp_path, "model=dense", "trainer.max_epochs=3", *overrides)
+    task, data = build(cfg)
+    measure, bad = task.clip_losses, []
+
+    def clip_losses(logits: Tensor, batch: AudioBatch) -> Tensor:
+        losses = measure(logits, batch)
+        if task.global_step == 1 and task.training:
+            bad.append(data.clips["train"][int(batch.indices[1])].name)
+            losses = losses.index_fill(0, torch.tensor([1]), torch.nan)
+        return losses
+
+    monkeypatch.setattr(task, "clip_losses", clip_losses)
+    with pytest.raises(ValueError, match="The loss must stay finite, got nan at step 1; clips: ") as caught:
+        fit(cfg, built=(task, data))
+    assert f"clips: {bad[0]}. Try" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "overrides"),
+    [
+        ("attention.gate.", ("model=learned_skip", "model.encoder.estimator=selected")),
+        ("attention.gate.", ("model=learned_skip", "model.encoder.estimator=soft")),
+        ("block.policy.", ("model=skip_layer",)),
+        ("block.policy.", ("model=skip_transformer",)),
+        ("layers.0.gate.", ("model=skip_layer",)),
+    ],
+)
+def test_the_task_alone_reaches_what_decides_at_every_step(
+    tones: Path, tmp_path: Path, part: str, overrides: tuple[str, ...]
+) -> None:
+    watch = Watch(part)
+    fit(tiny_config(tones, tmp_path, *overrides, "compute.weight=0", "compute.entropy_weight=0"), watch)
+    assert len(watch.gradients) == 4
+    assert min(watch.gradients) > 1e-8
+
+
+@pytest.mark.parametrize("model", ["learned_skip", "skip_transformer"])
+@pytest.mark.parametrize("end", ["cheap", "dear"])
+def test_the_budget_pulls_the_expected_compute_to_its_target(tones: Path, tmp_path: Path, model: str, end: str) -> None:
+    cfg = tiny_config(
+        tones, tmp_path, f"model={model}", "compute.weight=300", "compute.warmup=0", "trainer.max_epochs=8"
+    )
+    cfg.task.optimizer.lr = 0.02
+    task, data = build(cfg)
+    floor = task.model.floor(round(data.mean_samples()))
+    task.target = floor + (0.1 if end == "cheap" else 0.9) * (1 - floor)
+    watch = Watch()
+    fit(cfg, watch, built=(task, data))
+    before, after = abs(watch.expected[0] - task.target), abs(watch.expected[-1] - task.target)
+    assert after < 0.5 * before
+
+
+def test_the_weight_of_the_budget_grows_from_nothing(tones: Path, tmp_path: Path) -> None:
+    class Terms(Callback):
+        def on_train_batch_end(self, trainer: Trainer, pl_module, outputs, batch, batch_idx) -> None:
+            gap = outputs["output"].trace.expected_compute.mean() - pl_module.target
+            terms.append(float(outputs["loss"] - outputs["task_loss"]) / float(gap**2))
+
+    terms: list[float] = []
+    overrides = ("model=learned_skip", "compute.weight=8", "compute.warmup=0.5", "compute.entropy_weight=0")
+    fit(tiny_config(tones, tmp_path, *overrides), Terms())
+    assert terms == pytest.approx([0, 4, 8, 8], rel=1e-2, abs=1e-3)
+
+
+def test_a_checkpoint_holds_the_bias_that_met_the_budget(tones: Path, tmp_path: Path) -> None:
+    cfg = tiny_config(tones, tmp_path, "model=skip_layer", "compute.target=0.9")
+    trainer = fit(cfg, ModelCheckpoint(tmp_path, filename="kept"))
+    task = trainer.model
+    assert isinstance(task, AudioTask)
+    assert task.calibration is not None
+    assert task.calibration.requested == 0.9
+    kept = torch.load(tmp_path / "kept.ckpt", weights_only=True)["state_dict"]
+    assert kept["model.decision_bias"].item() == pytest.approx(task.calibration.bias)
+    assert kept["model.decision_bias"].item() != 0
+    assert trainer.callback_metrics["val/compute_fraction"].item() == pytest.approx(task.calibration.achieved, abs=1e-5)
+
+
+def test_every_validation_clip_is_judged_where_workers_load_them(tones: Path, tmp_path: Path) -> None:
+    class Count(Callback):
+        def on_validation_batch_end(self, trainer: Trainer, pl_module, outputs, batch, batch_idx) -> None:
+            assert isinstance(batch, AudioBatch)
+            clips.append(len(batch.labels))
+
+    clips: list[int] = []
+    fit(tiny_config(tones, tmp_path, "model=learned_skip", "data.num_workers=1"), Count())
+    assert sum(clips) == 3
+
+
+def test_the_rate_warms_up_and_falls_along_a_cosine(tones: Path, tmp_path: Path) -> None:
+    class Rates(Callback):
+        def on_train_batch_start(self, trainer: Trainer, pl_module, batch, batch_idx) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    rates: list[float] = []
+    fit(
+        tiny_config(tones, tmp_path, "model=dense", "task.optimizer.lr=1", "task.warmup=0.5", "trainer.max_epochs=2"),
+        Rates(),
+    )
+    assert rates == pytest.approx([0.25, 0.5, 0.75, 1, 1, 0.8535534, 0.5, 0.1464466])
+
+
+def test_weight_decay_spares_what_is_no_matrix(tones: Path, tmp_path: Path) -> None:
+    trainer = fit(tiny_config(tones, tmp_path, "model=skip_layer"))
+    matrices, rest = trainer.optimizers[0].param_groups
+    assert matrices["weight_decay"] == 0.05
+    assert {parameter.ndim >= 2 for parameter in matrices["params"]} == {True}
+    assert rest["weight_decay"] == 0
+    assert {parameter.ndim >= 2 for parameter in rest["params"]} == {False}
+    task = trainer.model
+    assert isinstance(task, AudioTask)
+    assert task.num_parameters == sum(p.numel() for group in (matrices, rest) for p in group["params"])

@@ -1,0 +1,184 @@
+"""Runs of a second: tones for clips, models of 16 channels, a few steps."""
+
+import copy
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import hydra._internal.hydra as hydra_main
+import numpy as np
+import pytest
+import soundfile
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+from omegaconf import DictConfig
+
+from hopscotch.build import build_data, build_model, build_task, build_trainer
+from hopscotch.config import compose, run_hydra
+from hopscotch.data.datamodule import AudioDataModule
+from hopscotch.run import train
+from hopscotch.tasks.base import AudioTask
+from hopscotch.types import AudioBatch
+
+SAMPLE_RATE = 8000
+CLASS_HZ = {"high": 1500.0, "low": 300.0, "middle": 700.0}
+MODELS = (
+    "dense",
+    "jump_attention",
+    "learned_skip",
+    "skip_attention",
+    "skip_layer",
+    "skip_layer_plain",
+    "skip_transformer",
+)
+TINY_MODEL = ("model.dim=16", "model.heads=2", "model.depth=3")
+TINY_RUN = (
+    "trainer=cpu",
+    "trainer.max_epochs=1",
+    "trainer.log_every_n_steps=1",
+    "trainer.enable_progress_bar=false",
+    "callbacks=quiet",
+    "~logger",
+)
+
+
+def write_tone(path: Path, hz: float, seconds: float) -> None:
+    """A tone with a little of its octave, 16 bits: the same file on every machine."""
+    phase = 2 * np.pi * hz * np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, 0.3 * np.sin(phase) + 0.05 * np.sin(2 * phase), SAMPLE_RATE, subtype="PCM_16")
+
+
+def write_tones(root: Path, clips_per_class: int = 7) -> Path:
+    """A folder of class folders; clips differ in length and, by a few percent, in pitch."""
+    for name, hz in CLASS_HZ.items():
+        for i in range(clips_per_class):
+            write_tone(root / name / f"{i}.wav", hz * (1 + 0.01 * i), 0.12 + 0.02 * i)
+    return root
+
+
+def tiny_folder(root: Path) -> list[str]:
+    return ["data=folder", f"data.root={root}", f"data.sample_rate={SAMPLE_RATE}", "data.batch_size=4"]
+
+
+@functools.cache
+def composed(*overrides: str) -> DictConfig:
+    """Composing takes longer than many a test: once for each set of overrides."""
+    return compose(overrides)
+
+
+def tiny_config(root: Path, run: Path, *overrides: str) -> DictConfig:
+    """The configuration of a tiny run on the tones in `root`, its folder being `run`."""
+    cfg = copy.deepcopy(composed(*tiny_folder(root), *TINY_MODEL, *TINY_RUN, *overrides))
+    cfg.run_dir = str(run)
+    return cfg
+
+
+def build(cfg: DictConfig) -> tuple[AudioTask, AudioDataModule]:
+    seed_everything(cfg.seed, verbose=False)
+    data = build_data(cfg)
+    data.setup("fit")
+    task = build_task(cfg, build_model(cfg, data.num_classes), data)
+    task.model.frontend.measure(data.statistics_batches())
+    return task, data
+
+
+def fit(
+    cfg: DictConfig,
+    *callbacks: Callback,
+    ckpt_path: Path | None = None,
+    built: tuple[AudioTask, AudioDataModule] | None = None,
+) -> Trainer:
+    """Train as `hopscotch.run` does, with these callbacks alone. `trainer.model` is the task."""
+    task, data = built or build(cfg)
+    trainer = build_trainer(cfg, list(callbacks), [])
+    trainer.fit(task, datamodule=data, ckpt_path=ckpt_path)
+    return trainer
+
+
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """Parameters and buffers, by name."""
+    assert trainer.model is not None
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def differing(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> list[str]:
+    """The names under which two state dicts differ by any bit."""
+    assert first.keys() == second.keys()
+    return [name for name, value in first.items() if not torch.equal(value, second[name])]
+
+
+def make_batch(num_clips: int, samples: Sequence[int] = (960, 1280, 1600)) -> AudioBatch:
+    """Tones of these lengths in turn, in memory; noise makes them all different."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.tensor([samples[i % len(samples)] for i in range(num_clips)])
+    time = torch.arange(int(lengths.max())) / SAMPLE_RATE
+    labels = torch.arange(num_clips) % len(CLASS_HZ)
+    hz = torch.tensor(list(CLASS_HZ.values()))[labels]
+    waveform = 0.3 * torch.sin(2 * torch.pi * hz[:, None] * time)
+    waveform = waveform + 0.1 * torch.randn(waveform.shape, generator=generator) * torch.rand(
+        num_clips, 1, generator=generator
+    )
+    waveform = waveform * (torch.arange(len(time)) < lengths[:, None])
+    return AudioBatch(waveform, lengths, labels, torch.arange(num_clips), torch.arange(num_clips))
+
+
+class Ended(NamedTuple):
+    """How a command ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Ended]
+
+
+def prompt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """A function that does what `python train.py <arguments>` does, in this process."""
+    monkeypatch.setattr(hydra_main, "ConfigLoaderImpl", hydra_main.ConfigLoaderImpl)  # put back afterwards
+
+    def call(*arguments: str) -> Ended:
+        monkeypatch.setattr("sys.argv", ["train.py", *arguments])
+        code, message = 0, ""
+        try:
+            run_hydra(train)
+        except SystemExit as end:  # as Python ends a process: text goes to stderr, with exit code 1
+            code, message = (1, f"{end.code}\n") if isinstance(end.code, str) else (end.code or 0, "")
+        out, err = capsys.readouterr()
+        return Ended(code, out, err + message)
+
+    return call
+
+
+class Watch(Callback):
+    """Keeps what every training step returned, and the gradients that it left on some parameters."""
+
+    def __init__(self, part: str = "") -> None:
+        self.part = part  # of the parameters' names
+        self.losses: list[float] = []
+        self.expected: list[float] = []
+        self.gradients: list[float] = []  # largest of each step
+
+    def on_after_backward(self, trainer: Trainer, pl_module) -> None:
+        watched = [p.grad for name, p in pl_module.named_parameters() if self.part in name and p.grad is not None]
+        self.gradients.append(max((gradient.abs().max().item() for gradient in watched), default=0.0))
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.losses.append(outputs["task_loss"].item())
+        self.expected.append(outputs["output"].trace.expected_compute.mean().item())
+
+
+class StopAt(Callback):
+    """Ends a run as a crash would, after so many optimizer steps."""
+
+    class Crash(Exception):
+        pass
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module, batch, batch_idx) -> None:
+        if trainer.global_step == self.step:
+            raise self.Crash
