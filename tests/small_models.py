@@ -79,14 +79,16 @@ def make_clips(lengths: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:
 def decide_at_random(model: nn.Module, *inputs: Tensor) -> None:
     """Make deciders whose logits differ from clip to clip by a few nats, and bias the gates; then evaluation."""
     model.train()
-    seen: dict[nn.Linear, list[Tensor]] = {}
-    for layer in last_layers(model):
+    seen: dict[nn.Linear, list[Tensor]] = {layer: [] for layer in last_layers(model)}
+    hooks = []
+    for layer, outputs in seen.items():
         nn.init.normal_(layer.weight)
-        layer.register_forward_hook(lambda module, _, output: seen.setdefault(module, []).append(output))
+        hooks.append(layer.register_forward_hook(lambda _, __, output, outputs=outputs: outputs.append(output)))
     with torch.no_grad():
         model(*inputs)
+        for hook in hooks:
+            hook.remove()
         for layer, outputs in seen.items():
-            layer._forward_hooks.clear()
             logits = torch.cat(outputs)
             layer.bias.sub_(logits.mean(dim=0))
             layer.weight.mul_(3 / logits.std())

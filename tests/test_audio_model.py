@@ -1,5 +1,6 @@
 """All seven models, from the waveform."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -73,7 +74,7 @@ def test_changing_clip_i_but_not_its_decisions_leaves_clip_j_untouched_bit_for_b
     model, waveform, lengths = decided(name, **changes)
     before = model(waveform, lengths)
     changed = waveform.clone()
-    changed[2] *= 1.00002
+    changed[2, :4100] += 3e-5 * torch.randn(4100)
     after = model(changed, lengths)
     assert torch.equal(after.trace.macs, before.trace.macs), "the same decisions"
     assert not torch.equal(after.logits[2], before.logits[2])
@@ -131,7 +132,7 @@ def test_a_larger_decision_bias_costs_more(name: str) -> None:
     fractions = [fraction(bias) for bias in (-20.0, -5.0, -2.0, 0.0, 2.0, 5.0, 20.0)]
     assert fractions[0] < fractions[3] < fractions[-1]
     # A clip that jumps less far may land where it then jumps further: small steps back are the models' right.
-    assert all(later > earlier - 0.05 for earlier, later in zip(fractions, fractions[1:], strict=False))
+    assert all(later > earlier - 0.05 for earlier, later in pairwise(fractions))
 
 
 @pytest.mark.parametrize("name", ["dense", "skip_attention"])

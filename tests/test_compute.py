@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.small_models import DEPTH, DIM, HEADS, MODELS, decide_at_random, make_clips, make_model, skip_nothing
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -14,6 +13,7 @@ from hopscotch.layers.attention import SkipAttention
 from hopscotch.layers.jump import SkipLayer
 from hopscotch.layers.transformer import TransformerBlock
 from hopscotch.models.audio_model import AudioModel
+from tests.small_models import DEPTH, DIM, HEADS, MODELS, decide_at_random, make_clips, make_model, skip_nothing
 
 
 def attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
@@ -77,7 +77,7 @@ def test_macs_agree_with_the_flop_counter_on_the_decisions_taken(name: str, chan
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_fraction_of_a_model_that_skips_nothing_is_exactly_1(name: str) -> None:
-    changes = {"first": 1} if name in ("skip_attention", "jump_attention") else {}
+    changes: dict[str, Any] = {"first": 1} if name in ("skip_attention", "jump_attention") else {}
     model = make_model(name, **changes).eval()
     skip_nothing(model)
     trace = model(*make_clips([1000, 6000, 3333])).trace

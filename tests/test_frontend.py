@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tests.small_models import HOP, SAMPLE_RATE, make_clips
 
 from hopscotch.frontend import LogMel
 from hopscotch.types import AudioBatch
+from tests.small_models import HOP, SAMPLE_RATE, make_clips
 
 
 def make_frontend() -> LogMel:

@@ -267,7 +267,7 @@ def test_scores_stay_bounded_over_300_steps() -> None:
     torch.manual_seed(0)
     gate = Gate(DIM, threshold_by="loss")
     adapter, head = Adapter(DIM, 0, mini_hc=True, expansion=2, dropout=0.0, gate=gate), torch.nn.Linear(DIM, 2)
-    optimizer = torch.optim.AdamW([*adapter.parameters(), *head.parameters()], lr=0.01)
+    optimizer, loss = torch.optim.AdamW([*adapter.parameters(), *head.parameters()], lr=0.01), torch.tensor(0.0)
     x, mask, labels = torch.randn(16, 6, DIM), torch.ones(16, 6, dtype=torch.bool), torch.arange(16) % 2
     for _ in range(300):
         optimizer.zero_grad()

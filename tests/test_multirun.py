@@ -13,7 +13,7 @@ def ledger() -> list[dict]:
 
 
 def test_a_job_that_fails_stops_no_other(command: Command, tones: Path, tmp_path: Path) -> None:
-    typed = [*tiny_folder(tones), *SWEEP, "model=dense,learned_skip", "compute.target=auto,0.01"]
+    typed = [*SWEEP, *tiny_folder(tones), "model=dense,learned_skip", "compute.target=auto,0.01"]
     ended = command(*typed)
     assert ended.code == 1
     jobs = ledger()
@@ -34,7 +34,7 @@ def test_a_job_that_fails_stops_no_other(command: Command, tones: Path, tmp_path
 
 
 def test_a_sweep_without_a_failure_ends_with_exit_code_0(command: Command, tones: Path) -> None:
-    ended = command(*tiny_folder(tones), *SWEEP, "model=skip_attention", "seed=0,1")
+    ended = command(*SWEEP, *tiny_folder(tones), "model=skip_attention", "seed=0,1")
     assert ended.code == 0, ended.err
     assert [job["seed"] for job in ledger()] == [0, 1]
     assert "Means over seeds" in ended.out
@@ -42,7 +42,7 @@ def test_a_sweep_without_a_failure_ends_with_exit_code_0(command: Command, tones
 
 
 def test_the_seconds_of_a_job_are_its_own(command: Command, tones: Path) -> None:
-    command(*tiny_folder(tones), *SWEEP, "model=dense", "seed=0,1")
+    command(*SWEEP, *tiny_folder(tones), "model=dense", "seed=0,1")
     first, second = (job["seconds"] for job in ledger())
     assert second["total"] < first["total"] + second["fit"] + 5  # not counted from the start of the sweep
     assert second["to_first_step"] < second["total"] < 30

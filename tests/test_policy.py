@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from hopscotch.layers import policy as policy_module
 from hopscotch.layers.policy import (
     PROBABILITY_FLOOR,
     JumpPolicy,
@@ -69,6 +70,30 @@ def test_visits_jumps_and_landings_tell_one_story(estimator: Any, rule: Any) -> 
         assert route.visited[clip].nonzero().flatten().tolist() == visited
         assert route.landings[clip].nonzero().flatten().tolist() == landed
     assert (route.jumps[~route.visited] == -1).all()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_weight_of_a_visit_is_1_with_the_gradient_of_its_chance(rule: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy_module, "gumbel_noise", torch.zeros_like)
+    torch.manual_seed(0)
+    policy, logits = JumpPolicy(4, 6, rule=rule).train(), torch.randn(1, 5, 4, requires_grad=True)
+    policy.temperature = 0.7
+    route = Route(policy, 1, CPU)
+    for layer in range(5):
+        route.decide(layer, Scores(logits, None), 0.0)
+    chances = [torch.ones(1)] + [torch.zeros(1)] * 5
+    for i, a in itertools.product(range(5), range(4)):
+        target = landing(i, a, 6, rule)
+        chances[target] = chances[target] + chances[i] * (logits[:, i] / 0.7).softmax(-1)[:, a]
+    assert route.weight(0) is None, "layer 0 always runs"
+    for layer in range(1, 6):
+        weight = route.weight(layer)
+        assert weight is not None
+        assert weight.tolist() == [1.0]
+        (ours,) = torch.autograd.grad(weight.sum(), logits, retain_graph=True)
+        (theirs,) = torch.autograd.grad(chances[layer].sum(), logits, retain_graph=True)
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+        assert (ours.abs().sum() > 1e-3) == (layer < 5), "the last layer always runs"
 
 
 def test_the_log_probability_is_the_sum_over_the_decisions_taken() -> None:

@@ -113,6 +113,20 @@ def test_other_overrides_keep_groups_apart(tmp_path: Path, capsys: pytest.Captur
     assert "Means over seeds" not in out
 
 
+def test_the_table_shows_what_tells_jobs_apart_and_why_one_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, strides in enumerate(["[4,2]", "[a,b]"]):
+        write_summary(tmp_path / str(number), status="failed", model="dense", seed=0, error=f"strides were {strides}")
+        overrides = ["trainer=smoke", f"model.encoder.strides={strides}"]
+        append_ledger(tmp_path, {"folder": str(number), "overrides": overrides, "status": "failed"})
+    report_sweep(tmp_path, read_jobs(tmp_path))
+    out = capsys.readouterr().out
+    assert "model.encoder.strides=[a,b]" in out
+    assert "trainer=smoke" not in out
+    assert "failed 1: strides were [a,b]" in out
+
+
 def test_nothing_is_planned_where_a_sampler_decides(tmp_path: Path) -> None:
     asked = config(tmp_path)
     asked.hydra.sweeper["_target_"] = "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"

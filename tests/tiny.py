@@ -4,7 +4,7 @@ import copy
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import hydra._internal.hydra as hydra_main
 import numpy as np
@@ -12,9 +12,10 @@ import pytest
 import soundfile
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig
 
-from hopscotch.build import build_data, build_model, build_task, build_trainer
+from hopscotch.build import build_data, build_model, build_task, make
 from hopscotch.config import compose, run_hydra
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.run import train
@@ -92,7 +93,8 @@ def fit(
 ) -> Trainer:
     """Train as `hopscotch.run` does, with these callbacks alone. `trainer.model` is the task."""
     task, data = built or build(cfg)
-    trainer = build_trainer(cfg, list(callbacks), [])
+    keeps = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
+    trainer = make(cfg.trainer, callbacks=list(callbacks), logger=False, enable_checkpointing=keeps)
     trainer.fit(task, datamodule=data, ckpt_path=ckpt_path)
     return trainer
 
@@ -161,11 +163,11 @@ class Watch(Callback):
         self.expected: list[float] = []
         self.gradients: list[float] = []  # largest of each step
 
-    def on_after_backward(self, trainer: Trainer, pl_module) -> None:
+    def on_after_backward(self, trainer: Trainer, pl_module: Any) -> None:
         watched = [p.grad for name, p in pl_module.named_parameters() if self.part in name and p.grad is not None]
         self.gradients.append(max((gradient.abs().max().item() for gradient in watched), default=0.0))
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module, outputs, batch, batch_idx) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.losses.append(outputs["task_loss"].item())
         self.expected.append(outputs["output"].trace.expected_compute.mean().item())
 
@@ -179,6 +181,6 @@ class StopAt(Callback):
     def __init__(self, step: int) -> None:
         self.step = step
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module, batch, batch_idx) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == self.step:
             raise self.Crash

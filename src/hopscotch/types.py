@@ -47,7 +47,7 @@ class SkipTrace:
 
     strides: Int[Tensor, "batch depth"]  # 0 where the layer has no attention or was not visited
     visited: Bool[Tensor, "batch depth"]
-    jumps: Int8[Tensor, "batch depth"]  # the action taken, -1 where not visited; 0 where the layer decides nothing
+    jumps: Int8[Tensor, "batch depth"]  # the action taken; -1 where not visited, and where a layer decides nothing
     landings: Bool[Tensor, "batch depth"]  # layers reached by a jump (action > 0 at the layer before)
     open_rate: Float[Tensor, "batch depth"]  # NaN where not visited or without gate
     macs: Int[Tensor, " batch"]  # int64, what these decisions cost

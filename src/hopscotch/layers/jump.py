@@ -207,7 +207,7 @@ class SkipLayer(nn.Module):
         return SkipTrace(
             strides=visited.long() if self.inner == "transformer" else torch.zeros_like(visited, dtype=torch.long),
             visited=visited,
-            jumps=torch.where(visited, route.jumps.clamp(min=0), -1).to(torch.int8),
+            jumps=route.jumps,
             landings=route.landings,
             open_rate=torch.where(visited, open_rate, torch.nan).detach()
             if self.gates

@@ -44,7 +44,7 @@ def fixed_trace(strides: Int[Tensor, "batch depth"], macs: Tensor, dense_macs: T
     return SkipTrace(
         strides=strides,
         visited=visited,
-        jumps=torch.zeros_like(strides, dtype=torch.int8),
+        jumps=torch.full_like(strides, -1, dtype=torch.int8),
         landings=torch.zeros_like(visited),
         open_rate=torch.full(strides.shape, torch.nan, device=strides.device),
         macs=macs,

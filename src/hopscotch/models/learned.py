@@ -98,7 +98,7 @@ class LearnedStack(Encoder):
         return SkipTrace(
             strides=strides,
             visited=visited,
-            jumps=torch.zeros_like(strides, dtype=torch.int8),
+            jumps=torch.full_like(strides, -1, dtype=torch.int8),
             landings=torch.zeros_like(visited),
             open_rate=torch.full(strides.shape, torch.nan, device=strides.device),
             macs=macs,

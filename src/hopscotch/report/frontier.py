@@ -17,7 +17,7 @@ def write_csv(jobs: Iterable[Job], path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Job)])
         writer.writeheader()
-        writer.writerows(asdict(job) for job in jobs)
+        writer.writerows({**asdict(job), "overrides": " ".join(job.overrides)} for job in jobs)
 
 
 def draw_frontier(jobs: Iterable[Job], path: Path) -> None:

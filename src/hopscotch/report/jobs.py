@@ -19,15 +19,16 @@ class Job:
     folder: str  # within the sweep's; empty for a job that never started
     model: str
     seed: str
-    overrides: str  # without model and seed
+    overrides: tuple[str, ...]  # without model and seed
     status: str
     test_acc: float | None = None
     compute_fraction: float | None = None
     macs: float | None = None
     seconds: float | None = None
+    error: str | None = None
 
     @property
-    def group(self) -> tuple[str, str]:
+    def group(self) -> tuple[str, tuple[str, ...]]:
         """Jobs that differ in nothing but the seed."""
         return self.model, self.overrides
 
@@ -59,12 +60,13 @@ def make_job(folder: str, overrides: Sequence[str], summary: Mapping[str, Any], 
         folder=folder,
         model=str(summary.get("model", given.get("model", ""))),
         seed=str(summary.get("seed", given.get("seed", ""))),
-        overrides=" ".join(f"{key}={value}" for key, value in given.items() if key not in ("model", "seed")),
+        overrides=tuple(f"{key}={value}" for key, value in given.items() if key not in ("model", "seed")),
         status=str(summary.get("status", status)),
         test_acc=(summary.get("test") or {}).get("acc"),
         compute_fraction=compute.get("fraction"),
         macs=compute.get("macs"),
         seconds=(summary.get("seconds") or {}).get("total"),
+        error=summary.get("error"),
     )
 
 
@@ -86,9 +88,15 @@ def read_overrides(path: Path) -> list[str]:
     return [str(override) for override in OmegaConf.load(path)] if path.exists() else []
 
 
-def groups(jobs: Iterable[Job]) -> dict[tuple[str, str], list[Job]]:
+def groups(jobs: Iterable[Job]) -> dict[tuple[str, tuple[str, ...]], list[Job]]:
     """Jobs by everything but the seed, in order of appearance."""
-    found: dict[tuple[str, str], list[Job]] = {}
+    found: dict[tuple[str, tuple[str, ...]], list[Job]] = {}
     for job in jobs:
         found.setdefault(job.group, []).append(job)
     return found
+
+
+def shared_overrides(jobs: Sequence[Job]) -> list[str]:
+    """What was typed for all jobs alike, and so tells none from another."""
+    first, *others = jobs
+    return [override for override in first.overrides if all(override in job.overrides for job in others)]

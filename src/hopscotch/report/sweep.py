@@ -4,7 +4,7 @@ Hydra loads this callback before any job has begun, so what is heavy is imported
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from hopscotch.report.jobs import LEDGER, Job, groups, read_jobs
+from hopscotch.report.jobs import LEDGER, Job, groups, read_jobs, shared_overrides
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,15 +49,20 @@ def append_ledger(sweep_folder: str | Path, row: Mapping[str, Any]) -> None:
 def report_sweep(folder: Path, jobs: Sequence[Job]) -> None:
     """Print the tables and write `frontier.csv` and `frontier.png`; the sweep's folder is the last line printed."""
     from rich.console import Console
+    from rich.markup import escape
 
     from hopscotch.report.frontier import draw_frontier, write_csv
 
     console = Console()
     if not console.is_terminal:
         console = Console(width=WITHOUT_TERMINAL)
-    console.print(jobs_table(jobs))
+    if jobs:
+        console.print(jobs_table(jobs))
     if len(groups(jobs)) < len(jobs):
         console.print(means_table(jobs))
+    for job in jobs:
+        if job.error:
+            console.print(f"[red]{job.status}[/red] {job.folder}: {escape(job.error)}", highlight=False, soft_wrap=True)
     write_csv(jobs, folder / "frontier.csv")
     draw_frontier(jobs, folder / "frontier.png")
     num_failed = sum(job.has_failed for job in jobs)
@@ -80,19 +85,22 @@ def planned_overrides(config: DictConfig) -> list[list[str]]:
     return jobs
 
 
-def jobs_table(jobs: Iterable[Job]) -> "Table":
+def jobs_table(jobs: Sequence[Job]) -> "Table":
+    """One row per job, with what tells it from the others."""
+    shared = shared_overrides(jobs)
     table = new_table(
         "All jobs", ["model", "seed", "overrides", "status"], ["test acc", "compute", "MACs (M)", "seconds"]
     )
     for job in jobs:
         style = STYLES.get(job.status, "red")
         numbers = [number(job.test_acc), number(job.compute_fraction), millions(job.macs), number(job.seconds, 1)]
-        table.add_row(job.model, job.seed, job.overrides, f"[{style}]{job.status}[/{style}]", *numbers)
+        table.add_row(job.model, job.seed, words(job.overrides, shared), f"[{style}]{job.status}[/{style}]", *numbers)
     return table
 
 
-def means_table(jobs: Iterable[Job]) -> "Table":
+def means_table(jobs: Sequence[Job]) -> "Table":
     """Mean over seeds, with the standard deviation where there are two or more."""
+    shared = shared_overrides(jobs)
     table = new_table(
         "Means over seeds", ["model", "overrides"], ["seeds", "test acc", "compute", "MACs (M)", "seconds"]
     )
@@ -104,8 +112,14 @@ def means_table(jobs: Iterable[Job]) -> "Table":
             spread([None if job.macs is None else job.macs / 1e6 for job in scored], 2),
             spread([job.seconds for job in scored], 1),
         ]
-        table.add_row(model, overrides, f"{len(scored)} of {len(members)}", *columns)
+        table.add_row(model, words(overrides, shared), f"{len(scored)} of {len(members)}", *columns)
     return table
+
+
+def words(overrides: Sequence[str], shared: Sequence[str]) -> str:
+    from rich.markup import escape
+
+    return escape(" ".join(override for override in overrides if override not in shared))
 
 
 def new_table(title: str, words: Sequence[str], numbers: Sequence[str]) -> "Table":
