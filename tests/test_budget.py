@@ -57,17 +57,16 @@ def test_a_model_without_decisions_takes_no_number(make_model, name: str) -> Non
 
 
 @pytest.mark.parametrize("name", DECIDING)
-@pytest.mark.parametrize("share", [0.3, 0.5, 0.7])
-def test_calibration_meets_a_target_in_between(make_model, name: str, share: float) -> None:
+def test_calibration_meets_the_targets_in_between(make_model, name: str) -> None:
     model = make_model(name)
-    batches = [make_batch(96)]
+    batches = [make_batch(64)]
     low, high = (calibrate(model, batches, end).achieved for end in (0.0, 1.0))
-    target = low + share * (high - low)
-    found = calibrate(model, batches, target)
-    assert found.requested == target
-    assert found.achieved == pytest.approx(target, abs=5 * TOLERANCE)
-    assert deterministic_fraction(model.eval(), batches) == found.achieved
-    assert model.decision_bias.item() == pytest.approx(found.bias)
+    for target in (low + 0.3 * (high - low), low + 0.7 * (high - low)):
+        found = calibrate(model, batches, target)
+        assert found.requested == target
+        assert found.achieved == pytest.approx(target, abs=5 * TOLERANCE)  # 64 clips cannot meet it finer
+        assert deterministic_fraction(model.eval(), batches) == found.achieved
+        assert model.decision_bias.item() == pytest.approx(found.bias)
 
 
 @pytest.mark.parametrize("name", ["learned_skip", "skip_transformer"])

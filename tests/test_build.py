@@ -29,7 +29,8 @@ CHOICES = sorted(
 TINY_MODEL = ("model.dim=16", "model.heads=2", "model.depth=3")
 QUICK = (
     "trainer.accelerator=cpu",
-    "trainer.max_steps=1",
+    "trainer.max_epochs=1",
+    "trainer.limit_train_batches=1",
     "trainer.limit_val_batches=1",
     "trainer.log_every_n_steps=1",
     "trainer.enable_progress_bar=false",
@@ -40,12 +41,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*exists and is not empty:UserWa
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two digits by two speakers in the layout of FSDD."""
+    """Ten digits by two speakers in the layout of FSDD."""
     root = tmp_path_factory.mktemp("digits")
-    for digit in (0, 1):
+    for digit in range(10):
         for speaker, hz in (("george", 300), ("theo", 400)):
             for take in (0, 5, 10, 11):
-                write_tone(root / "recordings" / f"{digit}_{speaker}_{take}.wav", hz * (1 + digit), 0.15 + 0.01 * take)
+                write_tone(
+                    root / "recordings" / f"{digit}_{speaker}_{take}.wav", hz * (1 + 0.2 * digit), 0.15 + 0.01 * take
+                )
     return root
 
 
@@ -58,9 +61,8 @@ def overrides_for(choice: str, tones: Path, digits: Path, folder: Path) -> list[
     if choice == "data=fsdd" or choice.startswith("experiment=fsdd"):
         speaker = ["data.test_speaker=theo"] if choice.endswith("speakers") else []
         return [choice, f"data.root={digits}", *speaker, *model, *QUICK]
-    if choice == "debug=overfit":
-        return [choice, *tiny_folder(tones), *model, *QUICK, "trainer.overfit_batches=1"]
-    return [*tiny_folder(tones), choice, *model, *QUICK]
+    less = {"debug=overfit": ["trainer.overfit_batches=1"], "logger=csv": ["callbacks=quiet"]}
+    return [choice, *tiny_folder(tones), *model, *QUICK, *less.get(choice, [])]
 
 
 @pytest.mark.parametrize("choice", CHOICES)

@@ -103,6 +103,13 @@ def test_a_run_goes_on_from_a_checkpoint_in_a_new_folder(command: Command, tones
     assert "ckpt_path must be a checkpoint file, got none.ckpt" in command(*typed, "ckpt_path=none.ckpt").err
 
 
+@pytest.mark.filterwarnings("ignore:.*could not find the monitored key:UserWarning")  # true, and no harm
+def test_a_run_too_short_for_a_validation_ends_well(command: Command, tones: Path) -> None:
+    ended = command(*tiny_folder(tones), *TINY, "model=learned_skip", "trainer.max_steps=2")
+    assert ended.code == 0, ended.err
+    assert summary()["status"] == "finished"
+
+
 class Press(Callback):
     """Presses Ctrl-C, or sends another signal, at the second step."""
 

@@ -77,6 +77,7 @@ class Size:
     name: str = MISSING
     dim: int = keeps(at_least(1))
     token_dim: int = keeps(at_least(1))
+    plain_dim: int = keeps(at_least(1))
     heads: int = keeps(at_least(1))
     depth: int = keeps(at_least(1))
     ffn_ratio: float = keeps(ABOVE_ZERO)

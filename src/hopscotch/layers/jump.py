@@ -130,9 +130,7 @@ class SkipLayer(nn.Module):
         if inner == "adapter":
             self.final_norm = nn.LayerNorm(dim)
             self.final_gate = nn.Linear(dim, 1)
-            self.final = nn.Sequential(
-                nn.Linear(dim, FINAL_RATIO * dim), nn.GELU(), nn.Linear(FINAL_RATIO * dim, dim)
-            )
+            self.final = nn.Sequential(nn.Linear(dim, FINAL_RATIO * dim), nn.GELU(), nn.Linear(FINAL_RATIO * dim, dim))
 
     def forward(
         self, x: Float[Tensor, "batch time dim"], lengths: Int[Tensor, " batch"] | None = None

@@ -97,7 +97,7 @@ class AudioModel(nn.Module):
 
 
 class ConvStem(nn.Module):
-    """Two convolutions over time that never see padding, each with norm and GELU; then sinusoidal positions are added."""
+    """Two convolutions over time that never see padding, each with norm and GELU; then sinusoidal positions."""
 
     def __init__(self, num_mels: int, dim: int, *, stride: int, dropout: float) -> None:
         super().__init__()

@@ -35,9 +35,11 @@ class JumpStack(Encoder):
     ) -> None:
         super().__init__()
         groups = {"jump": jump, "policy": policy, "gate": gate}
-        arguments = {f"{group}_{key}": value for group, values in groups.items() for key, value in values.items()}
+        arguments = {"gate_threshold_by": "loss"}  # the training loop tells the loss; a block by itself may never hear it
+        arguments |= {f"{group}_{key}": value for group, values in groups.items() for key, value in values.items()}
         check_temperatures(temperature_start, temperature_end)
         self.temperatures = (temperature_start, temperature_end)
+        self.thresholds_follow_the_loss = arguments["gate_threshold_by"] == "loss"
         self.block = SkipLayer(
             dim,
             num_heads,
@@ -60,7 +62,9 @@ class JumpStack(Encoder):
         return self.block.macs_range(time)
 
     def update_threshold(self, loss: float | Tensor, lr: float) -> None:
-        self.block.update_threshold(loss, lr)
+        """Nothing under gate.threshold_by=gradient: there the optimizer alone moves the thresholds."""
+        if self.thresholds_follow_the_loss:
+            self.block.update_threshold(loss, lr)
 
     def set_progress(self, progress: float) -> None:
         self.block.policy.temperature = interpolate(*self.temperatures, progress)
