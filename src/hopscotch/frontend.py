@@ -1,6 +1,9 @@
 """Turn waveforms into mel frames that mean the same whatever the level, the channel or the padding.
 
-    log(mel + floor), minus its mean over the clip's frames, divided by the training set's scale per mel bin
+    x = log(mel + floor) - mean of the clip over frames and bins;      (x - offset) / scale, per bin over the training set
+
+Only the level goes with the clip's mean: the mean spectrum of a short word tells much of the word, and removing it bin by bin
+cost more than it gave on speakers never heard (README, Tried).
 
 Frame t is centred on sample t * hop; what lies outside the clip counts as zeros, so that a clip alone and the same clip
 in a padded batch have the same frames: 1 + samples // hop of them.
@@ -24,6 +27,7 @@ FLOOR = 1e-6  # of the mel power, below the noise of 16-bit recordings
 class LogMel(nn.Module):
     """Frames every `hop_seconds`, each the Fourier transform of a Hann window, in `num_mels` triangular bands."""
 
+    offset: Tensor
     scale: Tensor
 
     def __init__(
@@ -60,6 +64,7 @@ class LogMel(nn.Module):
                 f"frontend.num_mels must leave no band empty: {num_mels} bands are too many for {self.fft}-point "
                 f"frames at {sample_rate} Hz. Use fewer bands or a longer window."
             )
+        self.register_buffer("offset", torch.zeros(num_mels))  # mean per bin over the training set
         self.register_buffer("scale", torch.ones(num_mels))  # standard deviation per bin over the training set
 
     def frames(self, samples: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
@@ -73,19 +78,22 @@ class LogMel(nn.Module):
         padded = F.pad(waveform, (self.fft // 2, self.fft // 2))
         mel = (self.mel(padded) + FLOOR).log().transpose(1, 2)  # batch time mel
         mask = valid_mask(frame_lengths, mel.shape[1])
-        mel = (mel - masked_mean(mel, mask)[:, None]) / self.scale
+        mel = mel - masked_mean(mel, mask).mean(dim=1)[:, None, None]  # the clip's level; its spectrum stays
+        mel = (mel - self.offset) / self.scale
         return mel * mask[:, :, None], frame_lengths
 
     @torch.no_grad()
     def measure(self, batches: Iterable[AudioBatch]) -> None:
-        """Set the scale from training clips."""
+        """Set offset and scale from training clips."""
+        self.offset.fill_(0.0)
         self.scale.fill_(1.0)
-        power, count = torch.zeros(self.num_mels, dtype=torch.float64), 0
+        frames = []
         for batch in batches:
             mel, lengths = self(batch.waveform, batch.lengths)
-            power += mel.double().pow(2).sum(dim=(0, 1)).cpu()
-            count += int(lengths.sum())
-        self.scale.copy_((power / count).sqrt().clamp(min=1e-3))
+            frames.append(mel[valid_mask(lengths, mel.shape[1])])  # frame mel
+        deviation, mean = torch.std_mean(torch.cat(frames).double(), dim=0, correction=0)
+        self.offset.copy_(mean)
+        self.scale.copy_(deviation.clamp(min=1e-3))
 
     def macs(self, samples: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
         """Fourier transform (as 5/2 n log2 n multiplications) and mel filters, kept apart from the model's compute."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -124,7 +125,8 @@ def fit_and_test(cfg: DictConfig, run: Path, started: float) -> dict[str, Any]:
         trainer.fit(task, datamodule=data, ckpt_path=cfg.ckpt_path)
     fit_seconds = time.time() - fit_started
     train_accuracy = trainer.callback_metrics.get("train/acc")  # the test forgets it
-    trainer.test(task, datamodule=data, ckpt_path=best_checkpoint(trainer), verbose=False)
+    load_best(task, trainer)
+    trainer.test(task, datamodule=data, verbose=False)
     status: Ended = "stopped" if interrupt.came else "finished"
     if not trainer.is_global_zero:
         return {"status": status, "test": {}}
@@ -154,10 +156,15 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def best_checkpoint(trainer: Trainer) -> str | None:
-    """The best by validation; None (the weights as they are) where none was kept, as in fast_dev_run."""
+def load_best(task: AudioTask, trainer: Trainer) -> None:
+    """Take the best weights by validation; where no checkpoint was kept, as in fast_dev_run, leave them as they are.
+
+    Not by trainer.test(ckpt_path=...): where weights are averaged, Lightning would test those that were not validated.
+    """
     kept = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
-    return kept[0].best_model_path or None if kept else None
+    if kept and kept[0].best_model_path:
+        checkpoint = torch.load(kept[0].best_model_path, map_location="cpu", weights_only=True)
+        task.load_state_dict(checkpoint["state_dict"])
 
 
 def finish(
