@@ -50,7 +50,8 @@ def test_measured_offset_and_scale_give_every_bin_mean_0_and_deviation_1_and_are
     torch.testing.assert_close(deviation, torch.ones(8), rtol=0, atol=1e-3)
     fresh = make_frontend()
     fresh.load_state_dict(frontend.state_dict())
-    assert torch.equal(fresh.scale, frontend.scale) and torch.equal(fresh.offset, frontend.offset)
+    assert torch.equal(fresh.scale, frontend.scale)
+    assert torch.equal(fresh.offset, frontend.offset)
     frontend.measure(batches)
     torch.testing.assert_close(fresh.scale, frontend.scale)
 

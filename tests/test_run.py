@@ -255,7 +255,7 @@ def test_ctrl_c_ends_a_real_process_in_order(tones: Path, tmp_path: Path) -> Non
         stderr=subprocess.PIPE,
         text=True,
     )
-    metrics, give_up = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 120
+    metrics, give_up = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 300
     while not metrics.exists():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < give_up

@@ -35,7 +35,8 @@ class JumpStack(Encoder):
     ) -> None:
         super().__init__()
         groups = {"jump": jump, "policy": policy, "gate": gate}
-        arguments = {"gate_threshold_by": "loss"}  # the training loop tells the loss; a block by itself may never hear it
+        # The training loop tells the loss; a block used by itself may never hear it.
+        arguments: dict[str, Any] = {"gate_threshold_by": "loss"}
         arguments |= {f"{group}_{key}": value for group, values in groups.items() for key, value in values.items()}
         check_temperatures(temperature_start, temperature_end)
         self.temperatures = (temperature_start, temperature_end)

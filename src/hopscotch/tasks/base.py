@@ -123,10 +123,17 @@ class AudioTask(LightningModule):
         assert isinstance(fractions, MeanMetric)
         fractions.update(trace.fraction, weight=trace.dense_macs)
         size = len(losses)
-        in_steps = {"on_step": stage == "train", "on_epoch": stage != "train", "batch_size": size}
-        self.log(f"{stage}/loss", task_loss.detach(), prog_bar=stage == "train", **in_steps)
+        is_training = stage == "train"
+        in_steps = {
+            "on_step": is_training,
+            "on_epoch": not is_training,
+            "sync_dist": not is_training,
+            "batch_size": size,
+        }
+        self.log(f"{stage}/loss", task_loss.detach(), prog_bar=is_training, **in_steps)
         self.log(f"{stage}/compute_fraction", fractions, on_step=False, on_epoch=True, prog_bar=True, batch_size=size)
-        self.log(f"{stage}/macs", trace.macs.double().mean(), on_step=False, on_epoch=True, batch_size=size)
+        macs = trace.macs.double().mean()
+        self.log(f"{stage}/macs", macs, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
         self.measure(stage, output.logits.detach(), batch)
         return {
             "loss": loss,
