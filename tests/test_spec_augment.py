@@ -10,10 +10,11 @@ from hopscotch.types import key_bits
 
 def spec_augment(**changes: object) -> SpecAugment:
     still = {"num_time_masks": 0, "time_mask_share": 0.2, "num_mel_masks": 0, "mel_mask_share": 0.2, "warp": 0.0}
+    still["tilt"] = 0.0
     return SpecAugment(**(still | changes))  # pyright: ignore[reportArgumentType]
 
 
-FULL = {"num_time_masks": 2, "num_mel_masks": 2, "warp": 0.2}
+FULL = {"num_time_masks": 2, "num_mel_masks": 2, "warp": 0.2, "tilt": 0.5}
 
 
 def keys_of(num: int) -> Tensor:
@@ -27,6 +28,16 @@ def mel_of(num: int, frames: int = 30, bins: int = 20) -> Tensor:
 def test_nothing_asked_changes_nothing() -> None:
     mel = mel_of(4)
     assert torch.equal(spec_augment()(mel, torch.full((4,), 30), keys_of(4)), mel)
+
+
+def test_a_tilt_adds_one_smooth_spectrum_to_all_frames_of_a_clip_and_none_to_its_padding() -> None:
+    mel, lengths = mel_of(6), torch.tensor([30, 20, 10, 30, 30, 5])
+    added = spec_augment(tilt=0.5)(mel, lengths, keys_of(6)) - mel
+    assert added[1, 20:].abs().max() == 0
+    torch.testing.assert_close(added[0], added[0, :1].expand(30, -1), rtol=0, atol=1e-6)
+    assert 0 < added.abs().max() <= 3 * 0.5
+    assert added[:, 0].diff(dim=1).abs().max() < 0.5  # from bin to bin
+    assert not torch.allclose(added[0, 0], added[1, 0])
 
 
 def test_a_clip_is_masked_and_warped_alike_alone_and_in_a_padded_batch() -> None:

@@ -216,6 +216,7 @@ class SpecAugment:
     num_mel_masks: int = keeps(at_least(0))
     mel_mask_share: float = keeps(SHARE)
     warp: float = keeps(PART)
+    tilt: float = keeps(at_least(0))
 
 
 @dataclass
@@ -226,6 +227,7 @@ class LogMel:
     window_seconds: float = keeps(ABOVE_ZERO)
     hop_seconds: float = keeps(ABOVE_ZERO)
     min_hz: float = keeps(at_least(0))
+    removes: str = keeps(one_of("level", "spectrum"))
 
 
 @dataclass

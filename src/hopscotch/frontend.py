@@ -3,7 +3,7 @@
     x = log(mel + floor) - mean of the clip over frames and bins
     (x - offset) / scale, per bin, from the training set
 
-Only the level goes with the clip's mean. The mean spectrum of a short word tells much of the word: removing it too, bin by
+Only the level goes with the mean of the clip. The mean spectrum of a short word tells much of the word: removing it, bin by
 bin, kept every model below 0.99 on spoken digits (README, Tried).
 
 Frame t is centred on sample t * hop; what lies outside the clip counts as zeros, so that a clip alone and the same clip
@@ -12,6 +12,7 @@ in a padded batch have the same frames: 1 + samples // hop of them.
 
 import math
 from collections.abc import Iterable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -39,8 +40,12 @@ class LogMel(nn.Module):
         window_seconds: float = 0.025,
         hop_seconds: float = 0.010,
         min_hz: float = 20.0,
+        removes: Literal["level", "spectrum"] = "level",
     ) -> None:
         super().__init__()
+        if removes not in ("level", "spectrum"):
+            raise ValueError(f"frontend.removes must be level or spectrum, got {removes!r}.")
+        self.removes = removes
         self.num_mels = num_mels
         self.window = round(window_seconds * sample_rate)
         self.hop = round(hop_seconds * sample_rate)
@@ -79,7 +84,8 @@ class LogMel(nn.Module):
         padded = F.pad(waveform, (self.fft // 2, self.fft // 2))
         mel = (self.mel(padded) + FLOOR).log().transpose(1, 2)  # batch time mel
         mask = valid_mask(frame_lengths, mel.shape[1])
-        mel = mel - masked_mean(mel, mask).mean(dim=1)[:, None, None]  # the clip's level; its spectrum stays
+        mean = masked_mean(mel, mask)  # batch mel
+        mel = mel - (mean if self.removes == "spectrum" else mean.mean(dim=1, keepdim=True))[:, None]
         mel = (mel - self.offset) / self.scale
         return mel * mask[:, :, None], frame_lengths
 
