@@ -3,8 +3,8 @@
     x = log(mel + floor) - mean of the clip over frames and bins
     (x - offset) / scale, per bin, from the training set
 
-Only the level goes with the mean of the clip. The mean spectrum of a short word tells much of the word: removing it, bin by
-bin, kept every model below 0.99 on spoken digits (README, Tried).
+Only the level goes with the mean of the clip. The mean spectrum of a short word tells much of the word: removing it,
+bin by bin, kept every model below 0.99 on spoken digits (README, Tried).
 
 Frame t is centred on sample t * hop; what lies outside the clip counts as zeros, so that a clip alone and the same clip
 in a padded batch have the same frames: 1 + samples // hop of them.
