@@ -1,6 +1,8 @@
 """What holds for every test: shapes are checked at each call, one thread, no window."""
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,19 @@ install_import_hook("hopscotch", "beartype.beartype(conf=beartype.BeartypeConf(i
 
 if TYPE_CHECKING:
     from tests.tiny import Command
+
+
+@pytest.fixture(autouse=True)
+def root_logger_as_it_was() -> Iterator[None]:
+    """`train.py --info` in this process leaves Hydra's handler behind, on a stream that pytest then closes."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    added = [handler for handler in root.handlers if handler not in handlers]
+    for handler in added:
+        root.removeHandler(handler)
+    if added:
+        root.setLevel(level)
 
 
 @pytest.fixture(scope="session")
