@@ -91,7 +91,7 @@ def test_terminal_table_says_what_each_layer_did(tmp_path: Path) -> None:
 
 def test_tensorboard_command_quotes_a_blank() -> None:
     assert tensorboard_command("/my runs/one").endswith(
-        "tensorboard --logdir '/my runs/one' --samples_per_plugin images=100,audio=50"
+        " --logdir '/my runs/one' --samples_per_plugin images=100,audio=50"  # before it the program, wherever it is
     )
 
 
