@@ -1,9 +1,9 @@
 """Take pictures of a dashboard in a headless browser, to look at what a user will see.
 
-    python scripts/screenshots.py outputs/<run> /tmp/pictures
+    python scripts/screenshots.py outputs/<run> pictures
 
-    scalars        /tmp/pictures/scalars.png
-    custom_scalars /tmp/pictures/custom_scalars.png
+    scalars        pictures/scalars.png
+    custom_scalars pictures/custom_scalars.png
     ...
 
 Needs Chromium (Debian: apt-get install chromium) and starts a TensorBoard of its own on a free port.
