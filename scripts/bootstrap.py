@@ -198,7 +198,7 @@ def install(lock: int) -> None:
     run([str(PYTHON), "-I", "-m", "ensurepip", "--default-pip"], lock, quiet=True)
     try:
         run([*pip, *pins, "uv"], lock)
-        run([*uv, *pins, "--build-constraint", "constraints.txt", *project], lock)
+        run([*uv, "--compile-bytecode", *pins, "--build-constraint", "constraints.txt", *project], lock)
     except Refusal as failure:
         say(f"{failure}. Trying pip instead, which takes some minutes")
         run([*pip, *pins, *project], lock)

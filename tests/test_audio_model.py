@@ -183,9 +183,7 @@ def test_positions_are_sines_and_cosines_of_different_wavelength() -> None:
 
 
 def test_augmentation_is_for_training_and_keyed_by_clip() -> None:
-    augment = SpecAugment(
-        num_time_masks=1, time_mask_share=0.3, num_mel_masks=1, mel_mask_share=0.3, warp=0.1, tilt=0.0
-    )
+    augment = SpecAugment(num_time_masks=1, time_mask_share=0.3, num_mel_masks=1, mel_mask_share=0.3, tilt=0.1)
     model = make_model("dense", spectrogram_augment=augment)
     waveform, lengths = make_clips([4000, 2000])
     keys = torch.tensor([5, 7])

@@ -11,10 +11,18 @@ from hopscotch.data.augment import WaveformAugment, coloured_noise, speed_change
 from hopscotch.types import key_bits, valid_mask
 
 RATE = 8000
-STILL = {"speeds": [1.0], "shift_seconds": 0.0, "gain_db": 0.0, "noise_probability": 0.0, "noise_snr_db": [20.0, 20.0]}
+STILL = {
+    "speeds": [1.0],
+    "silence_probability": 0.0,
+    "silence_seconds": 0.0,
+    "gain_db": 0.0,
+    "noise_probability": 0.0,
+    "noise_snr_db": [20.0, 20.0],
+}
 FULL = {
     "speeds": [0.9, 0.95, 1.0, 1.1],
-    "shift_seconds": 0.02,
+    "silence_probability": 0.5,
+    "silence_seconds": 0.02,
     "gain_db": 6.0,
     "noise_probability": 0.7,
     "noise_snr_db": [5.0, 30.0],
@@ -97,24 +105,27 @@ def test_speeds_are_drawn_evenly() -> None:
     assert (counts - 500).abs().max() < 80  # four standard deviations
 
 
-def test_shift_moves_a_clip_within_its_length_by_up_to_the_limit() -> None:
-    ramp = torch.arange(1.0, 801.0).expand(60, 800)
-    result, lengths = augment(shift_seconds=0.02)(ramp, torch.full((60,), 800), keys_of(60))
-    assert (lengths == 800).all()
-    shifts = torch.where(result[:, 0] == 0, (result == 0).sum(1), 1 - result[:, 0])
-    assert shifts.min() < -130 < 130 < shifts.max()
-    assert shifts.abs().max() <= 160
-    for row, shift in zip(result, shifts.long().tolist(), strict=True):
-        expected = torch.zeros(800)
-        for t in range(max(shift, 0), min(800, 800 + shift)):
-            expected[t] = ramp[0, t - shift]
-        assert torch.equal(row, expected)
+def test_silence_comes_before_and_after_a_clip_up_to_the_limit() -> None:
+    clip = torch.arange(1.0, 801.0)
+    lengths = torch.full((200,), 800)
+    result, lengths = augment(silence_probability=1.0, silence_seconds=0.02)(
+        clip.expand(200, -1), lengths, keys_of(200)
+    )
+    before = (result != 0).int().argmax(1)
+    after = lengths - 800 - before
+    for silence in (before, after):
+        assert silence.min() >= 0
+        assert silence.min() < 10 < 150 < silence.max()
+        assert silence.max() <= 160
+    for row, start in zip(result, before.tolist(), strict=True):
+        assert torch.equal(row[start : start + 800], clip)
+        assert row.count_nonzero() == 800
 
 
-def test_a_shift_longer_than_the_clip_leaves_silence_not_an_error() -> None:
-    result, lengths = augment(shift_seconds=1.0)(torch.ones(50, 3), torch.full((50,), 3), keys_of(50))
-    assert result.shape == (50, 3)
-    assert (lengths == 3).all()
+def test_silence_falls_on_the_asked_share_of_clips() -> None:
+    silenced = augment(silence_probability=0.3, silence_seconds=1.0)
+    _, lengths = silenced(torch.ones(1000, 50), torch.full((1000,), 50), keys_of(1000))
+    assert ((lengths > 50).float().mean() - 0.3).abs() < 0.06
 
 
 def test_gain_stays_within_its_range_and_fills_it() -> None:
@@ -166,7 +177,8 @@ def test_noise_of_different_clips_and_neighbouring_samples_is_uncorrelated() -> 
     [
         ({"speeds": []}, "augment.waveform.speeds must be a list within [0.5, 2], got []."),
         ({"speeds": [3.0]}, "augment.waveform.speeds must be a list within [0.5, 2], got [3.0]."),
-        ({"shift_seconds": -1.0}, "augment.waveform.shift_seconds must be at least 0, got -1.0."),
+        ({"silence_probability": 2.0}, "augment.waveform.silence_probability must lie in [0, 1], got 2.0."),
+        ({"silence_seconds": -1.0}, "augment.waveform.silence_seconds must be at least 0, got -1.0."),
         ({"gain_db": -1.0}, "augment.waveform.gain_db must be at least 0, got -1.0."),
         ({"noise_probability": 1.5}, "augment.waveform.noise_probability must lie in [0, 1], got 1.5."),
         ({"noise_snr_db": [9.0, 1.0]}, "augment.waveform.noise_snr_db must be [lowest, highest], got [9.0, 1.0]."),

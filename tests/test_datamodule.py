@@ -40,7 +40,8 @@ class Tones(AudioDataModule):
 AUGMENT = WaveformAugment(
     sample_rate=8000,
     speeds=[0.9, 1.0, 1.1],
-    shift_seconds=0.005,
+    silence_probability=0.5,
+    silence_seconds=0.005,
     gain_db=6.0,
     noise_probability=0.5,
     noise_snr_db=[5.0, 30.0],

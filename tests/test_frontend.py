@@ -1,4 +1,6 @@
-"""Frames mean the same alone and padded, whatever the level."""
+"""Frames mean the same alone and padded, whatever the level and the silence beside it."""
+
+import math
 
 import pytest
 import torch
@@ -23,11 +25,25 @@ def test_frames_of_a_clip_are_the_same_alone_and_padded() -> None:
         torch.testing.assert_close(alone[0], mel[clip, :count], rtol=0, atol=1e-5)
 
 
-def test_padding_is_0_and_the_mean_of_every_clip_over_frames_and_bins_too() -> None:
-    mel, frames = make_frontend()(*make_clips([6000, 800]))
+def test_padding_is_0_and_the_loudest_frame_of_every_clip_has_mean_power_1() -> None:
+    frontend = make_frontend()
+    mel, frames = frontend(*make_clips([6000, 800]))
     assert mel[1, frames[1] :].abs().max() == 0
-    assert mel[1, : frames[1]].mean().abs() < 1e-5
-    assert mel[1, : frames[1]].mean(dim=0).abs().max() > 0.1  # the spectrum of the clip stays
+    power = mel.exp() - frontend.floor
+    for clip, count in enumerate(frames.tolist()):
+        assert power[clip, :count].mean(dim=1).max().item() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_what_lies_below_the_range_is_flat_and_adding_silence_changes_no_frame() -> None:
+    frontend = LogMel(sample_rate=SAMPLE_RATE, num_mels=8, window_seconds=0.032, range_db=20.0)
+    generator = torch.Generator().manual_seed(0)
+    loud = torch.randn(1, 4000, generator=generator)
+    hiss = 10 ** (-60 / 20) * torch.randn(1, 4000, generator=generator)
+    mel, _ = frontend(torch.cat([loud, hiss], dim=1), torch.tensor([8000]))
+    last = 4000 // frontend.hop  # frame with loud samples in its window
+    assert (mel[0, last + 4 :] - math.log(10 ** (-20 / 10))).abs().max() < 0.01
+    alone, _ = frontend(loud, torch.tensor([4000]))
+    torch.testing.assert_close(mel[0, : last - 3], alone[0, : last - 3], rtol=0, atol=1e-4)
 
 
 def test_the_level_of_a_loud_clip_changes_nothing() -> None:
@@ -58,7 +74,18 @@ def test_measured_offset_and_scale_give_every_bin_mean_0_and_deviation_1_and_are
 
 def test_a_silent_clip_is_finite() -> None:
     mel, _ = make_frontend()(torch.zeros(1, 2000), torch.tensor([2000]))
-    assert mel.abs().max() < 1e-5
+    assert mel.isfinite().all()
+
+
+def test_a_clip_below_the_noise_of_16_bits_is_not_lifted() -> None:
+    mel, _ = make_frontend()(1e-7 * torch.randn(1, 2000), torch.tensor([2000]))
+    silent, _ = make_frontend()(torch.zeros(1, 2000), torch.tensor([2000]))
+    assert (mel - silent).abs().max() < 0.1
+
+
+def test_a_range_of_0_is_rejected() -> None:
+    with pytest.raises(ValueError, match=r"frontend\.range_db must be above 0, got 0\.0"):
+        LogMel(sample_rate=SAMPLE_RATE, num_mels=8, window_seconds=0.032, range_db=0.0)
 
 
 @pytest.mark.filterwarnings("ignore:At least one mel filterbank has all zero values")  # torchaudio says so first

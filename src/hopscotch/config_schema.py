@@ -180,6 +180,11 @@ class SyntheticWords(Source):
 
 
 @dataclass
+class SyntheticScenes(SyntheticWords):
+    scene_seconds: float = keeps(at_least(5))
+
+
+@dataclass
 class Files(Source):
     root: str = MISSING
     on_bad_file: str = keeps(one_of("error", "skip"))
@@ -202,7 +207,8 @@ class WaveformAugment:
     _target_: str = MISSING
     sample_rate: int = keeps(at_least(1000))
     speeds: list[float] = keeps(NOT_EMPTY)
-    shift_seconds: float = keeps(at_least(0))
+    silence_probability: float = keeps(SHARE)
+    silence_seconds: float = keeps(at_least(0))
     gain_db: float = keeps(at_least(0))
     noise_probability: float = keeps(SHARE)
     noise_snr_db: list[float] = keeps(LOW_HIGH)
@@ -215,7 +221,6 @@ class SpecAugment:
     time_mask_share: float = keeps(SHARE)
     num_mel_masks: int = keeps(at_least(0))
     mel_mask_share: float = keeps(SHARE)
-    warp: float = keeps(PART)
     tilt: float = keeps(at_least(0))
 
 
@@ -227,7 +232,7 @@ class LogMel:
     window_seconds: float = keeps(ABOVE_ZERO)
     hop_seconds: float = keeps(ABOVE_ZERO)
     min_hz: float = keeps(at_least(0))
-    removes: str = keeps(one_of("level", "spectrum"))
+    range_db: float = keeps(ABOVE_ZERO)
 
 
 @dataclass
@@ -250,6 +255,7 @@ class AdamW:
 
 SCHEMAS: dict[str, type] = {
     "hopscotch.data.synthetic_words.SyntheticWords": SyntheticWords,
+    "hopscotch.data.synthetic_scenes.SyntheticScenes": SyntheticScenes,
     "hopscotch.data.folder.Folder": Folder,
     "hopscotch.data.fsdd.Fsdd": Fsdd,
     "hopscotch.data.augment.WaveformAugment": WaveformAugment,

@@ -1,10 +1,11 @@
 """Turn waveforms into mel frames that mean the same whatever the level, the channel or the padding.
 
-    x = log(mel + floor) - mean of the clip over frames and bins
+    x = log(mel / level + 10^(-range / 10)),  level: mean power over the bins of the clip's loudest frame
     (x - offset) / scale, per bin, from the training set
 
-Only the level goes with the mean of the clip. The mean spectrum of a short word tells much of the word: removing it,
-bin by bin, kept every model below 0.99 on spoken digits (README, Tried).
+Recordings differ in how far their silence lies below their speech (20 to 55 dB between the speakers of FSDD), and in
+how much of it they hold. Neither tells what was said, so whatever is `range` below the loudest frame is flattened, and
+the level is taken from that frame, not from a mean over silence (README, Tried).
 
 Frame t is centred on sample t * hop; what lies outside the clip counts as zeros, so that a clip alone and the same clip
 in a padded batch have the same frames: 1 + samples // hop of them.
@@ -12,7 +13,6 @@ in a padded batch have the same frames: 1 + samples // hop of them.
 
 import math
 from collections.abc import Iterable
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,14 +20,16 @@ import torchaudio
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hopscotch.layers.pooling import masked_mean
 from hopscotch.types import AudioBatch, valid_mask
 
-FLOOR = 1e-6  # of the mel power, below the noise of 16-bit recordings
+QUIETEST = 1e-6  # level up to which a clip is lifted: mel power about that of the noise of 16-bit recordings
 
 
 class LogMel(nn.Module):
-    """Frames every `hop_seconds`, each the Fourier transform of a Hann window, in `num_mels` triangular bands."""
+    """Frames every `hop_seconds`, each the Fourier transform of a Hann window, in `num_mels` triangular bands.
+
+    `range_db`: how far below the loudest frame of a clip a band still counts.
+    """
 
     offset: Tensor
     scale: Tensor
@@ -40,12 +42,12 @@ class LogMel(nn.Module):
         window_seconds: float = 0.025,
         hop_seconds: float = 0.010,
         min_hz: float = 20.0,
-        removes: Literal["level", "spectrum"] = "level",
+        range_db: float = 30.0,
     ) -> None:
         super().__init__()
-        if removes not in ("level", "spectrum"):
-            raise ValueError(f"frontend.removes must be level or spectrum, got {removes!r}.")
-        self.removes = removes
+        if range_db <= 0:
+            raise ValueError(f"frontend.range_db must be above 0, got {range_db}.")
+        self.floor = 10 ** (-range_db / 10)
         self.num_mels = num_mels
         self.window = round(window_seconds * sample_rate)
         self.hop = round(hop_seconds * sample_rate)
@@ -82,11 +84,10 @@ class LogMel(nn.Module):
         """Mel frames, 0 at the padding, and the number of valid frames of every clip."""
         frame_lengths = self.frames(lengths)
         padded = F.pad(waveform, (self.fft // 2, self.fft // 2))
-        mel = (self.mel(padded) + FLOOR).log().transpose(1, 2)  # batch time mel
-        mask = valid_mask(frame_lengths, mel.shape[1])
-        mean = masked_mean(mel, mask)  # batch mel
-        mel = mel - (mean if self.removes == "spectrum" else mean.mean(dim=1, keepdim=True))[:, None]
-        mel = (mel - self.offset) / self.scale
+        power = self.mel(padded).transpose(1, 2)  # batch time mel
+        mask = valid_mask(frame_lengths, power.shape[1])
+        level = (power.mean(dim=2) * mask).amax(dim=1).clamp(min=QUIETEST)
+        mel = ((power / level[:, None, None] + self.floor).log() - self.offset) / self.scale
         return mel * mask[:, :, None], frame_lengths
 
     @torch.no_grad()

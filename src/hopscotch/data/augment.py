@@ -1,4 +1,4 @@
-"""Change a clip's speed, place, level and noise in training, every number drawn from the clip's own key.
+"""Change a clip's speed, silence, level and noise in training, every number drawn from the clip's own key.
 
 So a clip's augmentation depends neither on its neighbours in the batch nor on the loader worker that makes it.
 """
@@ -21,10 +21,10 @@ MAX_SPEED_TERM = 40  # speeds are rounded to fractions of whole numbers up to th
 
 
 class WaveformAugment:
-    """Speed, shift, gain and noise, in this order.
+    """Speed, silence, gain and noise, in this order.
 
     `speeds`: factors, drawn evenly; 1.1 makes a clip shorter and higher, which moves its formants too.
-    `shift_seconds`: largest move either way; the clip keeps its length, and the part it leaves falls silent.
+    `silence_probability`, `silence_seconds`: the share of clips that get silence, up to this much at either end.
     `gain_db`: largest change of level either way.
     `noise_probability`, `noise_snr_db`: the share of clips that get noise of a colour drawn between white and pink,
     and the range of the signal-to-noise ratio, measured against the clip's own RMS.
@@ -35,19 +35,22 @@ class WaveformAugment:
         *,
         sample_rate: int,
         speeds: Sequence[float],
-        shift_seconds: float,
+        silence_probability: float,
+        silence_seconds: float,
         gain_db: float,
         noise_probability: float,
         noise_snr_db: Sequence[float],
     ) -> None:
         _check("speeds", speeds, len(speeds) > 0 and all(0.5 <= s <= 2.0 for s in speeds), "be a list within [0.5, 2]")
-        _check("shift_seconds", shift_seconds, shift_seconds >= 0, "be at least 0")
+        _check("silence_probability", silence_probability, 0 <= silence_probability <= 1, "lie in [0, 1]")
+        _check("silence_seconds", silence_seconds, silence_seconds >= 0, "be at least 0")
         _check("gain_db", gain_db, gain_db >= 0, "be at least 0")
         _check("noise_probability", noise_probability, 0 <= noise_probability <= 1, "lie in [0, 1]")
         is_range = len(noise_snr_db) == 2 and noise_snr_db[0] <= noise_snr_db[1]
         _check("noise_snr_db", noise_snr_db, is_range, "be [lowest, highest]")
         self.speeds = [Fraction(speed).limit_denominator(MAX_SPEED_TERM) for speed in speeds]
-        self.max_shift = round(shift_seconds * sample_rate)  # samples
+        self.silence_probability = silence_probability
+        self.max_silence = round(silence_seconds * sample_rate)  # samples
         self.gain_db = gain_db
         self.noise_probability = noise_probability
         self.noise_snr_db = (float(noise_snr_db[0]), float(noise_snr_db[1]))
@@ -56,9 +59,10 @@ class WaveformAugment:
         self, waveform: Float[Tensor, "batch sample"], lengths: Int[Tensor, " batch"], keys: Int[Tensor, " batch"]
     ) -> tuple[Float[Tensor, "batch longest"], Int[Tensor, " batch"]]:
         """The augmented clips, zero-padded, and their new lengths."""
-        speed, shift, gain, noisy, snr, colour = keyed_uniform(keys, DRAWS, 6).unbind(1)  # each batch
+        speed, padded, before, after, gain, noisy, snr, colour = keyed_uniform(keys, DRAWS, 8).unbind(1)  # each batch
         waveform, lengths = self._change_speed(waveform, lengths, (speed * len(self.speeds)).long())
-        waveform = _shift(waveform, lengths, (self.max_shift * (2 * shift - 1)).round().long())
+        silence = torch.stack([before, after]) * self.max_silence * (padded < self.silence_probability)
+        waveform, lengths = _add_silence(waveform, lengths, *silence.round().long())
         waveform *= 10 ** (self.gain_db * (2 * gain - 1)[:, None] / 20)
         rows = (noisy < self.noise_probability).nonzero()[:, 0]
         low, high = self.noise_snr_db
@@ -103,14 +107,13 @@ def _hold(values: Tensor, size: int) -> Tensor:
     return values.repeat_interleave(2, dim=1)[:, :size]
 
 
-def _shift(waveform: Tensor, lengths: Tensor, shifts: Tensor) -> Tensor:
-    """Move each clip within its own length; zeros come in, and stand beyond its end, where the resampler rings on."""
-    result = torch.zeros_like(waveform)
-    for row, (length, shift) in enumerate(zip(lengths.tolist(), shifts.tolist(), strict=True)):
-        size = length - abs(shift)
-        if size > 0:
-            result[row, max(shift, 0) : max(shift, 0) + size] = waveform[row, max(-shift, 0) : max(-shift, 0) + size]
-    return result
+def _add_silence(waveform: Tensor, lengths: Tensor, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+    """Zeros before and after each clip, and beyond its end, where the resampler rings on."""
+    new_lengths = before + lengths + after
+    result = waveform.new_zeros(len(waveform), int(new_lengths.max()))
+    for row, (start, length) in enumerate(zip(before.tolist(), lengths.tolist(), strict=True)):
+        result[row, start : start + length] = waveform[row, :length]
+    return result, new_lengths
 
 
 def _add_noise(waveform: Tensor, lengths: Tensor, rows: Tensor, noise: Tensor, snr_db: Tensor) -> Tensor:

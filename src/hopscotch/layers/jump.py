@@ -51,6 +51,7 @@ Inner = Literal["adapter", "transformer"]
 
 JUMP_WEIGHTS = (0.1, 0.05, 0.01)  # J_a of the sketch; jumps longer than three start like its third
 CONVEX_START = 0.1  # c of the convex landing
+GATE_SHARE = 0.1  # of a decision bias: a budget shortens routes before it closes single tokens
 FINAL_RATIO = 4  # width of the closing MLP over dim, as in the sketch
 
 
@@ -273,7 +274,7 @@ class _Walk:
             weight = route.weight(layer)
             module = self.block.layers[layer]
             if isinstance(module, Adapter):
-                update, decision = module(x, mask, self.bias)
+                update, decision = module(x, mask, GATE_SHARE * self.bias)
                 rate = _put(rate, index, decision.open_rate.to(rate.dtype))
                 num_open = _put(num_open, index, decision.is_open.detach().sum(dim=1).long())
                 y = x + (update if weight is None else update * _rows(weight, index)[:, None, None])
