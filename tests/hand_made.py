@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from hopscotch.data.clips import Clip
 from hopscotch.data.datamodule import AudioDataModule, Split
+from hopscotch.tasks.base import Step, StepOutput
 from hopscotch.types import AudioBatch, ModelOutput, SkipTrace
 
 CLASSES = ["no", "yes"]
@@ -120,24 +121,24 @@ class Replay(LightningModule):
         self.trace = trace
         self.thresholds = {layer: torch.tensor(value) for layer, value in (thresholds or {}).items()}
 
-    def step_output(self, batch: AudioBatch) -> dict[str, object]:
+    def step_output(self, batch: AudioBatch) -> StepOutput:
         logits = torch.tensor([[2.0, 0.0], [1.0, 0.0], [2.0, 0.0], [3.0, 0.0]])[batch.indices]
         losses = nn.functional.cross_entropy(logits, batch.labels, reduction="none")
         loss = losses.mean() + 0.0 * self.model.weight
         macs = torch.zeros(4, dtype=torch.long)
         output = ModelOutput(logits, self.trace, self.thresholds, frontend_macs=macs)
-        return {"loss": loss, "task_loss": losses.mean(), "losses": losses, "logits": logits, "output": output}
+        return {"loss": loss, "step": Step(losses.mean(), losses, output)}
 
-    def training_step(self, batch: AudioBatch) -> dict[str, object]:
+    def training_step(self, batch: AudioBatch) -> StepOutput:
         outputs = self.step_output(batch)
-        self.log("train/loss", outputs["task_loss"], batch_size=4)  # pyright: ignore[reportArgumentType]
+        self.log("train/loss", outputs["step"].task_loss, batch_size=4)
         return outputs
 
-    def validation_step(self, batch: AudioBatch) -> dict[str, object]:
+    def validation_step(self, batch: AudioBatch) -> StepOutput:
         self.log("val/acc", 0.5, batch_size=4)
         return self.step_output(batch)
 
-    def test_step(self, batch: AudioBatch) -> dict[str, object]:
+    def test_step(self, batch: AudioBatch) -> StepOutput:
         self.log("test/acc", 0.5, batch_size=4)
         return self.step_output(batch)
 

@@ -55,9 +55,10 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def overrides_for(choice: str, tones: Path, digits: Path, folder: Path) -> list[str]:
     """What a choice needs beside itself to be quick."""
     model = [] if choice.startswith("size=") else list(TINY_MODEL)
-    if choice == "data=synthetic_words":
-        words = ["data.num_train=40", "data.num_val=20", "data.num_test=20", f"data.cache_dir={folder}"]
-        return [choice, *words, *model, *QUICK]
+    if choice.startswith("data=synthetic"):
+        counts = ["data.num_train=20", "data.num_val=10", "data.num_test=10", f"data.cache_dir={folder}"]
+        seconds = ["data.scene_seconds=5"] if choice.endswith("scenes") else []
+        return [choice, *counts, *seconds, *model, *QUICK]
     if choice == "data=fsdd" or choice.startswith("experiment=fsdd"):
         speaker = ["data.test_speaker=theo"] if choice.endswith("speakers") else []
         return [choice, f"data.root={digits}", *speaker, *model, *QUICK]

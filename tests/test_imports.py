@@ -21,6 +21,7 @@ TIERS = (
     {"report"},
     {"build"},
     {"run", "evaluate", "predict", "export"},
+    {"bench"},
 )
 RANK = {name: rank for rank, tier in enumerate(TIERS) for name in tier}
 HEAVY = {"torch", "torchaudio", "lightning", "matplotlib", "numpy"}

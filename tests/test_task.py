@@ -138,8 +138,8 @@ def test_the_weight_of_the_budget_grows_from_nothing(tones: Path, tmp_path: Path
         def on_train_batch_end(
             self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
         ) -> None:
-            gap = outputs["output"].trace.expected_compute.mean() - pl_module.target
-            terms.append(float(outputs["loss"] - outputs["task_loss"]) / float(gap**2))
+            gap = outputs["step"].output.trace.expected_compute.mean() - pl_module.target
+            terms.append(float(outputs["loss"] - outputs["step"].task_loss) / float(gap**2))
 
     terms: list[float] = []
     overrides = ("model=learned_skip", "compute.weight=8", "compute.warmup=0.5", "compute.entropy_weight=0")

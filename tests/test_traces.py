@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hopscotch.report.traces import TraceBuffer, TraceCollector, join_traces
+from hopscotch.tasks.base import Step
 from hopscotch.types import AudioBatch, ModelOutput
 from tests.hand_made import FourClips, Replay, both_trace, jump_trace, make_trainer, stride_trace
 
@@ -13,7 +14,7 @@ def add(buffer: TraceBuffer, indices: list[int], losses: list[float]) -> None:
     batch = AudioBatch(torch.zeros(4, 8), torch.full((4,), 8), labels=rows % 2, indices=rows, keys=rows)
     logits = torch.tensor([[1.0, 0.0]] * 4)
     output = ModelOutput(logits, both_trace(), {1: torch.tensor(0.5)}, frontend_macs=torch.zeros(4).long())
-    buffer.add(batch, {"losses": torch.tensor(losses), "logits": logits, "output": output})
+    buffer.add(batch, {"loss": torch.tensor(0.0), "step": Step(torch.tensor(0.0), torch.tensor(losses), output)})
 
 
 def test_batches_come_back_as_one_table_in_the_order_of_the_split() -> None:

@@ -168,8 +168,8 @@ class Watch(Callback):
         self.gradients.append(max((gradient.abs().max().item() for gradient in watched), default=0.0))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.losses.append(outputs["task_loss"].item())
-        self.expected.append(outputs["output"].trace.expected_compute.mean().item())
+        self.losses.append(outputs["step"].task_loss.item())
+        self.expected.append(outputs["step"].output.trace.expected_compute.mean().item())
 
 
 class StopAt(Callback):

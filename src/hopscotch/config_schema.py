@@ -41,6 +41,10 @@ BATCHES = Rule(
     "a number of batches of at least 0, or a fraction from 0.0 to 1.0",
     lambda value: value >= 0 and (isinstance(value, int) or value <= 1),
 )
+SOME_BATCHES = Rule(
+    "a number of batches of at least 1, or a fraction above 0.0 and up to 1.0",
+    lambda value: value > 0 and (isinstance(value, int) or value <= 1),
+)
 NOT_EMPTY = Rule("not empty", lambda value: len(value) > 0)
 TWO_MOMENTS = Rule("two numbers, each at least 0 and below 1", lambda v: len(v) == 2 and all(0 <= b < 1 for b in v))
 LOW_HIGH = Rule("two numbers, the lower one first", lambda value: len(value) == 2 and value[0] <= value[1])
@@ -125,7 +129,7 @@ class Trainer:
     accumulate_grad_batches: int = keeps(at_least(1))
     limit_train_batches: int | float = keeps(BATCHES)
     limit_val_batches: int | float = keeps(BATCHES)
-    limit_test_batches: int | float = keeps(BATCHES)
+    limit_test_batches: int | float = keeps(SOME_BATCHES)
     overfit_batches: int | float = keeps(BATCHES)
     val_check_interval: int | float = keeps(BATCHES)
     check_val_every_n_epoch: int = keeps(at_least(1))

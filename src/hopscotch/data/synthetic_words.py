@@ -11,16 +11,17 @@ from torch import Tensor
 from hopscotch.data.augment import WaveformAugment
 from hopscotch.data.clips import Clip
 from hopscotch.data.datamodule import SPLITS, AudioDataModule, Split
-from hopscotch.data.formants import SAMPLE_RATE
-from hopscotch.data.word_corpus import cache_root, kept_corpus
-from hopscotch.data.words import WORDS
+from hopscotch.data.word_corpus import SPOKEN_WORDS, Recipe, cache_root, kept_corpus
 
 
 class SyntheticWords(AudioDataModule):
     """Twenty invented words, spoken by a formant synthesiser; each clip's facts are its speaker and its SNR.
 
     Every split has its own speakers. `corpus_seed` makes another corpus; the run's `seed` does not touch the clips.
+    A source with another `recipe` is a subclass.
     """
+
+    recipe: Recipe = SPOKEN_WORDS
 
     def __init__(
         self,
@@ -51,20 +52,21 @@ class SyntheticWords(AudioDataModule):
                 raise ValueError(f"data.num_{split} must be at least 1, got {count}.")
         if corpus_seed < 0:
             raise ValueError(f"data.corpus_seed must be at least 0, got {corpus_seed}.")
-        if sample_rate != SAMPLE_RATE:
-            raise ValueError(f"data.sample_rate must be {SAMPLE_RATE} for data=synthetic_words, got {sample_rate}.")
+        if sample_rate != self.recipe.sample_rate:
+            rule = f"{self.recipe.sample_rate} for data={self.recipe.name}"
+            raise ValueError(f"data.sample_rate must be {rule}, got {sample_rate}.")
         self.corpus_seed = corpus_seed
         self.cache_dir = cache_root() if cache_dir is None else Path(cache_dir)
         self._samples: dict[str, NDArray[np.int16]] = {}
 
     def find_clips(self) -> tuple[list[str], dict[Split, list[Clip]]]:
-        corpus = kept_corpus(self.cache_dir, self.counts, self.corpus_seed)
+        corpus = kept_corpus(self.cache_dir, self.counts, self.corpus_seed, self.recipe)
         clips: dict[Split, list[Clip]] = {}
         for split in SPLITS:
             part = corpus[split]
             clips[split] = [
                 Clip(
-                    name=f"{split}/{WORDS[part.labels[index]]}_{index:05d}",
+                    name=f"{split}/{self.recipe.classes[part.labels[index]]}_{index:05d}",
                     label=int(part.labels[index]),
                     num_samples=int(part.lengths[index]),
                     facts={"speaker": f"{split}_{part.speakers[index]:02d}", "snr_db": float(part.snr_db[index])},
@@ -73,7 +75,7 @@ class SyntheticWords(AudioDataModule):
             ]
             pieces = np.split(part.samples, np.cumsum(part.lengths)[:-1])
             self._samples |= {clip.name: piece for clip, piece in zip(clips[split], pieces, strict=True)}
-        return list(WORDS), clips
+        return list(self.recipe.classes), clips
 
     def load(self, clip: Clip) -> Float[Tensor, " sample"]:
         return torch.from_numpy(self._samples[clip.name].astype(np.float32) / 32768.0)

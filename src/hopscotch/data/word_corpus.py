@@ -1,8 +1,8 @@
-"""Make the corpus of words once, keep it, and find it again.
+"""Make a corpus of spoken clips once, keep it, and find it again.
 
-One file per generator and parameters: its name is a hash over the source of both modules that make a clip and over
-every number that enters, so an edit of the synthesiser can never meet sound made before it. It is written beside its
-place and moved there in one step, so that two makers at once only waste time.
+One file per recipe and parameters: its name is a hash over the source of the modules that make a clip and over every
+number that enters, so an edit of the synthesiser can never meet sound made before it. It is written beside its place
+and moved there in one step, so that two makers at once only waste time.
 """
 
 import hashlib
@@ -11,12 +11,13 @@ import logging
 import os
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +36,28 @@ CHUNK = 25  # clips handed to a process at a time
 DAMAGE = (zipfile.BadZipFile, EOFError, KeyError, OSError, ValueError)  # zip files carry a checksum per array
 
 
+class Recipe(NamedTuple):
+    """Who makes the clips of a corpus, and everything beside counts and seed that they depend on."""
+
+    name: str  # of the data source, and of the folder that keeps the corpus
+    title: str  # of the progress bar
+    classes: tuple[str, ...]
+    sample_rate: int  # Hz
+    make: Callable[..., SpokenClip]  # (*numbers, seed, (split, index)); a module's own function, for the process pool
+    modules: tuple[ModuleType, ...]  # whose source decides what `make` returns
+    numbers: tuple[float, ...] = ()
+
+
+SPOKEN_WORDS = Recipe(
+    name="synthetic_words",
+    title="Speaking words",
+    classes=words.WORDS,
+    sample_rate=formants.SAMPLE_RATE,
+    make=words.numbered_clip,
+    modules=(formants, words),
+)
+
+
 class WordSplit(NamedTuple):
     """The clips of a split, one after the other."""
 
@@ -51,45 +74,50 @@ def cache_root() -> Path:
     return checkout / ".cache" if (checkout / "pyproject.toml").is_file() else Path.home() / ".cache" / "hopscotch"
 
 
-def corpus_path(folder: Path, counts: Mapping[Split, int], seed: int) -> Path:
+def corpus_path(folder: Path, counts: Mapping[Split, int], seed: int, recipe: Recipe = SPOKEN_WORDS) -> Path:
     """Where the corpus of `counts` clips per split is kept."""
-    parts = (inspect.getsource(formants), inspect.getsource(words), sorted(counts.items()), seed)
-    return folder / "synthetic_words" / f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.npz"
+    parts = (*map(inspect.getsource, recipe.modules), sorted(counts.items()), seed, *recipe.numbers)
+    return folder / recipe.name / f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.npz"
 
 
-def kept_corpus(folder: Path, counts: Mapping[Split, int], seed: int) -> dict[Split, WordSplit]:
+def kept_corpus(
+    folder: Path, counts: Mapping[Split, int], seed: int, recipe: Recipe = SPOKEN_WORDS
+) -> dict[Split, WordSplit]:
     """The corpus from its file; where that is missing or damaged, made and kept first."""
-    path = corpus_path(folder, counts, seed)
+    path = corpus_path(folder, counts, seed, recipe)
     if path.exists():
         try:
             return _read(path, counts)
         except DAMAGE as error:
             log.warning("%s is damaged (%s): made again.", path, error)
-    corpus = make_corpus(counts, seed, processes=min(MAX_PROCESSES, os.cpu_count() or 1))
+    corpus = make_corpus(counts, seed, recipe, processes=min(MAX_PROCESSES, os.cpu_count() or 1))
     try:
         _write(path, corpus)
     except OSError as error:
         log.warning(
-            "The words cannot be kept in %s (%s) and will be made again; data.cache_dir moves them.", path, error
+            "The clips cannot be kept in %s (%s) and will be made again; data.cache_dir moves them.", path, error
         )
     return corpus
 
 
-def make_corpus(counts: Mapping[Split, int], seed: int, *, processes: int) -> dict[Split, WordSplit]:
+def make_corpus(
+    counts: Mapping[Split, int], seed: int, recipe: Recipe = SPOKEN_WORDS, *, processes: int
+) -> dict[Split, WordSplit]:
     """Every clip, in order; the number of processes changes nothing but the time."""
     jobs = [(split, index) for split, count in counts.items() for index in range(count)]
+    make = partial(recipe.make, *recipe.numbers, seed)
     if processes > 1 and len(jobs) > FEW_CLIPS:
         try:
             # spawn: a fork would copy the threads of torch half
             with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-                made = pool.map(partial(words.numbered_clip, seed), jobs, chunksize=CHUNK)
-                clips = list(with_progress(made, len(jobs), "Speaking words"))
+                made = pool.map(make, jobs, chunksize=CHUNK)
+                clips = list(with_progress(made, len(jobs), recipe.title))
         except BrokenProcessPool:
-            log.warning("Helpers could not start (a script without an `if __name__` guard?): speaking words alone.")
-            return make_corpus(counts, seed, processes=1)
+            log.warning("Helpers could not start (a script without an `if __name__` guard?): making clips alone.")
+            return make_corpus(counts, seed, recipe, processes=1)
     else:
-        made = (words.numbered_clip(seed, job) for job in jobs)
-        clips = list(with_progress(made, len(jobs), "Speaking words"))
+        made = map(make, jobs)
+        clips = list(with_progress(made, len(jobs), recipe.title))
     corpus: dict[Split, WordSplit] = {}
     start = 0
     for split, count in counts.items():

@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from hopscotch.types import AudioBatch, ModelOutput, SkipTrace
+from hopscotch.tasks.base import Step
+from hopscotch.types import AudioBatch, SkipTrace
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,13 @@ class TraceBuffer:
     """
 
     def __init__(self) -> None:
-        self.steps: list[tuple[Tensor, Tensor, Mapping[str, Any]]] = []
+        self.steps: list[tuple[Tensor, Tensor, Step]] = []
 
     def __len__(self) -> int:
         return len(self.steps)
 
     def add(self, batch: AudioBatch, outputs: Mapping[str, Any]) -> None:
-        self.steps.append((batch.indices, batch.labels, outputs))
+        self.steps.append((batch.indices, batch.labels, outputs["step"]))
 
     def clear(self) -> None:
         self.steps = []
@@ -88,10 +89,10 @@ class TraceBuffer:
         assert self.steps, "nothing was added to the buffer"
         indices = torch.cat([indices for indices, _, _ in self.steps]).cpu()
         labels = torch.cat([labels for _, labels, _ in self.steps]).cpu()
-        losses = torch.cat([outputs["losses"].detach() for _, _, outputs in self.steps]).float().cpu()
-        logits = torch.cat([outputs["logits"].detach() for _, _, outputs in self.steps]).float().cpu()
-        last: ModelOutput = self.steps[-1][2]["output"]
-        trace = join_traces([outputs["output"].trace for _, _, outputs in self.steps])
+        losses = torch.cat([step.losses for _, _, step in self.steps]).float().cpu()
+        logits = torch.cat([step.output.logits for _, _, step in self.steps]).float().cpu()
+        last = self.steps[-1][2].output
+        trace = join_traces([step.output.trace for _, _, step in self.steps])
         self.clear()
         order = indices.argsort(stable=True)
         confidences, predictions = logits.softmax(dim=-1).max(dim=-1)

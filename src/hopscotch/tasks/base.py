@@ -28,14 +28,18 @@ CALIBRATION_CLIPS = 256
 STAGES = ("train", "val", "test")
 
 
-class StepOutput(TypedDict):
-    """What a step hands to callbacks."""
+class Step:
+    """What a step tells callbacks, detached. No dataclass: Lightning copies those, tensor by tensor, at every step."""
 
+    def __init__(self, task_loss: Tensor, losses: Tensor, output: ModelOutput) -> None:
+        self.task_loss = task_loss.detach()
+        self.losses = losses.detach()  # per clip
+        self.output = output._replace(logits=output.logits.detach(), trace=detached(output.trace))
+
+
+class StepOutput(TypedDict):
     loss: Tensor  # with gradient in training
-    task_loss: Tensor
-    losses: Tensor  # per clip
-    logits: Tensor
-    output: ModelOutput  # detached
+    step: Step
 
 
 class AudioTask(LightningModule):
@@ -118,7 +122,8 @@ class AudioTask(LightningModule):
     def _finish_step(
         self, stage: str, batch: AudioBatch, loss: Tensor, task_loss: Tensor, losses: Tensor, output: ModelOutput
     ) -> StepOutput:
-        trace = detached(output.trace)
+        step = Step(task_loss, losses, output)
+        trace = step.output.trace
         fractions = self.fractions[f"{stage}_fraction"]
         assert isinstance(fractions, MeanMetric)
         fractions.update(trace.fraction, weight=trace.dense_macs)
@@ -130,18 +135,12 @@ class AudioTask(LightningModule):
             "sync_dist": not is_training,
             "batch_size": size,
         }
-        self.log(f"{stage}/loss", task_loss.detach(), prog_bar=is_training, **in_steps)
+        self.log(f"{stage}/loss", step.task_loss, prog_bar=is_training, **in_steps)
         self.log(f"{stage}/compute_fraction", fractions, on_step=False, on_epoch=True, prog_bar=True, batch_size=size)
         macs = trace.macs.double().mean()
         self.log(f"{stage}/macs", macs, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
-        self.measure(stage, output.logits.detach(), batch)
-        return {
-            "loss": loss,
-            "task_loss": task_loss.detach(),
-            "losses": losses.detach(),
-            "logits": output.logits.detach(),
-            "output": output._replace(logits=output.logits.detach(), trace=trace),
-        }
+        self.measure(stage, step.output.logits, batch)
+        return {"loss": loss, "step": step}
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then tell the thresholds what the step's batches cost: their mean task loss, weighted by clips."""

@@ -1,0 +1,58 @@
+"""Measure what skipping saves in seconds, and what the framework costs, as ratios.
+
+    python scripts/benchmark.py                          everything, in about half an hour of two cores
+    python scripts/benchmark.py --quick                  fewer rounds: a look, not evidence
+    python scripts/benchmark.py --only strides routes    some items
+    python scripts/benchmark.py --json rows.json         the rows for a program
+
+    SkipAttention, stride 4: share of the promised speed-up, forward   1.04 (1.01 to 1.08)   >= 0.8   yes
+    ...
+
+Each figure is a ratio of medians over interleaved rounds in one process. A bar fails where the 90 % interval excludes
+it; the exit code is then 1. Tables (CSV, Markdown, JSON) go to --out. Nothing else should run on the machine meanwhile.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "src"))
+
+ROUNDS, QUICK_ROUNDS = 15, 3
+
+
+def main() -> None:
+    import torch
+
+    from hopscotch.bench.suite import ITEMS
+    from hopscotch.bench.table import as_json, line, write
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--only", nargs="+", choices=sorted(ITEMS), default=list(ITEMS), metavar="ITEM", help=str(list(ITEMS))
+    )
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds instead of {ROUNDS}")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (2)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows here, too")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "outputs" / f"benchmark_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
+    )
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    rows = []
+    for item in arguments.only:
+        for row in ITEMS[item](QUICK_ROUNDS if arguments.quick else ROUNDS, arguments.device):
+            rows.append(row)
+            print(line(row), flush=True)
+        write(rows, arguments.out)
+    if arguments.json is not None:
+        arguments.json.write_text(as_json(rows), encoding="utf-8")
+    print(arguments.out)
+    sys.exit(0 if all(row.holds for row in rows) else 1)
+
+
+if __name__ == "__main__":
+    main()

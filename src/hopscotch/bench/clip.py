@@ -1,0 +1,92 @@
+"""One clip at a time, as a keyword spotter runs: from waveform to label on one thread (item `clip`)."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hopscotch.bench.passes import threads
+from hopscotch.bench.table import Row, row
+from hopscotch.bench.timing import interleave
+from hopscotch.build import build_model
+from hopscotch.config import compose
+from hopscotch.models.audio_model import AudioModel
+from hopscotch.tasks.budget import calibrate
+from hopscotch.types import AudioBatch
+
+MODELS = (
+    "dense",
+    "skip_attention",
+    "learned_skip",
+    "skip_layer",
+    "skip_layer_plain",
+    "skip_transformer",
+    "jump_attention",
+)
+SECONDS = (1.0, 10.0)  # of the clip
+FRACTION = 0.8  # of the compute, or the floor of a model that cannot go so low: then without a bar
+OPEN = 1e4  # decision bias at which nothing is skipped
+NUM_CLASSES = 10
+CLEAR_REFERENCES = Path("/proc/self/clear_refs")  # Linux: writing 5 resets the peak of resident memory
+STATUS = Path("/proc/self/status")
+
+
+def clip(rounds: int, device: str) -> Iterator[Row]:
+    """Every model at a fraction of 0.8 against itself with nothing skipped. Untrained weights: only time counts."""
+    with threads(1):
+        for name in MODELS:
+            cfg = compose([f"model={name}"])
+            torch.manual_seed(0)
+            model = build_model(cfg, NUM_CLASSES).to(device).eval()
+            for seconds in SECONDS:
+                yield _against_itself(model, seconds, cfg.data.sample_rate, rounds, device)
+
+
+def _against_itself(model: AudioModel, seconds: float, sample_rate: int, rounds: int, device: str) -> Row:
+    waveform = 0.1 * torch.randn(1, int(seconds * sample_rate), device=device)
+    lengths = torch.tensor([waveform.shape[1]], device=device)
+    fraction, bias = 1.0, 0.0
+    if model.decides:
+        batch = AudioBatch(waveform, lengths, lengths, lengths, lengths)
+        target = max(FRACTION, model.floor(waveform.shape[1]))
+        _, fraction, bias = calibrate(model, [batch], target - 0.01)  # a single clip moves in steps: stay below
+
+    def label(bias: float) -> Callable[[], Tensor]:
+        @torch.no_grad()
+        def call() -> Tensor:
+            model.decision_bias.fill_(bias)
+            return model(waveform, lengths).logits.argmax()
+
+        return call
+
+    times = interleave({"adaptive": label(bias), "dense": label(OPEN)}, rounds=rounds, device=device)
+    p50, p95 = times.quantiles("adaptive", [0.5, 0.95])
+    has_bar = model.decides and fraction <= FRACTION
+    return row(
+        f"{model.name}, one clip: time / itself with nothing skipped",
+        times.ratio("adaptive", "dense"),
+        (times.median("adaptive"), times.median("dense")),
+        most=1.0 if has_bar else None,
+        clip_seconds=seconds,
+        fraction=fraction,
+        p50_ms=1000 * p50,
+        p95_ms=1000 * p95,
+        peak_mb=peak_megabytes(label(bias)),
+    )
+
+
+def peak_megabytes(call: Callable[[], object]) -> float:
+    """How far a call lifts the resident memory; NaN where the system does not tell."""
+    if not CLEAR_REFERENCES.exists():
+        return float("nan")
+    CLEAR_REFERENCES.write_text("5")
+    before = _status("VmRSS")
+    call()
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(key: str) -> int:
+    """KiB."""
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(key + ":"))
+    return int(line.split()[1])

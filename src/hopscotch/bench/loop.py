@@ -1,0 +1,177 @@
+"""What the training loop costs beside the arithmetic (items `loop` and `pictures`).
+
+A bare loop does the same work on the same batches: forward, losses, backward, clipping, optimizer, averaged weights,
+thresholds. What the Trainer, metrics, logs and pictures take is the difference.
+"""
+
+import contextlib
+import io
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Callback
+from omegaconf import DictConfig
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from hopscotch.bench.clips import write_clips
+from hopscotch.bench.table import Row, row
+from hopscotch.bench.timing import Times
+from hopscotch.build import build_callbacks, build_data, build_loggers, build_model, build_task, build_trainer
+from hopscotch.config import compose
+from hopscotch.data.datamodule import AudioDataModule
+from hopscotch.report.metrics_log import MetricsLog
+from hopscotch.report.traces import TraceCollector
+from hopscotch.run import quiet
+from hopscotch.tasks.budget import calibrate
+from hopscotch.types import AudioBatch
+
+MODELS = ("dense", "learned_skip", "skip_layer")
+NUM_STEPS = 75  # of an epoch; FSDD has 75 batches of 32
+WARM_UP = 5  # steps not timed
+NUM_VALIDATION_BATCHES = 9
+LABEL_SMOOTHING = 0.1
+TELEMETRY, PICTURES, WAITING = 1.02, 1.10, 0.02  # bars
+
+
+class Stopwatch(Callback):
+    """When steps began and ended."""
+
+    def __init__(self) -> None:
+        self.begun: list[float] = []
+        self.ended: list[float] = []
+
+    def on_train_batch_start(self, *_: Any, **__: Any) -> None:
+        self.begun.append(time.perf_counter())
+
+    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
+        self.ended.append(time.perf_counter())
+
+    @property
+    def step_seconds(self) -> float:
+        return (self.begun[-1] - self.begun[WARM_UP]) / (len(self.begun) - 1 - WARM_UP)
+
+    @property
+    def waiting_share(self) -> float:
+        """Of the time between the first step and the last, spent between two steps."""
+        between = sum(begun - ended for ended, begun in zip(self.ended, self.begun[1:], strict=False))
+        return between / (self.ended[-1] - self.begun[0])
+
+
+def loop(rounds: int, device: str) -> Iterator[Row]:
+    """Time of a step and of an epoch over the bare loop's; share of an epoch spent waiting for data."""
+    quiet()
+    with tempfile.TemporaryDirectory() as folder:
+        root = write_clips(Path(folder) / "clips", num_clips=2 * 32 * NUM_STEPS)
+        for name in MODELS:
+            yield from _of_model(name, root, Path(folder), rounds, device)
+
+
+def _of_model(name: str, root: Path, folder: Path, rounds: int, device: str) -> Iterator[Row]:
+    accelerator = "gpu" if device == "cuda" else "cpu"
+    common = [f"model={name}", "data=folder", f"data.root={root}", "data.sample_rate=8000", f"trainer={accelerator}"]
+    configs = {kind: compose([*common, f"callbacks={kind}", "trainer.max_epochs=1"]) for kind in ("quiet", "default")}
+    data = build_data(configs["quiet"])
+    data.setup("fit")
+    batches = [batch for batch, _ in zip(data.train_dataloader(), range(NUM_STEPS), strict=False)]
+    validation = list(data.val_dataloader())[:NUM_VALIDATION_BATCHES]
+    names = ["bare", "telemetry", "pictures"]
+    steps = torch.zeros(rounds, 3, dtype=torch.float64)
+    epochs = torch.zeros(rounds, 3, dtype=torch.float64)
+    waiting = []
+    for i in range(rounds):
+        for k in (torch.arange(3) + i).remainder(3).tolist():
+            if names[k] == "bare":
+                steps[i, k], epochs[i, k] = bare(configs["quiet"], data, batches, validation, device)
+                continue
+            cfg = configs["quiet" if names[k] == "telemetry" else "default"]
+            watch, epochs[i, k] = lightning(cfg, data, batches, validation, folder / f"{name}_{i}_{k}")
+            steps[i, k] = watch.step_seconds
+        waiting.append(lightning(configs["quiet"], data, None, validation, folder / f"{name}_{i}_w")[0].waiting_share)
+    yield _row(f"{name}: a training step, telemetry / bare loop", Times(names, steps), "telemetry", TELEMETRY)
+    yield _row(f"{name}: an epoch with validation, telemetry / bare loop", Times(names, epochs), "telemetry", None)
+    yield _row(f"{name}: an epoch with validation, pictures / bare loop", Times(names, epochs), "pictures", PICTURES)
+    share = torch.tensor([waiting, [1.0] * rounds], dtype=torch.float64).T
+    yield _row(
+        f"{name}: share of an epoch spent waiting for data", Times(["waiting", "bare"], share), "waiting", WAITING
+    )
+
+
+def _row(words: str, times: Times, name: str, most: float | None) -> Row:
+    medians = (times.median(name), times.median("bare"))
+    return row(words, times.ratio(name, "bare"), medians, most=most, batch=32, steps=NUM_STEPS)
+
+
+def lightning(
+    cfg: DictConfig,
+    data: AudioDataModule,
+    batches: Sequence[AudioBatch] | None,
+    validation: list[AudioBatch],
+    run: Path,
+) -> tuple[Stopwatch, float]:
+    """One epoch as `train.py` runs it, and its seconds from the first step on. No batches: the loader's own."""
+    cfg = cfg.copy()
+    cfg.run_dir = str(run)
+    watch = Stopwatch()
+    callbacks = [*build_callbacks(cfg), TraceCollector(), watch]
+    with contextlib.redirect_stdout(io.StringIO()):
+        trainer = build_trainer(cfg, callbacks, [*build_loggers(cfg), MetricsLog(run)])
+        task = build_task(cfg, build_model(cfg, data.num_classes), data)
+        loaders = {"train_dataloader": lambda: batches} if batches is not None else {}
+        with _replaced(data, val_dataloader=lambda: validation, **loaders):
+            trainer.fit(task, datamodule=data)
+    return watch, time.perf_counter() - watch.begun[0]
+
+
+def bare(
+    cfg: DictConfig, data: AudioDataModule, batches: list[AudioBatch], validation: list[AudioBatch], device: str
+) -> tuple[float, float]:
+    """Seconds of a step, and of the epoch with its validation."""
+    task = build_task(cfg, build_model(cfg, data.num_classes), data).to(device)
+    model, target = task.model, task.target
+    optimizer = task.make_optimizer([{"params": list(model.parameters())}])
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.99), use_buffers=True)
+    begun = []
+    model.train()
+    for batch in batches:
+        begun.append(time.perf_counter())
+        here = AudioBatch(*(part.to(device) for part in batch))
+        output = model(here.waveform, here.lengths, keys=here.keys)
+        task_loss = F.cross_entropy(output.logits, here.labels, label_smoothing=LABEL_SMOOTHING)
+        loss = task_loss
+        if target is not None:
+            loss = loss + task.budget_weight * (output.trace.expected_compute.mean() - target) ** 2
+            loss = loss - task.policy_loss.entropy_weight * output.trace.entropy.mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+        average.update_parameters(model)
+        model.update_threshold(task_loss.detach(), task.threshold_lr)
+    step = (begun[-1] - begun[WARM_UP]) / (len(begun) - 1 - WARM_UP)
+    if target is not None:
+        calibrate(model, validation, target)
+    model.eval()
+    with torch.no_grad():
+        for batch in validation:
+            model(batch.waveform.to(device), batch.lengths.to(device))
+    return step, time.perf_counter() - begun[0]
+
+
+@contextlib.contextmanager
+def _replaced(data: AudioDataModule, **loaders: Any) -> Iterator[None]:
+    """Other loaders for a while."""
+    for name, loader in loaders.items():
+        setattr(data, name, loader)
+    try:
+        yield
+    finally:
+        for name in loaders:
+            delattr(data, name)

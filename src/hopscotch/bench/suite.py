@@ -1,0 +1,25 @@
+"""The items of the benchmark, by name, in the order in which they run."""
+
+from collections.abc import Callable, Iterator
+
+from hopscotch.bench.attention import packing, strides
+from hopscotch.bench.clip import clip
+from hopscotch.bench.encoder import encoder
+from hopscotch.bench.jumps import routes, tokens
+from hopscotch.bench.loop import loop
+from hopscotch.bench.supply import start, supply
+from hopscotch.bench.table import Row
+
+Item = Callable[[int, str], Iterator[Row]]  # (rounds, device) -> rows
+
+ITEMS: dict[str, Item] = {
+    "strides": strides,
+    "packing": packing,
+    "routes": routes,
+    "tokens": tokens,
+    "encoder": encoder,
+    "clip": clip,
+    "loop": loop,
+    "start": start,
+    "supply": supply,
+}

@@ -1,0 +1,94 @@
+"""The benchmark's own arithmetic, and that what it compares computes the same. Nothing is timed here."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from hopscotch.bench.attention import MAX_STRIDE, sdpa_masked, sketch_masked
+from hopscotch.bench.clips import SAMPLE_RATE, write_clips
+from hopscotch.bench.jumps import RandomRoutes
+from hopscotch.bench.table import Row, as_markdown, row, write
+from hopscotch.bench.timing import Ratio, Times, interleave
+from hopscotch.layers.jump import SkipLayer
+from hopscotch.layers.learned_skip import LearnedSkip
+
+
+def test_a_ratio_is_that_of_the_medians_and_lies_within_its_interval() -> None:
+    seconds = torch.tensor([[2.0, 1.0], [4.0, 2.0], [9.0, 3.0]], dtype=torch.float64)
+    ratio = Times(["a", "b"], seconds).ratio("a", "b")
+    assert ratio.value == 2.0
+    assert ratio.low <= 2.0 <= ratio.high
+    assert (ratio.low, ratio.high) != (2.0, 2.0)
+    assert Times(["a", "b"], seconds).ratio("a", "a") == Ratio(1.0, 1.0, 1.0)
+
+
+def test_every_round_begins_with_another_case_and_runs_all() -> None:
+    calls: list[str] = []
+    cases = {name: lambda name=name: calls.append(name) for name in "abc"}
+    times = interleave(cases, rounds=3)
+    assert times.seconds.shape == (3, 3)
+    first_calls = [name for i, name in enumerate(calls[6:]) if i == 0 or calls[6 + i - 1] != name]  # repeats folded
+    assert "".join(first_calls) == "abcbcacab"
+
+
+@pytest.mark.parametrize(
+    ("interval", "most", "least", "holds"),
+    [
+        ((0.9, 1.1), 1.0, None, True),
+        ((1.01, 1.2), 1.0, None, False),
+        ((0.7, 0.79), None, 0.8, False),
+        ((0.7, 0.81), None, 0.8, True),
+        ((5.0, 6.0), None, None, True),
+    ],
+)
+def test_a_bar_fails_only_where_the_interval_excludes_it(
+    interval: tuple[float, float], most: float | None, least: float | None, holds: bool
+) -> None:
+    low, high = interval
+    assert row("x", Ratio((low + high) / 2, low, high), (1.0, 1.0), most=most, least=least).holds is holds
+
+
+def test_the_tables_say_what_fails_and_where_it_was_measured(tmp_path: Path) -> None:
+    rows = [Row("slow thing", 1.5, 1.4, 1.6, 1.0, False, 3.0, 2.0, {"time": 100}), row("other", Ratio(1, 1, 1), (1, 1))]
+    write(rows, tmp_path)
+    kept = json.loads((tmp_path / "table.json").read_text())
+    assert [(r["name"], r["ratio"], r["bar"], r["holds"], r["shapes"]) for r in kept] == [
+        ("slow thing", 1.5, 1.0, False, {"time": 100}),
+        ("other", 1, None, True, {}),
+    ]
+    assert kept[0]["threads"] == torch.get_num_threads()
+    assert "slow thing | time 100 | 1.500 (1.400 to 1.600) | <= 1 | NO | 3.00 | 2.00" in as_markdown(rows)
+    assert (tmp_path / "table.csv").read_text().splitlines()[1].startswith("slow thing,time=100,1.5,1.4,1.6,1.0,False")
+
+
+def test_the_masked_forms_compute_what_the_packed_one_does() -> None:
+    torch.manual_seed(0)
+    layer = LearnedSkip(16, 2, MAX_STRIDE).eval()
+    x, strides = torch.randn(5, 21, 16), torch.tensor([1, 8, 3, 3, 5])
+    packed = layer.attend(x, None, layer.choose(x)._replace(strides=strides))
+    torch.testing.assert_close(sdpa_masked(layer.attention, x, strides), packed, rtol=0, atol=1e-5)
+    torch.testing.assert_close(sketch_masked(layer.attention, x, strides), packed, rtol=0, atol=1e-5)
+
+
+def test_random_routes_reach_from_the_floor_to_every_layer() -> None:
+    torch.manual_seed(0)
+    block = SkipLayer(16, 2, 6, inner="transformer").eval()
+    policy = block.policy = RandomRoutes(32, 6, max_jump=3)
+    x = torch.randn(32, 9, 16)
+    shares = []
+    for policy.going_on in (0.0, 0.5, 1.0):
+        shares.append(block.run(x)[1].visited.float().mean().item())
+    assert shares[0] == 0.5
+    assert 0.55 < shares[1] < 0.95
+    assert shares[2] == 1.0
+
+
+def test_the_clips_are_the_same_every_time_and_about_as_long_as_digits(tmp_path: Path) -> None:
+    first, second = (write_clips(tmp_path / name, num_clips=40) for name in ("a", "b"))
+    files = sorted(path.relative_to(first) for path in first.rglob("*.wav"))
+    assert len(files) == 40
+    assert all((first / file).read_bytes() == (second / file).read_bytes() for file in files)
+    seconds = sorted((first / file).stat().st_size / 2 / SAMPLE_RATE for file in files)
+    assert 0.3 < seconds[20] < 0.55
