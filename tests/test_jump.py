@@ -359,3 +359,28 @@ def test_drop_in_thresholds_follow_gradients_first_and_the_loss_once_it_is_told(
 def test_arguments_out_of_range_are_rejected(changes: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SkipLayer(**{"dim": DIM, "num_heads": HEADS, "depth": DEPTH, **changes})  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("is_training", [False, True])
+def test_a_plan_costs_one_look_at_the_device_a_forward(monkeypatch: pytest.MonkeyPatch, is_training: bool) -> None:
+    looks: list[str] = []
+
+    def counted(name: str) -> None:
+        original = getattr(torch.Tensor, name)
+
+        def look(self: torch.Tensor, *arguments: object) -> object:
+            looks.append(name)
+            return original(self, *arguments)
+
+        monkeypatch.setattr(torch.Tensor, name, look)
+
+    torch.manual_seed(0)
+    block = SkipLayer(16, 2, 6, inner="transformer").train(is_training)
+    x, lengths = torch.randn(8, 9, 16), torch.randint(1, 10, (8,))
+    for name in ("tolist", "item", "cpu", "nonzero", "__bool__", "__int__", "__float__", "__index__"):
+        counted(name)
+    _, trace = block.run(x, lengths)
+    assert looks == ["tolist"]
+    monkeypatch.undo()
+    if is_training:
+        assert trace.visited.sum() < trace.visited.numel(), "somebody jumped, so the look was needed"

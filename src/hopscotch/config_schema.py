@@ -37,6 +37,10 @@ SHARE = Rule("between 0 and 1", lambda value: 0 <= value <= 1)
 PART = Rule("at least 0 and below 1", lambda value: 0 <= value < 1)
 TARGET = Rule("auto, or a fraction above 0 and up to 1", lambda v: v == "auto" or (is_number(v) and 0 < v <= 1))
 FRACTION = Rule("above 0 and up to 1", lambda value: 0 < value <= 1)
+BUDGETS = Rule(
+    "null, a fraction above 0 and up to 1, or a list of them",
+    lambda v: v is None or all(is_number(b) and 0 < b <= 1 for b in (v if isinstance(v, list) else [v])),
+)
 BATCHES = Rule(
     "a number of batches of at least 0, or a fraction from 0.0 to 1.0",
     lambda value: value >= 0 and (isinstance(value, int) or value <= 1),
@@ -67,7 +71,7 @@ class Compute:
     weight: float = keeps(at_least(0))
     entropy_weight: float = keeps(at_least(0))
     warmup: float = keeps(SHARE)
-    budget: float | None = keeps(FRACTION)
+    budget: Any = keeps(BUDGETS)
 
 
 @dataclass

@@ -110,6 +110,11 @@ def fit_and_test(cfg: DictConfig, run: Path, started: float) -> dict[str, Any]:
     quiet()
     if cfg.ckpt_path is not None and not Path(cfg.ckpt_path).is_file():
         raise ValueError(f"ckpt_path must be a checkpoint file, got {cfg.ckpt_path}, which is not there.")
+    if cfg.compute.budget is not None:
+        raise ValueError(
+            f"compute.budget must stay null in training, got {cfg.compute.budget}: compute.target is what a model "
+            "trains for, scripts/evaluate.py run=<run folder> compute.budget=... asks a trained one for other budgets."
+        )
     seed_everything(cfg.seed, verbose=False)
     traces = TraceCollector()
     trainer = build_trainer(cfg, [*build_callbacks(cfg), traces], [*build_loggers(cfg), MetricsLog(run)])

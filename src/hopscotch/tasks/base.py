@@ -158,11 +158,15 @@ class AudioTask(LightningModule):
         if self.target is None or self.trainer.sanity_checking:
             return
         if not self._calibration_batches:
-            # A loader of our own: where workers persist, the trainer's has but one iterator, now about to be used.
-            data = self.trainer.datamodule
-            step = -(-len(data.clips["val"]) // CALIBRATION_CLIPS)  # clips come sorted by length: spread evenly
-            self._calibration_batches = list(islice(data.val_dataloader(), 0, None, step))
+            self._calibration_batches = self.calibration_batches(self.trainer.datamodule)
         self.calibration = calibrate(self.model, self._calibration_batches, self.target)
+
+    @staticmethod
+    def calibration_batches(data: Any) -> list[AudioBatch]:
+        """Validation clips to meet a budget on: not many more than 256, of all lengths."""
+        # A loader of our own: where workers persist, the trainer's has but one iterator, now about to be used.
+        step = -(-len(data.clips["val"]) // CALIBRATION_CLIPS)  # clips come sorted by length: spread evenly
+        return list(islice(data.val_dataloader(), 0, None, step))
 
     # Its terms.
 
