@@ -29,13 +29,14 @@ def make_model(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", DECIDING)
-def test_auto_is_the_middle_of_what_the_model_can_reach(make_model, name: str) -> None:
+def test_auto_is_the_asked_share_of_the_way_from_the_floor(make_model, name: str) -> None:
     model = make_model(name)
     floor = model.floor(SAMPLES)
     assert 0 < floor < 1
-    assert resolve_target("auto", model, SAMPLES) == pytest.approx((floor + 1) / 2)
-    assert resolve_target(floor, model, SAMPLES) == floor
-    assert resolve_target(1, model, SAMPLES) == 1.0
+    assert resolve_target("auto", model, SAMPLES, 0.5) == pytest.approx((floor + 1) / 2)
+    assert resolve_target("auto", model, SAMPLES, 0.2) == pytest.approx(0.8 * floor + 0.2)
+    assert resolve_target(floor, model, SAMPLES, 0.5) == floor
+    assert resolve_target(1, model, SAMPLES, 0.5) == 1.0
 
 
 @pytest.mark.parametrize("name", DECIDING)
@@ -43,17 +44,17 @@ def test_a_target_below_the_floor_is_refused_with_the_floor_named(make_model, na
     model = make_model(name)
     floor = model.floor(SAMPLES)
     with pytest.raises(ValueError, match=rf"compute\.target .* floor of {name}, {floor:.3f}, and 1, got 0\.01\."):
-        resolve_target(0.01, model, SAMPLES)
+        resolve_target(0.01, model, SAMPLES, 0.5)
 
 
 @pytest.mark.parametrize("name", ["dense", "skip_attention"])
 def test_a_model_without_decisions_takes_no_number(make_model, name: str) -> None:
     model = make_model(name)
-    assert resolve_target("auto", model, SAMPLES) is None
+    assert resolve_target("auto", model, SAMPLES, 0.5) is None
     with pytest.raises(
         ValueError, match=rf"compute\.target must stay auto for {name}, which decides nothing, got 0\.9"
     ):
-        resolve_target(0.9, model, SAMPLES)
+        resolve_target(0.9, model, SAMPLES, 0.5)
 
 
 @pytest.mark.parametrize("name", DECIDING)

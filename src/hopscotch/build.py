@@ -103,7 +103,7 @@ def build_task(cfg: DictConfig, model: AudioModel, data: AudioDataModule) -> Aud
         optimizer=maker(cfg.task.optimizer),
         classes=data.classes,
         seed=cfg.seed,
-        target=resolve_target(cfg.compute.target, model, data.mean_samples()),
+        target=resolve_target(cfg.compute.target, model, data.mean_samples(), cfg.compute.reach),
         budget_weight=cfg.compute.weight,
         budget_warmup=cfg.compute.warmup,
         entropy_weight=cfg.compute.entropy_weight,

@@ -68,6 +68,7 @@ def keeps(rule: Rule) -> Any:
 @dataclass
 class Compute:
     target: Any = keeps(TARGET)
+    reach: float = keeps(SHARE)
     weight: float = keeps(at_least(0))
     entropy_weight: float = keeps(at_least(0))
     warmup: float = keeps(SHARE)

@@ -25,10 +25,10 @@ class Calibration(NamedTuple):
     bias: float
 
 
-def resolve_target(target: str | float, model: AudioModel, mean_samples: float) -> float | None:
+def resolve_target(target: str | float, model: AudioModel, mean_samples: float, reach: float) -> float | None:
     """compute.target as a fraction; None for a model that decides nothing.
 
-    "auto" is the middle of what the model can reach, [floor, 1].
+    "auto" lies in what the model can reach, [floor, 1]: floor + reach (1 - floor).
     """
     if not model.decides:
         if target != "auto":
@@ -36,7 +36,7 @@ def resolve_target(target: str | float, model: AudioModel, mean_samples: float) 
         return None
     floor = model.floor(round(mean_samples))
     if target == "auto":
-        return (floor + 1) / 2
+        return floor + reach * (1 - floor)
     if not floor <= float(target) <= 1:
         raise ValueError(
             f"compute.target must lie between the floor of {model.name}, {floor:.3f}, and 1, got {target}. "
