@@ -75,8 +75,8 @@ class SkipAttention(nn.Module):
             stride = groups[0][0]
             return self._attend(query, self.key_value(x[:, ::stride]), key_mask(lengths, x.shape[1], stride))
         index = torch.tensor(order, device=x.device)
-        queries = query[index].split([count for _, count in groups])
-        inputs = x[index].split([count for _, count in groups])
+        queries = query.index_select(0, index).split([count for _, count in groups])  # query[index]: a slow gradient
+        inputs = x.index_select(0, index).split([count for _, count in groups])
         kept = [part[:, ::stride] for part, (stride, _) in zip(inputs, groups, strict=True)]
         rows = self.key_value(torch.cat([part.flatten(0, 1) for part in kept]))  # all kept positions, one product
         rows = rows.split([part.shape[0] * part.shape[1] for part in kept])
@@ -85,7 +85,7 @@ class SkipAttention(nn.Module):
             self._attend(query_part, row.unflatten(0, (count, -1)), key_mask(size, x.shape[1], stride))
             for query_part, row, size, (stride, count) in zip(queries, rows, sizes, groups, strict=True)
         ]
-        return torch.cat(mixed)[index.argsort()]
+        return torch.cat(mixed).index_select(0, index.argsort())
 
 
 def key_mask(

@@ -309,7 +309,8 @@ class _Walk:
 
 
 def _rows(x: Tensor, index: Tensor | None) -> Tensor:
-    return x if index is None else x[index]
+    # Not x[index]: its gradient adds element by element, that of index_select row by row.
+    return x if index is None else x.index_select(0, index)
 
 
 def _put(x: Tensor, index: Tensor | None, rows: Tensor) -> Tensor:
