@@ -115,7 +115,7 @@ def test_never_jumping_equals_the_plain_stack_exactly(inner: Any, mix: Any) -> N
     y = block.eval()(x, LENGTHS)
     mask = valid_mask(LENGTHS, TIME)
     for layer in block.layers:
-        x = x + layer(x, mask, 0.0)[0] if isinstance(layer, Adapter) else layer(x, LENGTHS)
+        x = layer(x, mask, 0.0)[0] if isinstance(layer, Adapter) else layer(x, LENGTHS)
     if inner == "adapter":
         x = x + torch.sigmoid(block.final_gate(x)) * block.final(block.final_norm(x))
     assert torch.equal(y, x)

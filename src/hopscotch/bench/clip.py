@@ -1,10 +1,11 @@
 """One clip at a time, as a keyword spotter runs: from waveform to label on one thread (item `clip`)."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from itertools import accumulate
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from hopscotch.bench.passes import threads
 from hopscotch.bench.table import Row, row
@@ -28,8 +29,6 @@ SECONDS = (1.0, 10.0)  # of the clip
 FRACTION = 0.8  # of the compute, or the floor of a model that cannot go so low: then without a bar
 OPEN = 1e4  # decision bias at which nothing is skipped
 NUM_CLASSES = 10
-CLEAR_REFERENCES = Path("/proc/self/clear_refs")  # Linux: writing 5 resets the peak of resident memory
-STATUS = Path("/proc/self/status")
 
 
 def clip(rounds: int, device: str) -> Iterator[Row]:
@@ -49,8 +48,10 @@ def _against_itself(model: AudioModel, seconds: float, sample_rate: int, rounds:
     fraction, bias = 1.0, 0.0
     if model.decides:
         batch = AudioBatch(waveform, lengths, lengths, lengths, lengths)
-        target = max(FRACTION, model.floor(waveform.shape[1]))
-        _, fraction, bias = calibrate(model, [batch], target - 0.01)  # a single clip moves in steps: stay below
+        floor = model.floor(waveform.shape[1])
+        _, fraction, bias = calibrate(model, [batch], max(FRACTION - 0.01, floor))
+        if floor <= FRACTION < fraction:  # a single clip moves in steps: take the next below
+            _, fraction, bias = calibrate(model, [batch], floor)
 
     def label(bias: float) -> Callable[[], Tensor]:
         @torch.no_grad()
@@ -77,16 +78,9 @@ def _against_itself(model: AudioModel, seconds: float, sample_rate: int, rounds:
 
 
 def peak_megabytes(call: Callable[[], object]) -> float:
-    """How far a call lifts the resident memory; NaN where the system does not tell."""
-    if not CLEAR_REFERENCES.exists():
-        return float("nan")
-    CLEAR_REFERENCES.write_text("5")
-    before = _status("VmRSS")
-    call()
-    return (_status("VmHWM") - before) / 1024
-
-
-def _status(key: str) -> int:
-    """KiB."""
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(key + ":"))
-    return int(line.split()[1])
+    """The most that a call holds at once of the memory it asks torch for."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as measured:
+        call()
+    assert measured.profiler is not None
+    events = measured.profiler.kineto_results.events()
+    return max(accumulate(event.nbytes() for event in events if event.name() == "[memory]")) / 2**20

@@ -99,7 +99,7 @@ def _tokens(batch: int, time: int, dim: int, most: float, rounds: int, device: s
     def gated(rate: float) -> Callable[[Tensor], Tensor]:
         def call(x: Tensor) -> Tensor:
             layer.gate.threshold.data.copy_(thresholds[rate])
-            return x + layer(x, mask, 0.0)[0]
+            return layer(x, mask, 0.0)[0]
 
         return call
 

@@ -74,7 +74,7 @@ def start(rounds: int, device: str) -> Iterator[Row]:
         for i in range(rounds):
             extra[i, 0] = _process([sys.executable, "-c", IMPORTS])
             run = [sys.executable, str(TRAIN), "data=folder", f"data.root={root}", "data.sample_rate=8000"]
-            run += [f"hydra.run.dir={folder}/run{i}", "trainer.max_steps=1", "trainer.limit_val_batches=0"]
+            run += [f"hydra.run.dir={folder}/run{i}", "trainer.max_steps=1", "trainer.limit_val_batches=1"]
             run += ["trainer.limit_test_batches=1", "callbacks=quiet"]
             _process(run)
             extra[i, 1] = _to_first_step(Path(folder) / f"run{i}")

@@ -124,7 +124,10 @@ class Gate(nn.Module):
     def logits(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch"]:
         """Scores before the sigmoid."""
         x = x.detach() if self.detach else x
-        cosine = nn.functional.normalize(x, dim=-1) @ nn.functional.normalize(self.keys, dim=-1).T
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-12)
+        cosine = (
+            x @ nn.functional.normalize(self.keys, dim=-1).T / norm
+        )  # after the product: 16 values a token, not dim
         readout = (cosine * (-self.log_temperature).exp()).softmax(dim=-1) @ self.values
         return self.combine(torch.cat([readout, self.mlp(x)], dim=-1)).squeeze(-1).float()
 

@@ -274,10 +274,9 @@ class _Walk:
             weight = route.weight(layer)
             module = self.block.layers[layer]
             if isinstance(module, Adapter):
-                update, decision = module(x, mask, GATE_SHARE * self.bias)
+                y, decision = module(x, mask, GATE_SHARE * self.bias, None if weight is None else _rows(weight, index))
                 rate = _put(rate, index, decision.open_rate.to(rate.dtype))
                 num_open = _put(num_open, index, decision.is_open.detach().sum(dim=1).long())
-                y = x + (update if weight is None else update * _rows(weight, index)[:, None, None])
             else:
                 y = module(x, _rows(self.lengths, index))
                 y = y if weight is None else x + (y - x) * _rows(weight, index)[:, None, None]
