@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hopscotch.bench.attention import MAX_STRIDE, sdpa_masked, sketch_masked
+from hopscotch.bench.clip import peak_megabytes
 from hopscotch.bench.clips import SAMPLE_RATE, write_clips
 from hopscotch.bench.jumps import RandomRoutes
 from hopscotch.bench.table import Row, as_markdown, row, write
@@ -92,3 +93,14 @@ def test_the_clips_are_the_same_every_time_and_about_as_long_as_digits(tmp_path:
     assert all((first / file).read_bytes() == (second / file).read_bytes() for file in files)
     seconds = sorted((first / file).stat().st_size / 2 / SAMPLE_RATE for file in files)
     assert 0.3 < seconds[20] < 0.55
+
+
+@pytest.mark.filterwarnings("ignore:.*Profiler clears events")
+def test_the_peak_is_what_a_call_holds_at_once() -> None:
+    def call() -> torch.Tensor:
+        first = torch.zeros(1024, 1024)  # 4 MiB
+        second = first + 1
+        del first
+        return second * 2  # the first is free again: two at a time
+
+    assert peak_megabytes(call) == pytest.approx(8.0, abs=0.1)

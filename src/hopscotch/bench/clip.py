@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,6 +82,6 @@ def peak_megabytes(call: Callable[[], object]) -> float:
     """The most that a call holds at once of the memory it asks torch for."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as measured:
         call()
-    assert measured.profiler is not None
-    events = measured.profiler.kineto_results.events()
+    results: Any = measured.profiler  # its raw events keep the order of allocations; the typed ones do not
+    events = results.kineto_results.events()
     return max(accumulate(event.nbytes() for event in events if event.name() == "[memory]")) / 2**20
