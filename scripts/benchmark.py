@@ -1,11 +1,12 @@
 """Measure what skipping saves in seconds, and what the framework costs, as ratios.
 
-    python scripts/benchmark.py                          everything, in about half an hour of two cores
+    python scripts/benchmark.py                          everything; routes and loop take minutes each
     python scripts/benchmark.py --quick                  fewer rounds: a look, not evidence
     python scripts/benchmark.py --only strides routes    some items
     python scripts/benchmark.py --json rows.json         the rows for a program
 
-    SkipAttention, stride 4: share of the promised speed-up, forward   1.04 (1.01 to 1.08)   >= 0.8   yes
+    SkipAttention, stride 4: share of the promised speed-up, forward   batch 8, time 500, dim 256, heads 4,
+    promised 2.27   0.949 (0.835 to 1.096)   >= 0.8   yes   23.18   50.01
     ...
 
 Each figure is a ratio of medians over interleaved rounds in one process. A bar fails where the 90 % interval excludes

@@ -3,7 +3,7 @@
     python scripts/evaluate.py run=outputs/<run> compute.budget=[0.7,0.8,0.9,1.0]
 
     requested  on validation  on test  million MACs a clip  test accuracy
-        0.700          0.702    0.699                 5.13         0.9867
+        0.700          0.702    0.696                 5.11         0.9933
     ...
 
 Other keys of the run's configuration may be changed too, such as data.root=F. The table and its picture go to

@@ -58,6 +58,8 @@ def test_the_model_is_left_as_it_was(run: Path) -> None:
         ([], "compute.budget must name a fraction"),
         (["compute.budgets=1"], "An override must be key=value with a key of"),
         (["nonsense"], "An override must be key=value with a key of"),
+        (["compute.budget=[2.0]"], "compute.budget must be null, a fraction above 0 and up to 1, or a list of them"),
+        (["data.batch_size=0"], "data.batch_size must be at least 1, got 0"),
     ],
 )
 def test_a_wrong_override_is_named(run: Path, overrides: list[str], message: str) -> None:

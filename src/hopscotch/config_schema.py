@@ -39,7 +39,7 @@ TARGET = Rule("auto, or a fraction above 0 and up to 1", lambda v: v == "auto" o
 FRACTION = Rule("above 0 and up to 1", lambda value: 0 < value <= 1)
 BUDGETS = Rule(
     "null, a fraction above 0 and up to 1, or a list of them",
-    lambda v: v is None or all(is_number(b) and 0 < b <= 1 for b in (v if isinstance(v, list) else [v])),
+    lambda v: v is None or all(is_number(b) and FRACTION.holds(b) for b in (v if isinstance(v, list) else [v])),
 )
 BATCHES = Rule(
     "a number of batches of at least 0, or a fraction from 0.0 to 1.0",

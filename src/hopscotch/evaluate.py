@@ -8,6 +8,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hopscotch.build import build_data, build_model, build_task
+from hopscotch.config import register
+from hopscotch.config_check import check
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.report.budgets import print_budgets, write_budgets
 from hopscotch.tasks.base import AudioTask
@@ -29,6 +31,7 @@ def load(run: Path, overrides: list[str]) -> Loaded:
             raise ValueError(f"run must be the folder of a run that kept a checkpoint, got {run}: no {needed} there.")
     cfg = OmegaConf.load(run / "config.yaml")
     assert isinstance(cfg, DictConfig)
+    as_trained = cfg.copy()
     OmegaConf.set_struct(cfg, True)
     for override in overrides:
         key, equals, _ = override.partition("=")
@@ -40,6 +43,12 @@ def load(run: Path, overrides: list[str]) -> Loaded:
             raise ValueError(
                 f"An override must be key=value with a key of {run / 'config.yaml'}, got {key!r}."
             ) from None
+    register()
+    cfg.run_dir = "${run_dir:}"  # as it was typed: the rules know no other
+    check(cfg, as_trained)
+    if missing := OmegaConf.missing_keys(cfg):
+        keys = ", ".join(sorted(missing))
+        raise ValueError(f"{run / 'config.yaml'} must have every key of this version of Hopscotch, it lacks {keys}.")
     data = build_data(cfg)
     data.setup()
     task = build_task(cfg, build_model(cfg, data.num_classes), data)

@@ -12,20 +12,11 @@ from hopscotch.bench.passes import threads
 from hopscotch.bench.table import Row, row
 from hopscotch.bench.timing import interleave
 from hopscotch.build import build_model
-from hopscotch.config import compose
+from hopscotch.config import CONF, compose
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.tasks.budget import calibrate
 from hopscotch.types import AudioBatch
 
-MODELS = (
-    "dense",
-    "skip_attention",
-    "learned_skip",
-    "skip_layer",
-    "skip_layer_plain",
-    "skip_transformer",
-    "jump_attention",
-)
 SECONDS = (1.0, 10.0)  # of the clip
 FRACTION = 0.8  # of the compute, or the floor of a model that cannot go so low: then without a bar
 OPEN = 1e4  # decision bias at which nothing is skipped
@@ -35,7 +26,7 @@ NUM_CLASSES = 10
 def clip(rounds: int, device: str) -> Iterator[Row]:
     """Every model at a fraction of 0.8 against itself with nothing skipped. Untrained weights: only time counts."""
     with threads(1):
-        for name in MODELS:
+        for name in sorted(path.stem for path in (CONF / "model").glob("*.yaml")):
             cfg = compose([f"model={name}"])
             torch.manual_seed(0)
             model = build_model(cfg, NUM_CLASSES).to(device).eval()

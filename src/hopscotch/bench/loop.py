@@ -1,4 +1,4 @@
-"""What the training loop costs beside the arithmetic (items `loop` and `pictures`).
+"""What the training loop costs beside the arithmetic (item `loop`).
 
 A bare loop does the same work on the same batches: forward, losses, backward, clipping, optimizer, averaged weights,
 thresholds. What the Trainer, metrics, logs and pictures take is the difference.
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import Callback
 from omegaconf import DictConfig
 from torch import nn
@@ -35,7 +34,6 @@ MODELS = ("dense", "learned_skip", "skip_layer")
 NUM_STEPS = 40  # of an epoch; FSDD has 75 batches of 32
 WARM_UP = 5  # steps not timed
 NUM_VALIDATION_BATCHES = 5
-LABEL_SMOOTHING = 0.1
 TELEMETRY, PICTURES, WAITING = 1.02, 1.10, 0.02  # bars
 
 
@@ -156,7 +154,7 @@ def bare(
         begun.append(time.perf_counter())
         here = AudioBatch(*(part.to(device) for part in batch))
         output = model(here.waveform, here.lengths, keys=here.keys)
-        task_loss = F.cross_entropy(output.logits, here.labels, label_smoothing=LABEL_SMOOTHING)
+        task_loss = task.clip_losses(output.logits, here).mean()
         loss = task_loss
         if target is not None:
             loss = loss + task.budget_weight * (output.trace.expected_compute.mean() - target) ** 2
