@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from hopscotch.report.traces import TraceBuffer, TraceCollector, join_traces
+from hopscotch.report.traces import TraceBuffer, TraceCollector
 from hopscotch.tasks.base import Step
-from hopscotch.types import AudioBatch, ModelOutput
+from hopscotch.types import AudioBatch, ModelOutput, join_traces
 from tests.hand_made import FourClips, Replay, both_trace, jump_trace, make_trainer, stride_trace
 
 

@@ -132,6 +132,15 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
     return cfg
 
 
+def compose_sweep(overrides: Sequence[str]) -> DictConfig:
+    """What `python train.py -m <overrides>` would start with, Hydra's own part included: the jobs are yet to be made."""
+    register()
+    loader = Loader(create_config_search_path(str(CONF)))
+    return loader.load_configuration(
+        "config", list(overrides), RunMode.MULTIRUN, from_shell=False, validate_sweep_overrides=False
+    )
+
+
 def _remove_unused(sweep: Path) -> None:
     """Take back the folder that Hydra makes for a sweep before it composes the jobs, if there is no job in it."""
     if sweep.is_dir() and [path.name for path in sweep.iterdir()] == ["multirun.yaml"]:

@@ -283,14 +283,14 @@ JUMP_RULES: dict[str, Rule] = {
     "jump.mix": one_of("literal", "convex", "none"),
     "policy.sees": one_of("input", "first", "state"),
     "policy.heads": one_of("per_layer", "shared"),
-    "policy.estimator": one_of("reinforce", "gumbel", "gain"),
+    "policy.estimator": one_of("reinforce", "gumbel", "gain", "random"),
 }
 ENCODER_RULES: dict[str, dict[str, Rule]] = {
     "hopscotch.models.stack.Stack": {"first": at_least(1)},
     "hopscotch.models.learned.LearnedStack": {
         "max_stride": at_least(1),
         "gate_input": one_of("layer", "encoder"),
-        "estimator": one_of("selected", "soft"),
+        "estimator": one_of("selected", "soft", "gain"),
         "temperature_start": ABOVE_ZERO,
         "temperature_end": ABOVE_ZERO,
     },

@@ -64,6 +64,7 @@ class LogMel(nn.Module):
             hop_length=self.hop,
             n_mels=num_mels,
             f_min=min_hz,
+            power=None,  # torchaudio's power takes the root of a sum of squares and squares it: half the time of a clip
             center=False,
         )
         bands = self.mel.mel_scale.get_buffer("fb")
@@ -84,7 +85,8 @@ class LogMel(nn.Module):
         """Mel frames, 0 at the padding, and the number of valid frames of every clip."""
         frame_lengths = self.frames(lengths)
         padded = F.pad(waveform, (self.fft // 2, self.fft // 2))
-        power = self.mel(padded).transpose(1, 2)  # batch time mel
+        spectrum = self.mel.spectrogram(padded)  # batch frequency time, complex
+        power = self.mel.mel_scale(spectrum.real.square() + spectrum.imag.square()).transpose(1, 2)  # batch time mel
         mask = valid_mask(frame_lengths, power.shape[1])
         level = (power.mean(dim=2) * mask).amax(dim=1).clamp(min=QUIETEST)
         mel = ((power / level[:, None, None] + self.floor).log() - self.offset) / self.scale

@@ -20,8 +20,9 @@ Words, everywhere (code, config, tag, README):
     compute       multiply-accumulates (MACs); fraction = run / dense
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, Int8
@@ -78,6 +79,26 @@ def detached(trace: SkipTrace) -> SkipTrace:
             if isinstance(value := getattr(trace, field.name), Tensor) and value.requires_grad
         },
     )
+
+
+def join_traces(traces: Sequence[SkipTrace]) -> SkipTrace:
+    """One trace on the CPU for all clips of several batches, in order."""
+
+    def join(name: str) -> Any:
+        parts = [getattr(trace, name) for trace in traces]
+        return None if parts[0] is None else torch.cat([part.detach() for part in parts]).cpu()
+
+    return SkipTrace(**{field.name: join(field.name) for field in fields(SkipTrace)})
+
+
+def select_clips(trace: SkipTrace, rows: Int[Tensor, " clip"]) -> SkipTrace:
+    """The same trace for some of its clips, in the order asked for."""
+
+    def select(name: str) -> Any:
+        value = getattr(trace, name)
+        return None if value is None else value[rows]
+
+    return SkipTrace(**{field.name: select(field.name) for field in fields(SkipTrace)})
 
 
 class ModelOutput(NamedTuple):

@@ -152,12 +152,16 @@ class SkipLayer(nn.Module):
         lengths: Int[Tensor, " batch"] | None = None,
         *,
         bias: Tensor | float = 0.0,
+        repeat: SkipTrace | None = None,
     ) -> tuple[Float[Tensor, "batch time dim"], SkipTrace]:
-        """Cross the block and say what every clip did. `bias` > 0 asks for more compute, in evaluation only."""
+        """Cross the block and say what every clip did.
+
+        In evaluation `bias` > 0 asks for more compute; `repeat` holds jumps to take instead of the policy's.
+        """
         batch, time = x.shape[:2]
         lengths = x.new_full((batch,), time, dtype=torch.long) if lengths is None else lengths
         mask = valid_mask(lengths, time)
-        route = Route(self.policy, batch, x.device)
+        route = Route(self.policy, batch, x.device, None if repeat is None else repeat.jumps.to(x.device))
         walk = _Walk(self, x, mask, lengths, bias)
         visiting = jumping = [list(range(batch))]
         if self.sees == "input":

@@ -2,11 +2,13 @@
 
 A gate reads the mean of the input and gives logits over the strides 1..max_stride. Training samples a stride by hard
 Gumbel-softmax (Jang et al. 2017, Maddison et al. 2017); evaluation takes the most likely one. Two ways to give the gate
-a gradient:
+a gradient, and one without:
 
     selected   y = w * attention_s(x),  w = 1 + p_s - stop(p_s);  runs the chosen stride alone, packed
     soft       y = sum_j a_j v_j,  a_j ~ keep_j exp(q.k_j),  keep_j = sum_k y_k [j mod k = 0];  dense and masked in
                training, so that the strides not chosen learn too; packed in evaluation, equal in value
+    gain       strides at random; regress the loss as baseline(clip) - gains of the strides drawn; in evaluation the
+               stride whose gain is largest, beside what the budget asks
 
 The sketch's arg-max cut the gate off from the loss, and its masks saved nothing.
 """
@@ -21,8 +23,8 @@ from hopscotch.layers.attention import SkipAttention, check_stride, key_mask
 from hopscotch.layers.pooling import masked_mean
 from hopscotch.types import valid_mask
 
-Estimator = Literal["selected", "soft"]
-ESTIMATORS = ("selected", "soft")
+Estimator = Literal["selected", "soft", "gain"]
+ESTIMATORS = ("selected", "soft", "gain")
 UNIFORM_MARGIN = 1e-6  # keeps -log(-log(u)) finite
 LOGIT_SCALE = 0.1  # of the fresh gate's last layer: near-uniform strides at the start
 
@@ -32,6 +34,7 @@ class StrideChoice(NamedTuple):
     weights: Float[Tensor, "batch strides"]  # one-hot of the stride; straight-through in training
     probabilities: Float[Tensor, "batch strides"]
     entropy: Float[Tensor, " batch"]  # nats
+    gains: tuple[Tensor, Tensor] | None = None  # under `gain`, in training: that of the stride drawn, and the baseline
 
 
 def gumbel_noise(like: Tensor) -> Tensor:
@@ -45,16 +48,19 @@ def straight_through(one_hot: Tensor, soft: Tensor) -> Tensor:
 
 
 class StrideGate(nn.Module):
-    """Logits over strides 1..max_stride from the mean of a clip."""
+    """Logits over strides 1..max_stride from the mean of a clip.
+
+    Under `gain` they are the gains, in units of the loss, and a baseline stands beside them.
+    """
 
     costs: Tensor
 
-    def __init__(self, dim: int, max_stride: int = 8) -> None:
+    def __init__(self, dim: int, max_stride: int = 8, *, learns_gains: bool = False) -> None:
         super().__init__()
         check_stride(max_stride, "max_stride")
-        self.dim, self.max_stride = dim, max_stride
+        self.dim, self.max_stride, self.learns_gains = dim, max_stride, learns_gains
         self.temperature = 1.0  # of the Gumbel-softmax; set from the training position, never saved
-        last = nn.Linear(dim, max_stride)
+        last = nn.Linear(dim, max_stride + learns_gains)
         self.net = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), last)
         with torch.no_grad():
             last.weight.mul_(LOGIT_SCALE)
@@ -65,7 +71,10 @@ class StrideGate(nn.Module):
     def forward(self, pooled: Float[Tensor, "batch dim"], bias: Tensor | float = 0.0) -> StrideChoice:
         """`bias` > 0 favours short strides (more compute) in evaluation; training samples without it."""
         # The gate reads, it does not steer: pulling the trunk towards cheap inputs only moved the features.
-        logits = self.net(pooled.detach()).float()
+        outputs = self.net(pooled.detach()).float()
+        logits = outputs[:, : self.max_stride]
+        if self.learns_gains and self.training:
+            return self._explore(logits, outputs[:, self.max_stride])
         if not self.training:
             logits = logits + bias * self.costs
         probabilities = logits.softmax(dim=-1)
@@ -78,9 +87,20 @@ class StrideGate(nn.Module):
         weights = straight_through(one_hot, soft) if self.training else one_hot
         return StrideChoice(chosen + 1, weights, probabilities, entropy)
 
+    def _explore(self, gains: Tensor, baseline: Tensor) -> StrideChoice:
+        """Strides at random: 1 as often as all others together."""
+        batch = len(gains)
+        strides = torch.randint(1, self.max_stride + 1, (batch,), device=gains.device)
+        strides = torch.where(torch.rand(batch, device=gains.device) < 0.5, 1, strides)
+        probabilities = gains.detach().softmax(dim=-1)
+        entropy = -(probabilities * probabilities.clamp(min=1e-9).log()).sum(dim=-1)
+        one_hot = nn.functional.one_hot(strides - 1, self.max_stride).to(gains.dtype)
+        drawn = gains.gather(1, strides[:, None] - 1).squeeze(1)
+        return StrideChoice(strides, one_hot, probabilities, entropy, (drawn, baseline))
+
     def macs(self) -> int:
         """Per clip."""
-        return self.dim * self.dim + self.dim * self.max_stride
+        return self.dim * self.dim + self.dim * (self.max_stride + self.learns_gains)
 
 
 class LearnedSkip(nn.Module):
@@ -94,7 +114,7 @@ class LearnedSkip(nn.Module):
         if estimator not in ESTIMATORS:
             raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}.")
         self.attention = SkipAttention(dim, num_heads)
-        self.gate = StrideGate(dim, max_stride)
+        self.gate = StrideGate(dim, max_stride, learns_gains=estimator == "gain")
         self.estimator = estimator
 
     def forward(
@@ -117,7 +137,7 @@ class LearnedSkip(nn.Module):
         if self.training and self.estimator == "soft":
             return self._attend_soft(x, lengths, choice.weights)
         y = self.attention(x, lengths, strides=choice.strides.tolist())  # the one host synchronisation
-        if self.training:
+        if self.training and self.estimator == "selected":
             chosen = choice.weights.gather(1, choice.strides[:, None] - 1)
             y = y * chosen[:, :, None].to(y.dtype)
         return y

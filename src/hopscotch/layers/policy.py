@@ -12,13 +12,14 @@ Estimators, how the policy learns from the task:
     reinforce   the sampled route's log-probability times its advantage (Williams 1992); bounded probabilities
     gumbel      routes drawn by Gumbel noise; every visited layer's update is multiplied by 1 + n_j - stop(n_j)
     gain        random routes; regress the loss as baseline(clip) - gains of the visited layers; visit where gains pay
+    random      a control: random routes, in evaluation too, where each clip's are drawn from the bits of its summary
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int8
 from torch import Tensor, nn
 
 from hopscotch.layers.learned_skip import gumbel_noise
@@ -26,12 +27,14 @@ from hopscotch.layers.learned_skip import gumbel_noise
 JumpRule = Literal["skip", "literal"]
 Sees = Literal["input", "first", "state"]
 Heads = Literal["per_layer", "shared"]
-RouteEstimator = Literal["reinforce", "gumbel", "gain"]
+RouteEstimator = Literal["reinforce", "gumbel", "gain", "random"]
+ESTIMATORS = ("reinforce", "gumbel", "gain", "random")
 
 HIDDEN = 64  # units of the policy's hidden layer: cheap beside one layer of one clip
 GO_ON_BIAS = 1.5  # logit of action 0 at the start: about 0.6 of the decisions go on, with three jumps to choose from
 PROBABILITY_FLOOR = 0.02  # of every action under `reinforce`, so that no log-probability explodes
 LOGIT_SCALE = 0.1  # of the fresh policy's last layer
+SCATTER = 1000.0  # radians per unit of the summary: two clips alike draw routes that are not
 
 
 def landing(layer: int, action: int, depth: int, rule: JumpRule) -> int:
@@ -50,8 +53,12 @@ class JumpPolicy(nn.Module):
     """Logits over actions 0..max_jump at every layer but the last, from a summary of the clip.
 
     `num_features`: width of that summary. `heads`: "per_layer", or "shared" (the sketch: equal logits at all layers).
-    Under `gain` the net gives one gain per layer and a baseline instead, and the logits follow from the gains.
+    Under `gain` the net gives one gain per layer and a baseline instead, and the logits follow from the gains. Under
+    `random` there is no net: the sine of a large random projection scatters the summaries beyond recognition.
     """
+
+    scatter: Tensor
+
 
     def __init__(
         self,
@@ -66,7 +73,7 @@ class JumpPolicy(nn.Module):
         super().__init__()
         check_choice("jump.rule", rule, ("skip", "literal"))
         check_choice("policy.heads", heads, ("per_layer", "shared"))
-        check_choice("policy.estimator", estimator, ("reinforce", "gumbel", "gain"))
+        check_choice("policy.estimator", estimator, ESTIMATORS)
         if max_jump < 1:
             raise ValueError(f"jump.max must be at least 1 layer, got {max_jump}.")
         if depth < 2:
@@ -75,12 +82,14 @@ class JumpPolicy(nn.Module):
         self.rule: JumpRule = rule
         self.shared, self.estimator = heads == "shared", estimator
         self.temperature = 1.0  # of the Gumbel-softmax; set from the training position, never saved
+        self.num_outputs = self.num_actions * (1 if self.shared else depth - 1)
+        if estimator == "random":
+            self.register_buffer("scatter", SCATTER * torch.randn(num_features, self.num_outputs))
+            return
         self.norm = nn.LayerNorm(num_features)
         self.hidden = nn.Linear(num_features, HIDDEN)
         if estimator == "gain":
             self.num_outputs = depth + 1  # a gain per layer, and the baseline
-        else:
-            self.num_outputs = self.num_actions * (1 if self.shared else depth - 1)
         self.output = nn.Linear(HIDDEN, self.num_outputs)
         with torch.no_grad():
             self.output.weight.mul_(LOGIT_SCALE)
@@ -90,11 +99,15 @@ class JumpPolicy(nn.Module):
 
     def forward(self, summary: Float[Tensor, "batch features"]) -> "Scores":
         # Detached, like the gates: the policy reads the trunk, it does not steer it.
+        if self.estimator == "random":
+            return Scores(self._logits((summary.detach().float() @ self.scatter).sin()), None)
         outputs = self.output(nn.functional.silu(self.hidden(self.norm(summary.detach())))).float()
         if self.estimator == "gain":
             return self._gain_scores(outputs)
-        logits = outputs.unflatten(-1, (-1, self.num_actions)).expand(-1, self.depth - 1, -1)
-        return Scores(logits, None)
+        return Scores(self._logits(outputs), None)
+
+    def _logits(self, outputs: Tensor) -> Float[Tensor, "batch decisions actions"]:
+        return outputs.unflatten(-1, (-1, self.num_actions)).expand(-1, self.depth - 1, -1)
 
     def _gain_scores(self, outputs: Tensor) -> "Scores":
         """An action's logit is what it gives up: minus the gains, in loss, of the layers that it skips."""
@@ -105,6 +118,8 @@ class JumpPolicy(nn.Module):
 
     def macs(self) -> int:
         """Per call and clip."""
+        if self.estimator == "random":
+            return self.num_features * self.num_outputs
         return self.num_features * HIDDEN + HIDDEN * self.num_outputs
 
 
@@ -130,11 +145,14 @@ class Scores:
 class Route:
     """The routes of a batch, decided layer by layer: who visits what, with which probability.
 
-    `decide(layer, scores)` reads the scores of one layer; clips that do not visit it are left alone.
+    `decide(layer, scores)` reads the scores of one layer; clips that do not visit it are left alone. `repeat` are
+    jumps, per clip and layer, to take whatever the scores say.
     """
 
-    def __init__(self, policy: JumpPolicy, batch: int, device: torch.device) -> None:
-        self.policy, self.depth, self.device = policy, policy.depth, device
+    def __init__(
+        self, policy: JumpPolicy, batch: int, device: torch.device, repeat: Int8[Tensor, "batch _"] | None = None
+    ) -> None:
+        self.policy, self.depth, self.device, self.repeat = policy, policy.depth, device, repeat
         self.visited = torch.zeros(batch, self.depth, dtype=torch.bool, device=device)
         self.visited[:, 0] = True
         self.landings = torch.zeros_like(self.visited)
@@ -158,6 +176,8 @@ class Route:
         if not self.policy.training:
             logits = logits - bias * self.skipped[layer].sum(-1) / self.longest
         action, probabilities, soft = self._choose(layer, logits)
+        if self.repeat is not None:
+            action = self.repeat[:, layer].long().clamp(min=0)  # -1 where the clip does not come by
         for a in range(self.policy.num_actions):
             target = landing(layer, a, self.depth, self.policy.rule)
             self.chances[target] = self.chances[target] + self.chances[layer] * probabilities[:, a]
@@ -181,7 +201,7 @@ class Route:
         if self.policy.estimator == "gumbel":
             soft = ((logits + gumbel_noise(logits)) / self.policy.temperature).softmax(dim=-1)
             return soft.argmax(dim=-1), probabilities, soft
-        if self.policy.estimator == "gain":
+        if self.policy.estimator in ("gain", "random"):
             return self._explore(layer, logits), probabilities, probabilities
         actions = self.policy.num_actions
         probabilities = (1 - PROBABILITY_FLOOR * actions) * probabilities + PROBABILITY_FLOOR

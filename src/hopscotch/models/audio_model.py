@@ -59,13 +59,17 @@ class AudioModel(nn.Module):
         waveform: Float[Tensor, "batch sample"],
         lengths: Int[Tensor, " batch"],
         keys: Int[Tensor, " batch"] | None = None,
+        repeat: SkipTrace | None = None,
     ) -> ModelOutput:
-        """`keys` seed each clip's spectrogram augmentation, in training."""
+        """`keys` seed each clip's spectrogram augmentation, in training.
+
+        In evaluation `repeat` holds decisions to take instead of the model's own: another trace of so many clips.
+        """
         mel, frames = self.frontend(waveform, lengths)
         if self.training and self.spectrogram_augment is not None and keys is not None:
             mel = self.spectrogram_augment(mel, frames, keys)
         x, positions = self.stem(mel, frames)
-        x, trace = self.encoder(x, positions, self.decision_bias)
+        x, trace = self.encoder(x, positions, self.decision_bias, repeat)
         pooled = masked_mean_and_std(self.norm(x), valid_mask(positions, x.shape[1]))
         logits = self.head(self.dropout(pooled))
         return ModelOutput(logits, self._whole(trace, frames), self.encoder.thresholds(), self.frontend.macs(lengths))

@@ -17,9 +17,13 @@ class Encoder(nn.Module):
     decides = False
 
     def forward(
-        self, x: Float[Tensor, "batch time dim"], lengths: Int[Tensor, " batch"], bias: Tensor | float = 0.0
+        self,
+        x: Float[Tensor, "batch time dim"],
+        lengths: Int[Tensor, " batch"],
+        bias: Tensor | float = 0.0,
+        repeat: SkipTrace | None = None,
     ) -> tuple[Float[Tensor, "batch time dim"], SkipTrace]:
-        """`bias` > 0 asks the decisions for more compute, in evaluation only."""
+        """In evaluation `bias` > 0 asks the decisions for more compute; `repeat` holds decisions to take instead."""
         raise NotImplementedError
 
     def macs_range(self, time: int) -> tuple[int, int]:

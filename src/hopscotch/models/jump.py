@@ -55,9 +55,13 @@ class JumpStack(Encoder):
         self.set_progress(0.0)
 
     def forward(
-        self, x: Float[Tensor, "batch time dim"], lengths: Int[Tensor, " batch"], bias: Tensor | float = 0.0
+        self,
+        x: Float[Tensor, "batch time dim"],
+        lengths: Int[Tensor, " batch"],
+        bias: Tensor | float = 0.0,
+        repeat: SkipTrace | None = None,
     ) -> tuple[Float[Tensor, "batch time dim"], SkipTrace]:
-        return self.block.run(x, lengths, bias=bias)
+        return self.block.run(x, lengths, bias=bias, repeat=repeat)
 
     def macs_range(self, time: int) -> tuple[int, int]:
         return self.block.macs_range(time)

@@ -37,9 +37,13 @@ class JumpAttention(Encoder):
         self.attention = Stack(dim, num_heads, attention_depth, ffn_ratio=ffn_ratio, dropout=dropout, first=first)
 
     def forward(
-        self, x: Float[Tensor, "batch time dim"], lengths: Int[Tensor, " batch"], bias: Tensor | float = 0.0
+        self,
+        x: Float[Tensor, "batch time dim"],
+        lengths: Int[Tensor, " batch"],
+        bias: Tensor | float = 0.0,
+        repeat: SkipTrace | None = None,
     ) -> tuple[Float[Tensor, "batch time dim"], SkipTrace]:
-        x, jumped = self.jump(x, lengths, bias)
+        x, jumped = self.jump(x, lengths, bias, repeat)
         x, attended = self.attention(x, lengths)
         return x, joined(jumped, attended)
 

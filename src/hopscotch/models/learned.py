@@ -28,11 +28,14 @@ class LearnedBlock(TransformerBlock):
         self.attention = LearnedSkip(dim, num_heads, max_stride, estimator=estimator)
 
     def run(
-        self, x: Tensor, lengths: Tensor, choice: StrideChoice | None, bias: Tensor | float
+        self, x: Tensor, lengths: Tensor, choice: StrideChoice | None, bias: Tensor | float, strides: Tensor | None
     ) -> tuple[Tensor, StrideChoice]:
+        """`choice`: planned ahead, if it was; `strides`: to take instead."""
         normed = self.attention_norm(x)
         if choice is None:
             choice = self.attention.choose(normed, lengths, bias)
+        if strides is not None:
+            choice = choice._replace(strides=strides)
         x = x + self.dropout(self.attention.attend(normed, lengths, choice))
         return self.feed_forward(x), choice
 
@@ -70,16 +73,21 @@ class LearnedStack(Encoder):
         self.set_progress(0.0)
 
     def forward(
-        self, x: Float[Tensor, "batch time dim"], lengths: Int[Tensor, " batch"], bias: Tensor | float = 0.0
+        self,
+        x: Float[Tensor, "batch time dim"],
+        lengths: Int[Tensor, " batch"],
+        bias: Tensor | float = 0.0,
+        repeat: SkipTrace | None = None,
     ) -> tuple[Float[Tensor, "batch time dim"], SkipTrace]:
         plan: list[StrideChoice | None] = [None] * len(self.blocks)
         if self.plans_ahead:
             pooled = masked_mean(x, valid_mask(lengths, x.shape[1]))
             plan = [gate(pooled, bias) for gate in self._gates()]
+        strides = None if repeat is None else repeat.strides.to(x.device)
         choices = []
-        for block, planned in zip(self.blocks, plan, strict=True):
+        for layer, (block, planned) in enumerate(zip(self.blocks, plan, strict=True)):
             assert isinstance(block, LearnedBlock)
-            x, choice = block.run(x, lengths, planned, bias)
+            x, choice = block.run(x, lengths, planned, bias, None if strides is None else strides[:, layer])
             choices.append(choice)
         return x, self._trace(lengths, choices)
 
@@ -106,6 +114,7 @@ class LearnedStack(Encoder):
             expected_compute=expected / dense_macs,
             log_prob=torch.zeros(len(lengths), device=lengths.device),
             entropy=torch.stack([choice.entropy for choice in choices]).mean(0),
+            predicted_loss=predicted_loss(choices),
         )
 
     def macs_range(self, time: int) -> tuple[int, int]:
@@ -116,3 +125,11 @@ class LearnedStack(Encoder):
     def set_progress(self, progress: float) -> None:
         for gate in self._gates():
             gate.temperature = interpolate(*self.temperatures, progress)
+
+
+def predicted_loss(choices: list[StrideChoice]) -> Float[Tensor, " batch"] | None:
+    """What the gates expect the loss of the strides drawn to be: the mean of their baselines less all their gains."""
+    gains = [choice.gains for choice in choices if choice.gains is not None]
+    if not gains:
+        return None
+    return torch.stack([baseline for _, baseline in gains]).mean(0) - torch.stack([gain for gain, _ in gains]).sum(0)

@@ -43,7 +43,11 @@ class Stack(Encoder):
         )
 
     def forward(
-        self, x: Float[Tensor, "batch time dim"], lengths: Int[Tensor, " batch"], bias: Tensor | float = 0.0
+        self,
+        x: Float[Tensor, "batch time dim"],
+        lengths: Int[Tensor, " batch"],
+        bias: Tensor | float = 0.0,
+        repeat: SkipTrace | None = None,
     ) -> tuple[Float[Tensor, "batch time dim"], SkipTrace]:
         for block in self.blocks:
             x = block(x, lengths)

@@ -3,8 +3,8 @@
 Lightning hands callbacks one step output at a time; everything the reports say is about a whole split.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from hopscotch.tasks.base import Step
-from hopscotch.types import AudioBatch, SkipTrace
+from hopscotch.types import AudioBatch, SkipTrace, join_traces, select_clips
 
 
 @dataclass(frozen=True)
@@ -44,26 +44,6 @@ class Evaluation:
     def compute_fraction(self) -> float:
         """Share of the dense model's multiply-accumulates: sum over clips, not mean of shares."""
         return self.trace.macs.sum().item() / self.trace.dense_macs.sum().item()
-
-
-def join_traces(traces: Sequence[SkipTrace]) -> SkipTrace:
-    """One trace on the CPU for all clips of several batches, in order."""
-
-    def join(name: str) -> Any:
-        parts = [getattr(trace, name) for trace in traces]
-        return None if parts[0] is None else torch.cat([part.detach() for part in parts]).cpu()
-
-    return SkipTrace(**{field.name: join(field.name) for field in fields(SkipTrace)})
-
-
-def select_clips(trace: SkipTrace, rows: Int[Tensor, " clip"]) -> SkipTrace:
-    """The same trace for some of its clips, in the order asked for."""
-
-    def select(name: str) -> Any:
-        value = getattr(trace, name)
-        return None if value is None else value[rows]
-
-    return SkipTrace(**{field.name: select(field.name) for field in fields(SkipTrace)})
 
 
 class TraceBuffer:

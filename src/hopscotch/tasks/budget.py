@@ -15,7 +15,7 @@ from hopscotch.types import AudioBatch
 
 TOLERANCE = 0.004  # of the fraction; a tenth of what a run is held to
 MAX_PASSES = 10  # over the calibration clips
-REACH = 8.0  # |bias| = sinh(REACH) = 1490 at the ends: every logit is far below, a tenth of it for token gates too
+REACH = 8.0  # |bias| is at most sinh(REACH) = 1490: beyond every logit, and a tenth of it beyond every gate's
 FIRST_STEP = 0.25  # of asinh(bias): from a bias of 0 to one of 0.25
 
 

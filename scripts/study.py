@@ -1,0 +1,51 @@
+"""Run all jobs of an experiment, several at once, and make one table of them. Stop it and start it again at will.
+
+    python scripts/study.py experiment=estimators data.root=../shared/data/fsdd
+    python scripts/study.py experiment=estimators data.root=../shared/data/fsdd --quick     seed 0 alone
+    python scripts/study.py experiment=estimators data.root=../shared/data/fsdd --table     of what is finished
+
+The jobs are those of `python train.py -m <the same words>`. Runs go to <out>/<what tells the job apart>, with a log
+beside each; finished ones are not run again. The table (study.csv, study.md) joins seeds and left-out speakers.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "src"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="+", metavar="override", help="as for train.py -m, with experiment=<name>")
+    parser.add_argument("--quick", action="store_true", help="one seed")
+    parser.add_argument("--table", action="store_true", help="run nothing")
+    parser.add_argument("--lanes", type=int, default=os.cpu_count() or 1, help="jobs at once (one per core)")
+    parser.add_argument("--out", type=Path, help="outputs/study_<experiment>")
+    arguments = parser.parse_args()
+    from hopscotch.config_errors import ConfigError
+    from hopscotch.report.study import report_study
+    from hopscotch.study import plan, run_jobs
+
+    try:
+        jobs = plan(arguments.overrides, quick=arguments.quick)
+    except ConfigError as error:
+        sys.exit(str(error))
+    named = [word.removeprefix("experiment=") for word in arguments.overrides if word.startswith("experiment=")]
+    out = (arguments.out or ROOT / "outputs" / f"study_{'_'.join(named) or 'jobs'}").absolute()
+    failed = []
+    if not arguments.table:
+        for number, (folder, finished, seconds) in enumerate(run_jobs(jobs, out, arguments.lanes), start=1):
+            print(f"{number} of {len(jobs)}  {seconds:6.1f} s  {folder.name}", flush=True)
+            if not finished:
+                failed.append(folder)
+                print(f"  did not finish: {folder}.log", flush=True)
+    report_study(out)
+    print(out / "study.md")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Where a model spends its compute, measured at the end of a run: `callbacks=probe`.
+
+report/adaptation.json   accuracy and compute in silence and noise; what the model's own decisions are worth
+report/adaptation.csv    the same clip by clip, for statistics over runs
+"""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+
+from hopscotch.report.clips import clips_of
+from hopscotch.report.findings import COMMON_ROUTE
+from hopscotch.report.numbers import rank_correlation, route_shares
+from hopscotch.tasks.adaptation import Adaptation, evaluate, measure_adaptation, with_noise, with_silence
+from hopscotch.tasks.base import AudioTask
+from hopscotch.types import AudioBatch
+
+FILE = "adaptation"
+SNR_DB = (20.0, 10.0, 5.0, 0.0)
+MIXED_DB = (0.0, 20.0)  # drawn clip by clip
+SILENCE_SECONDS = 1.0  # at most, at either end
+COLUMNS = ("set", "clip", "own_loss", "own_acc", "own_macs", "dense_macs", "dealt_loss", "dealt_acc", "dealt_macs")
+COLUMNS += ("short_loss", "full_loss", "predicted")
+
+
+class AdaptationProbe(Callback):
+    """`folder`: where the two files go."""
+
+    def __init__(self, *, folder: str) -> None:
+        self.folder = Path(folder)
+
+    @rank_zero_only
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, AudioTask)
+        clips = clips_of(trainer, "test")
+        clean = list(clips.datamodule.test_dataloader())
+        mixed = with_noise(clean, *MIXED_DB, clips.sample_rate)
+        found: dict[str, Any] = {"conditions": conditions(pl_module, clean, clips.sample_rate)}
+        rows: list[tuple[object, ...]] = []
+        for name, batches in {"clean": clean, "mixed": mixed}.items():
+            if not pl_module.model.decides:
+                own = evaluate(pl_module, batches)
+                found[name] = {"acc": own.is_right.double().mean().item(), "loss": own.losses.mean().item()}
+                columns = (own.losses, own.is_right.int(), own.trace.macs, own.trace.dense_macs)
+                indices = [index for batch in batches for index in batch.indices.tolist()]
+                values = zip(*(column.tolist() for column in columns), strict=True)
+                rows += [(name, clips.name(index), *row) for index, row in zip(indices, values, strict=True)]
+                continue
+            measured = measure_adaptation(pl_module, batches)
+            found[name] = numbers(measured)
+            rows += [(name, clips.name(index), *row) for index, *row in by_clip(measured)]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / f"{FILE}.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        with (self.folder / f"{FILE}.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            writer.writerows((*row, *[""] * (len(COLUMNS) - len(row))) for row in rows)
+
+
+def conditions(task: AudioTask, clean: Sequence[AudioBatch], sample_rate: int) -> list[dict[str, Any]]:
+    """Accuracy, loss and mean compute fraction of the same clips under each condition."""
+    sets = {"clean": list(clean), "silence": with_silence(clean, SILENCE_SECONDS, sample_rate)}
+    sets |= {f"{snr:g} dB": with_noise(clean, snr, snr, sample_rate) for snr in SNR_DB}
+    found = []
+    for name, batches in sets.items():
+        own = evaluate(task, batches)
+        found.append(
+            {
+                "condition": name,
+                "acc": own.is_right.double().mean().item(),
+                "loss": own.losses.mean().item(),
+                "fraction": own.compute_fraction,
+                "macs": own.trace.macs.double().mean().item(),
+            }
+        )
+    return found
+
+
+def numbers(measured: Adaptation) -> dict[str, float]:
+    """Means over the clips; `gain_correlation` is Spearman's, of expected compute with what more compute is worth."""
+    own, shares = measured.own, route_shares(measured.own.trace)
+    return {
+        "acc": own.is_right.double().mean().item(),
+        "loss": own.losses.mean().item(),
+        "fraction": own.compute_fraction,
+        "dealt_acc": measured.dealt_is_right.mean().item(),
+        "dealt_loss": measured.dealt_losses.mean().item(),
+        "dealt_fraction": (measured.dealt_macs.sum() / own.trace.dense_macs.sum()).item(),
+        "short_acc": measured.short.is_right.double().mean().item(),
+        "short_loss": measured.short.losses.mean().item(),
+        "full_acc": measured.full.is_right.double().mean().item(),
+        "full_loss": measured.full.losses.mean().item(),
+        "gain_correlation": rank_correlation(own.trace.expected_compute.numpy(), measured.gain.numpy()),
+        "loss_correlation": rank_correlation(own.trace.expected_compute.numpy(), own.losses.numpy()),
+        "routes": len(shares),
+        "common_routes": int((np.asarray(shares) >= COMMON_ROUTE).sum()),
+        "entropy": own.trace.entropy.mean().item(),
+    }
+
+
+def by_clip(measured: Adaptation) -> list[tuple[Any, ...]]:
+    """Position of the clip in its split, then its values in the order of COLUMNS."""
+    own = measured.own
+    columns = (
+        measured.indices,
+        own.losses,
+        own.is_right.int(),
+        own.trace.macs,
+        own.trace.dense_macs,
+        measured.dealt_losses,
+        measured.dealt_is_right,
+        measured.dealt_macs,
+        measured.short.losses,
+        measured.full.losses,
+        own.trace.expected_compute,
+    )
+    return list(zip(*(column.tolist() for column in columns), strict=True))

@@ -1,0 +1,118 @@
+"""The table of a study: jobs that differ in seed or left-out speaker joined, decisions judged against dealt ones.
+
+`advantage` is the accuracy of a model's own decisions minus that of the same decisions dealt to the wrong clips, paired
+clip by clip, averaged over seeds; its 95 % interval comes from drawing clips anew (bootstrap), for clips are what a
+model will meet anew.
+"""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from hopscotch.report.jobs import read_json, read_overrides
+
+NUM_DRAWS = 2000  # of the bootstrap
+JOINED = ("seed", "data.test_speaker")  # what does not tell rows apart
+SETS = ("clean", "mixed")
+
+
+@dataclass(frozen=True)
+class Interval:
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:+.4f} ({self.low:+.4f} to {self.high:+.4f})"
+
+
+def report_study(folder: Path) -> list[dict[str, Any]]:
+    """Write study.csv and study.md, and return their rows."""
+    jobs = [path.parent for path in sorted(folder.glob("*/summary.json")) if read_json(path)["status"] == "finished"]
+    groups: dict[tuple[str, ...], list[Path]] = {}
+    for job in jobs:
+        words = [word for word in read_overrides(job / "overrides.yaml") if word.partition("=")[0] not in HIDDEN]
+        groups.setdefault(tuple(words), []).append(job)
+    if not groups:
+        return []
+    shared = set.intersection(*(set(words) for words in groups)) if len(groups) > 1 else set()
+    rows = [
+        {"what": " ".join(word for word in words if word not in shared) or "all", **summarise(members)}
+        for words, members in groups.items()
+    ]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with (folder / "study.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    lines += ["| " + " | ".join(written(row.get(name)) for name in columns) + " |" for row in rows]
+    (folder / "study.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return rows
+
+
+HIDDEN = (*JOINED, "data.root", "trainer.enable_progress_bar", "hydra.run.dir")
+
+
+def summarise(jobs: Sequence[Path]) -> dict[str, Any]:
+    """One row: means over the jobs, and what their clips say together."""
+    summaries = [read_json(job / "summary.json") for job in jobs]
+    accuracies = [summary["test"]["acc"] for summary in summaries]
+    row: dict[str, Any] = {
+        "runs": len(jobs),
+        "acc": mean(accuracies),
+        "acc_sd": stdev(accuracies) if len(accuracies) > 1 else None,
+        "macs_m": mean(summary["compute"]["macs"] for summary in summaries) / 1e6,
+        "fraction": mean(summary["compute"]["fraction"] for summary in summaries),
+        "seconds": mean(summary["seconds"]["fit"] for summary in summaries),
+    }
+    found = [read_json(job / "report" / "adaptation.json") for job in jobs]
+    if not all(found):
+        return row
+    row["mixed_acc"] = mean(one["mixed"]["acc"] for one in found)
+    row["mixed_loss"] = mean(one["mixed"]["loss"] for one in found)
+    for place, condition in enumerate(one["condition"] for one in found[0]["conditions"]):
+        row[f"fraction {condition}"] = mean(one["conditions"][place]["fraction"] for one in found)
+        row[f"acc {condition}"] = mean(one["conditions"][place]["acc"] for one in found)
+    if "dealt_acc" not in found[0]["mixed"]:
+        return row
+    for name in ("short_acc", "full_acc", "gain_correlation", "entropy", "routes", "common_routes"):
+        row[name] = mean(one["mixed"][name] for one in found)
+    for name in SETS:
+        row[f"advantage {name}"] = advantage(jobs, name, "own_acc", "dealt_acc")
+        row[f"loss saved {name}"] = advantage(jobs, name, "dealt_loss", "own_loss")
+        row[f"compute beside dealt {name}"] = mean(one[name]["fraction"] - one[name]["dealt_fraction"] for one in found)
+    return row
+
+
+def advantage(jobs: Sequence[Path], name: str, better: str, worse: str) -> Interval:
+    """Mean over clips of `better` minus `worse`, each clip's own mean over the jobs that tested it."""
+    by_clip: dict[str, list[float]] = {}
+    for job in jobs:
+        with (job / "report" / "adaptation.csv").open(newline="", encoding="utf-8") as file:
+            for line in csv.DictReader(file):
+                if line["set"] == name:
+                    by_clip.setdefault(line["clip"], []).append(float(line[better]) - float(line[worse]))
+    return bootstrap(np.array([mean(values) for values in by_clip.values()]))
+
+
+def bootstrap(values: Float[np.ndarray, " clip"]) -> Interval:
+    """The mean of the values with its 95 % interval."""
+    drawn = np.random.default_rng(0).integers(len(values), size=(NUM_DRAWS, len(values)))
+    low, high = np.quantile(values[drawn].mean(axis=1), (0.025, 0.975))
+    return Interval(float(values.mean()), float(low), float(high))
+
+
+def written(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4f}".rstrip("0").rstrip(".") if abs(value) < 100 else f"{value:.0f}"
+    return str(value)

@@ -1,0 +1,71 @@
+"""Run the jobs of a sweep side by side, each in a process of its own, and go on where it was left.
+
+`train.py -m` runs them one after another in one process. On a machine of few cores small models gain more from a core
+each than from two, and a study of hours must survive being stopped.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from hopscotch.config import PROJECT_ROOT, compose_sweep, file_name
+from hopscotch.report.sweep import planned_overrides
+
+QUICK_SEED = "seed=0"
+
+
+def plan(overrides: Sequence[str], *, quick: bool) -> list[list[str]]:
+    """The overrides of every job; `quick` leaves out all seeds but 0."""
+    jobs = planned_overrides(compose_sweep(overrides))
+    seeded = [[*job] if any(word.startswith("seed=") for word in job) else [*job, QUICK_SEED] for job in jobs]
+    return [job for job in seeded if QUICK_SEED in job] if quick else seeded
+
+
+def run_jobs(jobs: Sequence[Sequence[str]], out: Path, lanes: int) -> Iterator[tuple[Path, bool, float]]:
+    """(folder, whether it finished, seconds) of each job as it ends; those that had finished before come first."""
+    folders = {out / file_name(job): job for job in jobs}
+    assert len(folders) == len(jobs), "two jobs would share a folder"
+    todo = []
+    for folder, job in folders.items():
+        if has_finished(folder):
+            yield folder, True, 0.0
+        else:
+            todo.append((folder, job))
+    threads = str(max(1, (os.cpu_count() or 1) // lanes))
+    with ThreadPoolExecutor(lanes) as pool:
+        futures = {pool.submit(run_job, job, folder, threads): folder for folder, job in todo}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], has_finished(futures[future]), future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def run_job(job: Sequence[str], folder: Path, threads: str) -> float:
+    """Train, what it prints going to <folder>.log; a folder that an unfinished run left is made anew."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    started = time.time()
+    words = [*job, "trainer.enable_progress_bar=false", f"hydra.run.dir={folder}"]
+    with Path(f"{folder}.log").open("w", encoding="utf-8") as log:
+        subprocess.run(
+            [sys.executable, str(PROJECT_ROOT / "train.py"), *words],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"OMP_NUM_THREADS": threads},
+            check=False,
+        )
+    return time.time() - started
+
+
+def has_finished(folder: Path) -> bool:
+    summary = folder / "summary.json"
+    return summary.is_file() and json.loads(summary.read_text(encoding="utf-8"))["status"] == "finished"

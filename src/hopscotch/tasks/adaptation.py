@@ -1,0 +1,123 @@
+"""Does a model spend compute where it helps? What its decisions are worth, against the same decisions dealt out wrongly.
+
+Every clip is judged five ways, on the same waveform:
+
+    own      the model's own decisions
+    dealt    the decisions that the model took for some other clip: the same compute, no information
+    short    every decision at its cheapest
+    full     nothing skipped
+    gain     loss(short) - loss(full): what more compute is worth to this clip, and what a policy should know
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from hopscotch.data.augment import WaveformAugment
+from hopscotch.tasks.base import AudioTask
+from hopscotch.tasks.budget import REACH
+from hopscotch.types import AudioBatch, SkipTrace, join_traces, key_bits, select_clips
+
+NUM_DEALS = 4  # permutations over which the dealt decisions are averaged
+
+
+class Pass(NamedTuple):
+    """One pass over the clips of a split."""
+
+    losses: Float[Tensor, " clip"]
+    is_right: Bool[Tensor, " clip"]
+    trace: SkipTrace
+
+    @property
+    def compute_fraction(self) -> float:
+        return self.trace.macs.sum().item() / self.trace.dense_macs.sum().item()
+
+
+class Adaptation(NamedTuple):
+    """What was measured of the same clips; `dealt_*` are means over the deals."""
+
+    indices: Int[Tensor, " clip"]
+    own: Pass
+    dealt_losses: Float[Tensor, " clip"]
+    dealt_is_right: Float[Tensor, " clip"]  # share of the deals in which the clip was recognised
+    dealt_macs: Float[Tensor, " clip"]
+    short: Pass
+    full: Pass
+
+    @property
+    def gain(self) -> Float[Tensor, " clip"]:
+        return self.short.losses - self.full.losses
+
+
+def with_noise(batches: Sequence[AudioBatch], lowest_db: float, highest_db: float, sample_rate: int) -> list[AudioBatch]:
+    """The same clips in noise, its level drawn between two signal-to-noise ratios; a clip's noise follows its key."""
+    return _changed(batches, sample_rate, noise_probability=1.0, noise_snr_db=(lowest_db, highest_db))
+
+
+def with_silence(batches: Sequence[AudioBatch], seconds: float, sample_rate: int) -> list[AudioBatch]:
+    """The same clips between two silences, each of up to so many seconds."""
+    return _changed(batches, sample_rate, silence_probability=1.0, silence_seconds=seconds)
+
+
+@torch.no_grad()
+def evaluate(task: AudioTask, batches: Sequence[AudioBatch], repeat: SkipTrace | None = None) -> Pass:
+    """`repeat`: decisions to take instead of the model's own, clip by clip."""
+    model, device = task.model.eval(), task.model.decision_bias.device
+    losses, is_right, traces, first = [], [], [], 0
+    for batch in batches:
+        size = len(batch.labels)
+        rows = torch.arange(first, first + size)
+        taken = None if repeat is None else select_clips(repeat, rows)
+        batch = AudioBatch(*(part.to(device) for part in batch))
+        output = model(batch.waveform, batch.lengths, repeat=taken)
+        losses.append(task.clip_losses(output.logits, batch).cpu())
+        is_right.append((output.logits.argmax(dim=-1) == batch.labels).cpu())
+        traces.append(output.trace)
+        first += size
+    return Pass(torch.cat(losses), torch.cat(is_right), join_traces(traces))
+
+
+def measure_adaptation(task: AudioTask, batches: Sequence[AudioBatch]) -> Adaptation:
+    """For a model that decides; its bias is as it was afterwards."""
+    own = evaluate(task, batches)
+    generator = torch.Generator().manual_seed(key_bits(task.seed))
+    deals = []
+    for _ in range(NUM_DEALS):
+        order = torch.randperm(len(own.losses), generator=generator)
+        deals.append(evaluate(task, batches, select_clips(own.trace, order)))
+    bias = task.model.decision_bias.clone()
+    task.model.decision_bias.fill_(-math.sinh(REACH))
+    short = evaluate(task, batches)
+    task.model.decision_bias.fill_(math.sinh(REACH))
+    full = evaluate(task, batches)
+    task.model.decision_bias.copy_(bias)
+    return Adaptation(
+        indices=torch.cat([batch.indices for batch in batches]),
+        own=own,
+        dealt_losses=torch.stack([deal.losses for deal in deals]).mean(0),
+        dealt_is_right=torch.stack([deal.is_right for deal in deals]).float().mean(0),
+        dealt_macs=torch.stack([deal.trace.macs for deal in deals]).double().mean(0),
+        short=short,
+        full=full,
+    )
+
+
+def _changed(batches: Sequence[AudioBatch], sample_rate: int, **what: object) -> list[AudioBatch]:
+    nothing = {
+        "speeds": [1.0],
+        "silence_probability": 0.0,
+        "silence_seconds": 0.0,
+        "gain_db": 0.0,
+        "noise_probability": 0.0,
+        "noise_snr_db": (0.0, 0.0),
+    }
+    augment = WaveformAugment(sample_rate=sample_rate, **(nothing | what))  # pyright: ignore[reportArgumentType]
+    changed = []
+    for batch in batches:
+        waveform, lengths = augment(batch.waveform, batch.lengths, batch.keys)
+        changed.append(batch._replace(waveform=waveform, lengths=lengths))
+    return changed
