@@ -75,7 +75,12 @@ def test_the_size_sets_the_width_of_the_encoder() -> None:
         ("+modle=dense", "modle=dense: there is no key modle. Did you mean model?"),
         ("model=learned_skp", "Did you mean learned_skip?"),
         ("model=5", "model=5: model must be one of dense, jump_attention, learned_skip, skip_attention"),
-        ("experiment=fsd", "experiment=fsd: experiment must be one of fsdd, fsdd_speakers, scenes. Did you mean fsdd?"),
+        (
+            "experiment=fsd",
+            "experiment=fsd: experiment must be one of frontier_controls, frontier_fsdd, fsdd, "
+            "fsdd_speakers, scenes, study_fsdd, study_landings, study_routes, study_strides, study_thresholds, "
+            "study_thresholds_long. Did you mean fsdd?",
+        ),
         (
             "trainer.max_epoch=3",
             "trainer.max_epoch=3: there is no key trainer.max_epoch. Did you mean trainer.max_epochs?",

@@ -20,7 +20,7 @@ TIERS = (
     {"tasks"},
     {"report"},
     {"build"},
-    {"run", "evaluate", "predict", "export"},
+    {"run", "evaluate", "study", "predict", "export"},
     {"bench"},
 )
 RANK = {name: rank for rank, tier in enumerate(TIERS) for name in tier}

@@ -129,3 +129,28 @@ def test_a_longest_stride_of_1_is_plain_attention() -> None:
 def test_what_is_no_choice_is_rejected() -> None:
     with pytest.raises(ValueError, match=r"max_stride must be a whole number of at least 1 .*got 0\."):
         LearnedSkip(DIM, HEADS, 0)
+
+
+def test_gain_draws_strides_at_random_and_learns_what_each_is_worth() -> None:
+    """Clips of the first kind lose 1 where the stride is not 1, the others nothing: the gate should find out which."""
+    torch.manual_seed(0)
+    gate = StrideGate(4, 4, learns_gains=True).train()
+    kind = torch.arange(64) % 2
+    summaries = torch.randn(64, 4) * 0.1 + kind[:, None]
+    optimizer = torch.optim.Adam(gate.parameters(), lr=0.01)
+    drawn = []
+    for _ in range(300):
+        choice = gate(summaries)
+        assert choice.gains is not None
+        gain, baseline = choice.gains
+        loss = ((choice.strides > 1) & (kind == 0)).float()
+        drawn.append(choice.strides)
+        optimizer.zero_grad()
+        torch.nn.functional.mse_loss(baseline - gain, loss).backward()
+        optimizer.step()
+    shares = torch.bincount(torch.cat(drawn), minlength=5)[1:] / (300 * 64)
+    torch.testing.assert_close(shares, torch.tensor([5, 1, 1, 1]) / 8, rtol=0, atol=0.02)
+    gate.eval()
+    assert gate(summaries).gains is None
+    assert (gate(summaries, bias=-0.3).strides[kind == 0] == 1).all()
+    assert (gate(summaries, bias=-0.3).strides[kind == 1] > 1).all()

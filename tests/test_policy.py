@@ -184,3 +184,20 @@ def test_clips_by_column_lists_the_clips_of_every_column() -> None:
 def test_what_leaves_no_jump_is_rejected(changes: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         JumpPolicy(4, **{"depth": 5, **changes})  # pyright: ignore[reportArgumentType]
+
+
+def test_random_routes_differ_from_clip_to_clip_and_say_the_same_every_time() -> None:
+    torch.manual_seed(0)
+    policy = JumpPolicy(4, 6, estimator="random").eval()
+    summaries = torch.randn(200, 4)
+    logits = policy(summaries).logits
+    assert torch.equal(policy(summaries).logits, logits)
+    assert not list(policy.parameters())
+    # A control knows nothing: a clip and its near twin draw what two strangers would.
+    twins = policy(summaries + 0.01 * torch.randn(200, 4)).logits
+    assert abs(torch.corrcoef(torch.stack([logits.flatten(), twins.flatten()]))[0, 1]) < 0.1
+    shares = torch.bincount(logits[:, 0].argmax(-1), minlength=4) / 200
+    assert shares.min() > 0.15
+    route, _ = drawn_route("random", "skip", 200)
+    assert len({tuple(row) for row in route.jumps.tolist()}) > 20
+    assert route.predicted_loss() is None

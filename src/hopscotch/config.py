@@ -37,7 +37,7 @@ from hopscotch.config_help import describe_groups
 STARTED = time.time()  # as near to the start of the process as Python code gets
 PROJECT_ROOT = Path(__file__).resolve().parents[2]  # the folder of train.py
 CONF = PROJECT_ROOT / "conf"
-LAYERS_ON_TOP = ("experiment/", "debug/")  # groups that only override what other groups define
+LAYERS_ON_TOP = ("experiment/", "control/", "debug/")  # groups that only override what other groups define
 
 
 def file_name(given: str | Sequence[Any]) -> str:
@@ -133,7 +133,7 @@ def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None)
 
 
 def compose_sweep(overrides: Sequence[str]) -> DictConfig:
-    """What `python train.py -m <overrides>` would start with, Hydra's own part included: the jobs are yet to be made."""
+    """What `python train.py -m <overrides>` starts with, Hydra's own part included: the jobs are yet to be made."""
     register()
     loader = Loader(create_config_search_path(str(CONF)))
     return loader.load_configuration(

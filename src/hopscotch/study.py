@@ -21,10 +21,16 @@ QUICK_SEED = "seed=0"
 
 
 def plan(overrides: Sequence[str], *, quick: bool) -> list[list[str]]:
-    """The overrides of every job; `quick` leaves out all seeds but 0."""
-    jobs = planned_overrides(compose_sweep(overrides))
-    seeded = [[*job] if any(word.startswith("seed=") for word in job) else [*job, QUICK_SEED] for job in jobs]
-    return [job for job in seeded if QUICK_SEED in job] if quick else seeded
+    """The overrides of every job; `quick` leaves out all seeds but 0.
+
+    What was typed takes the place of the experiment's own sweep over that key, so that part of a study can be run.
+    """
+    jobs = []
+    for job in planned_overrides(compose_sweep(overrides)):
+        values = dict(word.split("=", 1) for word in job)  # the last word has the say, in the place of the first
+        jobs.append([f"{key}={value}" for key, value in {**values, "seed": values.get("seed", "0")}.items()])
+    unique = list(map(list, dict.fromkeys(map(tuple, jobs))))
+    return [job for job in unique if QUICK_SEED in job] if quick else unique
 
 
 def run_jobs(jobs: Sequence[Sequence[str]], out: Path, lanes: int) -> Iterator[tuple[Path, bool, float]]:

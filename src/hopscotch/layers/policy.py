@@ -59,7 +59,6 @@ class JumpPolicy(nn.Module):
 
     scatter: Tensor
 
-
     def __init__(
         self,
         num_features: int,

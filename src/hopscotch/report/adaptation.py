@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from hopscotch.report.clips import clips_of
 from hopscotch.report.findings import COMMON_ROUTE
-from hopscotch.report.numbers import rank_correlation, route_shares
+from hopscotch.report.numbers import partial_rank_correlation, route_shares
 from hopscotch.tasks.adaptation import Adaptation, evaluate, measure_adaptation, with_noise, with_silence
 from hopscotch.tasks.base import AudioTask
 from hopscotch.types import AudioBatch
@@ -83,8 +83,12 @@ def conditions(task: AudioTask, clean: Sequence[AudioBatch], sample_rate: int) -
 
 
 def numbers(measured: Adaptation) -> dict[str, float]:
-    """Means over the clips; `gain_correlation` is Spearman's, of expected compute with what more compute is worth."""
+    """Means over the clips; `gain_correlation` is Spearman's, of expected compute with what more compute is worth.
+
+    Duration is taken out: what a stride saves, and what a clip has to lose, both grow with it.
+    """
     own, shares = measured.own, route_shares(measured.own.trace)
+    predicted, duration = own.trace.expected_compute.numpy(), own.trace.dense_macs.numpy().astype(float)
     return {
         "acc": own.is_right.double().mean().item(),
         "loss": own.losses.mean().item(),
@@ -96,8 +100,8 @@ def numbers(measured: Adaptation) -> dict[str, float]:
         "short_loss": measured.short.losses.mean().item(),
         "full_acc": measured.full.is_right.double().mean().item(),
         "full_loss": measured.full.losses.mean().item(),
-        "gain_correlation": rank_correlation(own.trace.expected_compute.numpy(), measured.gain.numpy()),
-        "loss_correlation": rank_correlation(own.trace.expected_compute.numpy(), own.losses.numpy()),
+        "gain_correlation": partial_rank_correlation(predicted, measured.gain.numpy(), duration),
+        "loss_correlation": partial_rank_correlation(predicted, own.losses.numpy(), duration),
         "routes": len(shares),
         "common_routes": int((np.asarray(shares) >= COMMON_ROUTE).sum()),
         "entropy": own.trace.entropy.mean().item(),

@@ -134,11 +134,6 @@ def ranks(values: Float[np.ndarray, " clip"]) -> Float[np.ndarray, " clip"]:
     return (counts.cumsum() - (counts - 1) / 2)[inverse]
 
 
-def rank_correlation(x: Float[np.ndarray, " clip"], y: Float[np.ndarray, " clip"]) -> float:
-    """Spearman's correlation; NaN where one of the two is constant."""
-    return partial_rank_correlation(x, y, np.zeros(len(x)))
-
-
 def difficulty_correlation(evaluation: Evaluation) -> float:
     """Do harder clips get more compute? Rank correlation of compute fraction and loss, duration taken out."""
     trace = evaluation.trace

@@ -6,7 +6,6 @@ model will meet anew.
 """
 
 import csv
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Does a model spend compute where it helps? What its decisions are worth, against the same decisions dealt out wrongly.
+"""Does a model spend compute where it helps? Its decisions, against the same decisions dealt to the wrong clips.
 
 Every clip is judged five ways, on the same waveform:
 
@@ -53,7 +53,9 @@ class Adaptation(NamedTuple):
         return self.short.losses - self.full.losses
 
 
-def with_noise(batches: Sequence[AudioBatch], lowest_db: float, highest_db: float, sample_rate: int) -> list[AudioBatch]:
+def with_noise(
+    batches: Sequence[AudioBatch], lowest_db: float, highest_db: float, sample_rate: int
+) -> list[AudioBatch]:
     """The same clips in noise, its level drawn between two signal-to-noise ratios; a clip's noise follows its key."""
     return _changed(batches, sample_rate, noise_probability=1.0, noise_snr_db=(lowest_db, highest_db))
 

@@ -26,8 +26,8 @@ class ClassificationTask(AudioTask):
     def clip_losses(self, logits: Tensor, batch: AudioBatch) -> Float[Tensor, " batch"]:
         return F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing, reduction="none")
 
-    def measure(self, stage: str, logits: Tensor, batch: AudioBatch) -> None:
+    def measure(self, stage: str, logits: Tensor, labels: Tensor) -> None:
         accuracy = self.accuracy[f"{stage}_acc"]
         assert isinstance(accuracy, MulticlassAccuracy)
-        accuracy.update(logits, batch.labels)
-        self.log(f"{stage}/acc", accuracy, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(logits))
+        accuracy.update(logits, labels)
+        self.log(f"{stage}/acc", accuracy, prog_bar=True)

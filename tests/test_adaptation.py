@@ -1,0 +1,111 @@
+"""What a model's decisions are worth: repeated, dealt to the wrong clips, at their cheapest, and not at all."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from hopscotch.build import build_model, build_task
+from hopscotch.report.adaptation import COLUMNS
+from hopscotch.tasks.adaptation import evaluate, measure_adaptation, with_noise, with_silence
+from hopscotch.tasks.base import AudioTask
+from hopscotch.types import AudioBatch, SkipTrace, select_clips
+from tests.tiny import SAMPLE_RATE, TINY_MODEL, TINY_RUN, Command, build, make_batch, tiny_config, tiny_folder
+
+DECIDING = ("jump_attention", "learned_skip", "skip_layer", "skip_transformer")
+
+
+@pytest.fixture
+def make_task(tones: Path, tmp_path: Path):
+    def make(*overrides: str) -> AudioTask:
+        cfg = tiny_config(tones, tmp_path, "model.depth=5", *overrides)
+        _, data = build(cfg)
+        torch.manual_seed(0)
+        model = build_model(cfg, data.num_classes)
+        with torch.no_grad():  # fresh deciders say nearly the same of all clips: let them differ
+            for part, parameter in model.named_parameters():
+                if part.endswith(("policy.output.weight", "gate.net.2.weight")):
+                    parameter.normal_()
+        return build_task(cfg, model, data)
+
+    return make
+
+
+def batches() -> list[AudioBatch]:
+    batch = make_batch(12, samples=(1280,))
+    return [AudioBatch(*(part[:8] for part in batch)), AudioBatch(*(part[8:] for part in batch))]
+
+
+def decisions(trace: SkipTrace) -> torch.Tensor:
+    return torch.cat([trace.strides, trace.jumps.long(), trace.visited.long()], dim=1)
+
+
+@pytest.mark.parametrize("sees", ["first", "state"])
+@pytest.mark.parametrize("name", DECIDING)
+def test_a_clip_repeats_the_decisions_that_it_is_handed(make_task, name: str, sees: str) -> None:
+    task = make_task(f"model={name}", *([] if name == "learned_skip" else [f"model.encoder.policy.sees={sees}"]))
+    own = evaluate(task, batches())
+    again = evaluate(task, batches(), own.trace)
+    assert torch.equal(again.losses, own.losses)
+    assert torch.equal(decisions(again.trace), decisions(own.trace))
+    order = torch.arange(11, -1, -1)
+    handed = select_clips(own.trace, order)
+    dealt = evaluate(task, batches(), handed)
+    assert torch.equal(decisions(dealt.trace), decisions(handed))
+    differ = (decisions(handed) != decisions(own.trace)).any(dim=1)
+    assert differ.any()
+    assert not torch.equal(dealt.losses[differ], own.losses[differ])
+    if (~differ).any():
+        torch.testing.assert_close(dealt.losses[~differ], own.losses[~differ], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["learned_skip", "skip_transformer"])
+def test_dealt_decisions_cost_the_same_and_the_ends_are_the_ends(make_task, name: str) -> None:
+    task = make_task(f"model={name}")
+    task.model.decision_bias.fill_(0.3)
+    measured = measure_adaptation(task, batches())
+    assert task.model.decision_bias.item() == pytest.approx(0.3)
+    assert measured.dealt_macs.sum().item() == pytest.approx(measured.own.trace.macs.sum().item())  # equal lengths
+    assert measured.full.compute_fraction == 1.0
+    assert measured.short.compute_fraction == pytest.approx(task.model.floor(1280))
+    assert measured.short.compute_fraction < measured.own.compute_fraction < 1.0
+    assert torch.equal(measured.gain, measured.short.losses - measured.full.losses)
+    assert measured.indices.tolist() == list(range(12))
+
+
+def test_noise_lies_as_far_below_the_clip_as_asked_and_follows_its_key() -> None:
+    (clean, _), (noisy, _) = batches(), with_noise(batches(), 5.0, 5.0, SAMPLE_RATE)
+    noise = noisy.waveform - clean.waveform
+    ratio = clean.waveform.square().sum(1) / noise.square().sum(1)
+    torch.testing.assert_close(10 * ratio.log10(), torch.full((8,), 5.0), rtol=0, atol=1.5)  # pink noise is lumpy
+    assert (10 * ratio.log10()).mean().item() == pytest.approx(5.0, abs=0.5)
+    alone = with_noise([AudioBatch(*(part[3:4] for part in clean))], 5.0, 5.0, SAMPLE_RATE)[0]
+    torch.testing.assert_close(alone.waveform[0], noisy.waveform[3])
+
+
+def test_silence_makes_clips_longer_and_leaves_their_sound() -> None:
+    clean, quiet = batches()[0], with_silence(batches(), 0.5, SAMPLE_RATE)[0]
+    added = quiet.lengths - clean.lengths
+    assert ((added > 0) & (added <= SAMPLE_RATE)).all()
+    torch.testing.assert_close(quiet.waveform.square().sum(1), clean.waveform.square().sum(1))
+
+
+@pytest.mark.parametrize("model", ["skip_transformer", "dense"])
+def test_a_run_with_the_probe_writes_what_it_found(command: Command, tones: Path, tmp_path: Path, model: str) -> None:
+    folder = tmp_path / "run"
+    words = [f"model={model}", *tiny_folder(tones), *TINY_MODEL, *TINY_RUN, "callbacks=probe"]
+    assert command(*words, f"hydra.run.dir={folder}").code == 0
+    found = json.loads((folder / "report" / "adaptation.json").read_text())
+    summary = json.loads((folder / "summary.json").read_text())
+    names = [one["condition"] for one in found["conditions"]]
+    assert names == ["clean", "silence", "20 dB", "10 dB", "5 dB", "0 dB"]
+    assert found["conditions"][0]["acc"] == pytest.approx(summary["test"]["acc"])
+    assert found["conditions"][0]["fraction"] == pytest.approx(summary["compute"]["fraction"])
+    lines = list(csv.DictReader((folder / "report" / "adaptation.csv").read_text().splitlines()))
+    assert tuple(lines[0]) == COLUMNS
+    clean = [line for line in lines if line["set"] == "clean"]
+    assert len(clean) == len(lines) / 2 == summary["data"]["clips"]["test"]
+    assert sum(float(line["own_acc"]) for line in clean) / len(clean) == pytest.approx(summary["test"]["acc"])
+    assert all((line["dealt_loss"] == "") == (model == "dense") for line in lines)

@@ -1,0 +1,117 @@
+"""Many jobs, several at once, one table; what was finished is not done again."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hopscotch import study
+from hopscotch.report.study import bootstrap, report_study
+from hopscotch.report.summary import write_summary
+from hopscotch.study import plan, run_jobs
+
+
+def test_the_plan_is_that_of_a_sweep_and_quick_keeps_one_seed() -> None:
+    words = ["experiment=study_strides", "data.root=x"]
+    jobs = plan(words, quick=False)
+    assert len(jobs) == 3 * 2 * 3
+    assert plan(words, quick=True) == [job for job in jobs if "seed=0" in job]
+    part = plan([*words, "model.encoder.estimator=gain"], quick=True)
+    assert part == [job for job in plan(words, quick=True) if "model.encoder.estimator=gain" in job]
+    assert plan(["model=dense,learned_skip"], quick=True) == [
+        ["model=dense", "seed=0"],
+        ["model=learned_skip", "seed=0"],
+    ]
+
+
+def finish(folder: Path, status: str = "finished") -> None:
+    write_summary(folder, status=status, model="dense", seed=0, test={"acc": 1.0}, compute=None, seconds={"total": 1.0})
+
+
+def test_a_finished_job_is_not_run_again_and_an_unfinished_one_is(tmp_path: Path, monkeypatch) -> None:
+    jobs = [["model=dense", "seed=0"], ["model=dense", "seed=1"], ["model=dense", "seed=2"]]
+    finish(tmp_path / "model-dense_seed-0")
+    finish(tmp_path / "model-dense_seed-1", status="failed")
+    ran = []
+
+    def run_job(job, folder: Path, threads: str) -> float:
+        ran.append(job)
+        finish(folder, status="failed" if "seed=2" in job else "finished")
+        return 3.0
+
+    monkeypatch.setattr(study, "run_job", run_job)
+    ended = {folder.name: (finished, seconds) for folder, finished, seconds in run_jobs(jobs, tmp_path, 2)}
+    assert sorted(ran) == jobs[1:]
+    assert ended == {
+        "model-dense_seed-0": (True, 0.0),
+        "model-dense_seed-1": (True, 3.0),
+        "model-dense_seed-2": (False, 3.0),
+    }
+
+
+def test_a_job_is_a_run_of_train_py_with_its_own_log_and_threads(tmp_path: Path, monkeypatch) -> None:
+    called = {}
+
+    def record(words, *, stdout, env, **_) -> None:
+        called.update(words=words, log=stdout.name, threads=env["OMP_NUM_THREADS"])
+
+    monkeypatch.setattr(study.subprocess, "run", record)
+    left = tmp_path / "job"
+    finish(left, status="failed")
+    study.run_job(["model=dense"], left, "1")
+    assert not left.exists()
+    assert called["words"][1].endswith("train.py")
+    assert called["words"][2:] == ["model=dense", "trainer.enable_progress_bar=false", f"hydra.run.dir={left}"]
+    assert (called["log"], called["threads"]) == (f"{left}.log", "1")
+
+
+def write_job(folder: Path, rule: str, speaker: str, seed: int, own: list[int], dealt: list[float]) -> None:
+    accuracy = sum(own) / len(own)
+    compute = {"fraction": 0.5, "macs": 2e6, "dense_macs": 4e6, "floor": 0.4}
+    seconds = {"total": 10.0, "fit": 8.0, "to_first_step": 1.0}
+    write_summary(
+        folder, status="finished", model="m", seed=seed, test={"acc": accuracy}, compute=compute, seconds=seconds
+    )
+    words = [f"rule={rule}", f"data.test_speaker={speaker}", f"seed={seed}", "data.root=x"]
+    (folder / "overrides.yaml").write_text("".join(f"- {word}\n" for word in words))
+    one = {"acc": accuracy, "loss": 1.0, "fraction": 0.5, "dealt_acc": sum(dealt) / len(dealt), "dealt_loss": 1.5}
+    one |= {"dealt_fraction": 0.5, "short_acc": 0.1, "full_acc": 0.9, "gain_correlation": 0.3, "entropy": 1.0}
+    one |= {"routes": 3, "common_routes": 2}
+    conditions = [{"condition": "clean", "acc": accuracy, "fraction": 0.5}]
+    (folder / "report").mkdir()
+    (folder / "report" / "adaptation.json").write_text(
+        json.dumps({"conditions": conditions, "clean": one, "mixed": one})
+    )
+    lines = ["set,clip,own_acc,dealt_acc,own_loss,dealt_loss"]
+    lines += [
+        f"{name},{speaker}_{i},{mine},{theirs},1.0,1.5"
+        for name in ("clean", "mixed")
+        for i, (mine, theirs) in enumerate(zip(own, dealt, strict=True))
+    ]
+    (folder / "report" / "adaptation.csv").write_text("\n".join(lines) + "\n")
+
+
+def test_the_table_joins_seeds_and_speakers_and_pairs_clips(tmp_path: Path) -> None:
+    write_job(tmp_path / "a", "sign", "lucas", 0, [1, 1, 0, 1], [0.5, 1.0, 0.0, 0.5])
+    write_job(tmp_path / "b", "sign", "theo", 0, [1, 0, 0, 0], [1.0, 0.0, 0.0, 0.0])
+    write_job(tmp_path / "c", "off", "lucas", 0, [0, 0, 0, 0], [0.5, 0.5, 0.5, 0.5])
+    finish(tmp_path / "d", status="failed")
+    rows = {row["what"]: row for row in report_study(tmp_path)}
+    assert set(rows) == {"rule=sign", "rule=off"}
+    sign = rows["rule=sign"]
+    assert (sign["runs"], sign["acc"], sign["macs_m"], sign["seconds"]) == (2, 0.5, 2.0, 8.0)
+    assert sign["advantage clean"].value == pytest.approx(1 / 8)
+    assert rows["rule=off"]["advantage mixed"].value == pytest.approx(-0.5)
+    assert sign["loss saved clean"].value == pytest.approx(0.5)
+    written = list(csv.DictReader((tmp_path / "study.csv").read_text().splitlines()))
+    assert [row["what"] for row in written] == ["rule=sign", "rule=off"]
+    assert (tmp_path / "study.md").read_text().count("\n") == 4
+
+
+def test_the_interval_holds_the_true_mean_about_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(1)
+    samples = [bootstrap(generator.normal(0.2, 1.0, size=60)) for _ in range(200)]
+    inside = sum(sample.low <= 0.2 <= sample.high for sample in samples)
+    assert 0.88 <= inside / 200 <= 0.99
