@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="run nothing")
     parser.add_argument("--lanes", type=int, default=os.cpu_count() or 1, help="jobs at once (one per core)")
     parser.add_argument("--out", type=Path, help="outputs/study_<experiment>")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     from hopscotch.config_errors import ConfigError
     from hopscotch.report.study import report_study
     from hopscotch.study import plan, run_jobs

@@ -86,15 +86,15 @@ def test_temperatures_follow_progress() -> None:
     assert [gate.temperature for gate in stack._gates()] == [2.5] * DEPTH
 
 
-def test_gain_leaves_a_prediction_of_the_loss_that_every_gate_learns_by() -> None:
+def test_gain_leaves_a_predicted_cost_that_every_gate_learns_by() -> None:
     stack, x = make(estimator="gain")
     _, trace = stack.train()(x, torch.full((len(x),), x.shape[1]))
-    assert trace.predicted_loss is not None
-    trace.predicted_loss.sum().backward()
+    assert trace.predicted_cost is not None
+    trace.predicted_cost.sum().backward()
     assert all(
         parameter.grad is not None and parameter.grad.abs().sum() > 0
         for gate in stack._gates()
         for parameter in gate.net[2].parameters()
     )
     _, trace = stack.eval()(x, torch.full((len(x),), x.shape[1]))
-    assert trace.predicted_loss is None
+    assert trace.predicted_cost is None

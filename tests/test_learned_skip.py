@@ -131,26 +131,25 @@ def test_what_is_no_choice_is_rejected() -> None:
         LearnedSkip(DIM, HEADS, 0)
 
 
-def test_gain_draws_strides_at_random_and_learns_what_each_is_worth() -> None:
+def test_gain_draws_strides_at_random_and_learns_what_each_costs() -> None:
     """Clips of the first kind lose 1 where the stride is not 1, the others nothing: the gate should find out which."""
     torch.manual_seed(0)
-    gate = StrideGate(4, 4, learns_gains=True).train()
+    gate = StrideGate(4, 4, learns_costs=True).train()
     kind = torch.arange(64) % 2
     summaries = torch.randn(64, 4) * 0.1 + kind[:, None]
     optimizer = torch.optim.Adam(gate.parameters(), lr=0.01)
     drawn = []
     for _ in range(300):
         choice = gate(summaries)
-        assert choice.gains is not None
-        gain, baseline = choice.gains
+        assert choice.costs is not None
         loss = ((choice.strides > 1) & (kind == 0)).float()
         drawn.append(choice.strides)
         optimizer.zero_grad()
-        torch.nn.functional.mse_loss(baseline - gain, loss).backward()
+        torch.nn.functional.mse_loss(choice.costs, loss).backward()
         optimizer.step()
     shares = torch.bincount(torch.cat(drawn), minlength=5)[1:] / (300 * 64)
     torch.testing.assert_close(shares, torch.tensor([5, 1, 1, 1]) / 8, rtol=0, atol=0.02)
     gate.eval()
-    assert gate(summaries).gains is None
+    assert gate(summaries).costs is None
     assert (gate(summaries, bias=-0.3).strides[kind == 0] == 1).all()
     assert (gate(summaries, bias=-0.3).strides[kind == 1] > 1).all()

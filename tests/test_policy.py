@@ -137,7 +137,7 @@ def test_gains_prefer_the_layers_that_save_loss() -> None:
     policy = JumpPolicy(4, 4, estimator="gain").eval()
     with torch.no_grad():
         policy.output.weight.zero_()
-        policy.output.bias.copy_(torch.tensor([0.0, 0.5, -0.2, 0.0, 1.0]))  # gain of layers 0..3, baseline
+        policy.output.bias.copy_(torch.tensor([0.0, 0.5, -0.2, 0.0]))  # gain of layers 0..3
     scores = policy(torch.randn(1, 4))
     assert scores.logits[0, 0].tolist() == pytest.approx([0, -0.5, -0.3, -0.3])
     route = Route(policy, 1, CPU)
@@ -145,8 +145,8 @@ def test_gains_prefer_the_layers_that_save_loss() -> None:
         route.decide(layer, scores, 0.0)
     assert route.visited.tolist() == [[True, True, False, True]]
     policy.train()
-    assert route.predicted_loss() is not None
-    assert route.predicted_loss().tolist() == pytest.approx([1.0 - 0.5])  # pyright: ignore[reportOptionalMemberAccess]
+    assert route.predicted_cost() is not None
+    assert route.predicted_cost().tolist() == pytest.approx([-0.2])  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def test_a_fresh_policy_goes_on_more_often_than_not() -> None:
@@ -200,4 +200,4 @@ def test_random_routes_differ_from_clip_to_clip_and_say_the_same_every_time() ->
     assert shares.min() > 0.15
     route, _ = drawn_route("random", "skip", 200)
     assert len({tuple(row) for row in route.jumps.tolist()}) > 20
-    assert route.predicted_loss() is None
+    assert route.predicted_cost() is None

@@ -220,7 +220,7 @@ class SkipLayer(nn.Module):
             expected_compute=expected / dense_macs,
             log_prob=route.log_prob if samples else torch.zeros_like(route.log_prob),
             entropy=route.mean_entropy(),
-            predicted_loss=route.predicted_loss(),
+            predicted_cost=route.predicted_cost(),
         )
 
     def layer_macs(self, layer: int, time: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ a gradient, and one without:
     selected   y = w * attention_s(x),  w = 1 + p_s - stop(p_s);  runs the chosen stride alone, packed
     soft       y = sum_j a_j v_j,  a_j ~ keep_j exp(q.k_j),  keep_j = sum_k y_k [j mod k = 0];  dense and masked in
                training, so that the strides not chosen learn too; packed in evaluation, equal in value
-    gain       strides at random; regress the loss as baseline(clip) - gains of the strides drawn; in evaluation the
-               stride whose gain is largest, beside what the budget asks
+    gain       strides at random; regress what they lose against the dense run of the same clip as the sum of the
+               costs of the strides drawn; in evaluation the stride that costs least, beside what the budget asks
 
 The sketch's arg-max cut the gate off from the loss, and its masks saved nothing.
 """
@@ -34,7 +34,7 @@ class StrideChoice(NamedTuple):
     weights: Float[Tensor, "batch strides"]  # one-hot of the stride; straight-through in training
     probabilities: Float[Tensor, "batch strides"]
     entropy: Float[Tensor, " batch"]  # nats
-    gains: tuple[Tensor, Tensor] | None = None  # under `gain`, in training: that of the stride drawn, and the baseline
+    costs: Float[Tensor, " batch"] | None = None  # in loss, of the strides drawn; under `gain`, in training
 
 
 def gumbel_noise(like: Tensor) -> Tensor:
@@ -50,33 +50,34 @@ def straight_through(one_hot: Tensor, soft: Tensor) -> Tensor:
 class StrideGate(nn.Module):
     """Logits over strides 1..max_stride from the mean of a clip.
 
-    Under `gain` they are the gains, in units of the loss, and a baseline stands beside them.
+    Under `gain` they are minus what each stride costs, in units of the loss; stride 1 costs nothing.
     """
 
-    costs: Tensor
+    savings: Tensor
 
-    def __init__(self, dim: int, max_stride: int = 8, *, learns_gains: bool = False) -> None:
+    def __init__(self, dim: int, max_stride: int = 8, *, learns_costs: bool = False) -> None:
         super().__init__()
         check_stride(max_stride, "max_stride")
-        self.dim, self.max_stride, self.learns_gains = dim, max_stride, learns_gains
+        self.dim, self.max_stride, self.learns_costs = dim, max_stride, learns_costs
         self.temperature = 1.0  # of the Gumbel-softmax; set from the training position, never saved
-        last = nn.Linear(dim, max_stride + learns_gains)
+        last = nn.Linear(dim, max_stride)
         self.net = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), last)
         with torch.no_grad():
             last.weight.mul_(LOGIT_SCALE)
             last.bias.zero_()
         keys = 1.0 / torch.arange(1, max_stride + 1)
-        self.register_buffer("costs", (keys - keys[-1]) / (1 - keys[-1]).clamp(min=0.5), persistent=False)
+        self.register_buffer("savings", (keys - keys[-1]) / (1 - keys[-1]).clamp(min=0.5), persistent=False)
 
     def forward(self, pooled: Float[Tensor, "batch dim"], bias: Tensor | float = 0.0) -> StrideChoice:
         """`bias` > 0 favours short strides (more compute) in evaluation; training samples without it."""
         # The gate reads, it does not steer: pulling the trunk towards cheap inputs only moved the features.
-        outputs = self.net(pooled.detach()).float()
-        logits = outputs[:, : self.max_stride]
-        if self.learns_gains and self.training:
-            return self._explore(logits, outputs[:, self.max_stride])
+        logits = self.net(pooled.detach()).float()
+        if self.learns_costs:
+            logits = logits - logits[:, :1]
+            if self.training:
+                return self._explore(logits)
         if not self.training:
-            logits = logits + bias * self.costs
+            logits = logits + bias * self.savings
         probabilities = logits.softmax(dim=-1)
         soft = probabilities
         if self.training:
@@ -87,20 +88,20 @@ class StrideGate(nn.Module):
         weights = straight_through(one_hot, soft) if self.training else one_hot
         return StrideChoice(chosen + 1, weights, probabilities, entropy)
 
-    def _explore(self, gains: Tensor, baseline: Tensor) -> StrideChoice:
+    def _explore(self, logits: Tensor) -> StrideChoice:
         """Strides at random: 1 as often as all others together."""
-        batch = len(gains)
-        strides = torch.randint(1, self.max_stride + 1, (batch,), device=gains.device)
-        strides = torch.where(torch.rand(batch, device=gains.device) < 0.5, 1, strides)
-        probabilities = gains.detach().softmax(dim=-1)
+        batch = len(logits)
+        strides = torch.randint(1, self.max_stride + 1, (batch,), device=logits.device)
+        strides = torch.where(torch.rand(batch, device=logits.device) < 0.5, 1, strides)
+        probabilities = logits.detach().softmax(dim=-1)
         entropy = -(probabilities * probabilities.clamp(min=1e-9).log()).sum(dim=-1)
-        one_hot = nn.functional.one_hot(strides - 1, self.max_stride).to(gains.dtype)
-        drawn = gains.gather(1, strides[:, None] - 1).squeeze(1)
-        return StrideChoice(strides, one_hot, probabilities, entropy, (drawn, baseline))
+        one_hot = nn.functional.one_hot(strides - 1, self.max_stride).to(logits.dtype)
+        costs = -logits.gather(1, strides[:, None] - 1).squeeze(1)
+        return StrideChoice(strides, one_hot, probabilities, entropy, costs)
 
     def macs(self) -> int:
         """Per clip."""
-        return self.dim * self.dim + self.dim * (self.max_stride + self.learns_gains)
+        return self.dim * self.dim + self.dim * self.max_stride
 
 
 class LearnedSkip(nn.Module):
@@ -114,7 +115,7 @@ class LearnedSkip(nn.Module):
         if estimator not in ESTIMATORS:
             raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}.")
         self.attention = SkipAttention(dim, num_heads)
-        self.gate = StrideGate(dim, max_stride, learns_gains=estimator == "gain")
+        self.gate = StrideGate(dim, max_stride, learns_costs=estimator == "gain")
         self.estimator = estimator
 
     def forward(

@@ -11,7 +11,8 @@ With p_i the probabilities at layer i, the probability n_j of visiting layer j f
 Estimators, how the policy learns from the task:
     reinforce   the sampled route's log-probability times its advantage (Williams 1992); bounded probabilities
     gumbel      routes drawn by Gumbel noise; every visited layer's update is multiplied by 1 + n_j - stop(n_j)
-    gain        random routes; regress the loss as baseline(clip) - gains of the visited layers; visit where gains pay
+    gain        random routes; regress what they lose against the dense run of the same clip as the sum of the gains
+                of the layers skipped; visit where gains pay
     random      a control: random routes, in evaluation too, where each clip's are drawn from the bits of its summary
 """
 
@@ -53,7 +54,7 @@ class JumpPolicy(nn.Module):
     """Logits over actions 0..max_jump at every layer but the last, from a summary of the clip.
 
     `num_features`: width of that summary. `heads`: "per_layer", or "shared" (the sketch: equal logits at all layers).
-    Under `gain` the net gives one gain per layer and a baseline instead, and the logits follow from the gains. Under
+    Under `gain` the net gives one gain per layer instead, and the logits follow from the gains. Under
     `random` there is no net: the sine of a large random projection scatters the summaries beyond recognition.
     """
 
@@ -88,7 +89,7 @@ class JumpPolicy(nn.Module):
         self.norm = nn.LayerNorm(num_features)
         self.hidden = nn.Linear(num_features, HIDDEN)
         if estimator == "gain":
-            self.num_outputs = depth + 1  # a gain per layer, and the baseline
+            self.num_outputs = depth  # a gain per layer
         self.output = nn.Linear(HIDDEN, self.num_outputs)
         with torch.no_grad():
             self.output.weight.mul_(LOGIT_SCALE)
@@ -110,10 +111,8 @@ class JumpPolicy(nn.Module):
 
     def _gain_scores(self, outputs: Tensor) -> "Scores":
         """An action's logit is what it gives up: minus the gains, in loss, of the layers that it skips."""
-        gains, baseline = outputs[:, :-1], outputs[:, -1]
         skipped = skipped_layers(self.depth, self.num_actions, self.rule, outputs.device)
-        logits = -torch.einsum("bj,iaj->bia", gains.detach(), skipped)
-        return Scores(logits, (gains, baseline))
+        return Scores(-torch.einsum("bj,iaj->bia", outputs.detach(), skipped), outputs)
 
     def macs(self) -> int:
         """Per call and clip."""
@@ -135,10 +134,10 @@ def skipped_layers(
 
 @dataclass(frozen=True)
 class Scores:
-    """What a policy says of a batch: logits, and under `gain` the gains per layer with the baseline."""
+    """What a policy says of a batch: logits, and under `gain` what each layer saves of the loss."""
 
     logits: Float[Tensor, "batch decisions actions"]
-    gains: tuple[Tensor, Tensor] | None
+    gains: Float[Tensor, "batch depth"] | None
 
 
 class Route:
@@ -162,7 +161,7 @@ class Route:
         self.log_prob = torch.zeros(batch, device=device)
         self.entropy = torch.zeros(batch, device=device)
         self.num_decisions = torch.zeros(batch, device=device)
-        self.gains: list[tuple[Tensor, Tensor]] = []
+        self.gains: list[Tensor] = []
         self.skipped = skipped_layers(self.depth, policy.num_actions, policy.rule, device)
         self.longest = self.skipped.sum(-1).amax().clamp(min=1)
 
@@ -219,12 +218,11 @@ class Route:
             return None
         return 1 + (self.sampled[layer] - self.sampled[layer].detach())
 
-    def predicted_loss(self) -> Float[Tensor, " batch"] | None:
-        """What `gain` expects the loss of the route taken to be, as the mean over the decisions' opinions."""
+    def predicted_cost(self) -> Float[Tensor, " batch"] | None:
+        """What `gain` expects the route taken to lose against the dense run: the mean of the decisions' opinions."""
         if not self.gains or not self.policy.training:
             return None
-        opinions = [baseline - (gains * self.visited).sum(dim=-1) for gains, baseline in self.gains]
-        return torch.stack(opinions).mean(dim=0)
+        return (torch.stack(self.gains).mean(dim=0) * ~self.visited).sum(dim=-1)
 
     def mean_entropy(self) -> Float[Tensor, " batch"]:
         return self.entropy / self.num_decisions.clamp(min=1)

@@ -80,5 +80,5 @@ def joined(first: SkipTrace, second: SkipTrace) -> SkipTrace:
         expected_compute=expected / dense_macs,
         log_prob=first.log_prob,
         entropy=first.entropy,
-        predicted_loss=first.predicted_loss,
+        predicted_cost=first.predicted_cost,
     )

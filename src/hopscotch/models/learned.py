@@ -114,7 +114,7 @@ class LearnedStack(Encoder):
             expected_compute=expected / dense_macs,
             log_prob=torch.zeros(len(lengths), device=lengths.device),
             entropy=torch.stack([choice.entropy for choice in choices]).mean(0),
-            predicted_loss=predicted_loss(choices),
+            predicted_cost=predicted_cost(choices),
         )
 
     def macs_range(self, time: int) -> tuple[int, int]:
@@ -127,9 +127,7 @@ class LearnedStack(Encoder):
             gate.temperature = interpolate(*self.temperatures, progress)
 
 
-def predicted_loss(choices: list[StrideChoice]) -> Float[Tensor, " batch"] | None:
-    """What the gates expect the loss of the strides drawn to be: the mean of their baselines less all their gains."""
-    gains = [choice.gains for choice in choices if choice.gains is not None]
-    if not gains:
-        return None
-    return torch.stack([baseline for _, baseline in gains]).mean(0) - torch.stack([gain for gain, _ in gains]).sum(0)
+def predicted_cost(choices: list[StrideChoice]) -> Float[Tensor, " batch"] | None:
+    """What the gates expect the strides drawn to lose against the dense run: the sum of their costs."""
+    costs = [choice.costs for choice in choices if choice.costs is not None]
+    return torch.stack(costs).sum(0) if costs else None

@@ -22,7 +22,7 @@ from torchmetrics import MeanMetric
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.tasks.budget import Calibration, calibrate
 from hopscotch.tasks.policy_loss import PolicyLoss
-from hopscotch.types import AudioBatch, ModelOutput, detached, key_bits
+from hopscotch.types import AudioBatch, ModelOutput, SkipTrace, detached, key_bits
 
 CALIBRATION_CLIPS = 256
 STAGES = ("train", "val", "test")
@@ -188,8 +188,9 @@ class AudioTask(LightningModule):
         return self.budget_weight * grown * (expected - self.target) ** 2
 
     def _policy_loss(self, output: ModelOutput, losses: Tensor, batch: AudioBatch) -> Tensor | float:
-        def second_opinion() -> Tensor:
-            return self.clip_losses(self.model(batch.waveform, batch.lengths, keys=batch.keys).logits, batch)
+        def second_opinion(repeat: SkipTrace | None) -> Tensor:
+            output = self.model(batch.waveform, batch.lengths, keys=batch.keys, repeat=repeat)
+            return self.clip_losses(output.logits, batch)
 
         return self.policy_loss(output.trace, losses.detach(), second_opinion, self.progress)
 
