@@ -20,13 +20,13 @@ def test_groups_reach_the_block_with_their_prefix() -> None:
     encoder = make_encoder(
         "skip_layer",
         jump={"rule": "literal", "max": 2, "mix": "none"},
-        policy={"sees": "state", "estimator": "gain"},
+        policy={"sees": "state", "estimator": "reinforce"},
         gate={"rule": "sign", "num_keys": 3},
     )
     assert isinstance(encoder, JumpStack)
     block = encoder.block
     assert (block.policy.rule, block.policy.num_actions, block.mix) == ("literal", 3, "none")
-    assert (block.sees, block.policy.estimator) == ("state", "gain")
+    assert (block.sees, block.policy.estimator) == ("state", "reinforce")
     assert [(gate.rule, gate.num_keys) for gate in block.gates] == [("sign", 3)] * DEPTH
 
 

@@ -40,13 +40,14 @@ def test_evaluation_equals_each_clip_alone_at_its_own_strides(gate_input: Any) -
 
 
 @pytest.mark.parametrize("estimator", ["selected", "soft"])
-@pytest.mark.parametrize("gate_input", ["layer", "encoder"])
+@pytest.mark.parametrize("gate_input", ["layer", "encoder", "first"])
 def test_every_gate_learns_from_the_task_alone(gate_input: Any, estimator: Any) -> None:
     stack, x = make(gate_input=gate_input, estimator=estimator)
     y, _ = stack.train()(x, LENGTHS)
     y[valid_mask(LENGTHS, 11)].square().sum().backward()
-    for block in stack.blocks:
-        assert isinstance(block, LearnedBlock)
+    blocks = [block for block in stack.blocks if isinstance(block, LearnedBlock)]
+    assert len(blocks) == DEPTH - (gate_input == "first")
+    for block in blocks:
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in block.attention.gate.parameters())
 
 
@@ -86,15 +87,24 @@ def test_temperatures_follow_progress() -> None:
     assert [gate.temperature for gate in stack._gates()] == [2.5] * DEPTH
 
 
-def test_gain_leaves_a_predicted_cost_that_every_gate_learns_by() -> None:
-    stack, x = make(estimator="gain")
-    _, trace = stack.train()(x, torch.full((len(x),), x.shape[1]))
-    assert trace.predicted_cost is not None
-    trace.predicted_cost.sum().backward()
-    assert all(
-        parameter.grad is not None and parameter.grad.abs().sum() > 0
-        for gate in stack._gates()
-        for parameter in gate.net[2].parameters()
-    )
-    _, trace = stack.eval()(x, torch.full((len(x),), x.shape[1]))
-    assert trace.predicted_cost is None
+def test_a_plan_from_layer_0_leaves_it_dense_and_reads_mean_and_deviation() -> None:
+    stack, x = make(gate_input="first")
+    decide_at_random(stack, x, LENGTHS)
+    _, trace = stack(x, LENGTHS)
+    assert (trace.strides[:, 0] == 1).all()
+    assert len(set(map(tuple, trace.strides.tolist()))) > 2
+    gates = (DEPTH - 1) * (2 * DIM * DIM + DIM * MAX)
+    assert trace.dense_macs.tolist() == [DEPTH * block_macs(n, DIM, 4) + gates for n in LENGTHS.tolist()]
+    for bias, wanted in ((-1e5, 0), (1e5, 1)):
+        _, trace = stack(x, LENGTHS, bias)
+        assert trace.macs.tolist() == [stack.macs_range(n)[wanted] for n in LENGTHS.tolist()]
+
+
+def test_gain_trains_on_strides_of_every_cost() -> None:
+    stack, x = make(gate_input="first", estimator="gain")
+    _, trace = stack.train()(x[:1].expand(400, -1, -1), torch.full((400,), 11))
+    assert trace.strides[:, 1:].unique().tolist() == [1, 2, 3, 4]
+    every = (trace.strides[:, 1:] == 1).all(dim=1).float().mean().item()
+    none = (trace.strides[:, 1:] > 1).all(dim=1).float().mean().item()
+    assert every > 0.3
+    assert none > 0.12

@@ -41,7 +41,7 @@ def test_compute_fraction_is_a_ratio_of_sums() -> None:
 def test_joined_traces_keep_every_clip() -> None:
     joined = join_traces([stride_trace(), jump_trace()])
     torch.testing.assert_close(joined.macs, torch.cat([stride_trace().macs, jump_trace().macs]))
-    assert joined.predicted_cost is None
+    assert joined.summary is None
     assert joined.histories == [[], [], [], [], [], [2], [2], []]
 
 

@@ -289,7 +289,7 @@ ENCODER_RULES: dict[str, dict[str, Rule]] = {
     "hopscotch.models.stack.Stack": {"first": at_least(1)},
     "hopscotch.models.learned.LearnedStack": {
         "max_stride": at_least(1),
-        "gate_input": one_of("layer", "encoder"),
+        "gate_input": one_of("layer", "encoder", "first"),
         "estimator": one_of("selected", "soft", "gain"),
         "temperature_start": ABOVE_ZERO,
         "temperature_end": ABOVE_ZERO,

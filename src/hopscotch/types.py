@@ -56,7 +56,13 @@ class SkipTrace:
     expected_compute: Float[Tensor, " batch"]  # differentiable fraction of dense_macs; 1 where nothing is decided
     log_prob: Float[Tensor, " batch"]  # of the sampled route, where a policy learns by it; else 0
     entropy: Float[Tensor, " batch"]  # nats per decision, mean over the decisions of the clip
-    predicted_cost: Float[Tensor, " batch"] | None = None  # in loss, against the dense run; where a policy learns gains
+    summary: Float[Tensor, "batch features"] | None = (
+        None  # what the decisions were planned from, where gains are learnt
+    )
+
+    def with_decisions(self, *, strides: Tensor, jumps: Tensor) -> "SkipTrace":
+        """Other decisions of the same shape, for a model to repeat."""
+        return replace(self, strides=strides, jumps=jumps)
 
     @property
     def histories(self) -> list[list[int]]:
@@ -67,11 +73,6 @@ class SkipTrace:
     def fraction(self) -> Float[Tensor, " batch"]:
         """Share of the dense model's multiply-accumulates that each clip used."""
         return self.macs.double() / self.dense_macs.double()
-
-
-def all_dense(trace: SkipTrace) -> SkipTrace:
-    """Decisions to repeat where nothing is to be skipped."""
-    return replace(trace, strides=torch.ones_like(trace.strides), jumps=torch.zeros_like(trace.jumps))
 
 
 def detached(trace: SkipTrace) -> SkipTrace:

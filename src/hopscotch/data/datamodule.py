@@ -25,6 +25,7 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 STAGES: dict[str | None, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 MAX_STATISTICS_CLIPS = 500
+MAX_GAIN_CLIPS = 1024
 BYTES_PER_SAMPLE = 4
 
 
@@ -131,10 +132,17 @@ class AudioDataModule(LightningDataModule):
 
     def statistics_batches(self) -> Iterator[AudioBatch]:
         """At most 500 training clips, unaugmented, drawn by the seed: for the front end's scale."""
+        return self._drawn_batches(MAX_STATISTICS_CLIPS, None)
+
+    def gain_batches(self) -> Iterator[AudioBatch]:
+        """At most 1,024 training clips, augmented, drawn by the seed: what decisions cost is measured on them."""
+        return self._drawn_batches(MAX_GAIN_CLIPS, self.augment)
+
+    def _drawn_batches(self, most: int, augment: WaveformAugment | None) -> Iterator[AudioBatch]:
         generator = torch.Generator().manual_seed(key_bits(self.seed))
-        drawn = torch.randperm(len(self.clips["train"]), generator=generator)[:MAX_STATISTICS_CLIPS].tolist()
+        drawn = torch.randperm(len(self.clips["train"]), generator=generator)[:most].tolist()
         drawn.sort(key=lambda index: self.clips["train"][index].num_samples)
-        batches = Batches(self._stores["train"], self.seed, None)
+        batches = Batches(self._stores["train"], self.seed, augment)
         for start in range(0, len(drawn), self.batch_size):
             yield batches.__getitems__([(0, index) for index in drawn[start : start + self.batch_size]])
 

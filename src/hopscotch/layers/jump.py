@@ -36,7 +36,6 @@ from hopscotch.layers.policy import (
     JumpRule,
     Route,
     RouteEstimator,
-    Scores,
     Sees,
     check_choice,
     clips_by_column,
@@ -94,6 +93,8 @@ class SkipLayer(nn.Module):
         check_choice("inner", inner, ("adapter", "transformer"))
         check_choice("jump.mix", jump_mix, ("literal", "convex", "none"))
         check_choice("policy.sees", policy_sees, ("input", "first", "state"))
+        if policy_estimator == "gain" and policy_sees == "state":
+            raise ValueError("policy.sees must be input or first under policy.estimator=gain, got state.")
         self.dim, self.depth, self.ffn_ratio, self.max_jump = dim, depth, ffn_ratio, jump_max
         self.inner, self.mix, self.sees = inner, jump_mix, policy_sees
         num_features = dim if policy_sees == "input" else 2 * dim
@@ -186,7 +187,9 @@ class SkipLayer(nn.Module):
 
     def _plan(self, route: Route, summary: Tensor, bias: Tensor | float) -> tuple[list[list[int]], list[list[int]]]:
         """Decide all layers; for each the clips that visit it, and those that jump from it: the one synchronisation."""
-        scores: Scores = self.policy(summary)
+        if self.policy.estimator == "gain":
+            route.summary = summary.detach()
+        scores = self.policy(summary)
         for layer in range(self.depth - 1):
             route.decide(layer, scores, bias)
         columns = clips_by_column(torch.cat([route.visited, route.jumps > 0], dim=1))
@@ -220,7 +223,7 @@ class SkipLayer(nn.Module):
             expected_compute=expected / dense_macs,
             log_prob=route.log_prob if samples else torch.zeros_like(route.log_prob),
             entropy=route.mean_entropy(),
-            predicted_cost=route.predicted_cost(),
+            summary=route.summary,
         )
 
     def layer_macs(self, layer: int, time: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ a gradient, and one without:
     selected   y = w * attention_s(x),  w = 1 + p_s - stop(p_s);  runs the chosen stride alone, packed
     soft       y = sum_j a_j v_j,  a_j ~ keep_j exp(q.k_j),  keep_j = sum_k y_k [j mod k = 0];  dense and masked in
                training, so that the strides not chosen learn too; packed in evaluation, equal in value
-    gain       strides at random; regress what they lose against the dense run of the same clip as the sum of the
-               costs of the strides drawn; in evaluation the stride that costs least, beside what the budget asks
+    gain       strides at random; before every validation what they lose against the dense run of the same clip is
+               regressed as the sum of what each costs (tasks/gains.py); in evaluation the stride that costs least
 
 The sketch's arg-max cut the gate off from the loss, and its masks saved nothing.
 """
@@ -27,6 +27,7 @@ Estimator = Literal["selected", "soft", "gain"]
 ESTIMATORS = ("selected", "soft", "gain")
 UNIFORM_MARGIN = 1e-6  # keeps -log(-log(u)) finite
 LOGIT_SCALE = 0.1  # of the fresh gate's last layer: near-uniform strides at the start
+COST_UNIT = 0.05  # of loss, to one logit: what costs so much is e times less likely
 
 
 class StrideChoice(NamedTuple):
@@ -34,7 +35,6 @@ class StrideChoice(NamedTuple):
     weights: Float[Tensor, "batch strides"]  # one-hot of the stride; straight-through in training
     probabilities: Float[Tensor, "batch strides"]
     entropy: Float[Tensor, " batch"]  # nats
-    costs: Float[Tensor, " batch"] | None = None  # in loss, of the strides drawn; under `gain`, in training
 
 
 def gumbel_noise(like: Tensor) -> Tensor:
@@ -48,34 +48,40 @@ def straight_through(one_hot: Tensor, soft: Tensor) -> Tensor:
 
 
 class StrideGate(nn.Module):
-    """Logits over strides 1..max_stride from the mean of a clip.
+    """Logits over strides 1..max_stride from a summary of a clip: its mean, or more (`num_features`), normalised.
 
-    Under `gain` they are minus what each stride costs, in units of the loss; stride 1 costs nothing.
+    Under `gain` they are minus what each stride costs; stride 1 costs nothing.
     """
 
     savings: Tensor
 
-    def __init__(self, dim: int, max_stride: int = 8, *, learns_costs: bool = False) -> None:
+    def __init__(
+        self, dim: int, max_stride: int = 8, *, num_features: int | None = None, learns_costs: bool = False
+    ) -> None:
         super().__init__()
         check_stride(max_stride, "max_stride")
         self.dim, self.max_stride, self.learns_costs = dim, max_stride, learns_costs
+        self.num_features = dim if num_features is None else num_features
         self.temperature = 1.0  # of the Gumbel-softmax; set from the training position, never saved
         last = nn.Linear(dim, max_stride)
-        self.net = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), last)
+        self.norm = nn.Identity() if num_features is None else nn.LayerNorm(num_features)
+        self.net = nn.Sequential(nn.Linear(self.num_features, dim), nn.ReLU(), last)
         with torch.no_grad():
             last.weight.mul_(LOGIT_SCALE)
             last.bias.zero_()
+        if learns_costs:
+            self.requires_grad_(False)  # fitted, not trained along
         keys = 1.0 / torch.arange(1, max_stride + 1)
         self.register_buffer("savings", (keys - keys[-1]) / (1 - keys[-1]).clamp(min=0.5), persistent=False)
 
-    def forward(self, pooled: Float[Tensor, "batch dim"], bias: Tensor | float = 0.0) -> StrideChoice:
+    def forward(self, pooled: Float[Tensor, "batch features"], bias: Tensor | float = 0.0) -> StrideChoice:
         """`bias` > 0 favours short strides (more compute) in evaluation; training samples without it."""
         # The gate reads, it does not steer: pulling the trunk towards cheap inputs only moved the features.
-        logits = self.net(pooled.detach()).float()
-        if self.learns_costs:
-            logits = logits - logits[:, :1]
-            if self.training:
-                return self._explore(logits)
+        logits = (
+            -self.costs(pooled.detach()) / COST_UNIT
+            if self.learns_costs
+            else self.net(self.norm(pooled.detach())).float()
+        )
         if not self.training:
             logits = logits + bias * self.savings
         probabilities = logits.softmax(dim=-1)
@@ -88,34 +94,36 @@ class StrideGate(nn.Module):
         weights = straight_through(one_hot, soft) if self.training else one_hot
         return StrideChoice(chosen + 1, weights, probabilities, entropy)
 
-    def _explore(self, logits: Tensor) -> StrideChoice:
-        """Strides at random: 1 as often as all others together."""
-        batch = len(logits)
-        strides = torch.randint(1, self.max_stride + 1, (batch,), device=logits.device)
-        strides = torch.where(torch.rand(batch, device=logits.device) < 0.5, 1, strides)
-        probabilities = logits.detach().softmax(dim=-1)
-        entropy = -(probabilities * probabilities.clamp(min=1e-9).log()).sum(dim=-1)
-        one_hot = nn.functional.one_hot(strides - 1, self.max_stride).to(logits.dtype)
-        costs = -logits.gather(1, strides[:, None] - 1).squeeze(1)
-        return StrideChoice(strides, one_hot, probabilities, entropy, costs)
+    def costs(self, pooled: Float[Tensor, "batch features"]) -> Float[Tensor, "batch strides"]:
+        """What each stride costs the clip, in loss, against stride 1."""
+        logits = self.net(self.norm(pooled)).float()
+        return logits[:, :1] - logits
 
     def macs(self) -> int:
         """Per clip."""
-        return self.dim * self.dim + self.dim * self.max_stride
+        return self.num_features * self.dim + self.dim * self.max_stride
 
 
 class LearnedSkip(nn.Module):
     """SkipAttention with a stride gate: `forward(x, lengths)` chooses and attends.
 
-    A stack that plans ahead calls `choose` and `attend` apart.
+    A stack that plans ahead calls `choose` and `attend` apart, with a summary of its own (`num_features`).
     """
 
-    def __init__(self, dim: int, num_heads: int, max_stride: int = 8, *, estimator: Estimator = "selected") -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        max_stride: int = 8,
+        *,
+        estimator: Estimator = "selected",
+        num_features: int | None = None,
+    ) -> None:
         super().__init__()
         if estimator not in ESTIMATORS:
             raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}.")
         self.attention = SkipAttention(dim, num_heads)
-        self.gate = StrideGate(dim, max_stride, learns_costs=estimator == "gain")
+        self.gate = StrideGate(dim, max_stride, num_features=num_features, learns_costs=estimator == "gain")
         self.estimator = estimator
 
     def forward(

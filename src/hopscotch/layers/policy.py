@@ -11,19 +11,18 @@ With p_i the probabilities at layer i, the probability n_j of visiting layer j f
 Estimators, how the policy learns from the task:
     reinforce   the sampled route's log-probability times its advantage (Williams 1992); bounded probabilities
     gumbel      routes drawn by Gumbel noise; every visited layer's update is multiplied by 1 + n_j - stop(n_j)
-    gain        random routes; regress what they lose against the dense run of the same clip as the sum of the gains
-                of the layers skipped; visit where gains pay
+    gain        random routes; before every validation what they lose against the dense run of the same clip is
+                regressed as the sum of the gains of the layers skipped (tasks/gains.py); visit where gains pay
     random      a control: random routes, in evaluation too, where each clip's are drawn from the bits of its summary
 """
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int8
 from torch import Tensor, nn
 
-from hopscotch.layers.learned_skip import gumbel_noise
+from hopscotch.layers.learned_skip import COST_UNIT, gumbel_noise
 
 JumpRule = Literal["skip", "literal"]
 Sees = Literal["input", "first", "state"]
@@ -96,23 +95,31 @@ class JumpPolicy(nn.Module):
             self.output.bias.zero_()
             if estimator != "gain":
                 self.output.bias[:: self.num_actions] = GO_ON_BIAS
+        if estimator == "gain":
+            self.requires_grad_(False)  # fitted, not trained along
 
-    def forward(self, summary: Float[Tensor, "batch features"]) -> "Scores":
-        # Detached, like the gates: the policy reads the trunk, it does not steer it.
+    def forward(self, summary: Float[Tensor, "batch features"]) -> Float[Tensor, "batch decisions actions"]:
+        summary = summary.detach()  # like the gates: the policy reads the trunk, it does not steer it
         if self.estimator == "random":
-            return Scores(self._logits((summary.detach().float() @ self.scatter).sin()), None)
-        outputs = self.output(nn.functional.silu(self.hidden(self.norm(summary.detach())))).float()
+            return self._logits((summary.float() @ self.scatter).sin())
         if self.estimator == "gain":
-            return self._gain_scores(outputs)
-        return Scores(self._logits(outputs), None)
+            return self._given_up(self.gains(summary))
+        return self._logits(self._outputs(summary))
+
+    def gains(self, summary: Float[Tensor, "batch features"]) -> Float[Tensor, "batch depth"]:
+        """Under `gain`: what visiting each layer saves the clip, in loss."""
+        return self._outputs(summary)
+
+    def _outputs(self, summary: Tensor) -> Float[Tensor, "batch outputs"]:
+        return self.output(nn.functional.silu(self.hidden(self.norm(summary)))).float()
 
     def _logits(self, outputs: Tensor) -> Float[Tensor, "batch decisions actions"]:
         return outputs.unflatten(-1, (-1, self.num_actions)).expand(-1, self.depth - 1, -1)
 
-    def _gain_scores(self, outputs: Tensor) -> "Scores":
+    def _given_up(self, outputs: Tensor) -> Float[Tensor, "batch decisions actions"]:
         """An action's logit is what it gives up: minus the gains, in loss, of the layers that it skips."""
         skipped = skipped_layers(self.depth, self.num_actions, self.rule, outputs.device)
-        return Scores(-torch.einsum("bj,iaj->bia", outputs.detach(), skipped), outputs)
+        return -torch.einsum("bj,iaj->bia", outputs, skipped) / COST_UNIT
 
     def macs(self) -> int:
         """Per call and clip."""
@@ -132,18 +139,10 @@ def skipped_layers(
     return table.to(device)
 
 
-@dataclass(frozen=True)
-class Scores:
-    """What a policy says of a batch: logits, and under `gain` what each layer saves of the loss."""
-
-    logits: Float[Tensor, "batch decisions actions"]
-    gains: Float[Tensor, "batch depth"] | None
-
-
 class Route:
     """The routes of a batch, decided layer by layer: who visits what, with which probability.
 
-    `decide(layer, scores)` reads the scores of one layer; clips that do not visit it are left alone. `repeat` are
+    `decide(layer, scores)` reads the logits of one layer; clips that do not visit it are left alone. `repeat` are
     jumps, per clip and layer, to take whatever the scores say.
     """
 
@@ -161,16 +160,14 @@ class Route:
         self.log_prob = torch.zeros(batch, device=device)
         self.entropy = torch.zeros(batch, device=device)
         self.num_decisions = torch.zeros(batch, device=device)
-        self.gains: list[Tensor] = []
+        self.summary: Tensor | None = None  # what the whole route was planned from, where gains are learnt
         self.skipped = skipped_layers(self.depth, policy.num_actions, policy.rule, device)
         self.longest = self.skipped.sum(-1).amax().clamp(min=1)
 
-    def decide(self, layer: int, scores: Scores, bias: Tensor | float) -> None:
+    def decide(self, layer: int, scores: Tensor, bias: Tensor | float) -> None:
         """Decide after `layer` for the clips that visit it. `bias` > 0 favours going on, in evaluation only."""
         here = self.visited[:, layer].clone()
-        logits = scores.logits[:, layer]
-        if scores.gains is not None:
-            self.gains.append(scores.gains)
+        logits = scores[:, layer]
         if not self.policy.training:
             logits = logits - bias * self.skipped[layer].sum(-1) / self.longest
         action, probabilities, soft = self._choose(layer, logits)
@@ -217,12 +214,6 @@ class Route:
         if not self.policy.training or self.policy.estimator != "gumbel" or layer == 0:
             return None
         return 1 + (self.sampled[layer] - self.sampled[layer].detach())
-
-    def predicted_cost(self) -> Float[Tensor, " batch"] | None:
-        """What `gain` expects the route taken to lose against the dense run: the mean of the decisions' opinions."""
-        if not self.gains or not self.policy.training:
-            return None
-        return (torch.stack(self.gains).mean(dim=0) * ~self.visited).sum(dim=-1)
 
     def mean_entropy(self) -> Float[Tensor, " batch"]:
         return self.entropy / self.num_decisions.clamp(min=1)

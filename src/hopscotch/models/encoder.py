@@ -30,6 +30,21 @@ class Encoder(nn.Module):
         """MACs of a clip of `time` positions: every decision at its cheapest, and nothing skipped."""
         raise NotImplementedError
 
+    # For encoders that learn gains: what decisions cost is regressed (tasks/gains.py) from what they are planned from.
+
+    @property
+    def gain_net(self) -> nn.Module | None:
+        """What is fitted; None where nothing is."""
+        return None
+
+    def random_decisions(self, like: SkipTrace, generator: torch.Generator) -> SkipTrace:
+        """Decisions of every cost, to be repeated; clips differ in how much they skip."""
+        raise NotImplementedError
+
+    def predicted_cost(self, summary: Tensor, decisions: SkipTrace) -> Float[Tensor, " batch"]:
+        """What these decisions cost a clip of this `trace.summary`, in loss, against the dense run."""
+        raise NotImplementedError
+
     def update_threshold(self, loss: float | Tensor, lr: float) -> None:
         """Move the thresholds of the gates by the loss of the last step."""
 

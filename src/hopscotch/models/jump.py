@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from hopscotch.layers.jump import Inner, SkipLayer
 from hopscotch.models.encoder import Encoder, check_temperatures, interpolate
@@ -65,6 +66,20 @@ class JumpStack(Encoder):
 
     def macs_range(self, time: int) -> tuple[int, int]:
         return self.block.macs_range(time)
+
+    @property
+    def gain_net(self) -> nn.Module | None:
+        return self.block.policy if self.block.policy.estimator == "gain" else None
+
+    def random_decisions(self, like: SkipTrace, generator: torch.Generator) -> SkipTrace:
+        going_on = torch.rand(len(like.macs), 1, generator=generator)
+        jumps = torch.randint(1, self.block.max_jump + 1, like.jumps.shape, generator=generator)
+        jumps = torch.where(torch.rand(like.jumps.shape, generator=generator) < going_on, 0, jumps)
+        return like.with_decisions(strides=like.strides, jumps=jumps.to(torch.int8))
+
+    def predicted_cost(self, summary: Tensor, decisions: SkipTrace) -> Float[Tensor, " batch"]:
+        skipped = ~decisions.visited[:, : self.block.depth]
+        return (self.block.policy.gains(summary) * skipped).sum(dim=1)
 
     def update_threshold(self, loss: float | Tensor, lr: float) -> None:
         """Nothing under gate.threshold_by=gradient: there the optimizer alone moves the thresholds."""

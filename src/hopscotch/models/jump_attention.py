@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from hopscotch.models.encoder import Encoder
 from hopscotch.models.jump import JumpStack
@@ -51,6 +51,16 @@ class JumpAttention(Encoder):
         (cheap, dense), (fixed, fixed_dense) = self.jump.macs_range(time), self.attention.macs_range(time)
         return cheap + fixed, dense + fixed_dense
 
+    @property
+    def gain_net(self) -> nn.Module | None:
+        return self.jump.gain_net
+
+    def random_decisions(self, like: SkipTrace, generator: torch.Generator) -> SkipTrace:
+        return self.jump.random_decisions(like, generator)
+
+    def predicted_cost(self, summary: Tensor, decisions: SkipTrace) -> Float[Tensor, " batch"]:
+        return self.jump.predicted_cost(summary, decisions)
+
     def update_threshold(self, loss: float | Tensor, lr: float) -> None:
         self.jump.update_threshold(loss, lr)
 
@@ -80,5 +90,5 @@ def joined(first: SkipTrace, second: SkipTrace) -> SkipTrace:
         expected_compute=expected / dense_macs,
         log_prob=first.log_prob,
         entropy=first.entropy,
-        predicted_cost=first.predicted_cost,
+        summary=first.summary,
     )

@@ -8,24 +8,33 @@ from torch import Tensor, nn
 
 from hopscotch.compute import block_macs
 from hopscotch.layers.learned_skip import Estimator, LearnedSkip, StrideChoice, StrideGate
-from hopscotch.layers.pooling import masked_mean
+from hopscotch.layers.pooling import masked_mean, masked_mean_and_std
 from hopscotch.layers.transformer import TransformerBlock
 from hopscotch.models.encoder import Encoder, check_temperatures, interpolate
 from hopscotch.types import SkipTrace, valid_mask
 
-GATE_INPUTS = ("layer", "encoder")
+GateInput = Literal["layer", "encoder", "first"]
+GATE_INPUTS = ("layer", "encoder", "first")
 
 
 class LearnedBlock(TransformerBlock):
-    """A transformer block whose attention is a LearnedSkip."""
+    """A transformer block whose attention is a LearnedSkip; its gate reads the input, or a plan's summary."""
 
     attention: LearnedSkip  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(
-        self, dim: int, num_heads: int, max_stride: int, *, ffn_ratio: float, dropout: float, estimator: Estimator
+        self,
+        dim: int,
+        num_heads: int,
+        max_stride: int,
+        *,
+        ffn_ratio: float,
+        dropout: float,
+        estimator: Estimator,
+        num_features: int | None,
     ) -> None:
         super().__init__(dim, num_heads, ffn_ratio=ffn_ratio, dropout=dropout)
-        self.attention = LearnedSkip(dim, num_heads, max_stride, estimator=estimator)
+        self.attention = LearnedSkip(dim, num_heads, max_stride, estimator=estimator, num_features=num_features)
 
     def run(
         self, x: Tensor, lengths: Tensor, choice: StrideChoice | None, bias: Tensor | float, strides: Tensor | None
@@ -41,7 +50,10 @@ class LearnedBlock(TransformerBlock):
 
 
 class LearnedStack(Encoder):
-    """`gate_input`: "layer", each layer decides when reached; "encoder", all layers are planned from the input."""
+    """`gate_input`: "layer", each layer decides when reached, from the mean of its input; "encoder", all layers are
+    planned from the mean of the first one's; "first", all but layer 0, which reads every key, are planned from the mean
+    and deviation of what it leaves.
+    """
 
     decides = True
 
@@ -54,7 +66,7 @@ class LearnedStack(Encoder):
         ffn_ratio: float = 4,
         dropout: float = 0.0,
         max_stride: int = 8,
-        gate_input: Literal["layer", "encoder"] = "layer",
+        gate_input: GateInput = "layer",
         estimator: Estimator = "selected",
         temperature_start: float = 2.0,
         temperature_end: float = 0.5,
@@ -62,13 +74,29 @@ class LearnedStack(Encoder):
         super().__init__()
         if gate_input not in GATE_INPUTS:
             raise ValueError(f"model.encoder.gate_input must be one of {', '.join(GATE_INPUTS)}, got {gate_input!r}.")
+        if estimator == "gain" and gate_input == "layer":
+            raise ValueError("model.encoder.gate_input must be first or encoder under estimator=gain, got layer.")
+        if gate_input == "first" and depth < 2:
+            raise ValueError(f"model.depth must be at least 2 layers for gate_input=first, got {depth}.")
         check_temperatures(temperature_start, temperature_end)
         self.dim, self.ffn_ratio, self.max_stride = dim, ffn_ratio, max_stride
-        self.plans_ahead = gate_input == "encoder"
+        self.gate_input, self.learns_gains = gate_input, estimator == "gain"
         self.temperatures = (temperature_start, temperature_end)
+        self.num_fixed = 1 if gate_input == "first" else 0  # layers before the plan
         self.blocks = nn.ModuleList(
-            LearnedBlock(dim, num_heads, max_stride, ffn_ratio=ffn_ratio, dropout=dropout, estimator=estimator)
-            for _ in range(depth)
+            TransformerBlock(dim, num_heads, ffn_ratio=ffn_ratio, dropout=dropout) for _ in range(self.num_fixed)
+        )
+        self.blocks.extend(
+            LearnedBlock(
+                dim,
+                num_heads,
+                max_stride,
+                ffn_ratio=ffn_ratio,
+                dropout=dropout,
+                estimator=estimator,
+                num_features=2 * dim if gate_input == "first" else None,
+            )
+            for _ in range(depth - self.num_fixed)
         )
         self.set_progress(0.0)
 
@@ -79,29 +107,61 @@ class LearnedStack(Encoder):
         bias: Tensor | float = 0.0,
         repeat: SkipTrace | None = None,
     ) -> tuple[Float[Tensor, "batch time dim"], SkipTrace]:
+        choices, strides = [], None if repeat is None else repeat.strides.to(x.device)
         plan: list[StrideChoice | None] = [None] * len(self.blocks)
-        if self.plans_ahead:
-            pooled = masked_mean(x, valid_mask(lengths, x.shape[1]))
-            plan = [gate(pooled, bias) for gate in self._gates()]
-        strides = None if repeat is None else repeat.strides.to(x.device)
-        choices = []
-        for layer, (block, planned) in enumerate(zip(self.blocks, plan, strict=True)):
-            assert isinstance(block, LearnedBlock)
-            x, choice = block.run(x, lengths, planned, bias, None if strides is None else strides[:, layer])
+        summary = None
+        for layer, block in enumerate(self.blocks):
+            if layer == self.num_fixed and self.gate_input != "layer":
+                mask = valid_mask(lengths, x.shape[1])
+                summary = (masked_mean_and_std if self.gate_input == "first" else masked_mean)(x, mask)
+                plan[layer:] = self._plan(summary, bias)
+            if not isinstance(block, LearnedBlock):
+                x = block(x, lengths)
+                continue
+            x, choice = block.run(x, lengths, plan[layer], bias, None if strides is None else strides[:, layer])
             choices.append(choice)
-        return x, self._trace(lengths, choices)
+        return x, self._trace(lengths, choices, summary)
+
+    def _plan(self, summary: Tensor, bias: Tensor | float) -> list[StrideChoice]:
+        choices = [gate(summary, bias) for gate in self._gates()]
+        if not (self.learns_gains and self.training):
+            return choices
+        strides = self._random_strides((len(summary), len(choices)), None).to(summary.device)
+        return [choice._replace(strides=strides[:, i]) for i, choice in enumerate(choices)]
+
+    def _random_strides(self, shape: tuple[int, int], generator: torch.Generator | None) -> Int[Tensor, "batch layers"]:
+        """Of every cost: each clip first draws how often it reads every key."""
+        every = torch.rand(shape[0], 1, generator=generator)
+        strides = torch.randint(1, self.max_stride + 1, shape, generator=generator)
+        return torch.where(torch.rand(shape, generator=generator) < every, 1, strides)
 
     def _gates(self) -> list[StrideGate]:
         return [gate for gate in self.modules() if isinstance(gate, StrideGate)]
 
-    def _trace(self, lengths: Tensor, choices: list[StrideChoice]) -> SkipTrace:
+    @property
+    def gain_net(self) -> nn.Module | None:
+        return nn.ModuleList(self._gates()) if self.learns_gains else None
+
+    def random_decisions(self, like: SkipTrace, generator: torch.Generator) -> SkipTrace:
+        batch, depth = like.strides.shape
+        strides = torch.ones(batch, depth, dtype=torch.long)
+        strides[:, self.num_fixed :] = self._random_strides((batch, depth - self.num_fixed), generator)
+        return like.with_decisions(strides=strides, jumps=like.jumps)
+
+    def predicted_cost(self, summary: Tensor, decisions: SkipTrace) -> Float[Tensor, " batch"]:
+        strides = decisions.strides[:, self.num_fixed :]
+        costs = torch.stack([gate.costs(summary) for gate in self._gates()], dim=1)  # batch layers strides
+        return costs.gather(2, strides[:, :, None] - 1).squeeze(2).sum(dim=1)
+
+    def _trace(self, lengths: Tensor, choices: list[StrideChoice], summary: Tensor | None) -> SkipTrace:
         options = torch.arange(1, self.max_stride + 1, device=lengths.device)
         by_stride = block_macs(lengths[:, None], self.dim, self.ffn_ratio, options)  # batch strides
-        gates = sum(gate.macs() for gate in self._gates())
+        fixed = sum(gate.macs() for gate in self._gates()) + self.num_fixed * by_stride[:, 0]
         strides = torch.stack([choice.strides for choice in choices], dim=1)
-        macs = gates + by_stride.gather(1, strides - 1).sum(dim=1)
-        dense_macs = gates + by_stride[:, 0] * len(choices)
-        expected = gates + torch.stack([(choice.probabilities * by_stride).sum(1) for choice in choices]).sum(0)
+        macs = fixed + by_stride.gather(1, strides - 1).sum(dim=1)
+        dense_macs = fixed + by_stride[:, 0] * len(choices)
+        expected = fixed + torch.stack([(choice.probabilities * by_stride).sum(1) for choice in choices]).sum(0)
+        strides = nn.functional.pad(strides, (self.num_fixed, 0), value=1)
         visited = torch.ones_like(strides, dtype=torch.bool)
         return SkipTrace(
             strides=strides,
@@ -114,20 +174,15 @@ class LearnedStack(Encoder):
             expected_compute=expected / dense_macs,
             log_prob=torch.zeros(len(lengths), device=lengths.device),
             entropy=torch.stack([choice.entropy for choice in choices]).mean(0),
-            predicted_cost=predicted_cost(choices),
+            summary=summary.detach() if self.learns_gains and summary is not None else None,
         )
 
     def macs_range(self, time: int) -> tuple[int, int]:
         gates = sum(gate.macs() for gate in self._gates())
         cheapest, dense = (block_macs(time, self.dim, self.ffn_ratio, s) for s in (self.max_stride, 1))
-        return gates + len(self.blocks) * cheapest, gates + len(self.blocks) * dense
+        depth = len(self.blocks)
+        return gates + self.num_fixed * dense + (depth - self.num_fixed) * cheapest, gates + depth * dense
 
     def set_progress(self, progress: float) -> None:
         for gate in self._gates():
             gate.temperature = interpolate(*self.temperatures, progress)
-
-
-def predicted_cost(choices: list[StrideChoice]) -> Float[Tensor, " batch"] | None:
-    """What the gates expect the strides drawn to lose against the dense run: the sum of their costs."""
-    costs = [choice.costs for choice in choices if choice.costs is not None]
-    return torch.stack(costs).sum(0) if costs else None

@@ -21,8 +21,9 @@ from torchmetrics import MeanMetric
 
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.tasks.budget import Calibration, calibrate
+from hopscotch.tasks.gains import fit_gains
 from hopscotch.tasks.policy_loss import PolicyLoss
-from hopscotch.types import AudioBatch, ModelOutput, SkipTrace, detached, key_bits
+from hopscotch.types import AudioBatch, ModelOutput, detached, key_bits
 
 CALIBRATION_CLIPS = 256
 STAGES = ("train", "val", "test")
@@ -162,11 +163,15 @@ class AudioTask(LightningModule):
             self.first_step_at = time.time()
 
     def on_validation_epoch_start(self) -> None:
-        """Meet the budget before it is judged: the checkpoint that is kept holds this bias."""
+        """Learn what decisions cost and meet the budget before both are judged: the checkpoint kept holds them."""
         if self.target is None or self.trainer.sanity_checking:
             return
         if not self._calibration_batches:
             self._calibration_batches = self.calibration_batches(self.trainer.datamodule)
+        if self.model.encoder.gain_net is not None:
+            batches = list(self.trainer.datamodule.gain_batches())
+            explained = fit_gains(self.model, self.clip_losses, batches, self.seed)
+            self.log("policy/gain_explained", explained)
         self.calibration = calibrate(self.model, self._calibration_batches, self.target)
 
     @staticmethod
@@ -188,9 +193,8 @@ class AudioTask(LightningModule):
         return self.budget_weight * grown * (expected - self.target) ** 2
 
     def _policy_loss(self, output: ModelOutput, losses: Tensor, batch: AudioBatch) -> Tensor | float:
-        def second_opinion(repeat: SkipTrace | None) -> Tensor:
-            output = self.model(batch.waveform, batch.lengths, keys=batch.keys, repeat=repeat)
-            return self.clip_losses(output.logits, batch)
+        def second_opinion() -> Tensor:
+            return self.clip_losses(self.model(batch.waveform, batch.lengths, keys=batch.keys).logits, batch)
 
         return self.policy_loss(output.trace, losses.detach(), second_opinion, self.progress)
 
