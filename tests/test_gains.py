@@ -13,7 +13,7 @@ from hopscotch.types import AudioBatch
 from tests.tiny import make_batch, tiny_config
 
 PLANNED = {
-    "learned_skip": ("model.encoder.estimator=gain", "model.encoder.gate_input=first"),
+    "learned_skip": ("model.encoder.estimator=gain", "model.encoder.gate_input=first", "model.encoder.heads=shared"),
     "skip_transformer": ("model.encoder.policy.estimator=gain",),
     "jump_attention": ("model.encoder.policy.estimator=gain", "model.encoder.policy.sees=input"),
 }
@@ -66,7 +66,7 @@ def test_a_fit_finds_the_clips_that_skipping_costs(make_model, name: str) -> Non
 def test_a_fit_changes_the_net_alone_and_says_the_same_again(make_model, name: str) -> None:
     model = make_model(name, *PLANNED[name])
     net = {id(value) for value in model.encoder.gain_net.parameters()}
-    fitted = {key for key, value in model.named_parameters() if id(value) in net}
+    fitted = {key for key, value in model.named_parameters(remove_duplicate=False) if id(value) in net}
     before = {key: value.clone() for key, value in model.state_dict().items()}
     explained = fit_gains(model, Costly(model), batches(), seed=0)
     once = {key: value.clone() for key, value in model.state_dict().items()}
@@ -94,8 +94,8 @@ def test_drawn_decisions_are_of_every_cost_and_the_same_for_a_seed(make_model, n
     assert not torch.equal(draw(1), fractions)
     model.decision_bias.fill_(-1000.0)
     cheapest = model(batch.waveform, batch.lengths).trace.fraction.min()
-    assert fractions.max() > 0.95
     if name != "jump_attention":  # whose token gates go on deciding
+        assert fractions.max() > 0.95
         assert fractions.min() < cheapest + 0.3 * (1 - cheapest)
 
 

@@ -108,3 +108,17 @@ def test_gain_trains_on_strides_of_every_cost() -> None:
     none = (trace.strides[:, 1:] > 1).all(dim=1).float().mean().item()
     assert every > 0.3
     assert none > 0.12
+
+
+def test_a_shared_plan_is_one_stride_for_all_its_layers() -> None:
+    for estimator in ("selected", "gain"):
+        stack, x = make(gate_input="first", heads="shared", estimator=estimator)
+        decide_at_random(stack, x, LENGTHS)
+        for mode in (True, False):
+            _, trace = stack.train(mode)(x, LENGTHS)
+            assert (trace.strides[:, 1:] == trace.strides[:, 1:2]).all()
+            assert len(trace.strides[:, 1].unique()) > 1
+        gate = 2 * DIM * DIM + DIM * MAX
+        assert trace.dense_macs.tolist() == [DEPTH * block_macs(n, DIM, 4) + gate for n in LENGTHS.tolist()]
+    with pytest.raises(ValueError, match="gate_input must be first or encoder under heads=shared, got layer"):
+        make(heads="shared")

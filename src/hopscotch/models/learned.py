@@ -14,7 +14,8 @@ from hopscotch.models.encoder import Encoder, check_temperatures, interpolate
 from hopscotch.types import SkipTrace, valid_mask
 
 GateInput = Literal["layer", "encoder", "first"]
-GATE_INPUTS = ("layer", "encoder", "first")
+Heads = Literal["per_layer", "shared"]
+GATE_INPUTS, HEADS = ("layer", "encoder", "first"), ("per_layer", "shared")
 
 
 class LearnedBlock(TransformerBlock):
@@ -36,6 +37,10 @@ class LearnedBlock(TransformerBlock):
         super().__init__(dim, num_heads, ffn_ratio=ffn_ratio, dropout=dropout)
         self.attention = LearnedSkip(dim, num_heads, max_stride, estimator=estimator, num_features=num_features)
 
+    @property
+    def gate(self) -> StrideGate:
+        return self.attention.gate
+
     def run(
         self, x: Tensor, lengths: Tensor, choice: StrideChoice | None, bias: Tensor | float, strides: Tensor | None
     ) -> tuple[Tensor, StrideChoice]:
@@ -52,7 +57,7 @@ class LearnedBlock(TransformerBlock):
 class LearnedStack(Encoder):
     """`gate_input`: "layer", each layer decides when reached, from the mean of its input; "encoder", all layers are
     planned from the mean of the first one's; "first", all but layer 0, which reads every key, are planned from the mean
-    and deviation of what it leaves.
+    and deviation of what it leaves. `heads`: "per_layer", or "shared", one stride for all layers of a plan.
     """
 
     decides = True
@@ -67,6 +72,7 @@ class LearnedStack(Encoder):
         dropout: float = 0.0,
         max_stride: int = 8,
         gate_input: GateInput = "layer",
+        heads: Heads = "per_layer",
         estimator: Estimator = "selected",
         temperature_start: float = 2.0,
         temperature_end: float = 0.5,
@@ -74,13 +80,17 @@ class LearnedStack(Encoder):
         super().__init__()
         if gate_input not in GATE_INPUTS:
             raise ValueError(f"model.encoder.gate_input must be one of {', '.join(GATE_INPUTS)}, got {gate_input!r}.")
+        if heads not in HEADS:
+            raise ValueError(f"model.encoder.heads must be one of {', '.join(HEADS)}, got {heads!r}.")
+        if heads == "shared" and gate_input == "layer":
+            raise ValueError("model.encoder.gate_input must be first or encoder under heads=shared, got layer.")
         if estimator == "gain" and gate_input == "layer":
             raise ValueError("model.encoder.gate_input must be first or encoder under estimator=gain, got layer.")
         if gate_input == "first" and depth < 2:
             raise ValueError(f"model.depth must be at least 2 layers for gate_input=first, got {depth}.")
         check_temperatures(temperature_start, temperature_end)
         self.dim, self.ffn_ratio, self.max_stride = dim, ffn_ratio, max_stride
-        self.gate_input, self.learns_gains = gate_input, estimator == "gain"
+        self.gate_input, self.learns_gains, self.shared = gate_input, estimator == "gain", heads == "shared"
         self.temperatures = (temperature_start, temperature_end)
         self.num_fixed = 1 if gate_input == "first" else 0  # layers before the plan
         self.blocks = nn.ModuleList(
@@ -98,6 +108,9 @@ class LearnedStack(Encoder):
             )
             for _ in range(depth - self.num_fixed)
         )
+        if self.shared:
+            for block in self._learned_blocks():
+                block.attention.gate = self._learned_blocks()[0].gate
         self.set_progress(0.0)
 
     def forward(
@@ -123,17 +136,24 @@ class LearnedStack(Encoder):
         return x, self._trace(lengths, choices, summary)
 
     def _plan(self, summary: Tensor, bias: Tensor | float) -> list[StrideChoice]:
+        num_layers = len(self.blocks) - self.num_fixed
         choices = [gate(summary, bias) for gate in self._gates()]
+        choices = choices * num_layers if self.shared else choices
         if not (self.learns_gains and self.training):
             return choices
-        strides = self._random_strides((len(summary), len(choices)), None).to(summary.device)
+        strides = self._random_strides(len(summary), None).to(summary.device)
         return [choice._replace(strides=strides[:, i]) for i, choice in enumerate(choices)]
 
-    def _random_strides(self, shape: tuple[int, int], generator: torch.Generator | None) -> Int[Tensor, "batch layers"]:
-        """Of every cost: each clip first draws how often it reads every key."""
-        every = torch.rand(shape[0], 1, generator=generator)
+    def _random_strides(self, batch: int, generator: torch.Generator | None) -> Int[Tensor, "batch layers"]:
+        """Of every cost, for the layers of a plan: each clip first draws how often it reads every key."""
+        num_layers = len(self.blocks) - self.num_fixed
+        shape = (batch, 1 if self.shared else num_layers)
+        every = torch.rand(batch, 1, generator=generator)
         strides = torch.randint(1, self.max_stride + 1, shape, generator=generator)
-        return torch.where(torch.rand(shape, generator=generator) < every, 1, strides)
+        return torch.where(torch.rand(shape, generator=generator) < every, 1, strides).expand(batch, num_layers)
+
+    def _learned_blocks(self) -> list[LearnedBlock]:
+        return [block for block in self.blocks if isinstance(block, LearnedBlock)]
 
     def _gates(self) -> list[StrideGate]:
         return [gate for gate in self.modules() if isinstance(gate, StrideGate)]
@@ -145,11 +165,13 @@ class LearnedStack(Encoder):
     def random_decisions(self, like: SkipTrace, generator: torch.Generator) -> SkipTrace:
         batch, depth = like.strides.shape
         strides = torch.ones(batch, depth, dtype=torch.long)
-        strides[:, self.num_fixed :] = self._random_strides((batch, depth - self.num_fixed), generator)
+        strides[:, self.num_fixed :] = self._random_strides(batch, generator)
         return like.with_decisions(strides=strides, jumps=like.jumps)
 
     def predicted_cost(self, summary: Tensor, decisions: SkipTrace) -> Float[Tensor, " batch"]:
         strides = decisions.strides[:, self.num_fixed :]
+        if self.shared:
+            strides = strides[:, :1]
         costs = torch.stack([gate.costs(summary) for gate in self._gates()], dim=1)  # batch layers strides
         return costs.gather(2, strides[:, :, None] - 1).squeeze(2).sum(dim=1)
 
