@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hopscotch.report.jobs import read_json, read_overrides
+from hopscotch.report.thresholds import draw_thresholds
 
 NUM_DRAWS = 2000  # of the bootstrap
 JOINED = ("seed", "data.test_speaker")  # what does not tell rows apart
@@ -54,6 +55,9 @@ def report_study(folder: Path) -> list[dict[str, Any]]:
     lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
     lines += ["| " + " | ".join(written(row.get(name)) for name in columns) + " |" for row in rows]
     (folder / "study.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    draw_thresholds(
+        {row["what"]: members[0] for row, members in zip(rows, groups.values(), strict=True)}, folder / "thresholds.png"
+    )
     return rows
 
 

@@ -1,0 +1,49 @@
+"""Thresholds and open rates over the epochs of several runs: does a rule close every token, or open all?"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import mean
+
+from hopscotch.report.frontier import COLOURS
+from hopscotch.report.jobs import read_lines
+
+THRESHOLD, OPEN_RATE = "gate/threshold/layer_", "gate/open_rate/layer_"
+
+
+def read_gates(run: Path) -> dict[str, list[tuple[float, float, float]]]:
+    """Tag prefix -> lowest layer, mean and highest layer at every validation."""
+    found: dict[str, list[tuple[float, float, float]]] = {THRESHOLD: [], OPEN_RATE: []}
+    latest: dict[str, float] = {}
+    for line in read_lines(run / "metrics.jsonl"):
+        latest |= {tag: value for tag, value in line.items() if tag.startswith(THRESHOLD)}
+        rates = [value for tag, value in line.items() if tag.startswith(OPEN_RATE)]
+        if not rates:
+            continue
+        found[OPEN_RATE].append((min(rates), mean(rates), max(rates)))
+        found[THRESHOLD].append((min(latest.values()), mean(latest.values()), max(latest.values())))
+    return found
+
+
+def draw_thresholds(runs: Mapping[str, Path], path: Path) -> bool:
+    """A line per run for the mean over layers, shaded from the lowest layer to the highest; False without gates."""
+    from matplotlib.figure import Figure
+
+    series = {name: read_gates(run) for name, run in runs.items()}
+    series = {name: gates for name, gates in series.items() if gates[OPEN_RATE]}
+    if not series:
+        return False
+    figure = Figure(figsize=(9.0, 3.8), layout="constrained")
+    for axes, (prefix, words) in zip(
+        figure.subplots(1, 2), ((THRESHOLD, "threshold"), (OPEN_RATE, "share of open tokens, validation")), strict=True
+    ):
+        for colour, (name, gates) in zip(COLOURS, series.items(), strict=False):
+            low, middle, high = zip(*gates[prefix], strict=True)
+            epochs = range(1, len(middle) + 1)
+            axes.plot(epochs, middle, color=colour, label=name if prefix == THRESHOLD else None)
+            axes.fill_between(epochs, low, high, color=colour, alpha=0.12, linewidth=0)
+        axes.set(xlabel="epoch", ylabel=words, ylim=(-0.02, 1.02))
+        axes.grid(color="#e5e5e5")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False)
+    figure.savefig(path, dpi=150, facecolor="white")
+    return True
