@@ -122,3 +122,20 @@ def test_a_shared_plan_is_one_stride_for_all_its_layers() -> None:
         assert trace.dense_macs.tolist() == [DEPTH * block_macs(n, DIM, 4) + gate for n in LENGTHS.tolist()]
     with pytest.raises(ValueError, match="gate_input must be first or encoder under heads=shared, got layer"):
         make(heads="shared")
+
+
+@pytest.mark.parametrize("heads", ["shared", "per_layer"])
+def test_reinforce_weighs_the_log_probability_of_the_strides_drawn(heads: Any) -> None:
+    stack, x = make(gate_input="first", heads=heads, estimator="reinforce")
+    lengths = torch.full((2000,), 11)
+    y, trace = stack.train()(x[:1].expand(2000, -1, -1), lengths)
+    assert trace.log_prob.requires_grad
+    y.square().mean().backward(retain_graph=True)
+    assert all(p.grad is None for p in stack._gates()[0].parameters()), "nothing through the model"
+    drawn = trace.strides[:, 1] if heads == "shared" else trace.strides[:, 1] * 10 + trace.strides[:, 2]
+    for pattern in drawn.unique():
+        here = drawn == pattern
+        assert trace.log_prob[here].exp().mean().item() == pytest.approx(here.float().mean().item(), abs=0.03)
+    trace.log_prob.sum().backward()
+    assert all(p.grad is not None for gate in stack._gates() for p in gate.parameters())
+    assert not stack.eval()(x, LENGTHS)[1].log_prob.any()

@@ -132,7 +132,7 @@ def test_what_is_no_choice_is_rejected() -> None:
 
 
 def test_costs_are_against_stride_1_and_the_cheapest_stride_is_taken() -> None:
-    gate = StrideGate(4, 4, num_features=6, learns_costs=True).eval()
+    gate = StrideGate(4, 4, num_features=6, estimator="gain").eval()
     with torch.no_grad():
         gate.net[2].weight.zero_()
         gate.net[2].bias.copy_(torch.tensor([1.0, 0.9, 1.2, 0.5]))

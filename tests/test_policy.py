@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from hopscotch.layers import policy as policy_module
-from hopscotch.layers.learned_skip import COST_UNIT
+from hopscotch.layers.learned_skip import COST_UNIT, PROBABILITY_FLOOR
 from hopscotch.layers.policy import (
-    PROBABILITY_FLOOR,
     JumpPolicy,
     Route,
     clips_by_column,
@@ -30,7 +29,7 @@ def test_the_rule_skip_lands_a_layers_further_and_the_literal_one_on_i_plus_a() 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_skipped_layers_are_those_between_take_off_and_landing(rule: Any) -> None:
-    table = skipped_layers(6, 4, rule, CPU)
+    table = skipped_layers(6, 4, rule)
     for i, a in itertools.product(range(5), range(4)):
         skipped = table[i, a].nonzero().flatten().tolist()
         assert skipped == list(range(i + 1, landing(i, a, 6, rule)))
@@ -51,7 +50,7 @@ def drawn_route(estimator: Any, rule: Any, clips: int, seed: int = 0) -> tuple[R
 @pytest.mark.parametrize("rule", RULES)
 def test_expected_visits_equal_the_average_over_sampled_routes(estimator: Any, rule: Any) -> None:
     route, _ = drawn_route(estimator, rule, 5000)
-    expected = torch.stack(route.chances, dim=1)
+    expected = route.chances
     assert expected[:, -1].tolist() == pytest.approx([1.0] * 5000)
     torch.testing.assert_close(route.visited.float().mean(0), expected[0], rtol=0, atol=0.03)
 
@@ -103,9 +102,9 @@ def test_the_log_probability_is_the_sum_over_the_decisions_taken() -> None:
     for clip in range(20):
         taken = [(i, int(route.jumps[clip, i])) for i in range(5) if route.visited[clip, i]]
         expected = sum(float(probabilities[i, a].log()) for i, a in taken)
-        assert float(route.log_prob[clip]) == pytest.approx(expected, abs=1e-4)
+        assert float(route.log_prob_and_entropy()[0][clip]) == pytest.approx(expected, abs=1e-4)
         entropies = [float(-(probabilities[i] * probabilities[i].log()).sum()) for i, _ in taken]
-        assert float(route.mean_entropy()[clip]) == pytest.approx(sum(entropies) / len(entropies), abs=1e-4)
+        assert float(route.log_prob_and_entropy()[1][clip]) == pytest.approx(sum(entropies) / len(entropies), abs=1e-4)
 
 
 def test_the_exploring_routes_of_gain_have_every_length() -> None:

@@ -16,7 +16,7 @@ from hopscotch.study import plan, run_jobs
 def test_the_plan_is_that_of_a_sweep_and_quick_keeps_one_seed() -> None:
     words = ["experiment=study_strides", "data.root=x"]
     jobs = plan(words, quick=False)
-    assert len(jobs) == 3 * 2 * 2 * 3
+    assert len(jobs) == 4 * 2 * 2 * 3
     assert plan(words, quick=True) == [job for job in jobs if "seed=0" in job]
     part = plan([*words, "model.encoder.estimator=gain"], quick=True)
     assert part == [job for job in plan(words, quick=True) if "model.encoder.estimator=gain" in job]

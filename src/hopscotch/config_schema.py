@@ -291,7 +291,7 @@ ENCODER_RULES: dict[str, dict[str, Rule]] = {
         "max_stride": at_least(1),
         "gate_input": one_of("layer", "encoder", "first"),
         "heads": one_of("per_layer", "shared"),
-        "estimator": one_of("selected", "soft", "gain"),
+        "estimator": one_of("selected", "soft", "reinforce", "gain"),
         "temperature_start": ABOVE_ZERO,
         "temperature_end": ABOVE_ZERO,
     },

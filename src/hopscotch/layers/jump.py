@@ -176,7 +176,7 @@ class SkipLayer(nn.Module):
             elif self.sees == "state":
                 route.decide(layer, self.policy(masked_mean_and_std(walk.x, mask)), bias)
                 next_visiting, jumping_here = clips_by_column(
-                    torch.stack([route.visited[:, layer + 1], route.jumps[:, layer] > 0], dim=1)
+                    torch.stack([route.here(layer + 1), route.action(layer) > 0], dim=1)
                 )
                 visiting = [*visiting, next_visiting]
                 jumping = [*jumping[:layer], jumping_here]
@@ -197,8 +197,10 @@ class SkipLayer(nn.Module):
 
     def _trace(self, route: Route, walk: "_Walk", lengths: Tensor) -> SkipTrace:
         visited = route.visited
-        visited_macs = torch.stack([self.layer_macs(i, lengths) for i in range(self.depth)], dim=1)  # batch depth
-        open_macs = torch.stack([self.token_macs(i, lengths) for i in range(self.depth)], dim=1)
+        # Layers alternate in what they cost: adapters on even layers alone.
+        visit, opened = ([macs(i, lengths) for i in (0, 1)] for macs in (self.layer_macs, self.token_macs))
+        visited_macs = torch.stack([visit[i % 2] for i in range(self.depth)], dim=1)  # batch depth
+        open_macs = torch.stack([opened[i % 2] for i in range(self.depth)], dim=1)
         per_token = open_macs // lengths[:, None]
         constant = self.constant_macs(lengths)
         num_open = torch.stack(walk.num_open, dim=1)
@@ -206,9 +208,9 @@ class SkipLayer(nn.Module):
         known = torch.where(visited, open_rate, 0.0)
         mean_rate = (known.sum(0) / visited.sum(0).clamp(min=1)).detach()
         expected_rate = torch.where(visited, open_rate, mean_rate)
-        chances = torch.stack(route.chances, dim=1)
+        log_prob, entropy = route.log_prob_and_entropy()
         dense_macs = constant + (visited_macs + open_macs).sum(1)
-        expected = constant + (chances * (visited_macs + expected_rate * open_macs)).sum(1)
+        expected = constant + (route.chances * (visited_macs + expected_rate * open_macs)).sum(1)
         samples = self.training and self.policy.estimator == "reinforce"
         return SkipTrace(
             strides=visited.long() if self.inner == "transformer" else torch.zeros_like(visited, dtype=torch.long),
@@ -221,8 +223,8 @@ class SkipLayer(nn.Module):
             macs=constant + (visited * (visited_macs + num_open * per_token)).sum(1),
             dense_macs=dense_macs,
             expected_compute=expected / dense_macs,
-            log_prob=route.log_prob if samples else torch.zeros_like(route.log_prob),
-            entropy=route.mean_entropy(),
+            log_prob=log_prob if samples else torch.zeros_like(log_prob),
+            entropy=entropy,
             summary=route.summary,
         )
 
@@ -301,7 +303,7 @@ class _Walk:
             return
         block, index = self.block, self._index(clips)
         x = _rows(self.x, index)
-        share = block.jump_weights[_rows(route.jumps[:, layer], index).long() - 1][:, None, None]
+        share = block.jump_weights[_rows(route.action(layer), index) - 1][:, None, None]
         mixed = share * _rows(self.start, index) + (1 - share) * _rows(self.memory, index)[:, None]
         if block.mix == "literal":
             y = x + mixed

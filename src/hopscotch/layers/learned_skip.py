@@ -2,11 +2,12 @@
 
 A gate reads the mean of the input and gives logits over the strides 1..max_stride. Training samples a stride by hard
 Gumbel-softmax (Jang et al. 2017, Maddison et al. 2017); evaluation takes the most likely one. Two ways to give the gate
-a gradient, and one without:
+a gradient, and two that learn apart from it:
 
     selected   y = w * attention_s(x),  w = 1 + p_s - stop(p_s);  runs the chosen stride alone, packed
     soft       y = sum_j a_j v_j,  a_j ~ keep_j exp(q.k_j),  keep_j = sum_k y_k [j mod k = 0];  dense and masked in
                training, so that the strides not chosen learn too; packed in evaluation, equal in value
+    reinforce  y = attention_s(x);  the log-probability of the stride drawn times its advantage (Williams 1992)
     gain       strides at random; before every validation what they lose against the dense run of the same clip is
                regressed as the sum of what each costs (tasks/gains.py); in evaluation the stride that costs least
 
@@ -23,10 +24,11 @@ from hopscotch.layers.attention import SkipAttention, check_stride, key_mask
 from hopscotch.layers.pooling import masked_mean
 from hopscotch.types import valid_mask
 
-Estimator = Literal["selected", "soft", "gain"]
-ESTIMATORS = ("selected", "soft", "gain")
+Estimator = Literal["selected", "soft", "reinforce", "gain"]
+ESTIMATORS = ("selected", "soft", "reinforce", "gain")
 UNIFORM_MARGIN = 1e-6  # keeps -log(-log(u)) finite
 LOGIT_SCALE = 0.1  # of the fresh gate's last layer: near-uniform strides at the start
+PROBABILITY_FLOOR = 0.02  # of every choice under `reinforce`, so that no log-probability explodes
 COST_UNIT = 0.05  # of loss, to one logit: what costs so much is e times less likely
 
 
@@ -56,11 +58,11 @@ class StrideGate(nn.Module):
     savings: Tensor
 
     def __init__(
-        self, dim: int, max_stride: int = 8, *, num_features: int | None = None, learns_costs: bool = False
+        self, dim: int, max_stride: int = 8, *, num_features: int | None = None, estimator: Estimator = "selected"
     ) -> None:
         super().__init__()
         check_stride(max_stride, "max_stride")
-        self.dim, self.max_stride, self.learns_costs = dim, max_stride, learns_costs
+        self.dim, self.max_stride, self.estimator = dim, max_stride, estimator
         self.num_features = dim if num_features is None else num_features
         self.temperature = 1.0  # of the Gumbel-softmax; set from the training position, never saved
         last = nn.Linear(dim, max_stride)
@@ -69,7 +71,7 @@ class StrideGate(nn.Module):
         with torch.no_grad():
             last.weight.mul_(LOGIT_SCALE)
             last.bias.zero_()
-        if learns_costs:
+        if estimator == "gain":
             self.requires_grad_(False)  # fitted, not trained along
         keys = 1.0 / torch.arange(1, max_stride + 1)
         self.register_buffer("savings", (keys - keys[-1]) / (1 - keys[-1]).clamp(min=0.5), persistent=False)
@@ -77,18 +79,19 @@ class StrideGate(nn.Module):
     def forward(self, pooled: Float[Tensor, "batch features"], bias: Tensor | float = 0.0) -> StrideChoice:
         """`bias` > 0 favours short strides (more compute) in evaluation; training samples without it."""
         # The gate reads, it does not steer: pulling the trunk towards cheap inputs only moved the features.
-        logits = (
-            -self.costs(pooled.detach()) / COST_UNIT
-            if self.learns_costs
-            else self.net(self.norm(pooled.detach())).float()
-        )
+        pooled = pooled.detach()
+        logits = -self.costs(pooled) / COST_UNIT if self.estimator == "gain" else self.net(self.norm(pooled)).float()
         if not self.training:
             logits = logits + bias * self.savings
         probabilities = logits.softmax(dim=-1)
         soft = probabilities
-        if self.training:
-            soft = ((logits + gumbel_noise(logits)) / self.temperature).softmax(dim=-1)
-        chosen = soft.argmax(dim=-1)
+        if self.training and self.estimator == "reinforce":
+            probabilities = (1 - PROBABILITY_FLOOR * self.max_stride) * probabilities + PROBABILITY_FLOOR
+            chosen = torch.multinomial(probabilities.detach(), 1).squeeze(1)
+        else:
+            if self.training:
+                soft = ((logits + gumbel_noise(logits)) / self.temperature).softmax(dim=-1)
+            chosen = soft.argmax(dim=-1)
         one_hot = nn.functional.one_hot(chosen, self.max_stride).to(soft.dtype)
         entropy = -(probabilities * probabilities.clamp(min=1e-9).log()).sum(dim=-1)
         weights = straight_through(one_hot, soft) if self.training else one_hot
@@ -123,7 +126,7 @@ class LearnedSkip(nn.Module):
         if estimator not in ESTIMATORS:
             raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}.")
         self.attention = SkipAttention(dim, num_heads)
-        self.gate = StrideGate(dim, max_stride, num_features=num_features, learns_costs=estimator == "gain")
+        self.gate = StrideGate(dim, max_stride, num_features=num_features, estimator=estimator)
         self.estimator = estimator
 
     def forward(

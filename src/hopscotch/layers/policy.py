@@ -19,10 +19,10 @@ Estimators, how the policy learns from the task:
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int8
+from jaxtyping import Bool, Float, Int, Int8
 from torch import Tensor, nn
 
-from hopscotch.layers.learned_skip import COST_UNIT, gumbel_noise
+from hopscotch.layers.learned_skip import COST_UNIT, PROBABILITY_FLOOR, gumbel_noise
 
 JumpRule = Literal["skip", "literal"]
 Sees = Literal["input", "first", "state"]
@@ -32,7 +32,6 @@ ESTIMATORS = ("reinforce", "gumbel", "gain", "random")
 
 HIDDEN = 64  # units of the policy's hidden layer: cheap beside one layer of one clip
 GO_ON_BIAS = 1.5  # logit of action 0 at the start: about 0.6 of the decisions go on, with three jumps to choose from
-PROBABILITY_FLOOR = 0.02  # of every action under `reinforce`, so that no log-probability explodes
 LOGIT_SCALE = 0.1  # of the fresh policy's last layer
 SCATTER = 1000.0  # radians per unit of the summary: two clips alike draw routes that are not
 
@@ -58,6 +57,10 @@ class JumpPolicy(nn.Module):
     """
 
     scatter: Tensor
+    skipped: Tensor
+    shares_skipped: Tensor
+    targets: Tensor
+    arrivals: Tensor
 
     def __init__(
         self,
@@ -82,6 +85,7 @@ class JumpPolicy(nn.Module):
         self.shared, self.estimator = heads == "shared", estimator
         self.temperature = 1.0  # of the Gumbel-softmax; set from the training position, never saved
         self.num_outputs = self.num_actions * (1 if self.shared else depth - 1)
+        self._register_tables()
         if estimator == "random":
             self.register_buffer("scatter", SCATTER * torch.randn(num_features, self.num_outputs))
             return
@@ -97,6 +101,17 @@ class JumpPolicy(nn.Module):
                 self.output.bias[:: self.num_actions] = GO_ON_BIAS
         if estimator == "gain":
             self.requires_grad_(False)  # fitted, not trained along
+
+    def _register_tables(self) -> None:
+        """What follows from the rule alone, by layer and action."""
+        depth, actions = self.depth, range(self.num_actions)
+        targets = torch.tensor([[landing(i, a, depth, self.rule) for a in actions] for i in range(depth - 1)])
+        skipped = skipped_layers(depth, self.num_actions, self.rule)
+        shares = skipped.sum(-1) / skipped.sum(-1).amax().clamp(min=1)
+        self.register_buffer("targets", targets, persistent=False)  # the layer that follows
+        self.register_buffer("arrivals", nn.functional.one_hot(targets, depth).float(), persistent=False)
+        self.register_buffer("skipped", skipped, persistent=False)
+        self.register_buffer("shares_skipped", shares, persistent=False)  # of the longest jump
 
     def forward(self, summary: Float[Tensor, "batch features"]) -> Float[Tensor, "batch decisions actions"]:
         summary = summary.detach()  # like the gates: the policy reads the trunk, it does not steer it
@@ -118,8 +133,7 @@ class JumpPolicy(nn.Module):
 
     def _given_up(self, outputs: Tensor) -> Float[Tensor, "batch decisions actions"]:
         """An action's logit is what it gives up: minus the gains, in loss, of the layers that it skips."""
-        skipped = skipped_layers(self.depth, self.num_actions, self.rule, outputs.device)
-        return -torch.einsum("bj,iaj->bia", outputs, skipped) / COST_UNIT
+        return -torch.einsum("bj,iaj->bia", outputs, self.skipped) / COST_UNIT
 
     def macs(self) -> int:
         """Per call and clip."""
@@ -128,65 +142,105 @@ class JumpPolicy(nn.Module):
         return self.num_features * HIDDEN + HIDDEN * self.num_outputs
 
 
-def skipped_layers(
-    depth: int, num_actions: int, rule: JumpRule, device: torch.device
-) -> Float[Tensor, "decisions actions depth"]:
+def skipped_layers(depth: int, num_actions: int, rule: JumpRule) -> Float[Tensor, "decisions actions depth"]:
     """1 where taking the action at the layer jumps over the third axis' layer."""
     table = torch.zeros(depth - 1, num_actions, depth)
     for i in range(depth - 1):
         for a in range(num_actions):
             table[i, a, i + 1 : landing(i, a, depth, rule)] = 1
-    return table.to(device)
+    return table
 
 
 class Route:
     """The routes of a batch, decided layer by layer: who visits what, with which probability.
 
     `decide(layer, scores)` reads the logits of one layer; clips that do not visit it are left alone. `repeat` are
-    jumps, per clip and layer, to take whatever the scores say.
+    jumps, per clip and layer, to take whatever the scores say. Decisions are many and small: what they add up to is
+    computed from all of them at once.
     """
 
     def __init__(
         self, policy: JumpPolicy, batch: int, device: torch.device, repeat: Int8[Tensor, "batch _"] | None = None
     ) -> None:
         self.policy, self.depth, self.device, self.repeat = policy, policy.depth, device, repeat
-        self.visited = torch.zeros(batch, self.depth, dtype=torch.bool, device=device)
-        self.visited[:, 0] = True
-        self.landings = torch.zeros_like(self.visited)
-        self.jumps = torch.full((batch, self.depth), -1, dtype=torch.int8, device=device)
-        self.chances = [torch.ones(batch, device=device)]  # n_j of the expected route
-        self.chances += [torch.zeros(batch, device=device) for _ in range(self.depth - 1)]
-        self.sampled = list(self.chances)  # n_j with the noise of this draw: what the straight-through weights follow
-        self.log_prob = torch.zeros(batch, device=device)
-        self.entropy = torch.zeros(batch, device=device)
-        self.num_decisions = torch.zeros(batch, device=device)
         self.summary: Tensor | None = None  # what the whole route was planned from, where gains are learnt
-        self.skipped = skipped_layers(self.depth, policy.num_actions, policy.rule, device)
-        self.longest = self.skipped.sum(-1).amax().clamp(min=1)
+        self._at = torch.zeros(batch, dtype=torch.long, device=device)  # the layer that a clip visits next
+        self._by_jump = torch.zeros(batch, dtype=torch.bool, device=device)  # whether it gets there by jumping
+        self._visited = [torch.ones_like(self._by_jump)]
+        self._landed = [self._by_jump]
+        self._actions: list[Tensor] = []
+        self._probabilities: list[Tensor] = []
+        self._draws: list[Tensor] = []  # probabilities with the noise of this draw: the straight-through weights' own
+        self._sampled: list[Tensor] = []
 
     def decide(self, layer: int, scores: Tensor, bias: Tensor | float) -> None:
         """Decide after `layer` for the clips that visit it. `bias` > 0 favours going on, in evaluation only."""
-        here = self.visited[:, layer].clone()
-        logits = scores[:, layer]
+        here, logits = self._visited[layer], scores[:, layer]
         if not self.policy.training:
-            logits = logits - bias * self.skipped[layer].sum(-1) / self.longest
-        action, probabilities, soft = self._choose(layer, logits)
+            logits = logits - bias * self.policy.shares_skipped[layer]
+        action, probabilities, draw = self._choose(layer, logits)
         if self.repeat is not None:
             action = self.repeat[:, layer].long().clamp(min=0)  # -1 where the clip does not come by
-        for a in range(self.policy.num_actions):
-            target = landing(layer, a, self.depth, self.policy.rule)
-            self.chances[target] = self.chances[target] + self.chances[layer] * probabilities[:, a]
-            self.sampled[target] = self.sampled[target] + self.sampled[layer] * soft[:, a]
-            arrives = here & (action == a)
-            self.visited[:, target] |= arrives
-            if a > 0:
-                self.landings[:, target] |= arrives
-        self.jumps[:, layer] = torch.where(here, action, self.jumps[:, layer]).to(torch.int8)
-        log_probabilities = probabilities.clamp(min=1e-9).log()
-        chosen = log_probabilities.gather(1, action[:, None]).squeeze(1)
-        self.log_prob = self.log_prob + torch.where(here, chosen, 0.0)
-        self.entropy = self.entropy + torch.where(here, -(probabilities * log_probabilities).sum(-1), 0.0)
-        self.num_decisions = self.num_decisions + here
+        self._at = torch.where(here, self.policy.targets[layer][action], self._at)
+        self._by_jump = torch.where(here, action > 0, self._by_jump)
+        self._visited.append(self._at == layer + 1)
+        self._landed.append(self._visited[-1] & self._by_jump)
+        self._actions.append(torch.where(here, action, -1))
+        self._probabilities.append(probabilities)
+        self._draws.append(draw)
+
+    def here(self, layer: int) -> Bool[Tensor, " batch"]:
+        """The clips that visit the layer."""
+        return self._visited[layer]
+
+    def action(self, layer: int) -> Int[Tensor, " batch"]:
+        """What the clips do after the layer; -1 for those that do not come by."""
+        return self._actions[layer]
+
+    @property
+    def visited(self) -> Bool[Tensor, "batch layers"]:
+        """As far as it is decided."""
+        return torch.stack(self._visited, dim=1)
+
+    @property
+    def landings(self) -> Bool[Tensor, "batch layers"]:
+        return torch.stack(self._landed, dim=1)
+
+    @property
+    def jumps(self) -> Int8[Tensor, "batch layers"]:
+        """-1 where a clip does not come by, and at the layer that is not decided."""
+        undecided = torch.full_like(self._at, -1)
+        return torch.stack([*self._actions, undecided], dim=1).to(torch.int8)
+
+    @property
+    def chances(self) -> Float[Tensor, "batch layers"]:
+        """n_j of the expected route."""
+        return torch.stack(self._visits(self._probabilities), dim=1)
+
+    def log_prob_and_entropy(self) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+        """Log-probability of the route, and the mean entropy of its decisions."""
+        probabilities = torch.stack(self._probabilities, dim=1)  # batch decisions actions
+        logs = probabilities.clamp(min=1e-9).log()
+        actions, here = torch.stack(self._actions, dim=1), torch.stack(self._visited[:-1], dim=1)
+        chosen = logs.gather(2, actions.clamp(min=0)[:, :, None]).squeeze(2)
+        entropy = -(probabilities * logs).sum(dim=2)
+        return (chosen * here).sum(dim=1), (entropy * here).sum(dim=1) / here.sum(dim=1)
+
+    def weight(self, layer: int) -> Tensor | None:
+        """1 with the gradient of the chance of coming here, where the estimator trains that way."""
+        if not self.policy.training or self.policy.estimator != "gumbel" or layer == 0:
+            return None
+        if len(self._sampled) <= layer:
+            self._sampled = self._visits(self._draws)
+        return 1 + (self._sampled[layer] - self._sampled[layer].detach())
+
+    def _visits(self, decisions: list[Tensor]) -> list[Tensor]:
+        """n_j by the recursion, for the layers that these decisions lead to."""
+        moves = torch.einsum("bia,iaj->bij", torch.stack(decisions, dim=1), self.policy.arrivals[: len(decisions)])
+        visits = [torch.ones_like(moves[:, 0, 0])]
+        for layer in range(1, len(decisions) + 1):
+            visits.append((torch.stack(visits, dim=1) * moves[:, :layer, layer]).sum(dim=1))
+        return visits
 
     def _choose(self, layer: int, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Action, probabilities of the expected route, and those of this draw."""
@@ -208,15 +262,6 @@ class Route:
             self.going_on = torch.rand(len(logits), device=self.device)
         jump = torch.randint(1, self.policy.num_actions, (len(logits),), device=self.device)
         return torch.where(torch.rand(len(logits), device=self.device) < self.going_on, 0, jump)
-
-    def weight(self, layer: int) -> Tensor | None:
-        """1 with the gradient of the chance of coming here, where the estimator trains that way."""
-        if not self.policy.training or self.policy.estimator != "gumbel" or layer == 0:
-            return None
-        return 1 + (self.sampled[layer] - self.sampled[layer].detach())
-
-    def mean_entropy(self) -> Float[Tensor, " batch"]:
-        return self.entropy / self.num_decisions.clamp(min=1)
 
 
 def clips_by_column(columns: Bool[Tensor, "batch columns"]) -> list[list[int]]:

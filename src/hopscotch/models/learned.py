@@ -90,7 +90,7 @@ class LearnedStack(Encoder):
             raise ValueError(f"model.depth must be at least 2 layers for gate_input=first, got {depth}.")
         check_temperatures(temperature_start, temperature_end)
         self.dim, self.ffn_ratio, self.max_stride = dim, ffn_ratio, max_stride
-        self.gate_input, self.learns_gains, self.shared = gate_input, estimator == "gain", heads == "shared"
+        self.gate_input, self.estimator, self.shared = gate_input, estimator, heads == "shared"
         self.temperatures = (temperature_start, temperature_end)
         self.num_fixed = 1 if gate_input == "first" else 0  # layers before the plan
         self.blocks = nn.ModuleList(
@@ -139,7 +139,7 @@ class LearnedStack(Encoder):
         num_layers = len(self.blocks) - self.num_fixed
         choices = [gate(summary, bias) for gate in self._gates()]
         choices = choices * num_layers if self.shared else choices
-        if not (self.learns_gains and self.training):
+        if not (self.estimator == "gain" and self.training):
             return choices
         strides = self._random_strides(len(summary), None).to(summary.device)
         return [choice._replace(strides=strides[:, i]) for i, choice in enumerate(choices)]
@@ -160,7 +160,7 @@ class LearnedStack(Encoder):
 
     @property
     def gain_net(self) -> nn.Module | None:
-        return nn.ModuleList(self._gates()) if self.learns_gains else None
+        return nn.ModuleList(self._gates()) if self.estimator == "gain" else None
 
     def random_decisions(self, like: SkipTrace, generator: torch.Generator) -> SkipTrace:
         batch, depth = like.strides.shape
@@ -194,10 +194,17 @@ class LearnedStack(Encoder):
             macs=macs,
             dense_macs=dense_macs,
             expected_compute=expected / dense_macs,
-            log_prob=torch.zeros(len(lengths), device=lengths.device),
+            log_prob=self._log_prob(choices),
             entropy=torch.stack([choice.entropy for choice in choices]).mean(0),
-            summary=summary.detach() if self.learns_gains and summary is not None else None,
+            summary=summary.detach() if self.estimator == "gain" and summary is not None else None,
         )
+
+    def _log_prob(self, choices: list[StrideChoice]) -> Float[Tensor, " batch"]:
+        if not (self.estimator == "reinforce" and self.training):
+            return torch.zeros(len(choices[0].strides), device=choices[0].strides.device)
+        decided = choices[:1] if self.shared else choices
+        chances = [choice.probabilities.gather(1, choice.strides[:, None] - 1) for choice in decided]
+        return torch.cat(chances, dim=1).log().sum(dim=1)
 
     def macs_range(self, time: int) -> tuple[int, int]:
         gates = sum(gate.macs() for gate in self._gates())

@@ -7,6 +7,7 @@ than what decisions cost: a regression of the loss itself, trained along with th
 The net that is fitted reads what the model plans its decisions from; the model itself is left alone.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -15,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hopscotch.models.audio_model import AudioModel
+from hopscotch.tasks.budget import REACH
 from hopscotch.types import AudioBatch, ModelOutput, SkipTrace, join_traces, key_bits, select_clips
 
 NUM_DRAWS = 2  # decisions at random per clip
@@ -35,13 +37,15 @@ def fit_gains(
     if net is None:
         return None
     generator = torch.Generator().manual_seed(key_bits(seed))
-    was_training = model.training
+    was_training, bias = model.training, model.decision_bias.clone()
     model.eval()
+    model.decision_bias.fill_(math.sinh(REACH))  # left to itself, the model skips nothing
     # Lightning validates in inference mode, whose tensors nothing can be fitted to.
     with torch.inference_mode(False):
         with torch.no_grad():
             summaries, decisions, costs = _measure(model, clip_losses, batches, generator)
         explained = _fit(model, net, summaries, decisions, costs, generator)
+    model.decision_bias.copy_(bias)
     model.train(was_training)
     return explained
 
@@ -58,13 +62,12 @@ def _measure(
     for batch in batches:
         here = AudioBatch(*(part.to(device) for part in batch))
 
-        def run(repeat: SkipTrace, here: AudioBatch = here) -> tuple[ModelOutput, Tensor]:
+        def run(repeat: SkipTrace | None, here: AudioBatch = here) -> tuple[ModelOutput, Tensor]:
             output = model(here.waveform, here.lengths, repeat=repeat)
             return output, clip_losses(output.logits, here)
 
-        planned = model(here.waveform, here.lengths).trace
-        nothing = torch.zeros_like(planned.jumps)
-        _, dense = run(planned.with_decisions(strides=torch.ones_like(planned.strides), jumps=nothing))
+        output, dense = run(None)
+        planned = output.trace
         for _ in range(NUM_DRAWS):
             output, losses = run(model.encoder.random_decisions(planned, generator))
             assert output.trace.summary is not None
