@@ -78,8 +78,8 @@ def test_the_size_sets_the_width_of_the_encoder() -> None:
         (
             "experiment=fsd",
             "experiment=fsd: experiment must be one of frontier_controls, frontier_fsdd, fsdd, "
-            "fsdd_speakers, scenes, study_fsdd, study_landings, study_routes, study_strides, study_thresholds, "
-            "study_thresholds_long. Did you mean fsdd?",
+            "fsdd_speakers, scenes, study_60_epochs, study_fsdd, study_landings, study_routes, study_strides, "
+            "study_thresholds. Did you mean fsdd?",
         ),
         (
             "trainer.max_epoch=3",

@@ -10,6 +10,7 @@ import pytest
 from hopscotch import study
 from hopscotch.report.study import bootstrap, report_study
 from hopscotch.report.summary import write_summary
+from hopscotch.report.thresholds import OPEN_RATE, THRESHOLD, read_gates
 from hopscotch.study import plan, run_jobs
 
 
@@ -115,3 +116,25 @@ def test_the_interval_holds_the_true_mean_about_as_often_as_it_says() -> None:
     samples = [bootstrap(generator.normal(0.2, 1.0, size=60)) for _ in range(200)]
     inside = sum(sample.low <= 0.2 <= sample.high for sample in samples)
     assert 0.88 <= inside / 200 <= 0.99
+
+
+def test_thresholds_of_all_rules_are_read_from_the_metrics_and_drawn(tmp_path: Path) -> None:
+    write_job(tmp_path / "a", "sign", "lucas", 0, [1, 1], [0.5, 1.0])
+    write_job(tmp_path / "b", "off", "lucas", 0, [1, 1], [0.5, 1.0])
+    lines = [
+        {"step": 3, "gate/threshold/layer_00": 0.4, "gate/threshold/layer_01": 0.8},
+        {"step": 4, "gate/open_rate/layer_00": 0.9, "gate/open_rate/layer_01": 0.3},
+        {"step": 7, "gate/threshold/layer_00": 0.2},
+        {"step": 8, "gate/open_rate/layer_00": 1.0, "gate/open_rate/layer_01": 0.0},
+    ]
+    text = "".join(json.dumps({"epoch": 0, **line}) + "\n" for line in lines)
+    (tmp_path / "a" / "metrics.jsonl").write_text(text)
+    gates = read_gates(tmp_path / "a")
+    assert gates[THRESHOLD] == [pytest.approx((0.4, 0.6, 0.8)), pytest.approx((0.2, 0.5, 0.8))]
+    assert gates[OPEN_RATE] == [pytest.approx((0.3, 0.6, 0.9)), pytest.approx((0.0, 0.5, 1.0))]
+    report_study(tmp_path)
+    assert (tmp_path / "thresholds.png").stat().st_size > 1000
+    (tmp_path / "thresholds.png").unlink()
+    (tmp_path / "a" / "metrics.jsonl").unlink()
+    report_study(tmp_path)
+    assert not (tmp_path / "thresholds.png").exists(), "no gates, no picture"
