@@ -5,7 +5,8 @@
     python scripts/study.py experiment=estimators data.root=../shared/data/fsdd --table     of what is finished
 
 The jobs are those of `python train.py -m <the same words>`. Runs go to <out>/<what tells the job apart>, with a log
-beside each; finished ones are not run again. The table (study.csv, study.md) joins seeds and left-out speakers.
+beside each; finished ones are not run again. The table (study.csv, study.md) and the picture (frontier.png) join seeds
+and left-out speakers.
 """
 
 import argparse
@@ -24,6 +25,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="run nothing")
     parser.add_argument("--lanes", type=int, default=os.cpu_count() or 1, help="jobs at once (one per core)")
     parser.add_argument("--out", type=Path, help="outputs/study_<experiment>")
+    parser.add_argument("--beside", type=Path, nargs="+", default=[], metavar="DIR", help="studies for the same table")
     arguments = parser.parse_intermixed_args()
     from hopscotch.config_errors import ConfigError
     from hopscotch.report.study import report_study
@@ -42,7 +44,7 @@ def main() -> None:
             if not finished:
                 failed.append(folder)
                 print(f"  did not finish: {folder}.log", flush=True)
-    report_study(out)
+    report_study(out, arguments.beside)
     print(out / "study.md")
     sys.exit(1 if failed else 0)
 

@@ -59,10 +59,11 @@ def overrides_for(choice: str, tones: Path, digits: Path, folder: Path) -> list[
         counts = ["data.num_train=20", "data.num_val=10", "data.num_test=10", f"data.cache_dir={folder}"]
         seconds = ["data.scene_seconds=5"] if choice.endswith("scenes") else []
         return [choice, *counts, *seconds, *model, *QUICK]
-    if choice == "data=fsdd" or choice.startswith("experiment=fsdd"):
-        speaker = ["data.test_speaker=theo"] if choice.endswith("speakers") else []
+    if choice == "data=fsdd" or choice.startswith("experiment="):
+        speaker = [] if choice.endswith("=fsdd") else ["data.test_speaker=theo"]
         return [choice, f"data.root={digits}", *speaker, *model, *QUICK]
     less = {"debug=overfit": ["trainer.overfit_batches=1"], "logger=csv": ["callbacks=quiet"]}
+    less |= {f"control=stride_{stride}": [f"model.encoder.strides=[1,2,{stride}]"] for stride in (2, 8)}
     return [choice, *tiny_folder(tones), *model, *QUICK, *less.get(choice, [])]
 
 

@@ -7,7 +7,7 @@ model will meet anew.
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -15,12 +15,31 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from hopscotch.report.jobs import read_json, read_overrides
+from hopscotch.report.frontier import draw_frontier
+from hopscotch.report.jobs import Job, make_job, read_json, read_overrides
 from hopscotch.report.thresholds import draw_thresholds
 
 NUM_DRAWS = 2000  # of the bootstrap
 JOINED = ("seed", "data.test_speaker")  # what does not tell rows apart
+HIDDEN = (*JOINED, "data.root", "trainer.enable_progress_bar", "hydra.run.dir")
 SETS = ("clean", "mixed")
+SHOWN = {  # of study.csv, in study.md
+    "what": "what",
+    "runs": "runs",
+    "acc": "accuracy",
+    "acc_sd": "deviation",
+    "macs_m": "M MACs",
+    "fraction": "compute",
+    "mixed_acc": "in noise",
+    "advantage clean": "accuracy over dealt",
+    "loss saved clean": "loss saved over dealt",
+    "advantage mixed": "in noise: accuracy over dealt",
+    "loss saved mixed": "in noise: loss saved over dealt",
+    "gain_correlation": "gain correlation",
+    "entropy": "entropy",
+    "routes": "routes",
+    "common_routes": "common routes",
+}
 
 
 @dataclass(frozen=True)
@@ -30,12 +49,16 @@ class Interval:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:+.4f} ({self.low:+.4f} to {self.high:+.4f})"
+        return f"{self.value:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
 
 
-def report_study(folder: Path) -> list[dict[str, Any]]:
-    """Write study.csv and study.md, and return their rows."""
-    jobs = [path.parent for path in sorted(folder.glob("*/summary.json")) if read_json(path)["status"] == "finished"]
+def report_study(folder: Path, beside: Sequence[Path] = ()) -> list[dict[str, Any]]:
+    """Write study.csv (everything), study.md (what is read first) and frontier.png, and return the rows.
+
+    `beside`: other studies whose runs stand in the same table and picture, such as the controls.
+    """
+    found = [path for where in (folder, *beside) for path in sorted(where.glob("*/summary.json"))]
+    jobs = [path.parent for path in found if read_json(path)["status"] == "finished"]
     groups: dict[tuple[str, ...], list[Path]] = {}
     for job in jobs:
         words = [word for word in read_overrides(job / "overrides.yaml") if word.partition("=")[0] not in HIDDEN]
@@ -52,16 +75,23 @@ def report_study(folder: Path) -> list[dict[str, Any]]:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
-    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-    lines += ["| " + " | ".join(written(row.get(name)) for name in columns) + " |" for row in rows]
+    shown = [name for name in SHOWN if name in columns]
+    lines = [" | ".join(SHOWN[name] for name in shown), "|".join(["---"] * len(shown))]
+    lines += [" | ".join(written(row.get(name)) for name in shown) for row in rows]
     (folder / "study.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     draw_thresholds(
         {row["what"]: members[0] for row, members in zip(rows, groups.values(), strict=True)}, folder / "thresholds.png"
     )
+    draw_frontier([frontier_job(job) for job in jobs], folder / "frontier.png")
     return rows
 
 
-HIDDEN = (*JOINED, "data.root", "trainer.enable_progress_bar", "hydra.run.dir")
+def frontier_job(folder: Path) -> Job:
+    """A run as a point of the frontier: seeds and speakers fall together, controls go by their own name."""
+    words = [word for word in read_overrides(folder / "overrides.yaml") if word.partition("=")[0] not in HIDDEN]
+    job = make_job(folder.name, words, read_json(folder / "summary.json"), "finished")
+    control = [word.partition("=")[2].partition("_")[0] for word in words if word.startswith("control=")]
+    return replace(job, model=f"control: {control[0]}") if control else job
 
 
 def summarise(jobs: Sequence[Path]) -> dict[str, Any]:
@@ -116,6 +146,4 @@ def bootstrap(values: Float[np.ndarray, " clip"]) -> Interval:
 def written(value: Any) -> str:
     if value is None:
         return ""
-    if isinstance(value, float):
-        return f"{value:.4f}".rstrip("0").rstrip(".") if abs(value) < 100 else f"{value:.0f}"
-    return str(value)
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
