@@ -134,8 +134,10 @@ def test_what_is_no_choice_is_rejected() -> None:
 def test_costs_are_against_stride_1_and_the_cheapest_stride_is_taken() -> None:
     gate = StrideGate(4, 4, num_features=6, estimator="gain").eval()
     with torch.no_grad():
-        gate.net[2].weight.zero_()
-        gate.net[2].bias.copy_(torch.tensor([1.0, 0.9, 1.2, 0.5]))
+        last = gate.net[2]
+        assert isinstance(last, torch.nn.Linear)
+        last.weight.zero_()
+        last.bias.copy_(torch.tensor([1.0, 0.9, 1.2, 0.5]))
     pooled = torch.randn(3, 6)
     torch.testing.assert_close(gate.costs(pooled), torch.tensor([0.0, 0.1, -0.2, 0.5]).expand(3, -1))
     assert gate(pooled).strides.tolist() == [3, 3, 3]

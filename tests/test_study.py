@@ -9,7 +9,7 @@ import pytest
 
 from hopscotch import study
 from hopscotch.report.study import bootstrap, report_study
-from hopscotch.report.summary import write_summary
+from hopscotch.report.summary import Status, write_summary
 from hopscotch.report.thresholds import OPEN_RATE, THRESHOLD, read_gates
 from hopscotch.study import plan, run_jobs
 
@@ -27,7 +27,7 @@ def test_the_plan_is_that_of_a_sweep_and_quick_keeps_one_seed() -> None:
     ]
 
 
-def finish(folder: Path, status: str = "finished") -> None:
+def finish(folder: Path, status: Status = "finished") -> None:
     write_summary(folder, status=status, model="dense", seed=0, test={"acc": 1.0}, compute=None, seconds={"total": 1.0})
 
 

@@ -64,9 +64,10 @@ class LogMel(nn.Module):
             hop_length=self.hop,
             n_mels=num_mels,
             f_min=min_hz,
-            power=None,  # torchaudio's power takes the root of a sum of squares and squares it: half the time of a clip
             center=False,
         )
+        # Complex: torchaudio's own power takes the root of a sum of squares and squares it, a third of the time.
+        self.mel.spectrogram.power = None
         bands = self.mel.mel_scale.get_buffer("fb")
         if (bands.sum(dim=0) == 0).any():
             raise ValueError(

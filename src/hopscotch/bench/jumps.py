@@ -11,7 +11,7 @@ from hopscotch.bench.timing import interleave
 from hopscotch.layers.adapter import Adapter
 from hopscotch.layers.gate import Gate
 from hopscotch.layers.jump import SkipLayer
-from hopscotch.layers.policy import JumpPolicy, Scores
+from hopscotch.layers.policy import JumpPolicy
 from hopscotch.models.stack import Stack
 
 ROUTES = ((32, 50, 96, 4), (32, 500, 256, 4))  # batch time dim heads
@@ -27,12 +27,12 @@ class RandomRoutes(JumpPolicy):
 
     going_on = 1.0
 
-    def forward(self, summary: Tensor) -> Scores:
-        scores = super().forward(summary)  # its price is paid
+    def forward(self, summary: Tensor) -> Tensor:
+        logits = super().forward(summary)  # its price is paid
         generator = torch.Generator().manual_seed(0)
-        goes_on = torch.rand(scores.logits.shape[:2], generator=generator) < self.going_on
+        goes_on = torch.rand(logits.shape[:2], generator=generator) < self.going_on
         action = torch.where(goes_on, 0, self.num_actions - 1).to(summary.device)
-        return Scores(scores.logits + DECIDED * torch.nn.functional.one_hot(action, self.num_actions), None)
+        return logits + DECIDED * torch.nn.functional.one_hot(action, self.num_actions)
 
 
 def routes(rounds: int, device: str) -> Iterator[Row]:

@@ -170,8 +170,7 @@ class AudioTask(LightningModule):
             self._calibration_batches = self.calibration_batches(self.trainer.datamodule)
         if self.model.encoder.gain_net is not None:
             batches = list(self.trainer.datamodule.gain_batches())
-            explained = fit_gains(self.model, self.clip_losses, batches, self.seed)
-            self.log("policy/gain_explained", explained)
+            self.log("policy/gain_explained", fit_gains(self.model, self.clip_losses, batches, self.seed))
         self.calibration = calibrate(self.model, self._calibration_batches, self.target)
 
     @staticmethod

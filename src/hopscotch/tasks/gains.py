@@ -31,11 +31,10 @@ def fit_gains(
     clip_losses: Callable[[Tensor, AudioBatch], Float[Tensor, " batch"]],
     batches: Sequence[AudioBatch],
     seed: int,
-) -> float | None:
-    """Fit `model.encoder.gain_net` anew; the share of the costs' variance that it explains, None without such a net."""
+) -> float:
+    """Fit `model.encoder.gain_net` anew, and say which share of the costs' variance it explains."""
     net = model.encoder.gain_net
-    if net is None:
-        return None
+    assert net is not None, f"{model.name} learns no gains"
     generator = torch.Generator().manual_seed(key_bits(seed))
     was_training, bias = model.training, model.decision_bias.clone()
     model.eval()
