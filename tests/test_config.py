@@ -74,7 +74,10 @@ def test_the_size_sets_the_width_of_the_encoder() -> None:
         ("modle=dense", "modle=dense: there is no key modle. Did you mean model?"),
         ("+modle=dense", "modle=dense: there is no key modle. Did you mean model?"),
         ("model=learned_skp", "Did you mean learned_skip?"),
-        ("model=5", "model=5: model must be one of dense, jump_attention, learned_skip, skip_attention"),
+        (
+            "model=5",
+            "model=5: model must be one of dense, jump_attention, learned_skip, learned_skip_gain, skip_attention",
+        ),
         (
             "experiment=fsd",
             "experiment=fsd: experiment must be one of frontier_controls, frontier_fsdd, fsdd, "
@@ -124,7 +127,7 @@ def test_the_size_sets_the_width_of_the_encoder() -> None:
             "model.encoder.max_stride must be a whole number like its default, 8, got 2.5.",
         ),
         ("model.encoder.max_stride=0", "model.encoder.max_stride must be at least 1, got 0."),
-        ("model.encoder.gate_input=lyer", "must be one of layer, encoder, got lyer. Did you mean layer?"),
+        ("model.encoder.gate_input=lyer", "must be one of layer, encoder, first, got lyer. Did you mean layer?"),
         (
             "model=skip_layer model.encoder.mini_hc=2",
             "model.encoder.mini_hc must be true or false like its default, True",

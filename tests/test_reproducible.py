@@ -33,9 +33,12 @@ def test_loader_workers_change_neither_weights_nor_validation(tones: Path, tmp_p
     assert {name for name, value in without.callback_metrics.items() if value != beside.callback_metrics[name]} == set()
 
 
-def test_a_run_that_crashed_in_its_second_epoch_resumes_to_the_same_weights(tones: Path, tmp_path: Path) -> None:
-    straight = tiny_config(tones, tmp_path / "straight", "model=skip_layer", EPOCHS)
-    crashed = tiny_config(tones, tmp_path / "crashed", "model=skip_layer", EPOCHS)
+@pytest.mark.parametrize("model", ["skip_layer", "learned_skip_gain"])
+def test_a_run_that_crashed_in_its_second_epoch_resumes_to_the_same_weights(
+    tones: Path, tmp_path: Path, model: str
+) -> None:
+    straight = tiny_config(tones, tmp_path / "straight", f"model={model}", EPOCHS)
+    crashed = tiny_config(tones, tmp_path / "crashed", f"model={model}", EPOCHS)
     expected = weights(fit(straight, *build_callbacks(straight)))
     with pytest.raises(StopAt.Crash):
         fit(crashed, *build_callbacks(crashed), StopAt(6))
@@ -44,7 +47,7 @@ def test_a_run_that_crashed_in_its_second_epoch_resumes_to_the_same_weights(tone
     assert differing(expected, weights(resumed)) == []
 
 
-@pytest.mark.parametrize("model", ["jump_attention", "learned_skip"])
+@pytest.mark.parametrize("model", ["jump_attention", "learned_skip", "learned_skip_gain"])
 def test_a_checkpoint_of_mid_epoch_resumes_to_the_same_weights(tones: Path, tmp_path: Path, model: str) -> None:
     cfg = tiny_config(tones, tmp_path, f"model={model}", EPOCHS)
     keep = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=3, save_top_k=-1)
