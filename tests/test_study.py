@@ -94,21 +94,32 @@ def write_job(folder: Path, rule: str, speaker: str, seed: int, own: list[int], 
     (folder / "report" / "adaptation.csv").write_text("\n".join(lines) + "\n")
 
 
+def test_a_long_name_of_a_job_stays_its_own() -> None:
+    job = [f"model.encoder.some_key_{i}=value" for i in range(12)]
+    names = {study.job_name([*job, f"seed={seed}", "experiment=x"]) for seed in range(3)}
+    assert len(names) == 3
+    assert all(len(name) <= 100 for name in names)
+    assert study.job_name(["model=dense", "experiment=x", "seed=1"]) == "model-dense_seed-1"
+
+
 def test_the_table_joins_seeds_and_speakers_and_pairs_clips(tmp_path: Path) -> None:
     write_job(tmp_path / "a", "sign", "lucas", 0, [1, 1, 0, 1], [0.5, 1.0, 0.0, 0.5])
     write_job(tmp_path / "b", "sign", "theo", 0, [1, 0, 0, 0], [1.0, 0.0, 0.0, 0.0])
     write_job(tmp_path / "c", "off", "lucas", 0, [0, 0, 0, 0], [0.5, 0.5, 0.5, 0.5])
     finish(tmp_path / "d", status="failed")
     rows = {row["what"]: row for row in report_study(tmp_path)}
-    assert set(rows) == {"rule=sign", "rule=off"}
-    sign = rows["rule=sign"]
+    assert set(rows) == {"rule sign", "rule off", "m, all of these"}
+    assert rows["m, all of these"]["runs"] == 3
+    # lucas by clip: (0.5 - 0.5, 0 - 0.5, 0 - 0.5, 0.5 - 0.5) / 2; theo: none
+    assert rows["m, all of these"]["advantage clean"].value == pytest.approx(-0.5 / 8)
+    sign = rows["rule sign"]
     assert (sign["runs"], sign["acc"], sign["macs_m"], sign["seconds"]) == (2, 0.5, 2.0, 8.0)
     assert sign["advantage clean"].value == pytest.approx(1 / 8)
-    assert rows["rule=off"]["advantage mixed"].value == pytest.approx(-0.5)
+    assert rows["rule off"]["advantage mixed"].value == pytest.approx(-0.5)
     assert sign["loss saved clean"].value == pytest.approx(0.5)
     written = list(csv.DictReader((tmp_path / "study.csv").read_text().splitlines()))
-    assert [row["what"] for row in written] == ["rule=sign", "rule=off"]
-    assert (tmp_path / "study.md").read_text().count("\n") == 4
+    assert [row["what"] for row in written] == ["rule sign", "rule off", "m, all of these"]
+    assert (tmp_path / "study.md").read_text().count("\n") == 5
 
 
 def test_the_interval_holds_the_true_mean_about_as_often_as_it_says() -> None:

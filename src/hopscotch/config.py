@@ -37,6 +37,7 @@ from hopscotch.config_help import describe_groups
 STARTED = time.time()  # as near to the start of the process as Python code gets
 PROJECT_ROOT = Path(__file__).resolve().parents[2]  # the folder of train.py
 CONF = PROJECT_ROOT / "conf"
+MAX_NAME = 100  # characters of a folder's name; file systems stop at 255 bytes
 LAYERS_ON_TOP = ("experiment/", "control/", "debug/")  # groups that only override what other groups define
 
 
@@ -47,7 +48,7 @@ def file_name(given: str | Sequence[Any]) -> str:
         key, _, value = str(override).rpartition("=")
         if not re.search(r"[/\\]", value) or isinstance(given, str):  # a path says little and is long
             parts.append(re.sub(r"[^\w.+]+", "-", f"{key.rpartition('.')[2]} {value}").strip("-"))
-    return "_".join(parts)[:100]  # file systems stop at 255 bytes
+    return "_".join(parts)[:MAX_NAME]
 
 
 def run_dir() -> str:

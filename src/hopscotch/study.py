@@ -4,6 +4,7 @@
 each than from two, and a study of hours must survive being stopped.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from hopscotch.config import PROJECT_ROOT, compose_sweep, file_name
+from hopscotch.config import MAX_NAME, PROJECT_ROOT, compose_sweep, file_name
 from hopscotch.report.sweep import planned_overrides
 
 QUICK_SEED = "seed=0"
@@ -35,8 +36,7 @@ def plan(overrides: Sequence[str], *, quick: bool) -> list[list[str]]:
 
 def run_jobs(jobs: Sequence[Sequence[str]], out: Path, lanes: int) -> Iterator[tuple[Path, bool, float]]:
     """(folder, whether it finished, seconds) of each job as it ends; those that had finished before come first."""
-    folders = {out / file_name(job): job for job in jobs}
-    assert len(folders) == len(jobs), "two jobs would share a folder"
+    folders = {out / job_name(job): job for job in jobs}
     todo = []
     for folder, job in folders.items():
         if has_finished(folder):
@@ -52,6 +52,14 @@ def run_jobs(jobs: Sequence[Sequence[str]], out: Path, lanes: int) -> Iterator[t
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def job_name(job: Sequence[str]) -> str:
+    """What tells the job apart, as a folder name: not its experiment; a long name ends in a hash of all words."""
+    name = file_name([word for word in job if not word.startswith("experiment=")])
+    if len(name) < MAX_NAME:
+        return name
+    return f"{name[: MAX_NAME - 9]}_{hashlib.sha256(' '.join(job).encode()).hexdigest()[:8]}"
 
 
 def run_job(job: Sequence[str], folder: Path, threads: str) -> float:

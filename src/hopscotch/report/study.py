@@ -67,9 +67,17 @@ def report_study(folder: Path, beside: Sequence[Path] = ()) -> list[dict[str, An
         return []
     shared = set.intersection(*(set(words) for words in groups)) if len(groups) > 1 else set()
     rows = [
-        {"what": " ".join(word for word in words if word not in shared) or "all", **summarise(members)}
+        {"what": label([word for word in words if word not in shared]), **summarise(members)}
         for words, members in groups.items()
     ]
+    decided = [job for job in jobs if (job / "report" / "adaptation.json").exists() and not control_of(job)]
+    models = {str(read_json(job / "summary.json")["model"]) for job in decided}
+    pooled = [
+        {"what": f"{model}, all of these", **summarise(members)}
+        for model in sorted(models)
+        if len(members := [job for job in decided if read_json(job / "summary.json")["model"] == model]) > 1
+    ]
+    rows += [row for row in pooled if len(groups) > 1 and "dealt" in " ".join(row)]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     with (folder / "study.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
@@ -79,9 +87,8 @@ def report_study(folder: Path, beside: Sequence[Path] = ()) -> list[dict[str, An
     lines = [" | ".join(SHOWN[name] for name in shown), "|".join(["---"] * len(shown))]
     lines += [" | ".join(written(row.get(name)) for name in shown) for row in rows]
     (folder / "study.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    draw_thresholds(
-        {row["what"]: members[0] for row, members in zip(rows, groups.values(), strict=True)}, folder / "thresholds.png"
-    )
+    named = {row["what"]: members[0] for row, members in zip(rows, groups.values(), strict=False)}
+    draw_thresholds(named, folder / "thresholds.png")
     draw_frontier([frontier_job(job) for job in jobs], folder / "frontier.png")
     return rows
 
@@ -89,9 +96,24 @@ def report_study(folder: Path, beside: Sequence[Path] = ()) -> list[dict[str, An
 def frontier_job(folder: Path) -> Job:
     """A run as a point of the frontier: seeds and speakers fall together, controls go by their own name."""
     words = [word for word in read_overrides(folder / "overrides.yaml") if word.partition("=")[0] not in HIDDEN]
-    job = make_job(folder.name, words, read_json(folder / "summary.json"), "finished")
-    control = [word.partition("=")[2].partition("_")[0] for word in words if word.startswith("control=")]
-    return replace(job, model=f"control: {control[0]}") if control else job
+    job, control = make_job(folder.name, words, read_json(folder / "summary.json"), "finished"), control_of(folder)
+    return replace(job, model=f"control: {control.partition('_')[0]}") if control else job
+
+
+def control_of(folder: Path) -> str:
+    """The choice of `control` that a run was made with; empty for none."""
+    words = read_overrides(folder / "overrides.yaml")
+    return next((word.partition("=")[2] for word in words if word.startswith("control=")), "")
+
+
+def label(words: Sequence[str]) -> str:
+    """What tells a row apart, without the paths of its keys: model=dense compute.reach=0.2 -> dense, reach 0.2."""
+    told = [word.partition("=") for word in words if not word.startswith("experiment=")]
+    heads = [value for key, _, value in told if key in ("model", "control")]
+    return (
+        ", ".join([*heads, *(f"{k.rpartition('.')[2]} {v}" for k, _, v in told if k not in ("model", "control"))])
+        or "all"
+    )
 
 
 def summarise(jobs: Sequence[Path]) -> dict[str, Any]:
