@@ -1,6 +1,6 @@
 """Measure what skipping saves in seconds, and what the framework costs, as ratios.
 
-    python scripts/benchmark.py                          everything; routes and loop take minutes each
+    python scripts/benchmark.py                          everything; routes_long and loop take minutes each
     python scripts/benchmark.py --quick                  fewer rounds: a look, not evidence
     python scripts/benchmark.py --only strides routes    some items
     python scripts/benchmark.py --json rows.json         the rows for a program

@@ -1,4 +1,4 @@
-"""What jumping over layers and closing tokens saves in seconds (items `routes` and `tokens`)."""
+"""What jumping over layers and closing tokens saves in seconds (items `routes`, `routes_long` and `tokens`)."""
 
 from collections.abc import Callable, Iterator
 
@@ -14,7 +14,7 @@ from hopscotch.layers.jump import SkipLayer
 from hopscotch.layers.policy import JumpPolicy
 from hopscotch.models.stack import Stack
 
-ROUTES = ((32, 50, 96, 4), (32, 500, 256, 4))  # batch time dim heads
+SHORT, LONG = (32, 50, 96, 4), (32, 500, 256, 4)  # batch time dim heads
 DEPTH = 6
 GOING_ON = (0.0, 0.4, 0.6, 0.75, 0.9, 1.0)  # chance of going on after a layer, from always jumping to never
 DECIDED = 1000.0  # logit of the action that is to be taken
@@ -37,8 +37,12 @@ class RandomRoutes(JumpPolicy):
 
 def routes(rounds: int, device: str) -> Iterator[Row]:
     """Time of the jump block over the dense stack's, against 1.15 (f + 0.05) for a visited share f."""
-    for shape in ROUTES:
-        yield from _routes(*shape, rounds, device)
+    yield from _routes(*SHORT, rounds, device)
+
+
+def routes_long(rounds: int, device: str) -> Iterator[Row]:
+    """The same at time 500: minutes a round on two cores."""
+    yield from _routes(*LONG, rounds, device)
 
 
 def _routes(batch: int, time: int, dim: int, heads: int, rounds: int, device: str) -> Iterator[Row]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from hopscotch.bench.attention import packing, strides
 from hopscotch.bench.clip import clip
 from hopscotch.bench.encoder import encoder
-from hopscotch.bench.jumps import routes, tokens
+from hopscotch.bench.jumps import routes, routes_long, tokens
 from hopscotch.bench.loop import loop
 from hopscotch.bench.supply import start, supply
 from hopscotch.bench.table import Row
@@ -16,6 +16,7 @@ ITEMS: dict[str, Item] = {
     "strides": strides,
     "packing": packing,
     "routes": routes,
+    "routes_long": routes_long,
     "tokens": tokens,
     "encoder": encoder,
     "clip": clip,

@@ -9,8 +9,8 @@ from statistics import mean
 from hopscotch.report.jobs import Job, groups
 
 # Okabe and Ito's colours, which stay apart for every kind of colour blindness, each with a shape of its own.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
-SHAPES = ("o", "s", "^", "D", "v", "P", "X")
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#F0E442")
+SHAPES = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def write_csv(jobs: Iterable[Job], path: Path) -> None:
