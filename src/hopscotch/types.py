@@ -56,13 +56,7 @@ class SkipTrace:
     expected_compute: Float[Tensor, " batch"]  # differentiable fraction of dense_macs; 1 where nothing is decided
     log_prob: Float[Tensor, " batch"]  # of the sampled route, where a policy learns by it; else 0
     entropy: Float[Tensor, " batch"]  # nats per decision, mean over the decisions of the clip
-    summary: Float[Tensor, "batch features"] | None = (
-        None  # what the decisions were planned from, where gains are learnt
-    )
-
-    def with_decisions(self, *, strides: Tensor, jumps: Tensor) -> "SkipTrace":
-        """Other decisions of the same shape, for a model to repeat."""
-        return replace(self, strides=strides, jumps=jumps)
+    summary: Float[Tensor, "batch features"] | None = None  # what decisions were planned from, where gains are learnt
 
     @property
     def histories(self) -> list[list[int]]:

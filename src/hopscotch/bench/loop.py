@@ -154,11 +154,15 @@ def bare(
         begun.append(time.perf_counter())
         here = AudioBatch(*(part.to(device) for part in batch))
         output = model(here.waveform, here.lengths, keys=here.keys)
-        task_loss = task.clip_losses(output.logits, here).mean()
-        loss = task_loss
+        losses = task.clip_losses(output.logits, here)
+
+        def second_opinion(here: AudioBatch = here) -> torch.Tensor:
+            return task.clip_losses(model(here.waveform, here.lengths, keys=here.keys).logits, here)
+
+        task_loss = losses.mean()
+        loss = task_loss + task.policy_loss(output.trace, losses.detach(), second_opinion, 0.0)
         if target is not None:
             loss = loss + task.budget_weight * (output.trace.expected_compute.mean() - target) ** 2
-            loss = loss - task.policy_loss.entropy_weight * output.trace.entropy.mean()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -125,9 +125,8 @@ class Gate(nn.Module):
         """Scores before the sigmoid."""
         x = x.detach() if self.detach else x
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-12)
-        cosine = (
-            x @ nn.functional.normalize(self.keys, dim=-1).T / norm
-        )  # after the product: 16 values a token, not dim
+        # Divided after the product: 16 values a token, not dim.
+        cosine = x @ nn.functional.normalize(self.keys, dim=-1).T / norm
         readout = (cosine * (-self.log_temperature).exp()).softmax(dim=-1) @ self.values
         return self.combine(torch.cat([readout, self.mlp(x)], dim=-1)).squeeze(-1).float()
 

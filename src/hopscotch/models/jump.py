@@ -1,6 +1,7 @@
 """The jump block as an encoder: `skip_layer`, `skip_layer_plain`, `skip_transformer`."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -75,7 +76,7 @@ class JumpStack(Encoder):
         going_on = torch.rand(len(like.macs), 1, generator=generator)
         jumps = torch.randint(1, self.block.max_jump + 1, like.jumps.shape, generator=generator)
         jumps = torch.where(torch.rand(like.jumps.shape, generator=generator) < going_on, 0, jumps)
-        return like.with_decisions(strides=like.strides, jumps=jumps.to(torch.int8))
+        return replace(like, jumps=jumps.to(torch.int8))
 
     def predicted_cost(self, summary: Tensor, decisions: SkipTrace) -> Float[Tensor, " batch"]:
         skipped = ~decisions.visited[:, : self.block.depth]

@@ -1,5 +1,6 @@
 """A transformer stack in which every clip chooses the stride of every layer: `learned_skip`."""
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -166,7 +167,7 @@ class LearnedStack(Encoder):
         batch, depth = like.strides.shape
         strides = torch.ones(batch, depth, dtype=torch.long)
         strides[:, self.num_fixed :] = self._random_strides(batch, generator)
-        return like.with_decisions(strides=strides, jumps=like.jumps)
+        return replace(like, strides=strides)
 
     def predicted_cost(self, summary: Tensor, decisions: SkipTrace) -> Float[Tensor, " batch"]:
         strides = decisions.strides[:, self.num_fixed :]
