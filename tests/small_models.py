@@ -62,6 +62,8 @@ def make_model(
         num_classes=3,
         dropout=0.0,
         stem_stride=4,
+        positions="sinusoidal",
+        pooling="statistics",
     )
 
 

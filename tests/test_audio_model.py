@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from hopscotch.data.spec_augment import SpecAugment
-from hopscotch.models.audio_model import AudioModel, ConvStem, sinusoids
+from hopscotch.models.audio_model import AudioModel
+from hopscotch.models.stem import ConvStem, sinusoids
 from hopscotch.types import ModelOutput, SkipTrace
 from tests.small_models import DECIDING, DIM, MODELS, decide_at_random, make_clips, make_model
 

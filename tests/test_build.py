@@ -76,11 +76,11 @@ def test_every_choice_builds_and_steps_once(
     cfg.run_dir = str(tmp_path / "run")
     task, data = build(cfg)
     trainer = build_trainer(cfg, build_callbacks(cfg), build_loggers(cfg))
-    before = task.model.head.weight.clone()
+    before = task.model.head.linear.weight.clone()
     trainer.fit(task, datamodule=data)
     assert trainer.global_step == 1
     assert torch.isfinite(trainer.callback_metrics["train/loss"])
-    assert not torch.equal(before, task.model.head.weight)
+    assert not torch.equal(before, task.model.head.linear.weight)
 
 
 @pytest.mark.parametrize("size", ["tiny", "small"])

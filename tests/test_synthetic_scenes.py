@@ -237,10 +237,10 @@ def test_the_configuration_builds_and_steps_once(cache: Path, tmp_path: Path) ->
     cfg.run_dir = str(tmp_path)
     task, data = build(cfg)
     assert OmegaConf.select(cfg, "frontend.sample_rate") == data.sample_rate == SCENE_RATE
-    assert task.model.head.out_features == 10
-    before = task.model.head.weight.clone()
+    assert task.model.head.linear.out_features == 10
+    before = task.model.head.linear.weight.clone()
     assert fit(cfg, built=(task, data)).global_step == 1
-    assert not torch.equal(before, task.model.head.weight)
+    assert not torch.equal(before, task.model.head.linear.weight)
 
 
 def test_a_wrong_length_is_refused_before_any_work() -> None:

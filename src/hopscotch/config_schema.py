@@ -115,6 +115,8 @@ class Model:
     ffn_ratio: float = keeps(ABOVE_ZERO)
     dropout: float = keeps(PART)
     stem_stride: int = keeps(Rule("2 or 4", lambda value: value in (2, 4)))
+    positions: str = keeps(one_of("sinusoidal", "convolutional"))
+    pooling: str = keeps(one_of("statistics", "peaks"))
     encoder: dict[str, Any] = MISSING  # free: one class and one YAML make a new model
 
 

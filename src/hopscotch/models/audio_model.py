@@ -1,26 +1,19 @@
 """The whole model: waveform -> mel -> stem -> encoder -> head, and what it cost.
 
-mel (batch, time, mel) -> two masked convolutions, 2 or 4 frames per position -> + positions -> encoder
--> masked mean and standard deviation -> linear
+mel (batch, time, mel) -> stem (batch, position, dim) -> encoder -> head (batch, classes)
 """
 
-import math
 from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hopscotch.compute import convolution_macs, linear_macs
 from hopscotch.frontend import LogMel
-from hopscotch.layers.pooling import masked_mean_and_std
 from hopscotch.models.encoder import Encoder
+from hopscotch.models.head import Head, Pooling
+from hopscotch.models.stem import ConvStem, Positions
 from hopscotch.types import ModelOutput, SkipTrace, valid_mask
-
-KERNEL = 5  # frames
-STEM_STRIDES = {2: (1, 2), 4: (2, 2)}  # of the two convolutions
-LONGEST_WAVELENGTH = 10_000.0  # of the sinusoidal positions, in positions (Vaswani et al. 2017)
-
 
 class AudioModel(nn.Module):
     """A classifier of clips. `decision_bias` is the scalar that evaluation adds to every decision to meet a budget."""
@@ -38,16 +31,16 @@ class AudioModel(nn.Module):
         num_classes: int,
         dropout: float,
         stem_stride: int,
+        positions: Positions,
+        pooling: Pooling,
     ) -> None:
         super().__init__()
         self.name = name
         self.frontend = frontend
         self.spectrogram_augment = spectrogram_augment
-        self.stem = ConvStem(frontend.num_mels, dim, stride=stem_stride, dropout=dropout)
+        self.stem = ConvStem(frontend.num_mels, dim, stride=stem_stride, dropout=dropout, positions=positions)
         self.encoder = encoder
-        self.norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(2 * dim, num_classes)
+        self.head = Head(dim, num_classes, pooling=pooling, dropout=dropout)
         self.register_buffer("decision_bias", torch.tensor(0.0))
 
     @property
@@ -70,8 +63,7 @@ class AudioModel(nn.Module):
             mel = self.spectrogram_augment(mel, frames, keys)
         x, positions = self.stem(mel, frames)
         x, trace = self.encoder(x, positions, self.decision_bias, repeat)
-        pooled = masked_mean_and_std(self.norm(x), valid_mask(positions, x.shape[1]))
-        logits = self.head(self.dropout(pooled))
+        logits = self.head(x, valid_mask(positions, x.shape[1]))
         return ModelOutput(logits, self._whole(trace, frames), self.encoder.thresholds(), self.frontend.macs(lengths))
 
     def update_threshold(self, loss: float | Tensor, lr: float = 0.01) -> None:
@@ -90,7 +82,7 @@ class AudioModel(nn.Module):
         return (cheapest + fixed) / (dense + fixed)
 
     def _fixed_macs(self, frames: Tensor) -> Tensor:
-        return self.stem.macs(frames) + linear_macs(1, self.head.in_features, self.head.out_features)
+        return self.stem.macs(frames) + self.head.macs(self.stem.positions(frames))
 
     def _whole(self, trace: SkipTrace, frames: Tensor) -> SkipTrace:
         """The encoder's trace with stem and head in its MACs: fractions are those of the whole model."""
@@ -98,49 +90,3 @@ class AudioModel(nn.Module):
         dense_macs = trace.dense_macs + fixed
         expected = (trace.expected_compute * trace.dense_macs + fixed) / dense_macs
         return replace(trace, macs=trace.macs + fixed, dense_macs=dense_macs, expected_compute=expected)
-
-
-class ConvStem(nn.Module):
-    """Two convolutions over time that never see padding, each with norm and GELU; then sinusoidal positions."""
-
-    def __init__(self, num_mels: int, dim: int, *, stride: int, dropout: float) -> None:
-        super().__init__()
-        if stride not in STEM_STRIDES:
-            raise ValueError(f"model.stem_stride must be 2 or 4 frames per position, got {stride}.")
-        self.strides = STEM_STRIDES[stride]
-        widths = (num_mels, dim, dim)
-        self.convolutions = nn.ModuleList(
-            nn.Conv1d(widths[i], widths[i + 1], KERNEL, stride=self.strides[i], padding=KERNEL // 2) for i in range(2)
-        )
-        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(
-        self, mel: Float[Tensor, "batch time mel"], frames: Int[Tensor, " batch"]
-    ) -> tuple[Float[Tensor, "batch position dim"], Int[Tensor, " batch"]]:
-        x = mel
-        for convolution, norm, stride in zip(self.convolutions, self.norms, self.strides, strict=True):
-            frames = (frames + stride - 1) // stride
-            x = nn.functional.gelu(norm(convolution(x.transpose(1, 2)).transpose(1, 2)))
-            x = x * valid_mask(frames, x.shape[1])[:, :, None]
-        return self.dropout(x + sinusoids(x.shape[1], x.shape[2], x.device)), frames
-
-    def positions(self, frames: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
-        for stride in self.strides:
-            frames = (frames + stride - 1) // stride
-        return frames
-
-    def macs(self, frames: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
-        total = torch.zeros_like(frames)
-        for convolution, stride in zip(self.convolutions, self.strides, strict=True):
-            assert isinstance(convolution, nn.Conv1d)
-            frames = (frames + stride - 1) // stride
-            total = total + convolution_macs(frames, convolution.in_channels, convolution.out_channels, KERNEL)
-        return total
-
-
-def sinusoids(time: int, dim: int, device: torch.device) -> Float[Tensor, "time dim"]:
-    """Sine and cosine of the position at geometrically spaced wavelengths."""
-    rates = torch.exp(torch.arange(0, dim, 2, device=device) * (-math.log(LONGEST_WAVELENGTH) / dim))
-    angles = torch.arange(time, device=device)[:, None] * rates
-    return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :dim]
