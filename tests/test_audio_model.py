@@ -9,9 +9,8 @@ from torch import nn
 
 from hopscotch.data.spec_augment import SpecAugment
 from hopscotch.models.audio_model import AudioModel
-from hopscotch.models.stem import ConvStem, sinusoids
 from hopscotch.types import ModelOutput, SkipTrace
-from tests.small_models import DECIDING, DIM, MODELS, decide_at_random, make_clips, make_model
+from tests.small_models import DECIDING, MODELS, decide_at_random, make_clips, make_model
 
 SAMPLES = [6000, 2500, 4100, 200, 5999]
 
@@ -159,28 +158,7 @@ def test_expected_compute_is_a_share_of_the_whole_model() -> None:
     assert torch.equal(output.frontend_macs, model.frontend.macs(lengths))
 
 
-# Stem and augmentation.
-
-
-def test_the_stem_never_sees_padding() -> None:
-    torch.manual_seed(0)
-    for stride in (2, 4):
-        stem = ConvStem(5, DIM, stride=stride, dropout=0.0)
-        mel, frames = torch.randn(1, 50, 5), torch.tensor([50])
-        for length in range(1, 20):
-            alone, positions = stem(mel[:, :length], torch.tensor([length]))
-            padded_mel = torch.cat([mel[:, :length], torch.zeros(1, 50 - length, 5)], dim=1)
-            padded, same = stem(torch.cat([mel, padded_mel]), torch.tensor([50, length]))
-            assert int(positions) == int(same[1]) == -(-length // stride) == alone.shape[1]
-            torch.testing.assert_close(padded[1, : int(positions)], alone[0], rtol=0, atol=1e-5)
-            assert torch.equal(stem.positions(frames), same[:1])
-
-
-def test_positions_are_sines_and_cosines_of_different_wavelength() -> None:
-    table = sinusoids(20, 6, torch.device("cpu"))
-    torch.testing.assert_close(table[:, 0], torch.arange(20.0).sin())
-    torch.testing.assert_close(table[:, 3], torch.arange(20.0).cos())
-    torch.testing.assert_close(table[:, 1], (torch.arange(20.0) * 10_000 ** (-2 / 6)).sin())
+# Augmentation.
 
 
 def test_augmentation_is_for_training_and_keyed_by_clip() -> None:
@@ -195,8 +173,3 @@ def test_augmentation_is_for_training_and_keyed_by_clip() -> None:
     torch.testing.assert_close(model(waveform, lengths).logits, plain, rtol=0, atol=1e-5)
     alone = model(waveform[1:, :2000], lengths[1:], keys=keys[1:]).logits
     torch.testing.assert_close(alone[0], augmented[1], rtol=0, atol=1e-5)
-
-
-def test_a_stem_stride_that_is_not_2_or_4_is_rejected() -> None:
-    with pytest.raises(ValueError, match=r"model.stem_stride must be 2 or 4 frames per position, got 3\."):
-        ConvStem(8, DIM, stride=3, dropout=0.0)

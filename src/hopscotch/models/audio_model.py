@@ -15,6 +15,7 @@ from hopscotch.models.head import Head, Pooling
 from hopscotch.models.stem import ConvStem, Positions
 from hopscotch.types import ModelOutput, SkipTrace, valid_mask
 
+
 class AudioModel(nn.Module):
     """A classifier of clips. `decision_bias` is the scalar that evaluation adds to every decision to meet a budget."""
 

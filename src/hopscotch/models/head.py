@@ -1,7 +1,7 @@
 """From hidden states to the scores of a clip's classes: what is pooled over time, and how.
 
-    statistics    linear([mean ; deviation])                   over the clip's positions
-    peaks         log mean exp(linear(x_t))                    a class is there if it is anywhere: long clips, short events
+statistics    linear([mean ; deviation])                   over the clip's positions
+peaks         log mean exp(linear(x_t))                    a class is there if it is anywhere: long clips, short events
 """
 
 from typing import Literal

@@ -1,8 +1,8 @@
 """From mel frames to positions: two masked convolutions, 2 or 4 frames per position, and where a position lies.
 
-    sinusoidal      + sin and cos of the position at geometrically spaced wavelengths (Vaswani et al. 2017)
-    convolutional   + GELU(a convolution over `POSITION_WIDTH` positions, channel by channel): what lies around, and how
-                    far away, wherever in the clip (Baevski et al. 2020, there in 16 groups of channels)
+sinusoidal      + sin and cos of the position at geometrically spaced wavelengths (Vaswani et al. 2017)
+convolutional   + GELU(a convolution over `POSITION_WIDTH` positions, channel by channel): what lies around, and how
+                far away, wherever in the clip (Baevski et al. 2020, there in 16 groups of channels)
 """
 
 import math
