@@ -1,0 +1,109 @@
+"""How long until a model recognises 95 and 99 % of FSDD's test clips, beside SpeechBrain's x-vector.
+
+    python scripts/time_to_accuracy.py data.root=../shared/data/fsdd
+    python scripts/time_to_accuracy.py data.root=../shared/data/fsdd --peers ../shared/peers --peers-python PYTHON
+
+    what          seconds to 95 %       to 99 %               test accuracy at the end
+    dense         16.8 (15.9 to 17.2)   29.1 (27.7 to 33.0)   0.9956
+
+Runs take turns (--rounds 3: seeds 0, 1, 2), each a process alone on all cores; seconds count from the start of the
+process and hold the test after every epoch, as the peer's do. Medians, with the range. "At the end" is the mean test
+accuracy of the checkpoint that was best by validation; of the peer, which has no validation clips, of its last epoch.
+The peer needs an environment of its own (its README). Tables go to --out.
+"""
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+MODELS = ("dense", "learned_skip")
+PEER = "SpeechBrain x-vector"
+PEER_EPOCHS = 10
+LEVELS = (0.95, 0.99)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="+", metavar="override", help="as for train.py, with data.root=<folder>")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each (3)")
+    parser.add_argument("--peers", type=Path, help="folder with the peer's script a_sb.py")
+    parser.add_argument("--peers-python", default=sys.executable, help="a python that has speechbrain")
+    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / f"time_{time.strftime('%Y-%m-%d_%H-%M-%S')}")
+    arguments = parser.parse_intermixed_args()
+    out = arguments.out.absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    runs: dict[str, list[dict[str, float | None]]] = {}
+    for seed in range(arguments.rounds):
+        for model in MODELS:
+            runs.setdefault(model, []).append(ours(model, seed, arguments.overrides, out))
+        if arguments.peers is not None:
+            root = [word.removeprefix("data.root=") for word in arguments.overrides if word.startswith("data.root=")]
+            runs.setdefault(PEER, []).append(peer(arguments.peers.absolute(), arguments.peers_python, root[0], out))
+        write(runs, out)
+    print((out / "table.md").read_text(encoding="utf-8"))
+    print(out / "table.md")
+
+
+def ours(model: str, seed: int, overrides: list[str], out: Path) -> dict[str, float | None]:
+    folder = out / f"{model}_{seed}"
+    words = [f"model={model}", f"seed={seed}", "data=fsdd", "callbacks=watch", f"hydra.run.dir={folder}"]
+    with (out / f"{folder.name}.log").open("w", encoding="utf-8") as log:
+        command = [sys.executable, str(ROOT / "train.py"), *words, "trainer.enable_progress_bar=false", *overrides]
+        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
+    with (folder / "report" / "watch.csv").open(newline="", encoding="utf-8") as file:
+        epochs = [(float(row["seconds"]), float(row["test_acc"])) for row in csv.DictReader(file)]
+    return passes(epochs, json.loads((folder / "summary.json").read_text(encoding="utf-8"))["test"]["acc"])
+
+
+def peer(scripts: Path, python: str, root: str, out: Path) -> dict[str, float | None]:
+    recordings = Path(root).absolute() / "recordings"
+    places = {"PEERS_FSDD": recordings, "PEERS_WORK": out / "peer_work", "PEERS_OUT": out / "peer"}
+    environment = os.environ | {name: str(place) for name, place in places.items()} | {"PEERS_T0": str(time.time())}
+    with (out / "peer.log").open("a", encoding="utf-8") as log:
+        command = [python, str(scripts / "a_sb.py"), "--epochs", str(PEER_EPOCHS)]
+        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True, env=environment)
+    found = json.loads((out / "peer" / "A_sb.json").read_text(encoding="utf-8"))["epochs"]
+    return passes([(epoch["wall"], epoch["acc"]) for epoch in found], found[-1]["acc"])
+
+
+def passes(epochs: list[tuple[float, float]], final: float) -> dict[str, float | None]:
+    """When each level was first passed, None if never; and the accuracy at the end."""
+    found: dict[str, float | None] = {
+        f"{level:g}": next((seconds for seconds, accuracy in epochs if accuracy >= level), None) for level in LEVELS
+    }
+    return found | {"final": final}
+
+
+def write(runs: dict[str, list[dict[str, float | None]]], out: Path) -> None:
+    (out / "runs.json").write_text(json.dumps(runs, indent=2) + "\n", encoding="utf-8")
+    head = ["what", *(f"seconds to {level:.0%}" for level in LEVELS), "test accuracy at the end", "runs"]
+    rows = [
+        [what, *(_seconds([run[f"{level:g}"] for run in many]) for level in LEVELS), _mean(many), str(len(many))]
+        for what, many in runs.items()
+    ]
+    lines = [" | ".join(head), "|".join(["---"] * len(head)), *(" | ".join(row) for row in rows)]
+    (out / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with (out / "table.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([head, *rows])
+
+
+def _seconds(times: list[float | None]) -> str:
+    passed = [seconds for seconds in times if seconds is not None]
+    if len(passed) < len(times):
+        return f"passed by {len(passed)} of {len(times)}"
+    return f"{statistics.median(passed):.1f} ({min(passed):.1f} to {max(passed):.1f})"
+
+
+def _mean(runs: list[dict[str, float | None]]) -> str:
+    return f"{statistics.mean(run['final'] or 0.0 for run in runs):.4f}"
+
+
+if __name__ == "__main__":
+    main()
