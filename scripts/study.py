@@ -11,6 +11,7 @@ and left-out speakers.
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def main() -> None:
         sys.exit(str(error))
     named = [word.removeprefix("experiment=") for word in arguments.overrides if word.startswith("experiment=")]
     out = (arguments.out or ROOT / "outputs" / f"study_{'_'.join(named) or 'jobs'}").absolute()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the jobs are ended too
     failed = []
     if not arguments.table:
         for number, (folder, finished, seconds) in enumerate(run_jobs(jobs, out, arguments.lanes), start=1):

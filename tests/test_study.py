@@ -37,7 +37,7 @@ def test_a_finished_job_is_not_run_again_and_an_unfinished_one_is(tmp_path: Path
     finish(tmp_path / "model-dense_seed-1", status="failed")
     ran = []
 
-    def run_job(job, folder: Path, threads: str) -> float:
+    def run_job(job, folder: Path, threads: str, running) -> float:
         ran.append(job)
         finish(folder, status="failed" if "seed=2" in job else "finished")
         return 3.0
@@ -55,17 +55,36 @@ def test_a_finished_job_is_not_run_again_and_an_unfinished_one_is(tmp_path: Path
 def test_a_job_is_a_run_of_train_py_with_its_own_log_and_threads(tmp_path: Path, monkeypatch) -> None:
     called = {}
 
-    def record(words, *, stdout, env, **_) -> None:
-        called.update(words=words, log=stdout.name, threads=env["OMP_NUM_THREADS"])
+    class Process:
+        def __init__(self, words, *, stdout, env, **_) -> None:
+            called.update(words=words, log=stdout.name, threads=env["OMP_NUM_THREADS"])
 
-    monkeypatch.setattr(study.subprocess, "run", record)
+        def wait(self) -> None:
+            called["running"] = self in running
+
+    monkeypatch.setattr(study.subprocess, "Popen", Process)
     left = tmp_path / "job"
     finish(left, status="failed")
-    study.run_job(["model=dense"], left, "1")
+    running: set = set()
+    study.run_job(["model=dense"], left, "1", running)
     assert not left.exists()
+    assert called["running"]
+    assert not running
     assert called["words"][1].endswith("train.py")
     assert called["words"][2:] == ["model=dense", "trainer.enable_progress_bar=false", f"hydra.run.dir={left}"]
     assert (called["log"], called["threads"]) == (f"{left}.log", "1")
+
+
+def test_whoever_stops_a_study_stops_its_jobs(tmp_path: Path, monkeypatch) -> None:
+    train = (
+        "import pathlib, sys, time; pathlib.Path(sys.argv[-1] + '.ran').touch(); time.sleep(600 * ('b' in sys.argv))"
+    )
+    (tmp_path / "train.py").write_text(train)
+    monkeypatch.setattr(study, "PROJECT_ROOT", tmp_path)
+    jobs = run_jobs([["a"], ["b"]], tmp_path / "out", 2)
+    folder, finished, _ = next(jobs)
+    assert (folder.name, finished) == ("a", False)
+    jobs.close()  # returns: the job that would sleep for ten minutes is gone
 
 
 def write_job(folder: Path, rule: str, speaker: str, seed: int, own: list[int], dealt: list[float]) -> None:

@@ -44,13 +44,16 @@ def run_jobs(jobs: Sequence[Sequence[str]], out: Path, lanes: int) -> Iterator[t
         else:
             todo.append((folder, job))
     threads = str(max(1, (os.cpu_count() or 1) // lanes))
+    running: set[subprocess.Popen[bytes]] = set()
     with ThreadPoolExecutor(lanes) as pool:
-        futures = {pool.submit(run_job, job, folder, threads): folder for folder, job in todo}
+        futures = {pool.submit(run_job, job, folder, threads, running): folder for folder, job in todo}
         try:
             for future in as_completed(futures):
                 yield futures[future], has_finished(futures[future]), future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(running):
+                process.kill()  # its folder is made anew the next time
             raise
 
 
@@ -62,21 +65,26 @@ def job_name(job: Sequence[str]) -> str:
     return f"{name[: MAX_NAME - 9]}_{hashlib.sha256(' '.join(job).encode()).hexdigest()[:8]}"
 
 
-def run_job(job: Sequence[str], folder: Path, threads: str) -> float:
-    """Train, what it prints going to <folder>.log; a folder that an unfinished run left is made anew."""
+def run_job(job: Sequence[str], folder: Path, threads: str, running: set[subprocess.Popen[bytes]]) -> float:
+    """Train, what it prints going to <folder>.log; a folder that an unfinished run left is made anew.
+
+    The process is among `running` as long as it runs.
+    """
     if folder.exists():
         shutil.rmtree(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     started = time.time()
     words = [*job, "trainer.enable_progress_bar=false", f"hydra.run.dir={folder}"]
     with Path(f"{folder}.log").open("w", encoding="utf-8") as log:
-        subprocess.run(
+        process = subprocess.Popen(
             [sys.executable, str(PROJECT_ROOT / "train.py"), *words],
             stdout=log,
             stderr=subprocess.STDOUT,
             env=os.environ | {"OMP_NUM_THREADS": threads},
-            check=False,
         )
+        running.add(process)
+        process.wait()
+        running.discard(process)
     return time.time() - started
 
 
