@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def plan(overrides: Sequence[str], *, quick: bool) -> list[list[str]]:
     return [job for job in unique if QUICK_SEED in job] if quick else unique
 
 
-def run_jobs(jobs: Sequence[Sequence[str]], out: Path, lanes: int) -> Iterator[tuple[Path, bool, float]]:
+def run_jobs(jobs: Sequence[Sequence[str]], out: Path, lanes: int) -> Generator[tuple[Path, bool, float]]:
     """(folder, whether it finished, seconds) of each job as it ends; those that had finished before come first."""
     folders = {out / job_name(job): job for job in jobs}
     todo = []
