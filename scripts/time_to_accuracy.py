@@ -53,7 +53,7 @@ def main() -> None:
 
 def ours(model: str, seed: int, overrides: list[str], out: Path) -> dict[str, float | None]:
     folder = out / f"{model}_{seed}"
-    words = [f"model={model}", f"seed={seed}", "data=fsdd", "callbacks=watch", f"hydra.run.dir={folder}"]
+    words = [f"model={model}", f"seed={seed}", "experiment=fsdd", "callbacks=watch", f"hydra.run.dir={folder}"]
     with (out / f"{folder.name}.log").open("w", encoding="utf-8") as log:
         command = [sys.executable, str(ROOT / "train.py"), *words, "trainer.enable_progress_bar=false", *overrides]
         subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)

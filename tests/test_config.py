@@ -80,7 +80,7 @@ def test_the_size_sets_the_width_of_the_encoder() -> None:
         ),
         (
             "experiment=fsd",
-            "experiment=fsd: experiment must be one of frontier_controls, frontier_fsdd, fsdd, "
+            "experiment=fsd: experiment must be one of adapts_fsdd, frontier_controls, frontier_fsdd, fsdd, "
             "fsdd_speakers, scenes, study_60_epochs, study_fsdd, study_landings, study_routes, study_strides, "
             "study_thresholds. Did you mean fsdd?",
         ),
