@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hopscotch.layers import policy as policy_module
 from hopscotch.layers.adapter import Adapter
-from hopscotch.layers.jump import SkipLayer
+from hopscotch.layers.jump import Credit, SkipLayer
 from hopscotch.layers.policy import landing
 from hopscotch.types import valid_mask
 from tests.small_models import decide_at_random, force_actions
@@ -159,7 +159,7 @@ def test_gathered_equals_clip_by_clip_in_training_given_the_same_draws(
     noise = torch.randn(DEPTH - 1, 6, 4) * 2
 
     def cross(clips: list[int], time: int) -> tuple[Tensor, Any]:
-        draws = iter(noise[:, clips])
+        draws = iter(noise[:, clips].split(1 if sees == "state" else DEPTH - 1))
         monkeypatch.setattr(policy_module, "gumbel_noise", lambda _: next(draws))
         return block.run(x[clips, :time], LENGTHS[clips])
 
@@ -183,6 +183,28 @@ def test_gathered_equals_clip_by_clip_in_training_given_the_same_draws(
         if name.startswith("policy"):
             assert ours is not None
             assert ours.abs().sum() > 0, name
+
+
+def test_a_visit_is_credited_like_a_weight_of_1_on_what_the_layer_adds() -> None:
+    torch.manual_seed(0)
+    x, y, chance = torch.randn(3, 5, 4), torch.randn(3, 5, 4, requires_grad=True), torch.rand(3, requires_grad=True)
+    weight = (1 + (chance - chance.detach()))[:, None, None]
+    factors = torch.randn_like(y)
+    credited = Credit.apply(x, y, chance)
+    assert torch.equal(credited, y)
+    expected = torch.autograd.grad(((x + (y - x) * weight) * factors).sum(), (y, chance))
+    for ours, theirs in zip(torch.autograd.grad((credited * factors).sum(), (y, chance)), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("inner", INNER)
+def test_tokens_and_chances_keep_the_precision_of_the_weights(inner: Any) -> None:
+    block, x = make(inner=inner)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, trace = block.run(x.bfloat16(), LENGTHS)
+    assert y.dtype == trace.expected_compute.dtype == torch.float32
+    y.sum().backward()
+    assert block.double().run(x.double(), LENGTHS)[0].dtype == torch.float64
 
 
 # Routes and their price.

@@ -11,7 +11,6 @@ from hopscotch.layers.learned_skip import COST_UNIT, PROBABILITY_FLOOR
 from hopscotch.layers.policy import (
     JumpPolicy,
     Route,
-    clips_by_column,
     landing,
     shortest_route,
     skipped_layers,
@@ -41,8 +40,7 @@ def drawn_route(estimator: Any, rule: Any, clips: int, seed: int = 0) -> tuple[R
     policy = JumpPolicy(4, 6, rule=rule, estimator=estimator).train()
     logits = torch.randn(1, 5, 4).expand(clips, -1, -1)
     route = Route(policy, clips, CPU)
-    for layer in range(5):
-        route.decide(layer, logits, 0.0)
+    route.decide(logits, 0.0)
     return route, logits[0]
 
 
@@ -72,24 +70,23 @@ def test_visits_jumps_and_landings_tell_one_story(estimator: Any, rule: Any) -> 
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_the_weight_of_a_visit_is_1_with_the_gradient_of_its_chance(rule: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_chance_of_a_draw_follows_from_its_own_probabilities(rule: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policy_module, "gumbel_noise", torch.zeros_like)
     torch.manual_seed(0)
     policy, logits = JumpPolicy(4, 6, rule=rule).train(), torch.randn(1, 5, 4, requires_grad=True)
     policy.temperature = 0.7
     route = Route(policy, 1, CPU)
-    for layer in range(5):
-        route.decide(layer, logits, 0.0)
+    route.decide(logits, 0.0)
     chances = [torch.ones(1)] + [torch.zeros(1)] * 5
     for i, a in itertools.product(range(5), range(4)):
         target = landing(i, a, 6, rule)
         chances[target] = chances[target] + chances[i] * (logits[:, i] / 0.7).softmax(-1)[:, a]
-    assert route.weight(0) is None, "layer 0 always runs"
+    assert route.drawn_chance(0) is None, "layer 0 always runs"
     for layer in range(1, 6):
-        weight = route.weight(layer)
-        assert weight is not None
-        assert weight.tolist() == [1.0]
-        (ours,) = torch.autograd.grad(weight.sum(), logits, retain_graph=True)
+        chance = route.drawn_chance(layer)
+        assert chance is not None
+        torch.testing.assert_close(chance, chances[layer])
+        (ours,) = torch.autograd.grad(chance.sum(), logits, retain_graph=True)
         (theirs,) = torch.autograd.grad(chances[layer].sum(), logits, retain_graph=True)
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
         assert (ours.abs().sum() > 1e-3) == (layer < 5), "the last layer always runs"
@@ -102,9 +99,9 @@ def test_the_log_probability_is_the_sum_over_the_decisions_taken() -> None:
     for clip in range(20):
         taken = [(i, int(route.jumps[clip, i])) for i in range(5) if route.visited[clip, i]]
         expected = sum(float(probabilities[i, a].log()) for i, a in taken)
-        assert float(route.log_prob_and_entropy()[0][clip]) == pytest.approx(expected, abs=1e-4)
+        assert float(route.log_prob()[clip]) == pytest.approx(expected, abs=1e-4)
         entropies = [float(-(probabilities[i] * probabilities[i].log()).sum()) for i, _ in taken]
-        assert float(route.log_prob_and_entropy()[1][clip]) == pytest.approx(sum(entropies) / len(entropies), abs=1e-4)
+        assert float(route.entropy()[clip]) == pytest.approx(sum(entropies) / len(entropies), abs=1e-4)
 
 
 def test_the_exploring_routes_of_gain_have_every_length() -> None:
@@ -140,8 +137,7 @@ def test_gains_prefer_the_layers_that_save_loss() -> None:
     scores = policy(torch.randn(1, 4))
     assert (scores * COST_UNIT)[0, 0].tolist() == pytest.approx([0, -0.5, -0.3, -0.3])
     route = Route(policy, 1, CPU)
-    for layer in range(3):
-        route.decide(layer, scores, 0.0)
+    route.decide(scores, 0.0)
     assert route.visited.tolist() == [[True, True, False, True]]
 
 
@@ -165,9 +161,23 @@ def test_macs_are_those_of_its_two_products() -> None:
     assert policy.macs() == 8 * 64 + 64 * 4 * 3
 
 
-def test_clips_by_column_lists_the_clips_of_every_column() -> None:
-    columns = torch.tensor([[True, False, False], [True, True, False]])
-    assert clips_by_column(columns) == [[0, 1], [1], []]
+def test_decided_layer_by_layer_or_all_at_once_a_route_is_the_same() -> None:
+    torch.manual_seed(0)
+    policy, logits = JumpPolicy(4, 6).eval(), torch.randn(20, 5, 4)
+    at_once, by_layer = Route(policy, 20, CPU), Route(policy, 20, CPU)
+    at_once.decide(logits, 0.5)
+    for layer in range(5):
+        by_layer.decide(logits[:, layer : layer + 1], 0.5)
+        assert len(by_layer.visiting) == layer + 2
+    assert at_once.visiting == by_layer.visiting
+    assert at_once.jumping == by_layer.jumping
+    assert torch.equal(at_once.chances, by_layer.chances)
+    for route in (at_once, by_layer):
+        for layer, clips in enumerate(route.visiting):
+            assert route.visited[:, layer].nonzero().flatten().tolist() == clips
+        for layer, clips in enumerate(route.jumping):
+            assert (route.jumps[:, layer] > 0).nonzero().flatten().tolist() == clips
+            assert route.jumped(layer, clips) == route.jumps[clips, layer].tolist()
 
 
 @pytest.mark.parametrize(

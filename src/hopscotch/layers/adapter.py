@@ -34,21 +34,16 @@ class Adapter(nn.Module):
         h = h if self.hyper is None else self.hyper(h)
         return torch.sigmoid(self.strength(normed)) * self.dropout(h)
 
-    def forward(
-        self, x: Tensor, mask: Tensor, bias: Tensor | float, weight: Tensor | None = None
-    ) -> tuple[Tensor, GateDecision]:
-        """x with its update at the open tokens, and the gate's decision. `weight`: of the update, one per clip."""
+    def forward(self, x: Tensor, mask: Tensor, bias: Tensor | float) -> tuple[Tensor, GateDecision]:
+        """x with its update at the open tokens, and the gate's decision."""
         decision = self.gate(x, mask, bias)
         if self.training and self.gate.training_mode == "full":
-            update = self.update(x) * decision.is_open[:, :, None].to(x.dtype)
-            return x + (update if weight is None else update * weight[:, None, None]), decision
+            return x + self.update(x) * decision.is_open[:, :, None].to(x.dtype), decision
         rows = decision.computed.flatten().nonzero().squeeze(1)  # (tokens,), as positions in batch * time
         tokens = x.flatten(0, 1)
         update = self.update(tokens.index_select(0, rows))  # tokens dim
         if self.training:
             update = update * decision.is_open.flatten()[rows][:, None].to(update.dtype)
-        if weight is not None:
-            update = update * weight[rows // x.shape[1]][:, None]
         return tokens.index_add(0, rows, update.to(x.dtype)).view_as(x), decision
 
     def open_macs(self, positions: Count) -> Count:

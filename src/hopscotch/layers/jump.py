@@ -20,7 +20,7 @@ skip_layer.
     jump.update_threshold(loss=loss.item())          # after each step; without it the threshold moves by gradient
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -38,7 +38,7 @@ from hopscotch.layers.policy import (
     RouteEstimator,
     Sees,
     check_choice,
-    clips_by_column,
+    sent,
     shortest_route,
 )
 from hopscotch.layers.pooling import masked_mean, masked_mean_and_std
@@ -160,71 +160,61 @@ class SkipLayer(nn.Module):
         In evaluation `bias` > 0 asks for more compute; `repeat` holds jumps to take instead of the policy's.
         """
         batch, time = x.shape[:2]
+        x = x.to(next(self.parameters()).dtype)  # the residual stream stays in full precision under autocast
         lengths = x.new_full((batch,), time, dtype=torch.long) if lengths is None else lengths
         mask = valid_mask(lengths, time)
         route = Route(self.policy, batch, x.device, None if repeat is None else repeat.jumps.to(x.device))
-        walk = _Walk(self, x, mask, lengths, bias)
-        visiting = jumping = [list(range(batch))]
+        walk = _Walk(self, x, mask, lengths, route, bias)
         if self.sees == "input":
-            visiting, jumping = self._plan(route, masked_mean(x, mask), bias)
-        for layer in range(self.depth):
-            walk.visit(layer, visiting[layer], route)
-            if layer == self.depth - 1:
-                break
+            self._plan(route, masked_mean(x, mask), bias)
+        for layer in range(self.depth - 1):
+            walk.visit(layer)
             if self.sees == "first" and layer == 0:
-                visiting, jumping = self._plan(route, masked_mean_and_std(walk.x, mask), bias)
+                self._plan(route, masked_mean_and_std(walk.everyone(), mask), bias)
             elif self.sees == "state":
-                route.decide(layer, self.policy(masked_mean_and_std(walk.x, mask)), bias)
-                next_visiting, jumping_here = clips_by_column(
-                    torch.stack([route.here(layer + 1), route.action(layer) > 0], dim=1)
-                )
-                visiting = [*visiting, next_visiting]
-                jumping = [*jumping[:layer], jumping_here]
-            walk.land(layer, jumping[layer], route)
+                scores = self.policy(masked_mean_and_std(walk.everyone(), mask))
+                route.decide(scores[:, layer : layer + 1], bias)
+            walk.land(layer)
+        walk.visit(self.depth - 1)
+        y = walk.everyone()
         if self.inner == "adapter":
-            walk.x = walk.x + torch.sigmoid(self.final_gate(walk.x)) * self.final(self.final_norm(walk.x))
-        return walk.x, self._trace(route, walk, lengths)
+            y = y + torch.sigmoid(self.final_gate(y)) * self.final(self.final_norm(y))
+        return y, self._trace(route, walk, lengths)
 
-    def _plan(self, route: Route, summary: Tensor, bias: Tensor | float) -> tuple[list[list[int]], list[list[int]]]:
-        """Decide all layers; for each the clips that visit it, and those that jump from it: the one synchronisation."""
+    def _plan(self, route: Route, summary: Tensor, bias: Tensor | float) -> None:
+        """Decide after all layers at once."""
         if self.policy.estimator == "gain":
             route.summary = summary.detach()
-        scores = self.policy(summary)
-        for layer in range(self.depth - 1):
-            route.decide(layer, scores, bias)
-        columns = clips_by_column(torch.cat([route.visited, route.jumps > 0], dim=1))
-        return columns[: self.depth], columns[self.depth :]
+        route.decide(self.policy(summary), bias)
 
     def _trace(self, route: Route, walk: "_Walk", lengths: Tensor) -> SkipTrace:
-        visited = route.visited
-        # Layers alternate in what they cost: adapters on even layers alone.
-        visit, opened = ([macs(i, lengths) for i in (0, 1)] for macs in (self.layer_macs, self.token_macs))
-        visited_macs = torch.stack([visit[i % 2] for i in range(self.depth)], dim=1)  # batch depth
-        open_macs = torch.stack([opened[i % 2] for i in range(self.depth)], dim=1)
-        per_token = open_macs // lengths[:, None]
+        visited, chances = route.visited, route.chances
         constant = self.constant_macs(lengths)
-        num_open = torch.stack(walk.num_open, dim=1)
-        open_rate = torch.stack(walk.open_rates, dim=1)
-        known = torch.where(visited, open_rate, 0.0)
-        mean_rate = (known.sum(0) / visited.sum(0).clamp(min=1)).detach()
-        expected_rate = torch.where(visited, open_rate, mean_rate)
-        log_prob, entropy = route.log_prob_and_entropy()
-        dense_macs = constant + (visited_macs + open_macs).sum(1)
-        expected = constant + (route.chances * (visited_macs + expected_rate * open_macs)).sum(1)
+        visit_macs = self.layer_macs(0, lengths)[:, None].expand(-1, self.depth)  # the gate's, where tokens have one
+        macs, dense_macs, expected = visited * visit_macs, visit_macs, chances * visit_macs
+        open_rate = torch.full(visited.shape, torch.nan, device=visited.device)
+        if self.gates:
+            # Adapters alternate in what they cost.
+            open_macs = torch.stack([self.token_macs(i % 2, lengths) for i in range(self.depth)], dim=1)  # batch depth
+            rates = torch.stack(walk.open_rates, dim=1)
+            mean_rate = (torch.where(visited, rates, 0.0).sum(0) / visited.sum(0).clamp(min=1)).detach()
+            macs = macs + torch.stack(walk.num_open, dim=1) * (open_macs // lengths[:, None])
+            dense_macs = dense_macs + open_macs
+            expected = expected + chances * torch.where(visited, rates, mean_rate) * open_macs
+            open_rate = torch.where(visited, rates, torch.nan).detach()
+        dense_macs = constant + dense_macs.sum(dim=1)
         samples = self.training and self.policy.estimator == "reinforce"
         return SkipTrace(
             strides=visited.long() if self.inner == "transformer" else torch.zeros_like(visited, dtype=torch.long),
             visited=visited,
             jumps=route.jumps,
             landings=route.landings,
-            open_rate=torch.where(visited, open_rate, torch.nan).detach()
-            if self.gates
-            else torch.full_like(open_rate, torch.nan),
-            macs=constant + (visited * (visited_macs + num_open * per_token)).sum(1),
+            open_rate=open_rate,
+            macs=constant + macs.sum(dim=1),
             dense_macs=dense_macs,
-            expected_compute=expected / dense_macs,
-            log_prob=log_prob if samples else torch.zeros_like(log_prob),
-            entropy=entropy,
+            expected_compute=(constant + expected.sum(dim=1)) / dense_macs,
+            log_prob=route.log_prob() if samples else torch.zeros_like(chances[:, 0]),
+            entropy=route.entropy(),
             summary=route.summary,
         )
 
@@ -267,58 +257,98 @@ class SkipLayer(nn.Module):
 class _Walk:
     """The tokens and the memory of a batch on their way through the block."""
 
-    def __init__(self, block: SkipLayer, x: Tensor, mask: Tensor, lengths: Tensor, bias: Tensor | float) -> None:
-        self.block, self.x, self.start, self.mask, self.lengths, self.bias = block, x, x, mask, lengths, bias
-        self.memory = None if block.mix == "none" else block.work_mem.expand(len(x), -1)
+    def __init__(
+        self, block: SkipLayer, x: Tensor, mask: Tensor, lengths: Tensor, route: Route, bias: Tensor | float
+    ) -> None:
+        self.block, self.mask, self.lengths, self.route, self.bias = block, mask, lengths, route, bias
+        self.clips = list(range(len(x)))
+        self.tokens, self.start = _Rows(x), _Rows(x)
+        self.memory = None if block.mix == "none" else _Rows(block.work_mem.expand(len(x), -1))
+        self.shares = (mask / lengths[:, None]).to(x.dtype)  # of each position in its clip's mean
         self.open_rates: list[Tensor] = []  # per layer (batch,), 1 where not visited
         self.num_open: list[Tensor] = []  # per layer (batch,)
 
-    def visit(self, layer: int, clips: list[int], route: Route) -> None:
-        """Run the layer on the clips that come by, and let them remember."""
-        rate = self.x.new_ones(len(self.x))
-        num_open = torch.zeros_like(self.lengths)
-        if clips:
-            index = self._index(clips)
-            x, mask = _rows(self.x, index), _rows(self.mask, index)
-            weight = route.weight(layer)
-            module = self.block.layers[layer]
-            if isinstance(module, Adapter):
-                y, decision = module(x, mask, GATE_SHARE * self.bias, None if weight is None else _rows(weight, index))
-                rate = _put(rate, index, decision.open_rate.to(rate.dtype))
-                num_open = _put(num_open, index, decision.is_open.detach().sum(dim=1).long())
-            else:
-                y = module(x, _rows(self.lengths, index))
-                y = y if weight is None else x + (y - x) * _rows(weight, index)[:, None, None]
-            if self.memory is not None:
-                mean = masked_mean(y, mask)
-                keep = torch.sigmoid(self.block.memory_gate(mean))
-                self.memory = _put(self.memory, index, keep * _rows(self.memory, index) + (1 - keep) * mean)
-            self.x = _put(self.x, index, y)
-        self.open_rates.append(rate)
-        self.num_open.append(num_open)
+    def everyone(self) -> Tensor:
+        """The tokens of all clips, wherever they are."""
+        return self.tokens.take(self.clips)
 
-    def land(self, layer: int, clips: list[int], route: Route) -> None:
+    def visit(self, layer: int) -> None:
+        """Run the layer on the clips that come by, and let them remember."""
+        clips, module = self.route.visiting[layer], self.block.layers[layer]
+        if isinstance(module, Adapter):
+            self.open_rates.append(self.shares.new_ones(len(self.shares)))
+            self.num_open.append(torch.zeros_like(self.lengths))
+        if not clips:
+            return
+        index = None if clips == self.clips else sent(clips, self.lengths.device)
+        x = self.tokens.take(clips)
+        if isinstance(module, Adapter):
+            y, decision = module(x, _picked(self.mask, index), GATE_SHARE * self.bias)
+            self.open_rates[-1] = _put(self.open_rates[-1], index, decision.open_rate)
+            self.num_open[-1] = _put(self.num_open[-1], index, decision.is_open.detach().sum(dim=1).long())
+        else:
+            y = module(x, _picked(self.lengths, index))
+        chance = self.route.drawn_chance(layer)
+        if chance is not None:
+            y = Credit.apply(x, y, _picked(chance, index))
+        self.tokens.put(clips, y)
+        if self.memory is not None:
+            mean = (y * _picked(self.shares, index)[:, :, None]).sum(dim=1)
+            keep = torch.sigmoid(self.block.memory_gate(mean))
+            self.memory.put(clips, torch.lerp(mean, self.memory.take(clips), keep.to(mean.dtype)))
+
+    def land(self, layer: int) -> None:
         """Mix the start and the memory into the clips that jump from here."""
+        clips = self.route.jumping[layer]
         if self.memory is None or not clips:
             return
-        block, index = self.block, self._index(clips)
-        x = _rows(self.x, index)
-        share = block.jump_weights[_rows(route.action(layer), index) - 1][:, None, None]
-        mixed = share * _rows(self.start, index) + (1 - share) * _rows(self.memory, index)[:, None]
-        if block.mix == "literal":
-            y = x + mixed
-        else:
-            y = torch.lerp(x, mixed, torch.sigmoid(block.convex))
-        self.x = _put(self.x, index, y)
-
-    def _index(self, clips: list[int]) -> Tensor | None:
-        """None where all clips are meant: no need to gather."""
-        return None if len(clips) == len(self.x) else torch.tensor(clips, device=self.x.device)
+        block, x = self.block, self.tokens.take(clips)
+        actions = sent(self.route.jumped(layer, clips), x.device)
+        share = block.jump_weights.index_select(0, actions - 1)[:, None, None]
+        mixed = torch.lerp(self.memory.take(clips)[:, None], self.start.take(clips), share)
+        y = x + mixed if block.mix == "literal" else torch.lerp(x, mixed, torch.sigmoid(block.convex))
+        self.tokens.put(clips, y)
 
 
-def _rows(x: Tensor, index: Tensor | None) -> Tensor:
-    # Not x[index]: its gradient adds element by element, that of index_select row by row.
-    return x if index is None else x.index_select(0, index)
+class _Rows:
+    """What every clip carries along, taken as a batch of any clips and put back.
+
+    A clip's row is a view of the batch that it was last part of: clips left out are neither copied nor written, and
+    their gradient needs no scatter.
+    """
+
+    def __init__(self, batch: Tensor) -> None:
+        self.clips, self.batch, self.rows = list(range(len(batch))), batch, list(batch.unbind())
+
+    def take(self, clips: list[int]) -> Tensor:
+        return self.batch if clips == self.clips else torch.stack([self.rows[clip] for clip in clips])
+
+    def put(self, clips: list[int], batch: Tensor) -> None:
+        self.clips, self.batch = clips, batch
+        for clip, row in zip(clips, batch.unbind(), strict=True):
+            self.rows[clip] = row
+
+
+class Credit(torch.autograd.Function):
+    """The layer's output y for its input x, as it is; the chance of coming by learns what the visit is worth.
+
+    d chance = sum of (y - x) dy: the gradient of a weight of 1 on what the layer adds.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, chance: Tensor) -> Tensor:
+        ctx.save_for_backward(x, y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[None, Tensor, Tensor]:
+        (grad,), (x, y) = grad_outputs, ctx.saved_tensors
+        return None, grad, ((y - x) * grad).flatten(1).sum(dim=1)
+
+
+def _picked(x: Tensor, index: Tensor | None) -> Tensor:
+    """None where all clips are meant: no need to gather."""
+    return x if index is None else x.index_select(0, index)  # x[index]: a slow gradient
 
 
 def _put(x: Tensor, index: Tensor | None, rows: Tensor) -> Tensor:

@@ -16,10 +16,12 @@ Estimators, how the policy learns from the task:
     random      a control: random routes, in evaluation too, where each clip's are drawn from the bits of its summary
 """
 
-from typing import Literal
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int, Int8
+from jaxtyping import Bool, Float, Int8
 from torch import Tensor, nn
 
 from hopscotch.layers.learned_skip import COST_UNIT, PROBABILITY_FLOOR, gumbel_noise
@@ -59,7 +61,6 @@ class JumpPolicy(nn.Module):
     scatter: Tensor
     skipped: Tensor
     shares_skipped: Tensor
-    targets: Tensor
     arrivals: Tensor
 
     def __init__(
@@ -108,7 +109,6 @@ class JumpPolicy(nn.Module):
         targets = torch.tensor([[landing(i, a, depth, self.rule) for a in actions] for i in range(depth - 1)])
         skipped = skipped_layers(depth, self.num_actions, self.rule)
         shares = skipped.sum(-1) / skipped.sum(-1).amax().clamp(min=1)
-        self.register_buffer("targets", targets, persistent=False)  # the layer that follows
         self.register_buffer("arrivals", nn.functional.one_hot(targets, depth).float(), persistent=False)
         self.register_buffer("skipped", skipped, persistent=False)
         self.register_buffer("shares_skipped", shares, persistent=False)  # of the longest jump
@@ -152,11 +152,11 @@ def skipped_layers(depth: int, num_actions: int, rule: JumpRule) -> Float[Tensor
 
 
 class Route:
-    """The routes of a batch, decided layer by layer: who visits what, with which probability.
+    """The routes of a batch, decided layer by layer or all at once: who visits what, with which probability.
 
-    `decide(layer, scores)` reads the logits of one layer; clips that do not visit it are left alone. `repeat` are
-    jumps, per clip and layer, to take whatever the scores say. Decisions are many and small: what they add up to is
-    computed from all of them at once.
+    Probabilities stay on the device; the actions are read once per `decide`, and the host follows the clips from there:
+    `visiting` and `jumping` list by layer the clips that come by and those that jump. `repeat` are jumps, per clip and
+    layer, to take whatever the scores say.
     """
 
     def __init__(
@@ -164,86 +164,102 @@ class Route:
     ) -> None:
         self.policy, self.depth, self.device, self.repeat = policy, policy.depth, device, repeat
         self.summary: Tensor | None = None  # what the whole route was planned from, where gains are learnt
-        self._at = torch.zeros(batch, dtype=torch.long, device=device)  # the layer that a clip visits next
-        self._by_jump = torch.zeros(batch, dtype=torch.bool, device=device)  # whether it gets there by jumping
-        self._visited = [torch.ones_like(self._by_jump)]
-        self._landed = [self._by_jump]
-        self._actions: list[Tensor] = []
+        self.visiting = [list(range(batch))]
+        self.jumping: list[list[int]] = []
+        self._jumps = [[-1] * self.depth for _ in range(batch)]
+        self._landed = [[False] * self.depth for _ in range(batch)]
+        self._next = [0] * batch  # the layer that a clip visits next
         self._probabilities: list[Tensor] = []
-        self._draws: list[Tensor] = []  # probabilities with the noise of this draw: the straight-through weights' own
-        self._sampled: list[Tensor] = []
+        self._draws: list[Tensor] = []  # probabilities with the noise of this draw: the straight-through gradient's own
+        self._drawn: Tensor | None = None
 
-    def decide(self, layer: int, scores: Tensor, bias: Tensor | float) -> None:
-        """Decide after `layer` for the clips that visit it. `bias` > 0 favours going on, in evaluation only."""
-        here, logits = self._visited[layer], scores[:, layer]
+    def decide(self, scores: Float[Tensor, "batch layers actions"], bias: Tensor | float) -> None:
+        """Decide after the layers that come next, as many as have scores; one look at the device.
+
+        `bias` > 0 favours going on, in evaluation only.
+        """
+        first = len(self.jumping)
+        layers = slice(first, first + scores.shape[1])
+        # Layer by layer in memory, too: a seed draws the same whether layers are decided together or in turn.
+        logits = scores.transpose(0, 1).contiguous()  # layers batch actions
         if not self.policy.training:
-            logits = logits - bias * self.policy.shares_skipped[layer]
-        action, probabilities, draw = self._choose(layer, logits)
+            logits = logits - bias * self.policy.shares_skipped[layers, None]
+        actions, probabilities, draw = self._choose(logits)
         if self.repeat is not None:
-            action = self.repeat[:, layer].long().clamp(min=0)  # -1 where the clip does not come by
-        self._at = torch.where(here, self.policy.targets[layer][action], self._at)
-        self._by_jump = torch.where(here, action > 0, self._by_jump)
-        self._visited.append(self._at == layer + 1)
-        self._landed.append(self._visited[-1] & self._by_jump)
-        self._actions.append(torch.where(here, action, -1))
+            actions = self.repeat[:, layers].T.clamp(min=0)  # -1 where the clip does not come by
         self._probabilities.append(probabilities)
         self._draws.append(draw)
+        self._drawn = None
+        for layer, column in enumerate(actions.tolist(), start=first):
+            self._follow(layer, column)
 
-    def here(self, layer: int) -> Bool[Tensor, " batch"]:
-        """The clips that visit the layer."""
-        return self._visited[layer]
+    def _follow(self, layer: int, actions: list[int]) -> None:
+        """Move the clips that are at the layer on to where their actions lead."""
+        here = self.visiting[layer]
+        for clip in here:
+            action = actions[clip]
+            target = landing(layer, action, self.depth, self.policy.rule)
+            self._next[clip] = target
+            self._jumps[clip][layer] = action
+            self._landed[clip][target] = action > 0
+        self.jumping.append([clip for clip in here if actions[clip] > 0])
+        self.visiting.append([clip for clip, following in enumerate(self._next) if following == layer + 1])
 
-    def action(self, layer: int) -> Int[Tensor, " batch"]:
-        """What the clips do after the layer; -1 for those that do not come by."""
-        return self._actions[layer]
+    def jumped(self, layer: int, clips: list[int]) -> list[int]:
+        """The actions that the clips took after the layer."""
+        return [self._jumps[clip][layer] for clip in clips]
 
     @property
     def visited(self) -> Bool[Tensor, "batch layers"]:
-        """As far as it is decided."""
-        return torch.stack(self._visited, dim=1)
+        """Every route ends at the last layer."""
+        return nn.functional.pad(self.jumps[:, :-1] >= 0, (0, 1), value=True)
 
     @property
     def landings(self) -> Bool[Tensor, "batch layers"]:
-        return torch.stack(self._landed, dim=1)
+        return sent(self._landed, self.device).bool()
 
-    @property
+    @cached_property  # read when all is decided
     def jumps(self) -> Int8[Tensor, "batch layers"]:
-        """-1 where a clip does not come by, and at the layer that is not decided."""
-        undecided = torch.full_like(self._at, -1)
-        return torch.stack([*self._actions, undecided], dim=1).to(torch.int8)
+        """-1 where a clip does not come by, and at the last layer, which decides nothing."""
+        return sent(self._jumps, self.device).to(torch.int8)
 
     @property
     def chances(self) -> Float[Tensor, "batch layers"]:
         """n_j of the expected route."""
-        return torch.stack(self._visits(self._probabilities), dim=1)
+        return self._visits(self._probabilities)
 
-    def log_prob_and_entropy(self) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-        """Log-probability of the route, and the mean entropy of its decisions."""
-        probabilities = torch.stack(self._probabilities, dim=1)  # batch decisions actions
-        logs = probabilities.clamp(min=1e-9).log()
-        actions, here = torch.stack(self._actions, dim=1), torch.stack(self._visited[:-1], dim=1)
-        chosen = logs.gather(2, actions.clamp(min=0)[:, :, None]).squeeze(2)
-        entropy = -(probabilities * logs).sum(dim=2)
-        return (chosen * here).sum(dim=1), (entropy * here).sum(dim=1) / here.sum(dim=1)
+    def log_prob(self) -> Float[Tensor, " batch"]:
+        """Of the route: the sum over the decisions that were taken."""
+        logs = torch.cat(self._probabilities).clamp(min=1e-9).log()  # decisions batch actions
+        actions = self.jumps.T[:-1, :, None].long()
+        return (logs.gather(2, actions.clamp(min=0)) * (actions >= 0)).sum(dim=(0, 2))
 
-    def weight(self, layer: int) -> Tensor | None:
-        """1 with the gradient of the chance of coming here, where the estimator trains that way."""
+    def entropy(self) -> Float[Tensor, " batch"]:
+        """The mean over the decisions that were taken."""
+        probabilities, here = torch.cat(self._probabilities), self.jumps.T[:-1] >= 0
+        entropy = -(probabilities * probabilities.clamp(min=1e-9).log()).sum(dim=2)
+        return (entropy * here).sum(dim=0) / here.sum(dim=0)
+
+    def drawn_chance(self, layer: int) -> Float[Tensor, " batch"] | None:
+        """n_layer of the route drawn, where the estimator trains by it."""
         if not self.policy.training or self.policy.estimator != "gumbel" or layer == 0:
             return None
-        if len(self._sampled) <= layer:
-            self._sampled = self._visits(self._draws)
-        return 1 + (self._sampled[layer] - self._sampled[layer].detach())
+        if self._drawn is None:
+            self._drawn = self._visits(self._draws)
+        return self._drawn[:, layer]
 
-    def _visits(self, decisions: list[Tensor]) -> list[Tensor]:
+    def _visits(self, decisions: list[Tensor]) -> Float[Tensor, "batch layers"]:
         """n_j by the recursion, for the layers that these decisions lead to."""
-        moves = torch.einsum("bia,iaj->bij", torch.stack(decisions, dim=1), self.policy.arrivals[: len(decisions)])
-        visits = [torch.ones_like(moves[:, 0, 0])]
-        for layer in range(1, len(decisions) + 1):
-            visits.append((torch.stack(visits, dim=1) * moves[:, :layer, layer]).sum(dim=1))
+        probabilities = torch.cat(decisions)
+        arrivals = self.policy.arrivals[: len(probabilities), None].to(probabilities.dtype)
+        moves = (probabilities[..., None] * arrivals).sum(dim=2)  # decisions batch layers; no product: float32 stays
+        visits = nn.functional.pad(torch.ones_like(probabilities[0, :, :1]), (0, self.depth - 1))
+        for layer, move in enumerate(moves):
+            visits = torch.addcmul(visits, visits[:, layer : layer + 1], move)
         return visits
 
-    def _choose(self, layer: int, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Action, probabilities of the expected route, and those of this draw."""
+    def _choose(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Actions, probabilities of the expected route, and those of this draw."""
         probabilities = logits.softmax(dim=-1)
         if not self.policy.training:
             return logits.argmax(dim=-1), probabilities, probabilities
@@ -251,22 +267,27 @@ class Route:
             soft = ((logits + gumbel_noise(logits)) / self.policy.temperature).softmax(dim=-1)
             return soft.argmax(dim=-1), probabilities, soft
         if self.policy.estimator in ("gain", "random"):
-            return self._explore(layer, logits), probabilities, probabilities
+            return self._explore(logits), probabilities, probabilities
         actions = self.policy.num_actions
         probabilities = (1 - PROBABILITY_FLOOR * actions) * probabilities + PROBABILITY_FLOOR
-        return torch.multinomial(probabilities.detach(), 1).squeeze(1), probabilities, probabilities
+        drawn = torch.multinomial(probabilities.detach().flatten(0, 1), 1).view(logits.shape[:2])
+        return drawn, probabilities, probabilities
 
-    def _explore(self, layer: int, logits: Tensor) -> Tensor:
+    def _explore(self, logits: Tensor) -> Tensor:
         """Routes at random, of every length: each clip first draws how often it goes on."""
-        if layer == 0:
-            self.going_on = torch.rand(len(logits), device=self.device)
-        jump = torch.randint(1, self.policy.num_actions, (len(logits),), device=self.device)
-        return torch.where(torch.rand(len(logits), device=self.device) < self.going_on, 0, jump)
+        layers, batch, _ = logits.shape
+        if not self._draws:
+            self.going_on = torch.rand(batch, device=self.device)
+        actions = []
+        for _ in range(layers):
+            jump = torch.randint(1, self.policy.num_actions, (batch,), device=self.device)
+            actions.append(torch.where(torch.rand(batch, device=self.device) < self.going_on, 0, jump))
+        return torch.stack(actions)
 
 
-def clips_by_column(columns: Bool[Tensor, "batch columns"]) -> list[list[int]]:
-    """For every column the clips where it is True, on the host: one synchronisation."""
-    return [[clip for clip, here in enumerate(row) if here] for row in columns.T.tolist()]
+def sent(values: Sequence[Any], device: torch.device) -> Tensor:
+    """Small facts of the host as a tensor on the device, which is not waited for."""
+    return torch.tensor(values).to(device, non_blocking=True)
 
 
 def shortest_route(costs: list[int], max_jump: int, rule: JumpRule) -> list[int]:
