@@ -1,6 +1,7 @@
 """datamodule.py: batches are the same bits whoever makes them, and no clip is read twice or lost."""
 
 import logging
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -254,6 +255,27 @@ def test_a_file_that_goes_bad_during_training_is_named() -> None:
     with pytest.raises(AudioFileError, match="Audio file train/7: cannot be opened"):
         # A loader worker hands errors on like this; a real one takes torch ten seconds to shut down.
         ExceptionWrapper((type(error.value), error.value, error.tb), where="in a worker").reraise()
+
+
+def test_a_batch_is_made_while_its_predecessor_is_used_by_a_thread_that_ends_with_the_loop() -> None:
+    made: list[threading.Thread] = []  # by whom, clip by clip
+
+    class Noted(Tones):
+        def load(self, clip: Clip) -> Tensor:
+            made.append(threading.current_thread())
+            return super().load(clip)
+
+    data = tones(Noted, cache_gib=0.0)
+    batches = iter(data.train_dataloader())
+    first = next(batches)
+    deadline = time.monotonic() + 10.0
+    while len(made) == len(first.labels) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(made) > len(first.labels)  # the second batch is on its way, unasked
+    (thread,) = set(made)
+    assert thread is not threading.main_thread()
+    del batches  # as a loop does that is left by an error or Ctrl-C
+    assert not thread.is_alive()
 
 
 def test_a_bad_file_stops_the_decoding_of_the_rest() -> None:

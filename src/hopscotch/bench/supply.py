@@ -17,7 +17,7 @@ from hopscotch.bench.table import Row, row
 from hopscotch.bench.timing import Ratio, Times
 from hopscotch.build import build_data
 from hopscotch.config import compose
-from hopscotch.data.batches import KeyedLoader
+from hopscotch.data.batches import KeyedLoader, one_thread
 from hopscotch.frontend import LogMel
 
 NUM_CLIPS = 1280
@@ -60,7 +60,7 @@ def supply(rounds: int, device: str) -> Iterator[Row]:
 def _pass(loader: KeyedLoader, frontend: LogMel) -> float:
     """Seconds per clip of one pass over the training clips."""
     begun, num_clips = time.perf_counter(), 0
-    with torch.no_grad():
+    with torch.no_grad(), one_thread():  # the loader's workers have the other cores
         for batch in loader:
             frontend(batch.waveform, batch.lengths)
             num_clips += len(batch.lengths)

@@ -73,13 +73,13 @@ class WaveformAugment:
         terms = torch.tensor([speed.as_integer_ratio() for speed in self.speeds])
         source, target = terms[choice].unbind(1)
         new_lengths = (lengths * target + source - 1) // source
-        result = waveform.new_empty(len(waveform), int(new_lengths.max()))
+        result = waveform.new_zeros(len(waveform), int(new_lengths.max()))
         for i in choice.unique().tolist():  # one resampling for all clips of equal speed
             rows = (choice == i).nonzero()[:, 0]
-            group = waveform[rows, : int(lengths[rows].max())]
+            group = waveform[:, : int(lengths[rows].max())].index_select(0, rows)
             changed = group if self.speeds[i] == 1 else speed_changer(self.speeds[i])(group)
-            size = int(new_lengths[rows].max())  # torchaudio's own length is off by one for clips of many minutes
-            result[rows, :size] = torch.nn.functional.pad(changed, (0, size - changed.shape[1]))
+            size = min(changed.shape[1], result.shape[1])  # off by one in torchaudio for clips of many minutes
+            result[:, :size].index_copy_(0, rows, changed[:, :size])
         return result, new_lengths
 
 
@@ -104,26 +104,26 @@ def coloured_noise(
 
 
 def _hold(values: Tensor, size: int) -> Tensor:
-    return values.repeat_interleave(2, dim=1)[:, :size]
+    return values[:, :, None].expand(-1, -1, 2).flatten(1)[:, :size]
 
 
 def _add_silence(waveform: Tensor, lengths: Tensor, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
     """Zeros before and after each clip, and beyond its end, where the resampler rings on."""
     new_lengths = before + lengths + after
     result = waveform.new_zeros(len(waveform), int(new_lengths.max()))
-    for row, (start, length) in enumerate(zip(before.tolist(), lengths.tolist(), strict=True)):
-        result[row, start : start + length] = waveform[row, :length]
+    places = zip(result.numpy(), waveform.numpy(), before.tolist(), lengths.tolist(), strict=True)
+    for target, source, start, length in places:  # as arrays: a slice of a tensor takes ten times as long
+        target[start : start + length] = source[:length]
     return result, new_lengths
 
 
 def _add_noise(waveform: Tensor, lengths: Tensor, rows: Tensor, noise: Tensor, snr_db: Tensor) -> Tensor:
     """Noise under those rows, `snr_db` below each clip's RMS."""
-    clean, lengths = waveform[rows], lengths[rows]
+    clean, lengths = waveform.index_select(0, rows), lengths[rows]
     rms = (clean.square().sum(1) / lengths).sqrt()
     noise *= (rms * 10 ** (-snr_db / 20))[:, None]
     noise *= valid_mask(lengths, waveform.shape[1])
-    waveform[rows] = clean + noise
-    return waveform
+    return waveform.index_copy_(0, rows, clean + noise)
 
 
 @lru_cache(maxsize=64)

@@ -1,10 +1,14 @@
 """Turn (epoch, index) pairs into an AudioBatch: the same bits in the main process and in any number of workers."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -44,12 +48,16 @@ class KeyedLoader(DataLoader[AudioBatch]):
         super().__init__(
             batches,
             batch_sampler=sampler,
-            collate_fn=_as_it_is,
+            collate_fn=_packed,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # its own: a loader draws a number that nobody here uses
         )
+
+    def __iter__(self) -> Iterator[AudioBatch]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        batches = map(_unpacked, super().__iter__())  # asks the sampler where training stands now, not when it is read
+        return batches if self.num_workers > 0 else one_ahead(batches)
 
     def state_dict(self) -> dict[str, int]:
         """Nothing to save: order and noise are keyed. Having the method tells Lightning that resuming is safe."""
@@ -70,5 +78,23 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(num_threads)
 
 
-def _as_it_is(batch: Any) -> AudioBatch:
-    return batch
+def one_ahead(batches: Iterator[AudioBatch]) -> Iterator[AudioBatch]:
+    """The same batches, each made by a thread while its predecessor is used. What it raises is raised here."""
+    with ThreadPoolExecutor(1, "batches") as thread:  # ends with the last batch, or when nobody wants another
+        following = thread.submit(next, batches, None)
+        while (batch := following.result()) is not None:
+            following = thread.submit(next, batches, None)
+            yield batch
+
+
+Packed = tuple[Tensor, Int64[np.ndarray, "4 batch"]]
+
+
+def _packed(batch: Any) -> Packed:
+    """As it comes from a worker: a tensor takes a connection of its own between processes, some milliseconds each."""
+    return batch.waveform, torch.stack(batch[1:]).numpy()
+
+
+def _unpacked(packed: Packed) -> AudioBatch:
+    waveform, facts = packed
+    return AudioBatch(waveform, *torch.from_numpy(facts))

@@ -100,7 +100,7 @@ class AudioTask(LightningModule):
         return min(1.0, self.global_step / max(1, self.trainer.estimated_stepping_batches))
 
     def training_step(self, batch: AudioBatch, batch_idx: int) -> StepOutput:
-        torch.manual_seed(key_bits(self.seed, self.current_epoch, batch_idx, self.global_rank))
+        self._seed(key_bits(self.seed, self.current_epoch, batch_idx, self.global_rank))
         self.model.set_progress(self.progress)
         output = self.model(batch.waveform, batch.lengths, keys=batch.keys)
         losses = self.clip_losses(output.logits, batch)
@@ -179,6 +179,13 @@ class AudioTask(LightningModule):
         # A loader of our own: where workers persist, the trainer's has but one iterator, now about to be used.
         step = -(-len(data.clips["val"]) // CALIBRATION_CLIPS)  # clips come sorted by length: spread evenly
         return list(islice(data.val_dataloader(), 0, None, step))
+
+    def _seed(self, key: int) -> None:
+        """As `torch.manual_seed`, which takes a millisecond a step to note the seed of a GPU that is not in use."""
+        if self.device.type == "cpu":
+            torch.default_generator.manual_seed(key)
+        else:
+            torch.manual_seed(key)
 
     # Its terms.
 
