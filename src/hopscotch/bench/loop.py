@@ -31,7 +31,8 @@ from hopscotch.tasks.budget import calibrate
 from hopscotch.types import AudioBatch
 
 MODELS = ("dense", "learned_skip", "skip_layer")
-NUM_STEPS = 40  # of an epoch; FSDD has 75 batches of 32
+BATCH = 32  # clips
+NUM_STEPS = 40  # of an epoch; FSDD has 75 such batches
 WARM_UP = 5  # steps not timed
 NUM_VALIDATION_BATCHES = 5
 TELEMETRY, PICTURES, WAITING = 1.02, 1.10, 0.02  # bars
@@ -78,7 +79,7 @@ def loop(rounds: int, device: str) -> Iterator[Row]:
     """Time of a step and of an epoch over the bare loop's; share of an epoch spent waiting for data."""
     quiet()
     with tempfile.TemporaryDirectory() as folder:
-        root = write_clips(Path(folder) / "clips", num_clips=2 * 32 * NUM_STEPS)
+        root = write_clips(Path(folder) / "clips", num_clips=2 * BATCH * NUM_STEPS)
         for name in MODELS:
             yield from _of_model(name, root, Path(folder), rounds, device)
 
@@ -86,6 +87,7 @@ def loop(rounds: int, device: str) -> Iterator[Row]:
 def _of_model(name: str, root: Path, folder: Path, rounds: int, device: str) -> Iterator[Row]:
     accelerator = "gpu" if device == "cuda" else "cpu"
     common = [f"model={name}", "data=folder", f"data.root={root}", "data.sample_rate=8000", f"trainer={accelerator}"]
+    common.append(f"data.batch_size={BATCH}")
     configs = {kind: compose([*common, f"callbacks={kind}", "trainer.max_epochs=1"]) for kind in ("quiet", "default")}
     data = build_data(configs["quiet"])
     data.setup("fit")

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from hopscotch.bench.clips import write_clips
-from hopscotch.bench.loop import bare
+from hopscotch.bench.loop import BATCH, bare
 from hopscotch.bench.table import Row, row
 from hopscotch.bench.timing import Ratio, Times
 from hopscotch.build import build_data
@@ -33,6 +33,7 @@ def supply(rounds: int, device: str) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         root = write_clips(Path(folder) / "clips", num_clips=NUM_CLIPS)
         overrides = ["model=dense", "size=small", "data=folder", f"data.root={root}", "data.sample_rate=8000"]
+        overrides.append(f"data.batch_size={BATCH}")
         cfg = compose([*overrides, "data.cache_gib=0", f"data.num_workers={torch.get_num_threads()}"])
         in_memory = build_data(compose(overrides))
         in_memory.setup("fit")
