@@ -60,7 +60,7 @@ def overrides_for(choice: str, tones: Path, digits: Path, folder: Path) -> list[
         seconds = ["data.scene_seconds=5"] if choice.endswith("scenes") else []
         return [choice, *counts, *seconds, *model, *QUICK]
     if choice == "data=fsdd" or choice.startswith("experiment="):
-        speaker = [] if choice.endswith("=fsdd") else ["data.test_speaker=theo"]
+        speaker = [] if choice.endswith(("=fsdd", "=adapts_fsdd")) else ["data.test_speaker=theo"]
         return [choice, f"data.root={digits}", *speaker, *model, *QUICK]
     less = {"debug=overfit": ["trainer.overfit_batches=1"], "logger=csv": ["callbacks=quiet"]}
     less |= {f"control=stride_{stride}": [f"model.encoder.strides=[1,2,{stride}]"] for stride in (2, 8)}

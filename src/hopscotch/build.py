@@ -4,6 +4,8 @@ Allowed is what this package defines, and a short list of classes by name. The *
 path through our own modules (hopscotch.frontend.torch.load) leads elsewhere.
 """
 
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -86,6 +88,8 @@ def build_model(cfg: DictConfig, num_classes: int) -> AudioModel:
     own = {key: cfg.model[key] for key in ("name", "dim", "dropout", "stem_stride", "positions", "pooling")}
     encoder = make(cfg.model.encoder)
     assert isinstance(encoder, Encoder)
+    if cfg.trainer.compile:
+        compile_static_parts(encoder, cfg.model.name)
     return AudioModel(
         frontend=make(cfg.frontend),
         spectrogram_augment=None if cfg.augment.spectrogram is None else make(cfg.augment.spectrogram),
@@ -93,6 +97,21 @@ def build_model(cfg: DictConfig, num_classes: int) -> AudioModel:
         num_classes=num_classes,
         **own,
     )
+
+
+def compile_static_parts(encoder: Encoder, name: str) -> None:
+    """In place: the names of the weights, and so checkpoints, stay as they are. Compiled when first called."""
+    parts = encoder.static_parts()
+    if not parts:
+        raise ValueError(
+            f"trainer.compile must be false for model={name}: every part of it depends on what clips decide. "
+            "dense, skip_attention, skip_transformer and jump_attention have parts that do not."
+        )
+    compiler = os.environ.get("CXX", "g++")
+    if not torch.cuda.is_available() and shutil.which(compiler) is None:
+        raise ValueError(f"trainer.compile=true needs a C++ compiler on the CPU, and {compiler!r} is not to be found.")
+    for part in parts:
+        part.compile(dynamic=True)  # batches differ in length, and visits in clips
 
 
 def build_task(cfg: DictConfig, model: AudioModel, data: AudioDataModule) -> AudioTask:
@@ -131,4 +150,5 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logg
             f"trainer.accelerator={cfg.trainer.accelerator} needs a CUDA device, and torch {torch.__version__} finds "
             "none: use trainer=cpu, or trainer=default, which takes what is there."
         )
-    return make(cfg.trainer, callbacks=callbacks, logger=loggers or False, default_root_dir=cfg.run_dir)
+    node = DictConfig({key: value for key, value in cfg.trainer.items() if key != "compile"})  # ours, see build_model
+    return make(node, callbacks=callbacks, logger=loggers or False, default_root_dir=cfg.run_dir)

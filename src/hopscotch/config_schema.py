@@ -148,6 +148,7 @@ class Trainer:
     enable_progress_bar: bool = MISSING
     enable_model_summary: bool = MISSING
     use_distributed_sampler: bool = MISSING
+    compile: bool = MISSING
 
 
 @dataclass

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 from hopscotch.bench.attention import packing, strides
 from hopscotch.bench.clip import clip
+from hopscotch.bench.compiled import compiled
 from hopscotch.bench.encoder import encoder
 from hopscotch.bench.jumps import routes, routes_long, tokens
 from hopscotch.bench.loop import loop
@@ -19,6 +20,7 @@ ITEMS: dict[str, Item] = {
     "routes_long": routes_long,
     "tokens": tokens,
     "encoder": encoder,
+    "compile": compiled,
     "clip": clip,
     "loop": loop,
     "start": start,

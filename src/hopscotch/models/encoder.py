@@ -1,5 +1,7 @@
 """What every encoder offers: hidden states with a SkipTrace, and the price of its cheapest and its dense run."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -29,6 +31,10 @@ class Encoder(nn.Module):
     def macs_range(self, time: int) -> tuple[int, int]:
         """MACs of a clip of `time` positions: every decision at its cheapest, and nothing skipped."""
         raise NotImplementedError
+
+    def static_parts(self) -> Sequence[nn.Module]:
+        """Parts that do the same for every clip that comes by, whatever was decided: worth compiling."""
+        return ()
 
     # For encoders that learn gains: what decisions cost is regressed (tasks/gains.py) from what they are planned from.
 

@@ -1,6 +1,6 @@
 """The jump block as an encoder: `skip_layer`, `skip_layer_plain`, `skip_transformer`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -67,6 +67,9 @@ class JumpStack(Encoder):
 
     def macs_range(self, time: int) -> tuple[int, int]:
         return self.block.macs_range(time)
+
+    def static_parts(self) -> Sequence[nn.Module]:
+        return list(self.block.layers) if self.block.inner == "transformer" else ()
 
     @property
     def gain_net(self) -> nn.Module | None:

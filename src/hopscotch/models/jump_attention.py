@@ -3,6 +3,7 @@
 The block works on the tokens and decides; the stack behind it attends, with strides fixed beforehand.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -50,6 +51,9 @@ class JumpAttention(Encoder):
     def macs_range(self, time: int) -> tuple[int, int]:
         (cheap, dense), (fixed, fixed_dense) = self.jump.macs_range(time), self.attention.macs_range(time)
         return cheap + fixed, dense + fixed_dense
+
+    def static_parts(self) -> Sequence[nn.Module]:
+        return [*self.jump.static_parts(), *self.attention.static_parts()]
 
     @property
     def gain_net(self) -> nn.Module | None:

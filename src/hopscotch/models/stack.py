@@ -58,5 +58,8 @@ class Stack(Encoder):
         positions = torch.tensor(time)
         return int(self._macs(positions, self.strides)), int(self._macs(positions, [1] * len(self.strides)))
 
+    def static_parts(self) -> Sequence[nn.Module]:
+        return list(self.blocks)
+
     def _macs(self, time: Tensor, strides: list[int]) -> Tensor:
         return torch.stack([block_macs(time, self.dim, self.ffn_ratio, stride) for stride in strides]).sum(dim=0)
