@@ -25,7 +25,7 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 STAGES: dict[str | None, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 MAX_STATISTICS_CLIPS = 500
-MAX_GAIN_CLIPS = 1024
+MAX_GAIN_CLIPS = 4096
 BYTES_PER_SAMPLE = 4
 
 
@@ -135,7 +135,7 @@ class AudioDataModule(LightningDataModule):
         return self._drawn_batches(MAX_STATISTICS_CLIPS, None)
 
     def gain_batches(self) -> Iterator[AudioBatch]:
-        """At most 1,024 training clips, augmented, drawn by the seed: what decisions cost is measured on them."""
+        """At most 4,096 training clips, augmented, drawn by the seed: what decisions cost is measured on them."""
         return self._drawn_batches(MAX_GAIN_CLIPS, self.augment)
 
     def _drawn_batches(self, most: int, augment: WaveformAugment | None) -> Iterator[AudioBatch]:

@@ -83,12 +83,12 @@ def conditions(task: AudioTask, clean: Sequence[AudioBatch], sample_rate: int) -
 
 
 def numbers(measured: Adaptation) -> dict[str, float]:
-    """Means over the clips; `gain_correlation` is Spearman's, of expected compute with what more compute is worth.
+    """Means over the clips; `gain_correlation` is Spearman's, of the gain predicted with the one that is there.
 
     Duration is taken out: what a stride saves, and what a clip has to lose, both grow with it.
     """
     own, shares = measured.own, route_shares(measured.own.trace)
-    predicted, duration = own.trace.expected_compute.numpy(), own.trace.dense_macs.numpy().astype(float)
+    predicted, duration = measured.predicted.numpy(), own.trace.dense_macs.numpy().astype(float)
     return {
         "acc": own.is_right.double().mean().item(),
         "loss": own.losses.mean().item(),
@@ -101,7 +101,7 @@ def numbers(measured: Adaptation) -> dict[str, float]:
         "full_acc": measured.full.is_right.double().mean().item(),
         "full_loss": measured.full.losses.mean().item(),
         "gain_correlation": partial_rank_correlation(predicted, measured.gain.numpy(), duration),
-        "loss_correlation": partial_rank_correlation(predicted, own.losses.numpy(), duration),
+        "loss_correlation": partial_rank_correlation(own.trace.expected_compute.numpy(), own.losses.numpy(), duration),
         "routes": len(shares),
         "common_routes": int((np.asarray(shares) >= COMMON_ROUTE).sum()),
         "entropy": own.trace.entropy.mean().item(),
@@ -122,6 +122,6 @@ def by_clip(measured: Adaptation) -> list[tuple[Any, ...]]:
         measured.dealt_macs,
         measured.short.losses,
         measured.full.losses,
-        own.trace.expected_compute,
+        measured.predicted,
     )
     return list(zip(*(column.tolist() for column in columns), strict=True))

@@ -1,12 +1,13 @@
 """Does a model spend compute where it helps? Its decisions, against the same decisions dealt to the wrong clips.
 
-Every clip is judged five ways, on the same waveform:
+Every clip is judged in several ways, on the same waveform:
 
     own      the model's own decisions
     dealt    the decisions that the model took for some other clip: the same compute, no information
     short    every decision at its cheapest
     full     nothing skipped
     gain     loss(short) - loss(full): what more compute is worth to this clip, and what a policy should know
+    predicted   the gain that the model expects; of a model that predicts none, the compute that it plans for the clip
 """
 
 import math
@@ -47,6 +48,7 @@ class Adaptation(NamedTuple):
     dealt_macs: Float[Tensor, " clip"]
     short: Pass
     full: Pass
+    predicted: Float[Tensor, " clip"]
 
     @property
     def gain(self) -> Float[Tensor, " clip"]:
@@ -97,6 +99,11 @@ def measure_adaptation(task: AudioTask, batches: Sequence[AudioBatch]) -> Adapta
     task.model.decision_bias.fill_(math.sinh(REACH))
     full = evaluate(task, batches)
     task.model.decision_bias.copy_(bias)
+    predicted = own.trace.expected_compute
+    if task.model.encoder.gain_net is not None:
+        assert short.trace.summary is not None
+        with torch.no_grad():
+            predicted = task.model.encoder.predicted_cost(short.trace.summary, short.trace)
     return Adaptation(
         indices=torch.cat([batch.indices for batch in batches]),
         own=own,
@@ -105,6 +112,7 @@ def measure_adaptation(task: AudioTask, batches: Sequence[AudioBatch]) -> Adapta
         dealt_macs=torch.stack([deal.trace.macs for deal in deals]).double().mean(0),
         short=short,
         full=full,
+        predicted=predicted.cpu(),
     )
 
 

@@ -19,8 +19,8 @@ from hopscotch.models.audio_model import AudioModel
 from hopscotch.tasks.budget import REACH
 from hopscotch.types import AudioBatch, ModelOutput, SkipTrace, join_traces, key_bits, select_clips
 
-NUM_DRAWS = 2  # decisions at random per clip
-NUM_STEPS = 300
+NUM_DRAWS = 4  # decisions at random per clip
+NUM_STEPS = 1000
 ROWS = 512  # of a step
 LEARNING_RATE, WEIGHT_DECAY = 2e-3, 0.05
 JITTER = 0.1  # noise on what the net reads, in deviations: there are few clips
