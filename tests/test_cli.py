@@ -128,7 +128,7 @@ def test_cfg_shows_what_a_run_would_do_even_where_a_key_is_still_to_be_given(
 def test_tab_completion_knows_choices_and_keys(
     run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for line, expected in [("model=skip_t", "model=skip_transformer"), ("trainer.max_ep", "trainer.max_epochs=")]:
+    for line, expected in [("model=skip_a", "model=skip_attention"), ("trainer.max_ep", "trainer.max_epochs=")]:
         monkeypatch.setenv("COMP_LINE", f"python train.py {line}")
         monkeypatch.setenv("COMP_POINT", str(len(f"python train.py {line}")))
         run("-sc", "query=bash")
