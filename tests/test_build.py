@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig, OmegaConf
 
-from hopscotch.build import ALLOWED, build_callbacks, build_loggers, build_model, build_trainer, make
+from hopscotch.build import ALLOWED, build_callbacks, build_loggers, build_model, build_trainer, make, make_trainer
 from hopscotch.config import CONF, compose
 from hopscotch.frontend import LogMel
 from hopscotch.layers.gate import Gate
@@ -130,7 +130,7 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, acc
 
 def test_an_object_passes_through_uncopied() -> None:
     callback = Callback()
-    trainer = make(compose(["trainer=cpu"]).trainer, callbacks=[callback], logger=False)
+    trainer = make_trainer(compose(["trainer=cpu"]).trainer, callbacks=[callback], logger=False)
     assert isinstance(trainer, Trainer)
     assert any(found is callback for found in vars(trainer)["callbacks"])
 

@@ -196,3 +196,24 @@ def test_weight_decay_spares_what_is_no_matrix(tones: Path, tmp_path: Path) -> N
     task = trainer.model
     assert isinstance(task, AudioTask)
     assert task.num_parameters == sum(p.numel() for group in (matrices, rest) for p in group["params"])
+
+
+@pytest.mark.parametrize("cut_short", [False, True])
+def test_an_epoch_is_told_with_its_own_training_accuracy(tones: Path, tmp_path: Path, cut_short: bool) -> None:
+    class Told(Callback):
+        def __init__(self) -> None:
+            self.epochs: list[dict[str, float]] = []
+
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: AudioTask) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+            self.epochs.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+    told = Told()
+    steps = ["trainer.max_steps=5"] if cut_short else []
+    trainer = fit(tiny_config(tones, tmp_path, "model=dense", "trainer.max_epochs=2", *steps), told)
+    whole = told.epochs[:1] if cut_short else told.epochs
+    assert len(told.epochs) == 2
+    assert all("train/acc" in epoch and "val/acc" in epoch for epoch in whole)
+    last = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    assert "train/acc" in last
+    if not cut_short:
+        assert told.epochs[-1]["train/acc"] == last["train/acc"]

@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig
 
-from hopscotch.build import build_data, build_model, build_task, make
+from hopscotch.build import build_data, build_model, build_task, make_trainer
 from hopscotch.config import compose, run_hydra
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.run import train
@@ -94,7 +94,7 @@ def fit(
     """Train as `hopscotch.run` does, with these callbacks alone. `trainer.model` is the task."""
     task, data = built or build(cfg)
     keeps = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
-    trainer = make(cfg.trainer, callbacks=list(callbacks), logger=False, enable_checkpointing=keeps)
+    trainer = make_trainer(cfg.trainer, callbacks=list(callbacks), logger=False, enable_checkpointing=keeps)
     trainer.fit(task, datamodule=data, ckpt_path=ckpt_path)
     return trainer
 

@@ -150,5 +150,9 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logg
             f"trainer.accelerator={cfg.trainer.accelerator} needs a CUDA device, and torch {torch.__version__} finds "
             "none: use trainer=cpu, or trainer=default, which takes what is there."
         )
-    node = DictConfig({key: value for key, value in cfg.trainer.items() if key != "compile"})  # ours, see build_model
-    return make(node, callbacks=callbacks, logger=loggers or False, default_root_dir=cfg.run_dir)
+    return make_trainer(cfg.trainer, callbacks=callbacks, logger=loggers or False, default_root_dir=cfg.run_dir)
+
+
+def make_trainer(node: DictConfig, **more: Any) -> Trainer:
+    """Lightning's, from what `trainer` says but for `compile`, which is the model's matter."""
+    return make(DictConfig({key: value for key, value in node.items() if key != "compile"}), **more)

@@ -27,6 +27,7 @@ from hopscotch.types import AudioBatch, ModelOutput, detached, key_bits
 
 CALIBRATION_CLIPS = 256
 STAGES = ("train", "val", "test")
+OF_AN_EPOCH: dict[str, Any] = {"on_step": False, "on_epoch": True}  # what is logged: Lightning guesses by the hook
 
 
 class Step:
@@ -129,8 +130,13 @@ class AudioTask(LightningModule):
         self.log(f"{stage}/loss", step.task_loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(losses))
         return {"loss": step.task_loss, "step": step}
 
+    def on_train_batch_end(self, outputs: Any, batch: AudioBatch, batch_idx: int) -> None:
+        if self.trainer.is_last_batch:  # not at the epoch's end, where callbacks are told before the task
+            self._measure_epoch("train")
+
     def on_train_epoch_end(self) -> None:
-        self._measure_epoch("train")
+        if self._measured["train"]:  # the epoch was cut short
+            self._measure_epoch("train")
 
     def on_validation_epoch_end(self) -> None:
         self._measure_epoch("val")
@@ -147,8 +153,8 @@ class AudioTask(LightningModule):
         fractions = self.fractions[f"{stage}_fraction"]
         assert isinstance(fractions, MeanMetric)
         fractions.update(macs.double() / dense_macs.double(), weight=dense_macs)
-        self.log(f"{stage}/compute_fraction", fractions, prog_bar=True)
-        self.log(f"{stage}/macs", macs.double().mean(), sync_dist=True)
+        self.log(f"{stage}/compute_fraction", fractions, prog_bar=True, **OF_AN_EPOCH)
+        self.log(f"{stage}/macs", macs.double().mean(), sync_dist=True, **OF_AN_EPOCH)
         self.measure(stage, torch.cat([output.logits for output in outputs]), torch.cat(labels))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from hopscotch.tasks.base import STAGES, AudioTask
+from hopscotch.tasks.base import OF_AN_EPOCH, STAGES, AudioTask
 from hopscotch.types import AudioBatch
 
 
@@ -30,4 +30,4 @@ class ClassificationTask(AudioTask):
         accuracy = self.accuracy[f"{stage}_acc"]
         assert isinstance(accuracy, MulticlassAccuracy)
         accuracy.update(logits, labels)
-        self.log(f"{stage}/acc", accuracy, prog_bar=True)
+        self.log(f"{stage}/acc", accuracy, prog_bar=True, **OF_AN_EPOCH)
