@@ -39,6 +39,9 @@ def main() -> None:
     parser.add_argument("--peers-python", default=sys.executable, help="a python that has speechbrain")
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / f"time_{time.strftime('%Y-%m-%d_%H-%M-%S')}")
     arguments = parser.parse_intermixed_args()
+    roots = [word.removeprefix("data.root=") for word in arguments.overrides if word.startswith("data.root=")]
+    if not roots:
+        parser.error("data.root=<folder that holds recordings/> is needed.")
     out = arguments.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     runs: dict[str, list[dict[str, float | None]]] = {}
@@ -46,8 +49,7 @@ def main() -> None:
         for model in MODELS:
             runs.setdefault(model, []).append(ours(model, seed, arguments.overrides, out))
         if arguments.peers is not None:
-            root = [word.removeprefix("data.root=") for word in arguments.overrides if word.startswith("data.root=")]
-            runs.setdefault(PEER, []).append(peer(arguments.peers.absolute(), arguments.peers_python, root[0], out))
+            runs.setdefault(PEER, []).append(peer(arguments.peers.absolute(), arguments.peers_python, roots[-1], out))
         write(runs, out)
     print((out / "table.md").read_text(encoding="utf-8"))
     print(out / "table.md")
