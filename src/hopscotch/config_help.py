@@ -13,7 +13,7 @@ def describe_groups(folders: Iterable[Path], chosen: Mapping[str, Any]) -> str:
             lines.append(group.name)
             for file in sorted(group.glob("*.yaml")):
                 mark = "*" if chosen.get(group.name) == file.stem else " "
-                lines.append(f"  {mark} {file.stem:<18}{_purpose(file)}".rstrip())
+                lines.append(f"  {mark} {file.stem:<22}{_purpose(file)}".rstrip())
     return "\n".join(lines)
 
 
