@@ -157,16 +157,11 @@ def run_hydra(task_function: Callable[[DictConfig], Any]) -> None:
     """
     asked = get_args_parser().parse_known_args()[0]
     only_shown = asked.help or asked.hydra_help or asked.cfg or asked.info or asked.shell_completion
-    # Our own files leave it open.
-    says_mode = asked.config_dir is not None or any("hydra.mode" in override for override in asked.overrides)
 
     class CommandLineLoader(Loader):
         sweep: DictConfig | None = None
 
         def load_configuration(self, *args: Any, **kwargs: Any) -> DictConfig:
-            if not kwargs.get("validate_sweep_overrides", True) and not says_mode:
-                # Hydra composes everything once before, for hydra.mode alone: a third of a second for nothing.
-                raise LookupError("hydra.mode is not set, which Hydra takes as None")
             try:
                 cfg = super().load_configuration(*args, **kwargs)
                 if kwargs["run_mode"] is RunMode.MULTIRUN:
