@@ -117,7 +117,7 @@ def _of_model(name: str, root: Path, folder: Path, rounds: int, device: str) -> 
 
 def _row(words: str, times: Times, name: str, most: float | None) -> Row:
     medians = (times.median(name), times.median("bare"))
-    return row(words, times.ratio(name, "bare"), medians, most=most, batch=32, steps=NUM_STEPS)
+    return row(words, times.ratio(name, "bare"), medians, most=most, batch=BATCH, steps=NUM_STEPS)
 
 
 def lightning(
