@@ -9,7 +9,7 @@ import torch
 
 from hopscotch.build import build_model, build_task
 from hopscotch.report.adaptation import COLUMNS
-from hopscotch.tasks.adaptation import evaluate, measure_adaptation, with_noise, with_silence
+from hopscotch.tasks.adaptation import evaluate, measure_adaptation, measure_ends, with_noise, with_silence
 from hopscotch.tasks.base import AudioTask
 from hopscotch.types import AudioBatch, SkipTrace, select_clips
 from tests.tiny import SAMPLE_RATE, TINY_MODEL, TINY_RUN, Command, build, make_batch, tiny_config, tiny_folder
@@ -65,7 +65,7 @@ def test_a_clip_repeats_the_decisions_that_it_is_handed(make_task, name: str, se
 def test_dealt_decisions_cost_the_same_and_the_ends_are_the_ends(make_task, name: str) -> None:
     task = make_task(f"model={name}")
     task.model.decision_bias.fill_(0.3)
-    measured = measure_adaptation(task, batches())
+    measured = measure_adaptation(task, batches(), measure_ends(task, batches()))
     assert task.model.decision_bias.item() == pytest.approx(0.3)
     assert measured.dealt_macs.sum().item() == pytest.approx(measured.own.trace.macs.sum().item())  # equal lengths
     assert measured.full.compute_fraction == 1.0
@@ -90,6 +90,33 @@ def test_silence_makes_clips_longer_and_leaves_their_sound() -> None:
     added = quiet.lengths - clean.lengths
     assert ((added > 0) & (added <= SAMPLE_RATE)).all()
     torch.testing.assert_close(quiet.waveform.square().sum(1), clean.waveform.square().sum(1))
+
+
+def test_a_probe_asks_the_finished_model_for_other_budgets(command: Command, tones: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    words = ["model=skip_transformer_gain", *tiny_folder(tones), *TINY_MODEL, *TINY_RUN, "model.depth=5"]
+    words += ["callbacks=probe", "callbacks.adaptation.reaches=[0,1]", "trainer.max_epochs=1"]
+    assert command(*words, f"hydra.run.dir={folder}").code == 0
+    found = json.loads((folder / "report" / "adaptation.json").read_text())
+    summary = json.loads((folder / "summary.json").read_text())
+    cheap, dense = found["budgets"]
+    assert (cheap["reach"], dense["reach"]) == (0, 1)
+    assert cheap["requested"] == pytest.approx(summary["compute"]["floor"])
+    assert dense["requested"] == dense["clean"]["fraction"] == dense["mixed"]["fraction"] == 1
+    assert cheap["clean"]["fraction"] < found["clean"]["fraction"] < 1  # the run's own budget lies in between
+    assert found["clean"]["acc"] == pytest.approx(summary["test"]["acc"])
+    lines = list(csv.DictReader((folder / "report" / "adaptation.csv").read_text().splitlines()))
+    assert {line["reach"] for line in lines} == {"", "0", "1"}
+    for reach, budget in (("0", cheap), ("1", dense)):
+        own = [line for line in lines if (line["reach"], line["set"]) == (reach, "clean")]
+        assert sum(int(line["own_macs"]) for line in own) / len(own) == pytest.approx(budget["clean"]["macs"])
+
+
+def test_a_reach_is_a_share(command: Command, tones: Path) -> None:
+    words = ["model=learned_skip", *tiny_folder(tones), *TINY_MODEL, *TINY_RUN]
+    done = command(*words, "callbacks=probe", "callbacks.adaptation.reaches=[0.5,1.5]")
+    assert done.code == 1
+    assert "callbacks.adaptation.reaches must be a list of shares, 0 to 1, got [0.5, 1.5]" in done.err
 
 
 @pytest.mark.parametrize("model", ["skip_transformer", "dense"])

@@ -101,13 +101,37 @@ def write_job(folder: Path, rule: str, speaker: str, seed: int, own: list[int], 
     (folder / "report" / "adaptation.json").write_text(
         json.dumps({"conditions": conditions, "clean": one, "mixed": one})
     )
-    lines = ["set,clip,own_acc,dealt_acc,own_loss,dealt_loss"]
+    lines = ["reach,set,clip,own_acc,dealt_acc,own_loss,dealt_loss"]
     lines += [
-        f"{name},{speaker}_{i},{mine},{theirs},1.0,1.5"
+        f",{name},{speaker}_{i},{mine},{theirs},1.0,1.5"
         for name in ("clean", "mixed")
         for i, (mine, theirs) in enumerate(zip(own, dealt, strict=True))
     ]
     (folder / "report" / "adaptation.csv").write_text("\n".join(lines) + "\n")
+
+
+def test_a_run_asked_for_other_budgets_is_a_row_for_each(tmp_path: Path) -> None:
+    write_job(tmp_path / "a", "x", "lucas", 0, [1, 1, 0, 1], [0.5, 1.0, 0.0, 0.5])
+    report = tmp_path / "a" / "report"
+    found = json.loads((report / "adaptation.json").read_text())
+    found["budgets"] = [
+        {
+            "reach": reach,
+            **{name: found[name] | {"acc": acc, "macs": 1e6, "fraction": reach} for name in ("clean", "mixed")},
+        }
+        for reach, acc in ((0.2, 0.5), (0.8, 0.75))
+    ]
+    (report / "adaptation.json").write_text(json.dumps(found))
+    head, *lines = (report / "adaptation.csv").read_text().splitlines()
+    at_budgets = [f"{reach}{line}" for reach in ("", "0.2", "0.8") for line in lines]
+    (report / "adaptation.csv").write_text("\n".join([head, *at_budgets]) + "\n")
+    rows = {row["what"]: row for row in report_study(tmp_path)}
+    assert set(rows) == {"reach 0.2", "reach 0.8", "m, all of these"}
+    low = rows["reach 0.2"]
+    assert (low["acc"], low["macs_m"], low["fraction"]) == (0.5, 1.0, 0.2)
+    assert low["advantage clean"].value == pytest.approx((0.5 + 0 + 0 + 0.5) / 4)
+    assert rows["m, all of these"]["runs"] == 2
+    assert rows["m, all of these"]["acc"] == pytest.approx(0.625)
 
 
 def test_a_long_name_of_a_job_stays_its_own() -> None:

@@ -116,7 +116,7 @@ class Model:
     dropout: float = keeps(PART)
     stem_stride: int = keeps(Rule("2 or 4", lambda value: value in (2, 4)))
     positions: str = keeps(one_of("sinusoidal", "convolutional"))
-    pooling: str = keeps(one_of("statistics", "peaks"))
+    pooling: str = keeps(one_of("statistics", "maxima"))
     encoder: dict[str, Any] = MISSING  # free: one class and one YAML make a new model
 
 

@@ -19,3 +19,11 @@ def masked_mean_and_std(
     mean = masked_mean(x, mask)
     variance = masked_mean((x - mean[:, None]) ** 2, mask)
     return torch.cat([mean, (variance + VARIANCE_FLOOR).sqrt()], dim=-1)
+
+
+def masked_mean_and_max(
+    x: Float[Tensor, "batch time dim"], mask: Bool[Tensor, "batch time"]
+) -> Float[Tensor, "batch features"]:
+    """Mean and maximum over the valid positions, side by side: features = 2 dim."""
+    highest = x.masked_fill(~mask[:, :, None], -torch.inf).amax(dim=1)
+    return torch.cat([masked_mean(x, mask), highest], dim=-1)

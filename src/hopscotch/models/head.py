@@ -1,7 +1,7 @@
-"""From hidden states to the scores of a clip's classes: what is pooled over time, and how.
+"""From hidden states to the scores of a clip's classes: linear(what is pooled over the clip's positions).
 
-statistics    linear([mean ; deviation])                   over the clip's positions
-peaks         log mean exp(linear(x_t))                    a class is there if it is anywhere: long clips, short events
+statistics    mean and deviation (Snyder et al. 2018, x-vectors)
+maxima        mean and maximum (Kong et al. 2020, PANNs): finds a short event in a long clip, which a mean drowns
 """
 
 from typing import Literal
@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hopscotch.compute import linear_macs
-from hopscotch.layers.pooling import masked_mean_and_std
+from hopscotch.layers.pooling import masked_mean_and_max, masked_mean_and_std
 
-Pooling = Literal["statistics", "peaks"]
+Pooling = Literal["statistics", "maxima"]
 
 
 class Head(nn.Module):
@@ -24,17 +24,13 @@ class Head(nn.Module):
         self.pooling = pooling
         self.norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(2 * dim if pooling == "statistics" else dim, num_classes)
+        self.linear = nn.Linear(2 * dim, num_classes)
 
     def forward(
         self, x: Float[Tensor, "batch time dim"], mask: Bool[Tensor, "batch time"]
     ) -> Float[Tensor, "batch classes"]:
-        x = self.norm(x)
-        if self.pooling == "statistics":
-            return self.linear(self.dropout(masked_mean_and_std(x, mask)))
-        scores = self.linear(self.dropout(x)).masked_fill(~mask[:, :, None], -torch.inf)
-        return scores.logsumexp(dim=1) - mask.sum(dim=1, keepdim=True).log()
+        pool = masked_mean_and_std if self.pooling == "statistics" else masked_mean_and_max
+        return self.linear(self.dropout(pool(self.norm(x), mask)))
 
     def macs(self, time: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
-        positions = torch.ones_like(time) if self.pooling == "statistics" else time
-        return linear_macs(positions, self.linear.in_features, self.linear.out_features)
+        return linear_macs(torch.ones_like(time), self.linear.in_features, self.linear.out_features)

@@ -1,66 +1,99 @@
 """Where a model spends its compute, measured at the end of a run: `callbacks=probe`.
 
-report/adaptation.json   accuracy and compute in silence and noise; what the model's own decisions are worth
+report/adaptation.json   accuracy and compute in silence and noise; what the model's own decisions are worth, at the
+                         budget of the run and at others
 report/adaptation.csv    the same clip by clip, for statistics over runs
 """
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
+from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.report.clips import clips_of
 from hopscotch.report.findings import COMMON_ROUTE
 from hopscotch.report.numbers import partial_rank_correlation, route_shares
-from hopscotch.tasks.adaptation import Adaptation, evaluate, measure_adaptation, with_noise, with_silence
+from hopscotch.tasks.adaptation import (
+    Adaptation,
+    Pass,
+    evaluate,
+    measure_adaptation,
+    measure_ends,
+    with_noise,
+    with_silence,
+)
 from hopscotch.tasks.base import AudioTask
+from hopscotch.tasks.budget import calibrate, resolve_target
 from hopscotch.types import AudioBatch
 
 FILE = "adaptation"
 SNR_DB = (20.0, 10.0, 5.0, 0.0)
 MIXED_DB = (0.0, 20.0)  # drawn clip by clip
 SILENCE_SECONDS = 1.0  # at most, at either end
-COLUMNS = ("set", "clip", "own_loss", "own_acc", "own_macs", "dense_macs", "dealt_loss", "dealt_acc", "dealt_macs")
-COLUMNS += ("short_loss", "full_loss", "predicted")
+COLUMNS = ("reach", "set", "clip", "own_loss", "own_acc", "own_macs", "dense_macs")
+COLUMNS += ("dealt_loss", "dealt_acc", "dealt_macs", "short_loss", "full_loss", "predicted")
 
 
 class AdaptationProbe(Callback):
-    """`folder`: where the two files go."""
+    """`folder`: where the two files go. `reaches`: budgets to ask the finished model for beside its own.
 
-    def __init__(self, *, folder: str) -> None:
-        self.folder = Path(folder)
+    A reach is a share of the way from the model's floor to everything, as in compute.reach; the model's bias is set
+    anew for each, nothing is trained.
+    """
+
+    def __init__(self, *, folder: str, reaches: Sequence[float] = ()) -> None:
+        if not all(0 <= reach <= 1 for reach in reaches):
+            raise ValueError(f"callbacks.adaptation.reaches must be a list of shares, 0 to 1, got {list(reaches)}.")
+        self.folder, self.reaches = Path(folder), tuple(reaches)
 
     @rank_zero_only
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, AudioTask)
         clips = clips_of(trainer, "test")
         clean = list(clips.datamodule.test_dataloader())
-        mixed = with_noise(clean, *MIXED_DB, clips.sample_rate)
-        found: dict[str, Any] = {"conditions": conditions(pl_module, clean, clips.sample_rate)}
+        sets = {"clean": clean, "mixed": with_noise(clean, *MIXED_DB, clips.sample_rate)}
+        decides = pl_module.model.decides
+        ends = {name: measure_ends(pl_module, batches) for name, batches in sets.items()} if decides else {}
         rows: list[tuple[object, ...]] = []
-        for name, batches in {"clean": clean, "mixed": mixed}.items():
-            if not pl_module.model.decides:
-                own = evaluate(pl_module, batches)
-                found[name] = {"acc": own.is_right.double().mean().item(), "loss": own.losses.mean().item()}
-                columns = (own.losses, own.is_right.int(), own.trace.macs, own.trace.dense_macs)
-                indices = [index for batch in batches for index in batch.indices.tolist()]
-                values = zip(*(column.tolist() for column in columns), strict=True)
-                rows += [(name, clips.name(index), *row) for index, row in zip(indices, values, strict=True)]
-                continue
-            measured = measure_adaptation(pl_module, batches)
-            found[name] = numbers(measured)
-            rows += [(name, clips.name(index), *row) for index, *row in by_clip(measured)]
+
+        def measured(reach: float | None) -> dict[str, Any]:
+            found = {}
+            for name, batches in sets.items():
+                if decides:
+                    adaptation = measure_adaptation(pl_module, batches, ends[name])
+                    found[name], listed = numbers(adaptation), by_clip(adaptation)
+                else:
+                    found[name], listed = without_decisions(evaluate(pl_module, batches), batches)
+                rows.extend((reach, name, clips.name(index), *row) for index, *row in listed)
+            return found
+
+        found = {"conditions": conditions(pl_module, clean, clips.sample_rate), **measured(None), "budgets": []}
+        if decides:
+            for reach, requested in self._at_reaches(pl_module, clips.datamodule):
+                found["budgets"].append({"reach": reach, "requested": requested, **measured(reach)})
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / f"{FILE}.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         with (self.folder / f"{FILE}.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(COLUMNS)
             writer.writerows((*row, *[""] * (len(COLUMNS) - len(row))) for row in rows)
+
+    def _at_reaches(self, task: AudioTask, data: AudioDataModule) -> Generator[tuple[float, float]]:
+        """(reach, fraction asked for), the model's bias being set for it; afterwards as it was."""
+        bias = task.model.decision_bias.clone()
+        for reach in self.reaches:
+            requested = resolve_target("auto", task.model, data.mean_samples(), reach)
+            assert requested is not None
+            calibrate(task.model, task.calibration_batches(data), requested)
+            yield reach, requested
+        task.model.decision_bias.copy_(bias)
 
 
 def conditions(task: AudioTask, clean: Sequence[AudioBatch], sample_rate: int) -> list[dict[str, Any]]:
@@ -93,6 +126,7 @@ def numbers(measured: Adaptation) -> dict[str, float]:
         "acc": own.is_right.double().mean().item(),
         "loss": own.losses.mean().item(),
         "fraction": own.compute_fraction,
+        "macs": own.trace.macs.double().mean().item(),
         "dealt_acc": measured.dealt_is_right.mean().item(),
         "dealt_loss": measured.dealt_losses.mean().item(),
         "dealt_fraction": (measured.dealt_macs.sum() / own.trace.dense_macs.sum()).item(),
@@ -106,6 +140,14 @@ def numbers(measured: Adaptation) -> dict[str, float]:
         "common_routes": int((np.asarray(shares) >= COMMON_ROUTE).sum()),
         "entropy": own.trace.entropy.mean().item(),
     }
+
+
+def without_decisions(own: Pass, batches: Sequence[AudioBatch]) -> tuple[dict[str, float], list[tuple[Any, ...]]]:
+    """What is left of `numbers` and `by_clip` where nothing is decided."""
+    indices = torch.cat([batch.indices for batch in batches])
+    columns = (indices, own.losses, own.is_right.int(), own.trace.macs, own.trace.dense_macs)
+    found = {"acc": own.is_right.double().mean().item(), "loss": own.losses.mean().item()}
+    return found, list(zip(*(column.tolist() for column in columns), strict=True))
 
 
 def by_clip(measured: Adaptation) -> list[tuple[Any, ...]]:

@@ -52,6 +52,48 @@ class Interval:
         return f"{self.value:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
 
 
+@dataclass(frozen=True)
+class Point:
+    """A finished run at one budget: its own, or, where the probe asked the model for others, each of those."""
+
+    folder: Path
+    reach: float | None  # None: its own
+    words: tuple[str, ...]  # what tells it from points of another row
+    summary: dict[str, Any]
+    found: dict[str, Any]  # of the probe: "clean" and "mixed"; empty without one
+
+    @property
+    def model(self) -> str:
+        return str(self.summary["model"])
+
+    @property
+    def control(self) -> str:
+        """The choice of `control` that the run was made with; empty for none."""
+        return next((word.partition("=")[2] for word in self.words if word.startswith("control=")), "")
+
+    @property
+    def decides(self) -> bool:
+        return not self.control and "dealt_acc" in self.found.get("mixed", {})
+
+    @property
+    def clean(self) -> dict[str, float]:
+        """Accuracy, compute fraction and MACs of the test clips as they are."""
+        if self.reach is None:
+            return {"acc": self.summary["test"]["acc"], **self.summary["compute"]}
+        return self.found["clean"]
+
+
+def points_of(folder: Path) -> list[Point]:
+    words = [word for word in read_overrides(folder / "overrides.yaml") if word.partition("=")[0] not in HIDDEN]
+    summary, found = read_json(folder / "summary.json"), read_json(folder / "report" / "adaptation.json")
+    if not found.get("budgets"):
+        return [Point(folder, None, tuple(words), summary, found)]
+    return [
+        Point(folder, budget["reach"], (*words, f"reach={budget['reach']:g}"), summary, budget)
+        for budget in found["budgets"]
+    ]
+
+
 def report_study(folder: Path, beside: Sequence[Path] = ()) -> list[dict[str, Any]]:
     """Write study.csv (everything), study.md (what is read first) and frontier.png, and return the rows.
 
@@ -59,10 +101,9 @@ def report_study(folder: Path, beside: Sequence[Path] = ()) -> list[dict[str, An
     """
     found = [path for where in (folder, *beside) for path in sorted(where.glob("*/summary.json"))]
     jobs = [path.parent for path in found if read_json(path)["status"] == "finished"]
-    groups: dict[tuple[str, ...], list[Path]] = {}
-    for job in jobs:
-        words = [word for word in read_overrides(job / "overrides.yaml") if word.partition("=")[0] not in HIDDEN]
-        groups.setdefault(tuple(words), []).append(job)
+    groups: dict[tuple[str, ...], list[Point]] = {}
+    for point in (point for job in jobs for point in points_of(job)):
+        groups.setdefault(tuple(point.words), []).append(point)
     if not groups:
         return []
     shared = set.intersection(*(set(words) for words in groups)) if len(groups) > 1 else set()
@@ -70,14 +111,13 @@ def report_study(folder: Path, beside: Sequence[Path] = ()) -> list[dict[str, An
         {"what": label([word for word in words if word not in shared]), **summarise(members)}
         for words, members in groups.items()
     ]
-    decided = [job for job in jobs if (job / "report" / "adaptation.json").exists() and not control_of(job)]
-    models = {str(read_json(job / "summary.json")["model"]) for job in decided}
+    decided = [point for members in groups.values() for point in members if point.decides]
+    models = {point.model for point in decided}
     pooled = [
-        {"what": f"{model}, all of these", **summarise(members)}
+        {"what": f"{model}, all of these", **summarise([point for point in decided if point.model == model])}
         for model in sorted(models)
-        if len(members := [job for job in decided if read_json(job / "summary.json")["model"] == model]) > 1
     ]
-    rows += [row for row in pooled if len(groups) > 1 and "dealt" in " ".join(row)]
+    rows += [row for row in pooled if len(groups) > 1 and row["runs"] > 1]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     with (folder / "study.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
@@ -87,23 +127,17 @@ def report_study(folder: Path, beside: Sequence[Path] = ()) -> list[dict[str, An
     lines = [" | ".join(SHOWN[name] for name in shown), "|".join(["---"] * len(shown))]
     lines += [" | ".join(written(row.get(name)) for name in shown) for row in rows]
     (folder / "study.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    named = {row["what"]: members[0] for row, members in zip(rows, groups.values(), strict=False)}
+    named = {row["what"]: members[0].folder for row, members in zip(rows, groups.values(), strict=False)}
     draw_thresholds(named, folder / "thresholds.png")
-    draw_frontier([frontier_job(job) for job in jobs], folder / "frontier.png")
+    draw_frontier([frontier_job(point) for members in groups.values() for point in members], folder / "frontier.png")
     return rows
 
 
-def frontier_job(folder: Path) -> Job:
-    """A run as a point of the frontier: seeds and speakers fall together, controls go by their own name."""
-    words = [word for word in read_overrides(folder / "overrides.yaml") if word.partition("=")[0] not in HIDDEN]
-    job, control = make_job(folder.name, words, read_json(folder / "summary.json"), "finished"), control_of(folder)
-    return replace(job, model=f"control: {control.partition('_')[0]}") if control else job
-
-
-def control_of(folder: Path) -> str:
-    """The choice of `control` that a run was made with; empty for none."""
-    words = read_overrides(folder / "overrides.yaml")
-    return next((word.partition("=")[2] for word in words if word.startswith("control=")), "")
+def frontier_job(point: Point) -> Job:
+    """A point of the frontier: seeds and speakers fall together, controls go by their own name."""
+    job = make_job(point.folder.name, point.words, point.summary, "finished")
+    model = f"control: {point.control.partition('_')[0]}" if point.control else job.model
+    return replace(job, model=model, test_acc=point.clean["acc"], macs=point.clean["macs"])
 
 
 def label(words: Sequence[str]) -> str:
@@ -116,44 +150,45 @@ def label(words: Sequence[str]) -> str:
     )
 
 
-def summarise(jobs: Sequence[Path]) -> dict[str, Any]:
-    """One row: means over the jobs, and what their clips say together."""
-    summaries = [read_json(job / "summary.json") for job in jobs]
-    accuracies = [summary["test"]["acc"] for summary in summaries]
+def summarise(points: Sequence[Point]) -> dict[str, Any]:
+    """One row: means over the points, and what their clips say together."""
+    accuracies = [point.clean["acc"] for point in points]
     row: dict[str, Any] = {
-        "runs": len(jobs),
+        "runs": len(points),
         "acc": mean(accuracies),
         "acc_sd": stdev(accuracies) if len(accuracies) > 1 else None,
-        "macs_m": mean(summary["compute"]["macs"] for summary in summaries) / 1e6,
-        "fraction": mean(summary["compute"]["fraction"] for summary in summaries),
-        "seconds": mean(summary["seconds"]["fit"] for summary in summaries),
+        "macs_m": mean(point.clean["macs"] for point in points) / 1e6,
+        "fraction": mean(point.clean["fraction"] for point in points),
+        "seconds": mean(point.summary["seconds"]["fit"] for point in points),
     }
-    found = [read_json(job / "report" / "adaptation.json") for job in jobs]
+    found = [point.found for point in points]
     if not all(found):
         return row
     row["mixed_acc"] = mean(one["mixed"]["acc"] for one in found)
     row["mixed_loss"] = mean(one["mixed"]["loss"] for one in found)
-    for place, condition in enumerate(one["condition"] for one in found[0]["conditions"]):
-        row[f"fraction {condition}"] = mean(one["conditions"][place]["fraction"] for one in found)
-        row[f"acc {condition}"] = mean(one["conditions"][place]["acc"] for one in found)
-    if "dealt_acc" not in found[0]["mixed"]:
+    if all("conditions" in one for one in found):
+        for place, condition in enumerate(one["condition"] for one in found[0]["conditions"]):
+            row[f"fraction {condition}"] = mean(one["conditions"][place]["fraction"] for one in found)
+            row[f"acc {condition}"] = mean(one["conditions"][place]["acc"] for one in found)
+    if not all("dealt_acc" in one["mixed"] for one in found):
         return row
     for name in ("short_acc", "full_acc", "gain_correlation", "entropy", "routes", "common_routes"):
         row[name] = mean(one["mixed"][name] for one in found)
     for name in SETS:
-        row[f"advantage {name}"] = advantage(jobs, name, "own_acc", "dealt_acc")
-        row[f"loss saved {name}"] = advantage(jobs, name, "dealt_loss", "own_loss")
+        row[f"advantage {name}"] = advantage(points, name, "own_acc", "dealt_acc")
+        row[f"loss saved {name}"] = advantage(points, name, "dealt_loss", "own_loss")
         row[f"compute beside dealt {name}"] = mean(one[name]["fraction"] - one[name]["dealt_fraction"] for one in found)
     return row
 
 
-def advantage(jobs: Sequence[Path], name: str, better: str, worse: str) -> Interval:
-    """Mean over clips of `better` minus `worse`, each clip's own mean over the jobs that tested it."""
+def advantage(points: Sequence[Point], name: str, better: str, worse: str) -> Interval:
+    """Mean over clips of `better` minus `worse`, each clip's own mean over the points that tested it."""
     by_clip: dict[str, list[float]] = {}
-    for job in jobs:
-        with (job / "report" / "adaptation.csv").open(newline="", encoding="utf-8") as file:
+    for point in points:
+        reach = "" if point.reach is None else str(point.reach)
+        with (point.folder / "report" / "adaptation.csv").open(newline="", encoding="utf-8") as file:
             for line in csv.DictReader(file):
-                if line["set"] == name:
+                if line["set"] == name and line["reach"] == reach:
                     by_clip.setdefault(line["clip"], []).append(float(line[better]) - float(line[worse]))
     return bootstrap(np.array([mean(values) for values in by_clip.values()]))
 

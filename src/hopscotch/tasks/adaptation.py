@@ -85,34 +85,47 @@ def evaluate(task: AudioTask, batches: Sequence[AudioBatch], repeat: SkipTrace |
     return Pass(torch.cat(losses), torch.cat(is_right), join_traces(traces))
 
 
-def measure_adaptation(task: AudioTask, batches: Sequence[AudioBatch]) -> Adaptation:
+class Ends(NamedTuple):
+    """What every budget has in common: the cheapest decisions, nothing skipped, and what is predicted between them."""
+
+    short: Pass
+    full: Pass
+    predicted: Float[Tensor, " clip"] | None  # None of a model that predicts no gain
+
+
+@torch.no_grad()
+def measure_ends(task: AudioTask, batches: Sequence[AudioBatch]) -> Ends:
     """For a model that decides; its bias is as it was afterwards."""
-    own = evaluate(task, batches)
-    generator = torch.Generator().manual_seed(key_bits(task.seed))
-    deals = []
-    for _ in range(NUM_DEALS):
-        order = torch.randperm(len(own.losses), generator=generator)
-        deals.append(evaluate(task, batches, select_clips(own.trace, order)))
     bias = task.model.decision_bias.clone()
     task.model.decision_bias.fill_(-math.sinh(REACH))
     short = evaluate(task, batches)
     task.model.decision_bias.fill_(math.sinh(REACH))
     full = evaluate(task, batches)
     task.model.decision_bias.copy_(bias)
-    predicted = own.trace.expected_compute
+    predicted = None
     if task.model.encoder.gain_net is not None:
         assert short.trace.summary is not None
-        with torch.no_grad():
-            predicted = task.model.encoder.predicted_cost(short.trace.summary, short.trace)
+        predicted = task.model.encoder.predicted_cost(short.trace.summary, short.trace).cpu()
+    return Ends(short, full, predicted)
+
+
+def measure_adaptation(task: AudioTask, batches: Sequence[AudioBatch], ends: Ends) -> Adaptation:
+    """Of a model that decides, at the budget that its bias is set for."""
+    own = evaluate(task, batches)
+    generator = torch.Generator().manual_seed(key_bits(task.seed))
+    deals = []
+    for _ in range(NUM_DEALS):
+        order = torch.randperm(len(own.losses), generator=generator)
+        deals.append(evaluate(task, batches, select_clips(own.trace, order)))
     return Adaptation(
         indices=torch.cat([batch.indices for batch in batches]),
         own=own,
         dealt_losses=torch.stack([deal.losses for deal in deals]).mean(0),
         dealt_is_right=torch.stack([deal.is_right for deal in deals]).float().mean(0),
         dealt_macs=torch.stack([deal.trace.macs for deal in deals]).double().mean(0),
-        short=short,
-        full=full,
-        predicted=predicted.cpu(),
+        short=ends.short,
+        full=ends.full,
+        predicted=own.trace.expected_compute.cpu() if ends.predicted is None else ends.predicted,
     )
 
 
