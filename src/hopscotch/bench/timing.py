@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-SHORTEST = 0.02  # seconds of one timing: shorter calls are repeated within it
+SHORTEST = 0.2  # seconds of one timing: shorter calls are repeated within it
 DRAWS = 2000  # of the bootstrap
 LEVEL = 0.90  # of the interval
 

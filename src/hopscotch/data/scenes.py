@@ -2,10 +2,11 @@
 
     scene = speech + bursts + background,     background so that 10 log10(word power / background power) = snr_db
 
-A scene is laid out as stretches that do not overlap: exactly one of ten keywords, two to four of the other words,
+A scene is laid out as stretches that do not overlap: exactly one of ten keywords, up to four of the other words,
 bursts of noise, and digital silence. The background is heard everywhere but in the silences, and its power is the mean
-over where it is; every word of a scene has the same power. Every keyword has a partner of the same phonemes in another
-order among the other words (bada and daba), so a model has to find the words and then listen to them.
+over where it is; every word of a scene has the same power. Keywords have partners of the same phonemes in another order
+(bada and daba): most among the keywords, two among the other words, so a model has to find the words and then listen
+to them. A scene without other words says plainly what its keyword is: a model learns from these first.
 
 Words are spoken at 16 kHz and every sound is halved to 8 kHz. What is lost above 4 kHz is half of the bursts of /d/ and
 /t/, and nearly all of the friction of /s/ (6 kHz), as on the telephone; no two words differ by it alone.
@@ -23,8 +24,9 @@ from hopscotch.data.formants import SAMPLE_RATE, Floats, speak
 from hopscotch.data.words import LEVEL_RANGE, SNR_RANGE, SPEAKERS, WORDS, SpokenClip, keyed, speaker
 
 SCENE_RATE = SAMPLE_RATE // 2  # Hz
-KEYWORDS, OTHERS = WORDS[::2], WORDS[1::2]
-NUM_OTHERS = (2, 4)  # words beside the keyword, drawn evenly
+KEYWORDS = (*WORDS[0:4], *WORDS[12:18])
+OTHERS = tuple(word for word in WORDS if word not in KEYWORDS)
+NUM_OTHERS = (0, 4)  # words beside the keyword, drawn evenly
 MIN_SECONDS = 5.0  # five words of the slowest speaker take 3.7 s
 FILLED = (0.3, 0.7)  # share of the time without words that is given to bursts and silence, uniform
 FILLER_SECONDS = (0.2, 1.5)  # of one burst or silence, uniform

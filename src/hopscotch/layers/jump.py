@@ -20,6 +20,7 @@ skip_layer.
     jump.update_threshold(loss=loss.item())          # after each step; without it the threshold moves by gradient
 """
 
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -292,10 +293,17 @@ class _Walk:
         if chance is not None:
             y = Credit.apply(x, y, _picked(chance, index))
         self.tokens.put(clips, y)
-        if self.memory is not None:
-            mean = (y * _picked(self.shares, index)[:, :, None]).sum(dim=1)
-            keep = torch.sigmoid(self.block.memory_gate(mean))
-            self.memory.put(clips, torch.lerp(mean, self.memory.take(clips), keep.to(mean.dtype)))
+        self._remember(layer)
+
+    def _remember(self, layer: int) -> None:
+        """Only the clips that jump from here on: nobody else's memory is ever read."""
+        clips = self.route.to_jump(layer)
+        if self.memory is None or not clips:
+            return
+        index = None if clips == self.clips else sent(clips, self.lengths.device)
+        mean = (self.tokens.take(clips) * _picked(self.shares, index)[:, :, None]).sum(dim=1)
+        keep = torch.sigmoid(self.block.memory_gate(mean))
+        self.memory.put(clips, torch.lerp(mean, self.memory.take(clips), keep.to(mean.dtype)))
 
     def land(self, layer: int) -> None:
         """Mix the start and the memory into the clips that jump from here."""
@@ -313,20 +321,34 @@ class _Walk:
 class _Rows:
     """What every clip carries along, taken as a batch of any clips and put back.
 
-    A clip's row is a view of the batch that it was last part of: clips left out are neither copied nor written, and
-    their gradient needs no scatter.
+    A clip's row stays in the batch that it was last part of: clips left out are neither copied nor written, and their
+    gradient needs no scatter.
     """
 
     def __init__(self, batch: Tensor) -> None:
-        self.clips, self.batch, self.rows = list(range(len(batch))), batch, list(batch.unbind())
+        self.where: dict[int, tuple[_Batch, int]] = {}  # by clip
+        self.put(list(range(len(batch))), batch)
 
     def take(self, clips: list[int]) -> Tensor:
-        return self.batch if clips == self.clips else torch.stack([self.rows[clip] for clip in clips])
+        if clips == self.last.clips:
+            return self.last.batch
+        return torch.stack([batch.rows[row] for batch, row in (self.where[clip] for clip in clips)])
 
     def put(self, clips: list[int], batch: Tensor) -> None:
+        self.last = _Batch(clips, batch)
+        for row, clip in enumerate(clips):
+            self.where[clip] = (self.last, row)
+
+
+class _Batch:
+    """A batch of some clips, cut into rows when they are first asked for."""
+
+    def __init__(self, clips: list[int], batch: Tensor) -> None:
         self.clips, self.batch = clips, batch
-        for clip, row in zip(clips, batch.unbind(), strict=True):
-            self.rows[clip] = row
+
+    @cached_property
+    def rows(self) -> tuple[Tensor, ...]:
+        return self.batch.unbind()
 
 
 class Credit(torch.autograd.Function):

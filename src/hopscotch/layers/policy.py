@@ -169,6 +169,7 @@ class Route:
         self._jumps = [[-1] * self.depth for _ in range(batch)]
         self._landed = [[False] * self.depth for _ in range(batch)]
         self._next = [0] * batch  # the layer that a clip visits next
+        self._last_jump = [-1] * batch  # the last layer that a clip jumps from, as far as is decided
         self._probabilities: list[Tensor] = []
         self._draws: list[Tensor] = []  # probabilities with the noise of this draw: the straight-through gradient's own
         self._drawn: Tensor | None = None
@@ -202,8 +203,17 @@ class Route:
             self._next[clip] = target
             self._jumps[clip][layer] = action
             self._landed[clip][target] = action > 0
+            if action > 0:
+                self._last_jump[clip] = layer
         self.jumping.append([clip for clip in here if actions[clip] > 0])
         self.visiting.append([clip for clip, following in enumerate(self._next) if following == layer + 1])
+
+    def to_jump(self, layer: int) -> list[int]:
+        """The clips at the layer that jump from here on, as far as is known: before it is decided, all may."""
+        here = self.visiting[layer]
+        if len(self.jumping) < self.depth - 1:
+            return here
+        return [clip for clip in here if self._last_jump[clip] >= layer]
 
     def jumped(self, layer: int, clips: list[int]) -> list[int]:
         """The actions that the clips took after the layer."""
