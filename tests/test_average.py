@@ -1,13 +1,13 @@
 """average.py: the average of the weights over training steps."""
 
-from types import SimpleNamespace
-from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from hopscotch.tasks.average import AveragedWeights
+from hopscotch.tasks.average import AveragedWeights, MovingAverage
 
 
 class OneWeight(LightningModule):
@@ -19,7 +19,7 @@ class OneWeight(LightningModule):
 
 def test_every_step_moves_the_average_by_its_share_of_the_way_to_the_weights_and_buffers() -> None:
     module, average = OneWeight(), AveragedWeights(decay=0.9)
-    trainer: Any = SimpleNamespace(global_step=0)
+    trainer = MagicMock(spec=Trainer, global_step=0)
     average.setup(trainer, module, "fit")
     for value in (1.0, 2.0, 3.0):
         trainer.global_step += 1
@@ -35,3 +35,25 @@ def test_every_step_moves_the_average_by_its_share_of_the_way_to_the_weights_and
 def test_a_wrong_decay_names_key_rule_and_value() -> None:
     with pytest.raises(ValueError, match=r"callbacks.average.decay must lie in \[0, 1\], got 1.5\."):
         AveragedWeights(decay=1.5)
+
+
+def test_the_average_is_that_of_torch_and_follows_a_tensor_that_is_replaced() -> None:
+    def make() -> LightningModule:
+        module = OneWeight()
+        module.norm = torch.nn.BatchNorm1d(3)  # an int among its buffers
+        return module
+
+    module, decay = make(), 0.9
+    ours = MovingAverage(module, decay)
+    theirs = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    for step in range(4):
+        with torch.no_grad():
+            for tensor in (*module.parameters(), module.norm.running_mean):
+                tensor.add_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(step)))
+        module.norm.num_batches_tracked.add_(10)
+        module.level = torch.tensor(float(step))  # another tensor, not another value
+        ours.update_parameters(module)
+        theirs.update_parameters(module)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], tensor), name

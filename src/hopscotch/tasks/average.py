@@ -3,14 +3,71 @@
 average <- average + (1 - decay) (weights - average), after every optimizer step; it looks back 1 / (1 - decay) steps
 """
 
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+Place = tuple[dict[str, Tensor | None], str]  # of a parameter or buffer: its module's table, and its name there
 
 
 class AveragedWeights(WeightAveraging):
-    """Lightning's own `EMAWeightAveraging`, all tensors at once: one by one they took 5 to 9 ms of a step of 80."""
+    """Lightning's own `EMAWeightAveraging`, its average being moved in less time."""
 
     def __init__(self, *, decay: float) -> None:
         if not 0 <= decay <= 1:
             raise ValueError(f"callbacks.average.decay must lie in [0, 1], got {decay}.")
-        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))
+        super().__init__()
+        self.decay = decay
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self._average_model = MovingAverage(pl_module, self.decay)
+
+
+class MovingAverage(AveragedModel):
+    """torch's own, all tensors at once and found where they were found before.
+
+    One by one they took 5 to 9 ms of a step of 80, looking for them in every step another 2 to 3.
+    """
+
+    def __init__(self, model: LightningModule, decay: float) -> None:
+        super().__init__(model, model.device, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        self._found: tuple[nn.Module, list[tuple[list[Place], list[Place]]]] | None = None
+
+    def update_parameters(self, model: nn.Module) -> None:
+        if self.n_averaged == 0:
+            super().update_parameters(model)
+            return
+        if self._found is None or self._found[0] is not model:
+            self._found = (model, self._groups(model))
+        assert self.multi_avg_fn is not None
+        for averaged, current in self._found[1]:
+            self.multi_avg_fn(_tensors(averaged), _tensors(current), self.n_averaged)
+        self.n_averaged += 1
+
+    def _groups(self, model: nn.Module) -> list[tuple[list[Place], list[Place]]]:
+        """Places of the average and of the model, by device and type of what lies there."""
+        groups: dict[tuple[object, object], tuple[list[Place], list[Place]]] = {}
+        for ours, theirs in zip(_places(self.module), _places(model), strict=True):
+            (tensor,) = _tensors([ours])
+            averaged, current = groups.setdefault((tensor.device, tensor.dtype), ([], []))
+            averaged.append(ours)
+            current.append(theirs)
+        return list(groups.values())
+
+
+def _places(module: nn.Module) -> list[Place]:
+    """Of every parameter and buffer, once; a module may put another tensor in the place."""
+    places, seen = [], set()
+    for part in module.modules():
+        for table in (part._parameters, part._buffers):
+            for name, tensor in table.items():
+                if tensor is not None and id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    places.append((table, name))
+    return places
+
+
+def _tensors(places: list[Place]) -> list[Tensor]:
+    return [tensor.detach() for table, name in places if (tensor := table[name]) is not None]
