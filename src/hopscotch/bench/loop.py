@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.profilers import SimpleProfiler
 from omegaconf import DictConfig
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from hopscotch.bench.clips import write_clips
 from hopscotch.bench.table import Row, row
@@ -27,6 +27,7 @@ from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.report.metrics_log import MetricsLog
 from hopscotch.report.traces import TraceCollector
 from hopscotch.run import quiet
+from hopscotch.tasks.average import MovingAverage
 from hopscotch.tasks.budget import calibrate
 from hopscotch.types import AudioBatch
 
@@ -36,6 +37,7 @@ NUM_STEPS = 40  # of an epoch; FSDD has 75 such batches
 WARM_UP = 5  # steps not timed
 NUM_VALIDATION_BATCHES = 5
 TELEMETRY, PICTURES, WAITING = 1.02, 1.10, 0.02  # bars
+FETCHING = "[_TrainingEpochLoop].train_dataloader_next"  # Lightning's name for getting the next batch
 
 
 class Kept:
@@ -57,6 +59,7 @@ class Stopwatch(Callback):
     def __init__(self) -> None:
         self.begun: list[float] = []
         self.ended: list[float] = []
+        self.waits: list[float] = []  # for each batch, under trainer.profiler=simple
 
     def on_train_batch_start(self, *_: Any, **__: Any) -> None:
         self.begun.append(time.perf_counter())
@@ -68,11 +71,15 @@ class Stopwatch(Callback):
     def step_seconds(self) -> float:
         return (self.begun[-1] - self.begun[WARM_UP]) / (len(self.begun) - 1 - WARM_UP)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        profiler = trainer.profiler  # pyright: ignore[reportAttributeAccessIssue]  # Lightning sets it in __init__
+        if isinstance(profiler, SimpleProfiler):
+            self.waits = profiler.recorded_durations[FETCHING]
+
     @property
     def waiting_share(self) -> float:
-        """Of the time between the first step and the last, spent between two steps."""
-        between = sum(begun - ended for ended, begun in zip(self.ended, self.begun[1:], strict=False))
-        return between / (self.ended[-1] - self.begun[0])
+        """Of the time from the first step to the last, spent waiting for the next batch; Lightning counts it."""
+        return sum(self.waits[1 : len(self.begun)]) / (self.ended[-1] - self.begun[0])
 
 
 def loop(rounds: int, device: str) -> Iterator[Row]:
@@ -89,6 +96,7 @@ def _of_model(name: str, root: Path, folder: Path, rounds: int, device: str) -> 
     common = [f"model={name}", "data=folder", f"data.root={root}", "data.sample_rate=8000", f"trainer={accelerator}"]
     common.append(f"data.batch_size={BATCH}")
     configs = {kind: compose([*common, f"callbacks={kind}", "trainer.max_epochs=1"]) for kind in ("quiet", "default")}
+    configs["profiled"] = compose([*common, "callbacks=quiet", "trainer.max_epochs=1", "trainer.profiler=simple"])
     data = build_data(configs["quiet"])
     data.setup("fit")
     batches = [batch for batch, _ in zip(data.train_dataloader(), range(NUM_STEPS), strict=False)]
@@ -105,7 +113,9 @@ def _of_model(name: str, root: Path, folder: Path, rounds: int, device: str) -> 
             cfg = configs["quiet" if names[k] == "telemetry" else "default"]
             watch, epochs[i, k] = lightning(cfg, data, batches, validation, folder / f"{name}_{i}_{k}")
             steps[i, k] = watch.step_seconds
-        waiting.append(lightning(configs["quiet"], data, None, validation, folder / f"{name}_{i}_w")[0].waiting_share)
+        waiting.append(
+            lightning(configs["profiled"], data, None, validation, folder / f"{name}_{i}_w")[0].waiting_share
+        )
     yield _row(f"{name}: a training step, telemetry / bare loop", Times(names, steps), "telemetry", TELEMETRY)
     yield _row(f"{name}: an epoch with validation, telemetry / bare loop", Times(names, epochs), "telemetry", None)
     yield _row(f"{name}: an epoch with validation, pictures / bare loop", Times(names, epochs), "pictures", PICTURES)
@@ -149,7 +159,7 @@ def bare(
     model, target = task.model, task.target
     optimizer = task.make_optimizer([{"params": list(model.parameters())}])
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.99), use_buffers=True)
+    average = MovingAverage(model, 0.99)
     begun = []
     model.train()
     for batch in batches:
