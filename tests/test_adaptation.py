@@ -73,6 +73,7 @@ def test_dealt_decisions_cost_the_same_and_the_ends_are_the_ends(make_task, name
     assert measured.short.compute_fraction < measured.own.compute_fraction < 1.0
     assert torch.equal(measured.gain, measured.short.losses - measured.full.losses)
     assert measured.indices.tolist() == list(range(12))
+    assert measured.time_fraction > 0
 
 
 def test_noise_lies_as_far_below_the_clip_as_asked_and_follows_its_key() -> None:

@@ -95,7 +95,7 @@ def write_job(folder: Path, rule: str, speaker: str, seed: int, own: list[int], 
     (folder / "overrides.yaml").write_text("".join(f"- {word}\n" for word in words))
     one = {"acc": accuracy, "loss": 1.0, "fraction": 0.5, "dealt_acc": sum(dealt) / len(dealt), "dealt_loss": 1.5}
     one |= {"dealt_fraction": 0.5, "short_acc": 0.1, "full_acc": 0.9, "gain_correlation": 0.3, "entropy": 1.0}
-    one |= {"routes": 3, "common_routes": 2}
+    one |= {"routes": 3, "common_routes": 2, "time_fraction": 0.6}
     conditions = [{"condition": "clean", "acc": accuracy, "fraction": 0.5}]
     (folder / "report").mkdir()
     (folder / "report" / "adaptation.json").write_text(
@@ -157,6 +157,7 @@ def test_the_table_joins_seeds_and_speakers_and_pairs_clips(tmp_path: Path) -> N
     assert sign["advantage clean"].value == pytest.approx(1 / 8)
     assert rows["rule off"]["advantage mixed"].value == pytest.approx(-0.5)
     assert sign["loss saved clean"].value == pytest.approx(0.5)
+    assert sign["time"] == pytest.approx(0.6)
     written = list(csv.DictReader((tmp_path / "study.csv").read_text().splitlines()))
     assert [row["what"] for row in written] == ["rule sign", "rule off", "m, all of these"]
     assert (tmp_path / "study.md").read_text().count("\n") == 5

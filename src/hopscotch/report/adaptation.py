@@ -126,6 +126,7 @@ def numbers(measured: Adaptation) -> dict[str, float]:
         "acc": own.is_right.double().mean().item(),
         "loss": own.losses.mean().item(),
         "fraction": own.compute_fraction,
+        "time_fraction": measured.time_fraction,
         "macs": own.trace.macs.double().mean().item(),
         "dealt_acc": measured.dealt_is_right.mean().item(),
         "dealt_loss": measured.dealt_losses.mean().item(),

@@ -30,6 +30,7 @@ SHOWN = {  # of study.csv, in study.md
     "acc_sd": "deviation",
     "macs_m": "M MACs",
     "fraction": "compute",
+    "time": "time",
     "mixed_acc": "in noise",
     "advantage clean": "accuracy over dealt",
     "loss saved clean": "loss saved over dealt",
@@ -172,6 +173,7 @@ def summarise(points: Sequence[Point]) -> dict[str, Any]:
             row[f"acc {condition}"] = mean(one["conditions"][place]["acc"] for one in found)
     if not all("dealt_acc" in one["mixed"] for one in found):
         return row
+    row["time"] = mean(one["clean"]["time_fraction"] for one in found)
     for name in ("short_acc", "full_acc", "gain_correlation", "entropy", "routes", "common_routes"):
         row[name] = mean(one["mixed"][name] for one in found)
     for name in SETS:

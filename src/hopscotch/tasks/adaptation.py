@@ -8,9 +8,11 @@ Every clip is judged in several ways, on the same waveform:
     full     nothing skipped
     gain     loss(short) - loss(full): what more compute is worth to this clip, and what a policy should know
     predicted   the gain that the model expects; of a model that predicts none, the compute that it plans for the clip
+    time        seconds with the model's own decisions over seconds with nothing skipped, of the same batches in turn
 """
 
 import math
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -24,6 +26,8 @@ from hopscotch.tasks.budget import REACH
 from hopscotch.types import AudioBatch, SkipTrace, join_traces, key_bits, select_clips
 
 NUM_DEALS = 4  # permutations over which the dealt decisions are averaged
+TIMED_BATCHES = 8  # spread over the split
+TIMED_ROUNDS = 3  # of each, the fastest counts: other work on the machine only ever adds
 
 
 class Pass(NamedTuple):
@@ -49,6 +53,7 @@ class Adaptation(NamedTuple):
     short: Pass
     full: Pass
     predicted: Float[Tensor, " clip"]
+    time_fraction: float
 
     @property
     def gain(self) -> Float[Tensor, " clip"]:
@@ -126,7 +131,28 @@ def measure_adaptation(task: AudioTask, batches: Sequence[AudioBatch], ends: End
         short=ends.short,
         full=ends.full,
         predicted=own.trace.expected_compute.cpu() if ends.predicted is None else ends.predicted,
+        time_fraction=time_fraction(task, batches),
     )
+
+
+@torch.no_grad()
+def time_fraction(task: AudioTask, batches: Sequence[AudioBatch]) -> float:
+    """What the model's decisions leave of the seconds that it takes with nothing skipped."""
+    model, bias = task.model.eval(), task.model.decision_bias
+    own, everything = bias.clone(), torch.full_like(bias, math.sinh(REACH))
+    seconds = {False: 0.0, True: 0.0}
+    for batch in batches[:: -(-len(batches) // TIMED_BATCHES)]:
+        waveform, lengths = batch.waveform.to(bias.device), batch.lengths.to(bias.device)
+        fastest = {False: math.inf, True: math.inf}
+        for turn in range(2 * TIMED_ROUNDS):
+            is_dense = turn % 2 == 1
+            bias.copy_(everything if is_dense else own)
+            begun = time.perf_counter()
+            model(waveform, lengths).logits.sum().item()  # waits for a GPU
+            fastest[is_dense] = min(fastest[is_dense], time.perf_counter() - begun)
+        seconds = {name: seconds[name] + fastest[name] for name in seconds}
+    bias.copy_(own)
+    return seconds[False] / seconds[True]
 
 
 def _changed(batches: Sequence[AudioBatch], sample_rate: int, **what: object) -> list[AudioBatch]:
