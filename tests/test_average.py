@@ -38,19 +38,19 @@ def test_a_wrong_decay_names_key_rule_and_value() -> None:
 
 
 def test_the_average_is_that_of_torch_and_follows_a_tensor_that_is_replaced() -> None:
-    def make() -> LightningModule:
-        module = OneWeight()
-        module.norm = torch.nn.BatchNorm1d(3)  # an int among its buffers
-        return module
+    class WithAnInt(OneWeight):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = torch.nn.BatchNorm1d(3)
 
-    module, decay = make(), 0.9
+    module, decay = WithAnInt(), 0.9
     ours = MovingAverage(module, decay)
     theirs = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
     for step in range(4):
         with torch.no_grad():
-            for tensor in (*module.parameters(), module.norm.running_mean):
+            for tensor in module.parameters():
                 tensor.add_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(step)))
-        module.norm.num_batches_tracked.add_(10)
+        module.norm.get_buffer("num_batches_tracked").add_(10)
         module.level = torch.tensor(float(step))  # another tensor, not another value
         ours.update_parameters(module)
         theirs.update_parameters(module)

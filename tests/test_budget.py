@@ -31,19 +31,28 @@ def make_model(tmp_path: Path):
 @pytest.mark.parametrize("name", DECIDING)
 def test_auto_is_the_asked_share_of_the_way_from_the_floor(make_model, name: str) -> None:
     model = make_model(name)
-    floor = model.floor(SAMPLES)
-    assert 0 < floor < 1
-    assert resolve_target("auto", model, SAMPLES, 0.5) == pytest.approx((floor + 1) / 2)
-    assert resolve_target("auto", model, SAMPLES, 0.2) == pytest.approx(0.8 * floor + 0.2)
+    floor, ceiling = model.reachable(SAMPLES)
+    assert 0 < floor < ceiling <= 1
+    assert (ceiling < 1) == (name == "jump_attention"), "the strides behind the jumps are fixed"
+    assert resolve_target("auto", model, SAMPLES, 0.5) == pytest.approx((floor + ceiling) / 2)
+    assert resolve_target("auto", model, SAMPLES, 0.2) == pytest.approx(0.8 * floor + 0.2 * ceiling)
     assert resolve_target(floor, model, SAMPLES, 0.5) == floor
-    assert resolve_target(1, model, SAMPLES, 0.5) == 1.0
+    assert resolve_target(ceiling, model, SAMPLES, 0.5) == ceiling
+
+
+@pytest.mark.parametrize("name", DECIDING)
+def test_a_bias_beyond_all_decisions_reaches_the_ceiling(make_model, name: str) -> None:
+    model, batches = make_model(name), [make_batch(6, samples=[SAMPLES])]
+    assert calibrate(model, batches, 1.0).achieved == pytest.approx(model.reachable(SAMPLES)[1], abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("name", DECIDING)
 def test_a_target_below_the_floor_is_refused_with_the_floor_named(make_model, name: str) -> None:
     model = make_model(name)
-    floor = model.floor(SAMPLES)
-    with pytest.raises(ValueError, match=rf"compute\.target .* floor of {name}, {floor:.3f}, and 1, got 0\.01\."):
+    floor, ceiling = model.reachable(SAMPLES)
+    with pytest.raises(
+        ValueError, match=rf"compute\.target .* floor of {name}, {floor:.3f}, and {ceiling:.3g}, got 0\.01\."
+    ):
         resolve_target(0.01, model, SAMPLES, 0.5)
 
 

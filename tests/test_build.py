@@ -55,9 +55,9 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def overrides_for(choice: str, tones: Path, digits: Path, folder: Path) -> list[str]:
     """What a choice needs beside itself to be quick."""
     model = [] if choice.startswith("size=") else list(TINY_MODEL)
-    if choice.startswith("data=synthetic") or choice == "experiment=scenes":
+    if choice.startswith("data=synthetic") or "scenes" in choice:
         counts = ["data.num_train=20", "data.num_val=10", "data.num_test=10", f"data.cache_dir={folder}"]
-        seconds = ["data.scene_seconds=5"] if choice.endswith("scenes") else []
+        seconds = ["data.scene_seconds=5"] if "scenes" in choice else []
         return [choice, *counts, *seconds, *model, *QUICK]
     if choice == "data=fsdd" or choice.startswith("experiment="):
         speaker = [] if choice.endswith(("=fsdd", "=adapts_fsdd")) else ["data.test_speaker=theo"]

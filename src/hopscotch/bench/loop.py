@@ -79,6 +79,7 @@ class Stopwatch(Callback):
     @property
     def waiting_share(self) -> float:
         """Of the time from the first step to the last, spent waiting for the next batch; Lightning counts it."""
+        assert len(self.waits) >= len(self.begun), f"Lightning has no {FETCHING} for every batch"
         return sum(self.waits[1 : len(self.begun)]) / (self.ended[-1] - self.begun[0])
 
 

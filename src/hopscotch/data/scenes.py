@@ -6,7 +6,7 @@ A scene is laid out as stretches that do not overlap: exactly one of ten keyword
 bursts of noise, and digital silence. The background is heard everywhere but in the silences, and its power is the mean
 over where it is; every word of a scene has the same power. Keywords have partners of the same phonemes in another order
 (bada and daba): most among the keywords, two among the other words, so a model has to find the words and then listen
-to them. A scene without other words says plainly what its keyword is: a model learns from these first.
+to them. A scene without other words says plainly what its keyword is.
 
 Words are spoken at 16 kHz and every sound is halved to 8 kHz. What is lost above 4 kHz is half of the bursts of /d/ and
 /t/, and nearly all of the friction of /s/ (6 kHz), as on the telephone; no two words differ by it alone.
@@ -24,7 +24,7 @@ from hopscotch.data.formants import SAMPLE_RATE, Floats, speak
 from hopscotch.data.words import LEVEL_RANGE, SNR_RANGE, SPEAKERS, WORDS, SpokenClip, keyed, speaker
 
 SCENE_RATE = SAMPLE_RATE // 2  # Hz
-KEYWORDS = (*WORDS[0:4], *WORDS[12:18])
+KEYWORDS = (*WORDS[0:4], *WORDS[12:18])  # two families of four and half of another
 OTHERS = tuple(word for word in WORDS if word not in KEYWORDS)
 NUM_OTHERS = (0, 4)  # words beside the keyword, drawn evenly
 MIN_SECONDS = 5.0  # five words of the slowest speaker take 3.7 s

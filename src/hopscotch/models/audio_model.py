@@ -77,10 +77,14 @@ class AudioModel(nn.Module):
 
     def floor(self, samples: int) -> float:
         """The smallest fraction that a clip of this many samples can cost: every decision at its cheapest."""
+        return self.reachable(samples)[0]
+
+    def reachable(self, samples: int) -> tuple[float, float]:
+        """Smallest and largest fraction: strides fixed beforehand keep some models below 1 whatever they decide."""
         frames = self.frontend.frames(torch.tensor([samples]))
-        cheapest, dense = self.encoder.macs_range(int(self.stem.positions(frames)))
-        fixed = int(self._fixed_macs(frames))
-        return (cheapest + fixed) / (dense + fixed)
+        time, fixed = int(self.stem.positions(frames)), int(self._fixed_macs(frames))
+        cheapest, dense = self.encoder.macs_range(time)
+        return (cheapest + fixed) / (dense + fixed), (self.encoder.most_macs(time) + fixed) / (dense + fixed)
 
     def _fixed_macs(self, frames: Tensor) -> Tensor:
         return self.stem.macs(frames) + self.head.macs(self.stem.positions(frames))

@@ -32,6 +32,10 @@ class Encoder(nn.Module):
         """MACs of a clip of `time` positions: every decision at its cheapest, and nothing skipped."""
         raise NotImplementedError
 
+    def most_macs(self, time: int) -> int:
+        """MACs with every decision at its dearest: the dense run, unless something is left out whatever is decided."""
+        return self.macs_range(time)[1]
+
     def static_parts(self) -> Sequence[nn.Module]:
         """Parts that do the same for every clip that comes by, whatever was decided: worth compiling."""
         return ()

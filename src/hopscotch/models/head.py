@@ -1,7 +1,7 @@
 """From hidden states to the scores of a clip's classes: linear(what is pooled over the clip's positions).
 
 statistics    mean and deviation (Snyder et al. 2018, x-vectors)
-maxima        mean and maximum (Kong et al. 2020, PANNs): finds a short event in a long clip, which a mean drowns
+maxima        mean and maximum (Kong et al. 2020, PANNs, add them up): finds a short event that a mean drowns
 """
 
 from typing import Literal

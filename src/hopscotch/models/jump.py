@@ -82,7 +82,7 @@ class JumpStack(Encoder):
         return replace(like, jumps=jumps.to(torch.int8))
 
     def predicted_cost(self, summary: Tensor, decisions: SkipTrace) -> Float[Tensor, " batch"]:
-        skipped = ~decisions.visited[:, : self.block.depth]
+        skipped = ~decisions.visited[:, : self.block.depth].to(summary.device)
         return (self.block.policy.gains(summary) * skipped).sum(dim=1)
 
     def update_threshold(self, loss: float | Tensor, lr: float) -> None:

@@ -52,6 +52,9 @@ class JumpAttention(Encoder):
         (cheap, dense), (fixed, fixed_dense) = self.jump.macs_range(time), self.attention.macs_range(time)
         return cheap + fixed, dense + fixed_dense
 
+    def most_macs(self, time: int) -> int:
+        return self.jump.most_macs(time) + self.attention.macs_range(time)[0]
+
     def static_parts(self) -> Sequence[nn.Module]:
         return [*self.jump.static_parts(), *self.attention.static_parts()]
 

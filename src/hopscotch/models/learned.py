@@ -170,7 +170,7 @@ class LearnedStack(Encoder):
         return replace(like, strides=strides)
 
     def predicted_cost(self, summary: Tensor, decisions: SkipTrace) -> Float[Tensor, " batch"]:
-        strides = decisions.strides[:, self.num_fixed :]
+        strides = decisions.strides[:, self.num_fixed :].to(summary.device)
         if self.shared:
             strides = strides[:, :1]
         costs = torch.stack([gate.costs(summary) for gate in self._gates()], dim=1)  # batch layers strides

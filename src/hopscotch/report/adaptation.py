@@ -30,7 +30,7 @@ from hopscotch.tasks.adaptation import (
     with_silence,
 )
 from hopscotch.tasks.base import AudioTask
-from hopscotch.tasks.budget import calibrate, resolve_target
+from hopscotch.tasks.budget import Calibration, calibrate, resolve_target
 from hopscotch.types import AudioBatch
 
 FILE = "adaptation"
@@ -45,11 +45,11 @@ class AdaptationProbe(Callback):
     """`folder`: where the two files go. `reaches`: budgets to ask the finished model for beside its own.
 
     A reach is a share of the way from the model's floor to everything, as in compute.reach; the model's bias is set
-    anew for each, nothing is trained.
+    anew for each, nothing is trained. A model that decides nothing has one budget.
     """
 
-    def __init__(self, *, folder: str, reaches: Sequence[float] = ()) -> None:
-        if not all(0 <= reach <= 1 for reach in reaches):
+    def __init__(self, *, folder: str, reaches: Sequence[float]) -> None:
+        if not all(isinstance(reach, int | float) and 0 <= reach <= 1 for reach in reaches):
             raise ValueError(f"callbacks.adaptation.reaches must be a list of shares, 0 to 1, got {list(reaches)}.")
         self.folder, self.reaches = Path(folder), tuple(reaches)
 
@@ -76,8 +76,10 @@ class AdaptationProbe(Callback):
 
         found = {"conditions": conditions(pl_module, clean, clips.sample_rate), **measured(None), "budgets": []}
         if decides:
-            for reach, requested in self._at_reaches(pl_module, clips.datamodule):
-                found["budgets"].append({"reach": reach, "requested": requested, **measured(reach)})
+            for reach, budget in self._at_reaches(pl_module, clips.datamodule):
+                found["budgets"].append(
+                    {"reach": reach, "requested": budget.requested, "calibrated": budget.achieved, **measured(reach)}
+                )
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / f"{FILE}.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         with (self.folder / f"{FILE}.csv").open("w", newline="", encoding="utf-8") as file:
@@ -85,14 +87,14 @@ class AdaptationProbe(Callback):
             writer.writerow(COLUMNS)
             writer.writerows((*row, *[""] * (len(COLUMNS) - len(row))) for row in rows)
 
-    def _at_reaches(self, task: AudioTask, data: AudioDataModule) -> Generator[tuple[float, float]]:
-        """(reach, fraction asked for), the model's bias being set for it; afterwards as it was."""
-        bias = task.model.decision_bias.clone()
+    def _at_reaches(self, task: AudioTask, data: AudioDataModule) -> Generator[tuple[float, Calibration]]:
+        """Every reach with its budget, the model's bias being set for it; afterwards as it was."""
+        bias, batches = task.model.decision_bias.clone(), task.calibration_batches(data)
         for reach in self.reaches:
+            task.model.decision_bias.copy_(bias)  # each from there: the order of the reaches changes nothing
             requested = resolve_target("auto", task.model, data.mean_samples(), reach)
             assert requested is not None
-            calibrate(task.model, task.calibration_batches(data), requested)
-            yield reach, requested
+            yield reach, calibrate(task.model, batches, requested)
         task.model.decision_bias.copy_(bias)
 
 

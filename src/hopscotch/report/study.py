@@ -21,7 +21,14 @@ from hopscotch.report.thresholds import draw_thresholds
 
 NUM_DRAWS = 2000  # of the bootstrap
 JOINED = ("seed", "data.test_speaker")  # what does not tell rows apart
-HIDDEN = (*JOINED, "data.root", "trainer.enable_progress_bar", "hydra.run.dir")
+HIDDEN = (
+    *JOINED,
+    "experiment",
+    "data.root",
+    "callbacks.adaptation.reaches",
+    "trainer.enable_progress_bar",
+    "hydra.run.dir",
+)
 SETS = ("clean", "mixed")
 SHOWN = {  # of study.csv, in study.md
     "what": "what",
@@ -90,7 +97,7 @@ def points_of(folder: Path) -> list[Point]:
     if not found.get("budgets"):
         return [Point(folder, None, tuple(words), summary, found)]
     return [
-        Point(folder, budget["reach"], (*words, f"reach={budget['reach']:g}"), summary, budget)
+        Point(folder, budget["reach"], (*words, f"asked={budget['reach']:g}"), summary, budget)
         for budget in found["budgets"]
     ]
 
@@ -118,7 +125,7 @@ def report_study(folder: Path, beside: Sequence[Path] = ()) -> list[dict[str, An
         {"what": f"{model}, all of these", **summarise([point for point in decided if point.model == model])}
         for model in sorted(models)
     ]
-    rows += [row for row in pooled if len(groups) > 1 and row["runs"] > 1]
+    rows += pooled if len(groups) > 1 else []
     columns = list(dict.fromkeys(name for row in rows for name in row))
     with (folder / "study.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
@@ -128,8 +135,8 @@ def report_study(folder: Path, beside: Sequence[Path] = ()) -> list[dict[str, An
     lines = [" | ".join(SHOWN[name] for name in shown), "|".join(["---"] * len(shown))]
     lines += [" | ".join(written(row.get(name)) for name in shown) for row in rows]
     (folder / "study.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    named = {row["what"]: members[0].folder for row, members in zip(rows, groups.values(), strict=False)}
-    draw_thresholds(named, folder / "thresholds.png")
+    named = {members[0].folder: row["what"] for row, members in zip(rows, groups.values(), strict=False)}
+    draw_thresholds({what: job for job, what in named.items()}, folder / "thresholds.png")
     draw_frontier([frontier_job(point) for members in groups.values() for point in members], folder / "frontier.png")
     return rows
 
@@ -138,12 +145,18 @@ def frontier_job(point: Point) -> Job:
     """A point of the frontier: seeds and speakers fall together, controls go by their own name."""
     job = make_job(point.folder.name, point.words, point.summary, "finished")
     model = f"control: {point.control.partition('_')[0]}" if point.control else job.model
-    return replace(job, model=model, test_acc=point.clean["acc"], macs=point.clean["macs"])
+    return replace(
+        job,
+        model=model,
+        test_acc=point.clean["acc"],
+        macs=point.clean["macs"],
+        compute_fraction=point.clean["fraction"],
+    )
 
 
 def label(words: Sequence[str]) -> str:
     """What tells a row apart, without the paths of its keys: model=dense compute.reach=0.2 -> dense, reach 0.2."""
-    told = [word.partition("=") for word in words if not word.startswith("experiment=")]
+    told = [word.partition("=") for word in words]
     heads = [value for key, _, value in told if key in ("model", "control")]
     return (
         ", ".join([*heads, *(f"{k.rpartition('.')[2]} {v}" for k, _, v in told if k not in ("model", "control"))])
@@ -155,7 +168,7 @@ def summarise(points: Sequence[Point]) -> dict[str, Any]:
     """One row: means over the points, and what their clips say together."""
     accuracies = [point.clean["acc"] for point in points]
     row: dict[str, Any] = {
-        "runs": len(points),
+        "runs": len({point.folder for point in points}),
         "acc": mean(accuracies),
         "acc_sd": stdev(accuracies) if len(accuracies) > 1 else None,
         "macs_m": mean(point.clean["macs"] for point in points) / 1e6,
@@ -173,7 +186,8 @@ def summarise(points: Sequence[Point]) -> dict[str, Any]:
             row[f"acc {condition}"] = mean(one["conditions"][place]["acc"] for one in found)
     if not all("dealt_acc" in one["mixed"] for one in found):
         return row
-    row["time"] = mean(one["clean"]["time_fraction"] for one in found)
+    if all("time_fraction" in one["clean"] for one in found):
+        row["time"] = mean(one["clean"]["time_fraction"] for one in found)
     for name in ("short_acc", "full_acc", "gain_correlation", "entropy", "routes", "common_routes"):
         row[name] = mean(one["mixed"][name] for one in found)
     for name in SETS:
@@ -190,7 +204,7 @@ def advantage(points: Sequence[Point], name: str, better: str, worse: str) -> In
         reach = "" if point.reach is None else str(point.reach)
         with (point.folder / "report" / "adaptation.csv").open(newline="", encoding="utf-8") as file:
             for line in csv.DictReader(file):
-                if line["set"] == name and line["reach"] == reach:
+                if line["set"] == name and line.get("reach", "") == reach:
                     by_clip.setdefault(line["clip"], []).append(float(line[better]) - float(line[worse]))
     return bootstrap(np.array([mean(values) for values in by_clip.values()]))
 

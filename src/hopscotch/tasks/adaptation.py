@@ -1,6 +1,6 @@
 """Does a model spend compute where it helps? Its decisions, against the same decisions dealt to the wrong clips.
 
-Every clip is judged in several ways, on the same waveform:
+Every clip is judged in several ways, on the same waveform, and the whole is timed:
 
     own      the model's own decisions
     dealt    the decisions that the model took for some other clip: the same compute, no information
@@ -110,7 +110,8 @@ def measure_ends(task: AudioTask, batches: Sequence[AudioBatch]) -> Ends:
     predicted = None
     if task.model.encoder.gain_net is not None:
         assert short.trace.summary is not None
-        predicted = task.model.encoder.predicted_cost(short.trace.summary, short.trace).cpu()
+        summary = short.trace.summary.to(bias.device)
+        predicted = task.model.encoder.predicted_cost(summary, short.trace).cpu()
     return Ends(short, full, predicted)
 
 
@@ -140,19 +141,19 @@ def time_fraction(task: AudioTask, batches: Sequence[AudioBatch]) -> float:
     """What the model's decisions leave of the seconds that it takes with nothing skipped."""
     model, bias = task.model.eval(), task.model.decision_bias
     own, everything = bias.clone(), torch.full_like(bias, math.sinh(REACH))
-    seconds = {False: 0.0, True: 0.0}
+    seconds = {"own": 0.0, "full": 0.0}
     for batch in batches[:: -(-len(batches) // TIMED_BATCHES)]:
         waveform, lengths = batch.waveform.to(bias.device), batch.lengths.to(bias.device)
-        fastest = {False: math.inf, True: math.inf}
-        for turn in range(2 * TIMED_ROUNDS):
-            is_dense = turn % 2 == 1
-            bias.copy_(everything if is_dense else own)
-            begun = time.perf_counter()
-            model(waveform, lengths).logits.sum().item()  # waits for a GPU
-            fastest[is_dense] = min(fastest[is_dense], time.perf_counter() - begun)
+        fastest = {"own": math.inf, "full": math.inf}
+        for _ in range(TIMED_ROUNDS):
+            for name, setting in (("own", own), ("full", everything)):
+                bias.copy_(setting)
+                begun = time.perf_counter()
+                model(waveform, lengths).logits.sum().item()  # waits for a GPU
+                fastest[name] = min(fastest[name], time.perf_counter() - begun)
         seconds = {name: seconds[name] + fastest[name] for name in seconds}
     bias.copy_(own)
-    return seconds[False] / seconds[True]
+    return seconds["own"] / seconds["full"]
 
 
 def _changed(batches: Sequence[AudioBatch], sample_rate: int, **what: object) -> list[AudioBatch]:

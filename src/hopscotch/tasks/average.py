@@ -36,7 +36,7 @@ class MovingAverage(AveragedModel):
         self._found: tuple[nn.Module, list[tuple[list[Place], list[Place]]]] | None = None
 
     def update_parameters(self, model: nn.Module) -> None:
-        if self.n_averaged == 0:
+        if self._found is None and self.n_averaged == 0:  # a look at the device that later steps are spared
             super().update_parameters(model)
             return
         if self._found is None or self._found[0] is not model:
@@ -74,4 +74,6 @@ def _places(module: nn.Module) -> list[Place]:
 
 
 def _tensors(places: list[Place]) -> list[Tensor]:
-    return [tensor.detach() for table, name in places if (tensor := table[name]) is not None]
+    tensors = [table[name] for table, name in places]
+    assert all(tensor is not None for tensor in tensors)
+    return [tensor.detach() for tensor in tensors if tensor is not None]

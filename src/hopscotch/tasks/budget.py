@@ -28,18 +28,19 @@ class Calibration(NamedTuple):
 def resolve_target(target: str | float, model: AudioModel, mean_samples: float, reach: float) -> float | None:
     """compute.target as a fraction; None for a model that decides nothing.
 
-    "auto" lies in what the model can reach, [floor, 1]: floor + reach (1 - floor).
+    "auto" lies in what the model can reach, [floor, ceiling]: floor + reach (ceiling - floor). The ceiling is 1,
+    but for models that have strides fixed beforehand as well.
     """
     if not model.decides:
         if target != "auto":
             raise ValueError(f"compute.target must stay auto for {model.name}, which decides nothing, got {target}.")
         return None
-    floor = model.floor(round(mean_samples))
+    floor, ceiling = model.reachable(round(mean_samples))
     if target == "auto":
-        return floor + reach * (1 - floor)
-    if not floor <= float(target) <= 1:
+        return floor + reach * (ceiling - floor)
+    if not floor <= float(target) <= ceiling:
         raise ValueError(
-            f"compute.target must lie between the floor of {model.name}, {floor:.3f}, and 1, got {target}. "
+            f"compute.target must lie between the floor of {model.name}, {floor:.3f}, and {ceiling:.3g}, got {target}. "
             "The floor is every decision at its cheapest; a smaller model.ffn_ratio or a deeper model lowers it."
         )
     return float(target)

@@ -32,6 +32,7 @@ def budget_curve(
     bias, was_training = model.decision_bias.clone(), model.training
     points = []
     for budget in budgets:
+        model.decision_bias.copy_(bias)  # each from there: their order changes nothing
         reached = calibrate(model, calibration, budget).achieved
         points.append(BudgetPoint(budget, reached, *_measure(model.eval(), test)))
     model.decision_bias.copy_(bias)
