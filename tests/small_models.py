@@ -49,7 +49,13 @@ def make_encoder(name: str, *, ffn_ratio: float = 2, **changes: Any) -> Encoder:
 
 
 def make_model(
-    name: str, *, seed: int = 0, spectrogram_augment: nn.Module | None = None, ffn_ratio: float = 2, **changes: Any
+    name: str,
+    *,
+    seed: int = 0,
+    spectrogram_augment: nn.Module | None = None,
+    ffn_ratio: float = 2,
+    branch_start: float = 1.0,
+    **changes: Any,
 ) -> AudioModel:
     torch.manual_seed(seed)
     frontend = LogMel(sample_rate=SAMPLE_RATE, num_mels=8, window_seconds=0.032, hop_seconds=HOP / SAMPLE_RATE)
@@ -64,6 +70,7 @@ def make_model(
         stem_stride=4,
         positions="sinusoidal",
         pooling="statistics",
+        branch_start=branch_start,
     )
 
 

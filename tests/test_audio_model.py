@@ -173,3 +173,14 @@ def test_augmentation_is_for_training_and_keyed_by_clip() -> None:
     torch.testing.assert_close(model(waveform, lengths).logits, plain, rtol=0, atol=1e-5)
     alone = model(waveform[1:, :2000], lengths[1:], keys=keys[1:]).logits
     torch.testing.assert_close(alone[0], augmented[1], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["dense", "learned_skip", "skip_transformer", "jump_attention"])
+def test_branches_start_as_large_as_asked(model: str) -> None:
+    usual, small = (dict(make_model(model, branch_start=start).encoder.named_parameters()) for start in (1.0, 0.1))
+    scaled = {name for name in usual if not torch.equal(usual[name], small[name])}
+    ends = (".attention.output.", ".attention.attention.output.", ".ffn.2.")
+    assert scaled == {name for name in usual if any(end in f".{name}" for end in ends)}
+    assert scaled
+    for name in scaled:
+        torch.testing.assert_close(small[name], 0.1 * usual[name])

@@ -85,7 +85,8 @@ def build_data(cfg: DictConfig) -> AudioDataModule:
 
 def build_model(cfg: DictConfig, num_classes: int) -> AudioModel:
     """Weights are drawn from the global generator: seed it first."""
-    own = {key: cfg.model[key] for key in ("name", "dim", "dropout", "stem_stride", "positions", "pooling")}
+    keys = ("name", "dim", "dropout", "stem_stride", "positions", "pooling", "branch_start")
+    own = {key: cfg.model[key] for key in keys}
     encoder = make(cfg.model.encoder)
     assert isinstance(encoder, Encoder)
     if cfg.trainer.compile:

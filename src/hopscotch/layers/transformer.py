@@ -7,6 +7,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -39,6 +40,20 @@ class TransformerBlock(nn.Module):
     ) -> Float[Tensor, "batch time dim"]:
         x = x + self.dropout(self.attention(self.attention_norm(x), lengths, strides=strides))
         return self.feed_forward(x)
+
+    @torch.no_grad()
+    def scale_branches(self, factor: float) -> None:
+        """Of a fresh block, which then adds so much less to x: below 1 a deep stack begins as a shallow one.
+
+        As LayerScale (Touvron et al. 2021) starts, here by the weights themselves and without a factor of its own.
+        """
+        for last in (self._attention_output, self.ffn[-1]):
+            for parameter in last.parameters():
+                parameter.mul_(factor)
+
+    @property
+    def _attention_output(self) -> nn.Linear:
+        return self.attention.output
 
     def feed_forward(self, x: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
         return x + self.dropout(self.ffn(self.ffn_norm(x)))

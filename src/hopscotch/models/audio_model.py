@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hopscotch.frontend import LogMel
+from hopscotch.layers.transformer import TransformerBlock
 from hopscotch.models.encoder import Encoder
 from hopscotch.models.head import Head, Pooling
 from hopscotch.models.stem import ConvStem, Positions
@@ -34,6 +35,7 @@ class AudioModel(nn.Module):
         stem_stride: int,
         positions: Positions,
         pooling: Pooling,
+        branch_start: float,
     ) -> None:
         super().__init__()
         self.name = name
@@ -41,6 +43,9 @@ class AudioModel(nn.Module):
         self.spectrogram_augment = spectrogram_augment
         self.stem = ConvStem(frontend.num_mels, dim, stride=stem_stride, dropout=dropout, positions=positions)
         self.encoder = encoder
+        for block in encoder.modules():
+            if isinstance(block, TransformerBlock):
+                block.scale_branches(branch_start)
         self.head = Head(dim, num_classes, pooling=pooling, dropout=dropout)
         self.register_buffer("decision_bias", torch.tensor(0.0))
 

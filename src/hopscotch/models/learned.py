@@ -42,6 +42,10 @@ class LearnedBlock(TransformerBlock):
     def gate(self) -> StrideGate:
         return self.attention.gate
 
+    @property
+    def _attention_output(self) -> nn.Linear:
+        return self.attention.attention.output
+
     def run(
         self, x: Tensor, lengths: Tensor, choice: StrideChoice | None, bias: Tensor | float, strides: Tensor | None
     ) -> tuple[Tensor, StrideChoice]:
