@@ -117,7 +117,7 @@ class Model:
     stem_stride: int = keeps(Rule("2 or 4", lambda value: value in (2, 4)))
     positions: str = keeps(one_of("sinusoidal", "convolutional"))
     pooling: str = keeps(one_of("statistics", "maxima"))
-    branch_start: float = keeps(ABOVE_ZERO)
+    branch_start: float = keeps(at_least(0))
     encoder: dict[str, Any] = MISSING  # free: one class and one YAML make a new model
 
 

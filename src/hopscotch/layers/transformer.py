@@ -45,7 +45,8 @@ class TransformerBlock(nn.Module):
     def scale_branches(self, factor: float) -> None:
         """Of a fresh block, which then adds so much less to x: below 1 a deep stack begins as a shallow one.
 
-        As LayerScale (Touvron et al. 2021) starts, here by the weights themselves and without a factor of its own.
+        So starts LayerScale (Touvron et al. 2021), and at 0 ReZero (Bachlechner et al. 2020), there by factors of their
+        own, here by the weights themselves.
         """
         for last in (self._attention_output, self.ffn[-1]):
             for parameter in last.parameters():
