@@ -18,7 +18,10 @@ from hopscotch.types import ModelOutput, SkipTrace, valid_mask
 
 
 class AudioModel(nn.Module):
-    """A classifier of clips. `decision_bias` is the scalar that evaluation adds to every decision to meet a budget."""
+    """A classifier of clips. `decision_bias` is the scalar that evaluation adds to every decision to meet a budget.
+
+    `branch_start`: size of what fresh transformer blocks add to their input (TransformerBlock.scale_branches).
+    """
 
     decision_bias: Tensor
 
