@@ -73,7 +73,6 @@ def test_dealt_decisions_cost_the_same_and_the_ends_are_the_ends(make_task, name
     assert measured.short.compute_fraction < measured.own.compute_fraction < 1.0
     assert torch.equal(measured.gain, measured.short.losses - measured.full.losses)
     assert measured.indices.tolist() == list(range(12))
-    assert measured.time_fraction > 0
 
 
 def test_noise_lies_as_far_below_the_clip_as_asked_and_follows_its_key() -> None:
@@ -106,6 +105,7 @@ def test_a_probe_asks_the_finished_model_for_other_budgets(command: Command, ton
     assert dense["requested"] == dense["clean"]["fraction"] == dense["mixed"]["fraction"] == 1
     assert cheap["clean"]["fraction"] < found["clean"]["fraction"] < 1  # the run's own budget lies in between
     assert found["clean"]["acc"] == pytest.approx(summary["test"]["acc"])
+    assert all(one["time_fraction"] > 0 for one in (found, cheap, dense))
     lines = list(csv.DictReader((folder / "report" / "adaptation.csv").read_text().splitlines()))
     assert {line["reach"] for line in lines} == {"", "0", "1"}
     for reach, budget in (("0", cheap), ("1", dense)):

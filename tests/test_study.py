@@ -95,11 +95,11 @@ def write_job(folder: Path, rule: str, speaker: str, seed: int, own: list[int], 
     (folder / "overrides.yaml").write_text("".join(f"- {word}\n" for word in words))
     one = {"acc": accuracy, "loss": 1.0, "fraction": 0.5, "dealt_acc": sum(dealt) / len(dealt), "dealt_loss": 1.5}
     one |= {"dealt_fraction": 0.5, "short_acc": 0.1, "full_acc": 0.9, "gain_correlation": 0.3, "entropy": 1.0}
-    one |= {"routes": 3, "common_routes": 2, "time_fraction": 0.6}
+    one |= {"routes": 3, "common_routes": 2}
     conditions = [{"condition": "clean", "acc": accuracy, "fraction": 0.5}]
     (folder / "report").mkdir()
     (folder / "report" / "adaptation.json").write_text(
-        json.dumps({"conditions": conditions, "clean": one, "mixed": one})
+        json.dumps({"conditions": conditions, "time_fraction": 0.6, "clean": one, "mixed": one})
     )
     lines = ["reach,set,clip,own_acc,dealt_acc,own_loss,dealt_loss"]
     lines += [

@@ -220,7 +220,7 @@ class SkipLayer(nn.Module):
         )
 
     def layer_macs(self, layer: int, time: Tensor) -> Tensor:
-        """What a visit costs before any token is open."""
+        """What a visit costs before any token is open; the memory's gate is in it, jump or no jump."""
         memory = 0 if self.mix == "none" else self.dim
         if self.inner == "transformer":
             return block_macs(time, self.dim, self.ffn_ratio) + memory
@@ -293,14 +293,15 @@ class _Walk:
         if chance is not None:
             y = Credit.apply(x, y, _picked(chance, index))
         self.tokens.put(clips, y)
-        self._remember(layer)
+        self._remember(layer, index)
 
-    def _remember(self, layer: int) -> None:
-        """Only the clips that jump from here on: nobody else's memory is ever read."""
+    def _remember(self, layer: int, index: Tensor | None) -> None:
+        """Only the clips that jump from here on: nobody else's memory is ever read. `index`: all who come by."""
         clips = self.route.to_jump(layer)
         if self.memory is None or not clips:
             return
-        index = None if clips == self.clips else sent(clips, self.lengths.device)
+        if clips != self.route.visiting[layer]:
+            index = sent(clips, self.lengths.device)
         mean = (self.tokens.take(clips) * _picked(self.shares, index)[:, :, None]).sum(dim=1)
         keep = torch.sigmoid(self.block.memory_gate(mean))
         self.memory.put(clips, torch.lerp(mean, self.memory.take(clips), keep.to(mean.dtype)))

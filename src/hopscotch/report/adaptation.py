@@ -26,6 +26,7 @@ from hopscotch.tasks.adaptation import (
     evaluate,
     measure_adaptation,
     measure_ends,
+    time_fraction,
     with_noise,
     with_silence,
 )
@@ -64,7 +65,7 @@ class AdaptationProbe(Callback):
         rows: list[tuple[object, ...]] = []
 
         def measured(reach: float | None) -> dict[str, Any]:
-            found = {}
+            found: dict[str, Any] = {"time_fraction": time_fraction(pl_module, clean)} if decides else {}
             for name, batches in sets.items():
                 if decides:
                     adaptation = measure_adaptation(pl_module, batches, ends[name])
@@ -128,7 +129,6 @@ def numbers(measured: Adaptation) -> dict[str, float]:
         "acc": own.is_right.double().mean().item(),
         "loss": own.losses.mean().item(),
         "fraction": own.compute_fraction,
-        "time_fraction": measured.time_fraction,
         "macs": own.trace.macs.double().mean().item(),
         "dealt_acc": measured.dealt_is_right.mean().item(),
         "dealt_loss": measured.dealt_losses.mean().item(),

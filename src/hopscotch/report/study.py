@@ -92,10 +92,11 @@ class Point:
 
 
 def points_of(folder: Path) -> list[Point]:
-    words = [word for word in read_overrides(folder / "overrides.yaml") if word.partition("=")[0] not in HIDDEN]
+    overrides = read_overrides(folder / "overrides.yaml")
+    words = tuple(word for word in overrides if word.partition("=")[0] not in HIDDEN)
     summary, found = read_json(folder / "summary.json"), read_json(folder / "report" / "adaptation.json")
     if not found.get("budgets"):
-        return [Point(folder, None, tuple(words), summary, found)]
+        return [Point(folder, None, words, summary, found)]
     return [
         Point(folder, budget["reach"], (*words, f"asked={budget['reach']:g}"), summary, budget)
         for budget in found["budgets"]
@@ -111,7 +112,7 @@ def report_study(folder: Path, beside: Sequence[Path] = ()) -> list[dict[str, An
     jobs = [path.parent for path in found if read_json(path)["status"] == "finished"]
     groups: dict[tuple[str, ...], list[Point]] = {}
     for point in (point for job in jobs for point in points_of(job)):
-        groups.setdefault(tuple(point.words), []).append(point)
+        groups.setdefault(point.words, []).append(point)
     if not groups:
         return []
     shared = set.intersection(*(set(words) for words in groups)) if len(groups) > 1 else set()
@@ -120,12 +121,10 @@ def report_study(folder: Path, beside: Sequence[Path] = ()) -> list[dict[str, An
         for words, members in groups.items()
     ]
     decided = [point for members in groups.values() for point in members if point.decides]
-    models = {point.model for point in decided}
-    pooled = [
-        {"what": f"{model}, all of these", **summarise([point for point in decided if point.model == model])}
-        for model in sorted(models)
-    ]
-    rows += pooled if len(groups) > 1 else []
+    for model in sorted({point.model for point in decided}):
+        of_model = [point for point in decided if point.model == model]
+        if len({point.words for point in of_model}) > 1:
+            rows.append({"what": f"{model}, all of these", **summarise(of_model)})
     columns = list(dict.fromkeys(name for row in rows for name in row))
     with (folder / "study.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
@@ -186,8 +185,8 @@ def summarise(points: Sequence[Point]) -> dict[str, Any]:
             row[f"acc {condition}"] = mean(one["conditions"][place]["acc"] for one in found)
     if not all("dealt_acc" in one["mixed"] for one in found):
         return row
-    if all("time_fraction" in one["clean"] for one in found):
-        row["time"] = mean(one["clean"]["time_fraction"] for one in found)
+    if all("time_fraction" in one for one in found):
+        row["time"] = mean(one["time_fraction"] for one in found)
     for name in ("short_acc", "full_acc", "gain_correlation", "entropy", "routes", "common_routes"):
         row[name] = mean(one["mixed"][name] for one in found)
     for name in SETS:

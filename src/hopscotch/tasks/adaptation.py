@@ -1,6 +1,6 @@
 """Does a model spend compute where it helps? Its decisions, against the same decisions dealt to the wrong clips.
 
-Every clip is judged in several ways, on the same waveform, and the whole is timed:
+Every clip is judged in several ways, on the same waveform:
 
     own      the model's own decisions
     dealt    the decisions that the model took for some other clip: the same compute, no information
@@ -8,7 +8,8 @@ Every clip is judged in several ways, on the same waveform, and the whole is tim
     full     nothing skipped
     gain     loss(short) - loss(full): what more compute is worth to this clip, and what a policy should know
     predicted   the gain that the model expects; of a model that predicts none, the compute that it plans for the clip
-    time        seconds with the model's own decisions over seconds with nothing skipped, of the same batches in turn
+
+and what the decisions leave of the time is measured beside it, own and full in turn on the same batches.
 """
 
 import math
@@ -53,7 +54,6 @@ class Adaptation(NamedTuple):
     short: Pass
     full: Pass
     predicted: Float[Tensor, " clip"]
-    time_fraction: float
 
     @property
     def gain(self) -> Float[Tensor, " clip"]:
@@ -132,7 +132,6 @@ def measure_adaptation(task: AudioTask, batches: Sequence[AudioBatch], ends: End
         short=ends.short,
         full=ends.full,
         predicted=own.trace.expected_compute.cpu() if ends.predicted is None else ends.predicted,
-        time_fraction=time_fraction(task, batches),
     )
 
 
