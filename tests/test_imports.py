@@ -12,7 +12,7 @@ SOURCE = ROOT / "src" / "hopscotch"
 
 # A module may import those of earlier rows, and of its own package. Same row: side by side, out of each other's sight.
 TIERS = (
-    {"types", "config"},
+    {"types", "config", "threads"},
     {"compute"},
     {"data", "layers"},
     {"frontend"},  # pools with layers

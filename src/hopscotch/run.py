@@ -29,6 +29,7 @@ from hopscotch.report.summary import print_summary, write_summary
 from hopscotch.report.sweep import append_ledger
 from hopscotch.report.traces import TraceCollector
 from hopscotch.tasks.base import AudioTask
+from hopscotch.threads import warn_if_crowded
 
 Ended = Literal["finished", "stopped"]
 
@@ -118,6 +119,8 @@ def fit_and_test(cfg: DictConfig, run: Path, started: float) -> dict[str, Any]:
     seed_everything(cfg.seed, verbose=False)
     traces = TraceCollector()
     trainer = build_trainer(cfg, [*build_callbacks(cfg), traces], [*build_loggers(cfg), MetricsLog(run)])
+    if trainer.strategy.root_device.type == "cpu":
+        warn_if_crowded()
     data = build_data(cfg)
     data.setup("fit")
     model = build_model(cfg, data.num_classes)
