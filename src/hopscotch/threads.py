@@ -35,6 +35,6 @@ def warn_if_crowded() -> None:
     if seconds > CROWDED:
         rank_zero_warn(
             f"Other processes keep the cores busy: {num_threads} threads need {1000 * seconds:.0f} ms for what takes "
-            "0.02 ms on free cores. Start again with OMP_NUM_THREADS=1 (several runs side by side) or OMP_WAIT_POLICY=passive "
-            "(threads that sleep while they wait; half as fast on free cores) before the command."
+            "0.02 ms on free cores. Start again with OMP_NUM_THREADS=1 (several runs side by side) or "
+            "OMP_WAIT_POLICY=passive (threads sleep while they wait; half as fast on free cores) before the command."
         )
