@@ -75,6 +75,23 @@ def test_a_job_is_a_run_of_train_py_with_its_own_log_and_threads(tmp_path: Path,
     assert (called["log"], called["threads"]) == (f"{left}.log", "1")
 
 
+def test_threads_are_shared_out_among_the_lanes_unless_the_environment_says_how_many(
+    tmp_path: Path, monkeypatch
+) -> None:
+    seen = []
+
+    def run_job(job, folder: Path, threads: str, running) -> float:
+        seen.append(threads)
+        return 0.0
+
+    monkeypatch.setattr(study, "run_job", run_job)
+    monkeypatch.setattr(study.os, "cpu_count", lambda: 8)
+    for given, lanes in (("", 2), ("", 16), ("3", 1)):
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+        list(run_jobs([["a=1"]], tmp_path, lanes))
+    assert seen == ["4", "1", "3"]
+
+
 def test_whoever_stops_a_study_stops_its_jobs(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "train.py").write_text("import sys, time; time.sleep(600 * ('b' in sys.argv))")
     monkeypatch.setattr(study, "PROJECT_ROOT", tmp_path)

@@ -19,6 +19,7 @@ from hopscotch.config import MAX_NAME, PROJECT_ROOT, compose_sweep, file_name
 from hopscotch.report.sweep import planned_overrides
 
 QUICK_SEED = "seed=0"
+THREADS = "OMP_NUM_THREADS"
 
 
 def plan(overrides: Sequence[str], *, quick: bool) -> list[list[str]]:
@@ -43,7 +44,7 @@ def run_jobs(jobs: Sequence[Sequence[str]], out: Path, lanes: int) -> Generator[
             yield folder, True, 0.0
         else:
             todo.append((folder, job))
-    threads = str(max(1, (os.cpu_count() or 1) // lanes))
+    threads = os.environ.get(THREADS) or str(max(1, (os.cpu_count() or 1) // lanes))  # who set it has other jobs
     running: set[subprocess.Popen[bytes]] = set()
     with ThreadPoolExecutor(lanes) as pool:
         futures = {pool.submit(run_job, job, folder, threads, running): folder for folder, job in todo}
@@ -80,7 +81,7 @@ def run_job(job: Sequence[str], folder: Path, threads: str, running: set[subproc
             [sys.executable, str(PROJECT_ROOT / "train.py"), *words],
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"OMP_NUM_THREADS": threads},
+            env=os.environ | {THREADS: threads},
         )
         running.add(process)
         process.wait()
