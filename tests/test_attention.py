@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hopscotch.layers import attention
 from hopscotch.layers.attention import SkipAttention
 from hopscotch.types import valid_mask
 
@@ -58,9 +59,11 @@ def test_strided_equals_the_slow_version(stride: int, lengths: Tensor | None) ->
 
 @pytest.mark.parametrize("strides", [[3, 1, 2, 1], [2, 2, 2, 2], [4, 3, 2, 1], [1, 1, 1, 13]])
 @pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["equal", "padded"])
+@pytest.mark.parametrize("short", [0, TIME], ids=["a call for every stride", "one call"])
 def test_a_stride_per_clip_packed_equals_clip_by_clip_in_value_and_gradient(
-    strides: list[int], lengths: Tensor | None
+    strides: list[int], lengths: Tensor | None, short: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(attention, "SHORT", short)
     layer, x = make()
     weights = torch.randn_like(x)
     y = layer(x, lengths, strides=strides)

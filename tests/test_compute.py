@@ -1,6 +1,7 @@
 """What compute.py and the traces claim, against an independent count of the code that ran."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hopscotch.compute import attention_macs, block_macs, convolution_macs, kept_keys, linear_macs
+from hopscotch.layers import attention
 from hopscotch.layers.attention import SkipAttention
 from hopscotch.layers.jump import SkipLayer
 from hopscotch.layers.transformer import TransformerBlock
@@ -22,7 +24,7 @@ def attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int
     return 2 * batch * heads * queries * key[2] * (width + value[3])
 
 
-def counted_macs(module: nn.Module, *inputs: Any) -> int:
+def counted_macs(module: Callable[..., Any], *inputs: Any) -> int:
     mapping = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         module(*inputs)
@@ -64,7 +66,10 @@ VARIANTS = [
 
 
 @pytest.mark.parametrize(("name", "changes"), VARIANTS)
-def test_macs_agree_with_the_flop_counter_on_the_decisions_taken(name: str, changes: dict[str, Any]) -> None:
+def test_macs_agree_with_the_flop_counter_on_the_decisions_taken(
+    name: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "SHORT", 0)  # what keys are padded with is a batch's cost, not a clip's
     model = make_model(name, **changes)
     waveform, lengths = make_clips([6000] * 6)
     decide_at_random(model, waveform, lengths)
@@ -74,6 +79,18 @@ def test_macs_agree_with_the_flop_counter_on_the_decisions_taken(name: str, chan
     if model.decides:
         decided = torch.cat([trace.strides, trace.visited, trace.open_rate.nan_to_num()], dim=1)
         assert len(decided.unique(dim=0)) > 1, "the clips must differ for this to be a test"
+
+
+def test_short_clips_project_the_kept_keys_alone_and_pad_the_scores() -> None:
+    strides, time, dim = [1, 3, 3, 8, 50], 11, 16
+    layer = SkipAttention(dim, 2).eval()
+    assert time <= attention.SHORT
+    projected = 2 * len(strides) * linear_macs(time, dim, dim) + sum(
+        linear_macs(int(kept_keys(torch.tensor(time), stride)), dim, 2 * dim) for stride in strides
+    )
+    scores = len(strides) * 2 * time * time * dim
+    assert counted_macs(lambda x: layer(x, strides=strides), torch.zeros(5, time, dim)) == projected + scores
+    assert counted_macs(lambda x: layer(x, strides=strides[1:]), torch.zeros(4, time, dim)) < projected
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+SHORT = 64  # positions: up to here one call on padded keys takes less time than a call for every stride
+
 
 def check_heads(dim: int, num_heads: int) -> None:
     if num_heads < 1 or dim % num_heads:
@@ -28,9 +30,9 @@ class SkipAttention(nn.Module):
     """Multi-head attention that reads every `stride`-th key, the same stride for a batch or one for each clip.
 
     `strides` of `forward` overrides the layer's own: an int for all clips, or one int per clip, which runs packed:
-    keys and values of all clips are projected in one product over the kept positions alone, and clips of equal stride
-    share a call of SDPA. A padding mask is strided with the keys; position 0 is valid in every clip, so one key always
-    remains.
+    keys and values of all clips are projected in one product over the kept positions alone. Then clips of equal stride
+    share a call of SDPA; short clips all share one, their keys padded to the most that any of them keeps. A padding
+    mask is strided with the keys; position 0 is valid in every clip, so one key always remains.
     """
 
     def __init__(self, dim: int, num_heads: int, *, stride: int = 1) -> None:
@@ -68,12 +70,34 @@ class SkipAttention(nn.Module):
     def _attend_packed(
         self, query: Tensor, x: Tensor, lengths: Tensor | None, strides: Sequence[int]
     ) -> Float[Tensor, "batch heads time head_dim"]:
+        if len(set(strides)) == 1:
+            return self._attend(query, self.key_value(x[:, :: strides[0]]), key_mask(lengths, x.shape[1], strides[0]))
+        if x.shape[1] <= SHORT:
+            return self._attend_padded(query, x, lengths, strides)
+        return self._attend_grouped(query, x, lengths, strides)
+
+    def _attend_padded(
+        self, query: Tensor, x: Tensor, lengths: Tensor | None, strides: Sequence[int]
+    ) -> Float[Tensor, "batch heads time head_dim"]:
+        """The kept positions alone are projected, then padded to the most that a clip keeps."""
+        batch, time, _ = x.shape
+        every = torch.tensor(strides)[:, None]
+        positions = torch.arange(time)
+        num_keys = -(-time // min(strides))
+        kept = (positions % every == 0).flatten().nonzero().squeeze(1)
+        places = (torch.arange(batch)[:, None] * num_keys + positions // every).flatten()[kept]
+        rows = self.key_value(x.flatten(0, 1).index_select(0, kept.to(x.device)))
+        padded = rows.new_zeros(batch * num_keys, rows.shape[1]).index_copy(0, places.to(x.device), rows)
+        sizes = torch.full((batch, 1), time) if lengths is None else lengths[:, None]
+        mask = (torch.arange(num_keys, device=x.device) * every.to(x.device) < sizes.to(x.device))[:, None, None]
+        return self._attend(query, padded.unflatten(0, (batch, num_keys)), mask)
+
+    def _attend_grouped(
+        self, query: Tensor, x: Tensor, lengths: Tensor | None, strides: Sequence[int]
+    ) -> Float[Tensor, "batch heads time head_dim"]:
         """Clips sorted by stride: each group is a slice, and the last gather restores the order."""
         order = sorted(range(len(strides)), key=strides.__getitem__)
         groups = [(s, strides.count(s)) for s in sorted(set(strides))]
-        if len(groups) == 1:
-            stride = groups[0][0]
-            return self._attend(query, self.key_value(x[:, ::stride]), key_mask(lengths, x.shape[1], stride))
         index = torch.tensor(order, device=x.device)
         queries = query.index_select(0, index).split([count for _, count in groups])  # query[index]: a slow gradient
         inputs = x.index_select(0, index).split([count for _, count in groups])
