@@ -21,6 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from hopscotch.build import build_callbacks, build_data, build_loggers, build_model, build_task, build_trainer
 from hopscotch.config import STARTED
+from hopscotch.report.clip_table import FILE as CLIPS_FILE
+from hopscotch.report.clip_table import clip_rows, write_clips
+from hopscotch.report.clips import clips_of
 from hopscotch.report.figures import draw_report
 from hopscotch.report.findings import find_warnings
 from hopscotch.report.metrics_log import MetricsLog
@@ -216,6 +219,7 @@ def finish(
     }
     write_summary(run, **summary)
     draw_report(run, test)
+    write_clips(clip_rows(test, clips_of(trainer, "test")), run / "report" / CLIPS_FILE)
     print_summary(run, test, parameters=task.num_parameters, warnings=findings)
     return summary
 
