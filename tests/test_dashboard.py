@@ -59,7 +59,7 @@ def test_jump_model_has_the_jump_and_gate_tags_with_the_values_of_its_trace(tmp_
     assert [last(events, f"gate/threshold/layer_0{layer}") for layer in range(2)] == [0.25, 0.75]
     assert "gate/open_rate/layer_02" not in events.Tags()["scalars"]
     assert last(events, "train/jump_rate") == pytest.approx(2 / 10)
-    assert "jump/history" in events.Tags()["images"]
+    assert {"jump/history", "gate/tokens_0", "gate/tokens_1"} <= set(events.Tags()["images"])
     histogram = events.Histograms("jump/history/histogram")[-1].histogram_value
     assert dict(zip(histogram.bucket_limit, histogram.bucket, strict=True)) == {0.5: 8, 1.5: 1, 2.5: 1}
     text = events.Tensors("jump/history/text_summary")[-1].tensor_proto.string_val[0].decode()
@@ -97,7 +97,7 @@ def test_pattern_picture_grows_by_a_column_an_epoch(tmp_path: Path) -> None:
 def test_clips_most_often_wrong_can_be_seen_and_heard(tmp_path: Path) -> None:
     events = fit(tmp_path, stride_trace(), epochs=2)
     tags = events.Tags()
-    assert {"wrong/mel_0", "wrong/mel_1"} <= set(tags["images"])
+    assert {"wrong/mel_0", "wrong/mel_1", "val/confusion"} <= set(tags["images"])
     assert "wrong/mel_2" not in tags["images"]  # only two clips are wrong
     assert events.Audio("wrong/sound_0")[0].sample_rate == 800
     assert len(events.Audio("wrong/sound_0")) == 1  # the same clip leads after both epochs

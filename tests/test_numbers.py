@@ -10,6 +10,7 @@ from hopscotch.report.numbers import (
     RAN,
     Kinds,
     attention_layers,
+    confusion_counts,
     evaluation_numbers,
     history_cells,
     jump_rate,
@@ -107,3 +108,7 @@ def test_rank_correlation_is_left_out_where_it_says_nothing() -> None:
     assert "policy/rank_correlation" not in numbers
     x = np.arange(4.0)
     assert np.isnan(partial_rank_correlation(x, x[::-1] ** 2, given=x))  # length alone decides
+
+
+def test_the_confusion_matrix_counts_every_clip_once() -> None:
+    np.testing.assert_array_equal(confusion_counts(evaluate(dense_trace(), [1.0] * 4), 2), [[2, 0], [2, 0]])

@@ -1,16 +1,19 @@
 import numpy as np
 import pytest
 
-from hopscotch.report.numbers import history_cells, stride_shares
+from hopscotch.report.numbers import JUMPED_OVER, RAN, history_cells, stride_shares
 from hopscotch.report.pictures import (
     GAP_COLOUR,
     HISTORY_COLOURS,
     captioned,
     history_picture,
+    paint_confusion,
     paint_histories,
     paint_mel,
     paint_shares,
+    paint_tokens,
     pattern_picture,
+    stacked,
     stride_colours,
 )
 from tests.hand_made import both_trace, jump_trace
@@ -74,3 +77,28 @@ def test_mel_picture_of_silence_is_dark_all_over(level: float) -> None:
     picture = paint_mel(np.full((20, 8), level), scale=2)
     assert picture.shape == (16, 40, 3)
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) == 1
+
+
+def test_open_tokens_stand_under_the_frames_they_were_made_of() -> None:
+    tokens = paint_tokens(np.array([[True, False], [False, True]]), frames=4, scale=3, height=6)
+    assert tokens.shape == (12, 24, 3)
+    blue, grey = HISTORY_COLOURS[RAN], HISTORY_COLOURS[JUMPED_OVER]
+    assert [tuple(tokens[y, x]) for y, x in ((0, 0), (0, 11), (0, 12), (6, 11), (6, 12))] == [
+        blue,
+        blue,
+        grey,
+        grey,
+        blue,
+    ]
+    whole = stacked(np.zeros((5, 20, 3), np.uint8), tokens)
+    assert whole.shape == (5 + 4 + 12, 20, 3)
+    np.testing.assert_array_equal(whole[9:], tokens[:, :20])
+
+
+def test_confusion_is_white_where_nothing_is_and_blue_where_all_are() -> None:
+    picture = paint_confusion(np.array([[2, 0], [1, 1]]), size=3)
+    assert picture.shape == (6, 6, 3)
+    assert tuple(picture[0, 0]) == HISTORY_COLOURS[RAN]
+    assert tuple(picture[0, 3]) == (255, 255, 255)
+    np.testing.assert_array_equal(picture[3, 0], picture[3, 3])
+    assert (paint_confusion(np.array([[0, 0], [0, 1]]), size=1)[0] == 255).all()  # a class without clips

@@ -22,6 +22,10 @@ class SplitClips:
     def sample_rate(self) -> int:
         return self.datamodule.sample_rate
 
+    @property
+    def classes(self) -> Sequence[str]:
+        return self.datamodule.classes
+
     def name(self, index: int) -> str:
         return self.datamodule.clips[self.split][index].name
 

@@ -25,21 +25,23 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams as tensorboard_hparams
 
 from hopscotch.report.clips import SplitClips, clips_of
-from hopscotch.report.hardest import HardestClips
+from hopscotch.report.hardest import HardestClips, write_mel
 from hopscotch.report.layout import chart_layout
 from hopscotch.report.numbers import (
     Kinds,
     attention_layers,
+    confusion_counts,
     evaluation_numbers,
     history_cells,
     kinds_of,
     split_numbers,
     stride_shares,
 )
-from hopscotch.report.pictures import history_picture, pattern_picture
+from hopscotch.report.pictures import confusion_picture, history_picture, pattern_picture
 from hopscotch.report.traces import Evaluation, TraceBuffer
 from hopscotch.report.words import routes_table
 
+NUM_TOKEN_CLIPS = 2  # of the fixed ones, whose open tokens are drawn: each is run once more
 FINAL_METRICS = ("test/acc", "compute/fraction", "seconds")  # by which the HParams tab compares runs
 
 
@@ -153,11 +155,11 @@ class SkipDashboard(Callback):
             writer.add_custom_scalars(chart_layout(self.kinds))
         write_histograms(writer, evaluation, self.kinds, last_step(trainer))
         if self.pictures and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            frontend = cast(Any, pl_module).model.frontend
-            self.write_pictures(writer, evaluation, clips_of(trainer, "val"), frontend, last_step(trainer))
+            model = cast(Any, pl_module).model
+            self.write_pictures(writer, evaluation, clips_of(trainer, "val"), model, last_step(trainer))
 
     def write_pictures(
-        self, writer: SummaryWriter, evaluation: Evaluation, clips: SplitClips, frontend: nn.Module, step: int
+        self, writer: SummaryWriter, evaluation: Evaluation, clips: SplitClips, model: nn.Module, step: int
     ) -> None:
         if self.kinds.strides:
             shares = padded_stack(list(self.patterns.values()))
@@ -175,7 +177,12 @@ class SkipDashboard(Callback):
             writer.add_text("jump/history", table, step)
         elif self.kinds.strides:
             writer.add_text("skip/pattern", routes_table(evaluation, rows, clips, strides=True, jumps=False), step)
-        self.hardest.write(writer, evaluation, clips, frontend, step)
+        if self.kinds.gates:
+            for place, row in enumerate(rows[:NUM_TOKEN_CLIPS]):
+                write_mel(writer, f"gate/tokens_{place}", clips, int(evaluation.indices[row]), model, step)
+        picture = confusion_picture(confusion_counts(evaluation, len(clips.classes)), clips.classes)
+        writer.add_image("val/confusion", picture, step, dataformats="HWC")
+        self.hardest.write(writer, evaluation, clips, model, step)
 
     # Test
 

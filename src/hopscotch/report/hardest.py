@@ -1,6 +1,8 @@
 """Let one see and hear the clips that stay wrong: broken labels and bad recordings show up here first."""
 
+import math
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,7 +10,8 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from hopscotch.report.clips import SplitClips
-from hopscotch.report.pictures import captioned, paint_mel
+from hopscotch.report.open_tokens import open_tokens
+from hopscotch.report.pictures import captioned, paint_mel, paint_tokens, stacked
 from hopscotch.report.traces import Evaluation
 
 MAX_SECONDS = 5.0  # of sound per clip in the event file
@@ -34,9 +37,7 @@ class HardestClips:
         ranked = sorted(self.times_wrong, key=lambda clip: (-self.times_wrong[clip], -losses.get(clip, 0.0), clip))
         return ranked[: self.num_clips]
 
-    def write(
-        self, writer: SummaryWriter, evaluation: Evaluation, clips: SplitClips, frontend: nn.Module, step: int
-    ) -> None:
+    def write(self, writer: SummaryWriter, evaluation: Evaluation, clips: SplitClips, model: Any, step: int) -> None:
         """A table of the leaders, and picture and sound of those that were not shown in their place before."""
         leaders = self.leaders(evaluation)
         if not leaders:
@@ -54,7 +55,7 @@ class HardestClips:
             if self.shown.get(place) != clip:
                 self.shown[place] = clip
                 write_sound(writer, f"wrong/sound_{place}", clips, clip, step)
-                write_mel(writer, f"wrong/mel_{place}", clips, clip, frontend, step)
+                write_mel(writer, f"wrong/mel_{place}", clips, clip, model, step)
         writer.add_text("wrong/clips", "\n".join(lines), step)
 
     def state_dict(self) -> dict[str, object]:
@@ -72,12 +73,20 @@ def write_sound(writer: SummaryWriter, tag: str, clips: SplitClips, clip: int, s
     writer.add_audio(tag, waveform / level, step, clips.sample_rate)
 
 
-def write_mel(writer: SummaryWriter, tag: str, clips: SplitClips, clip: int, frontend: nn.Module, step: int) -> None:
-    """The clip as the model hears it."""
+def write_mel(writer: SummaryWriter, tag: str, clips: SplitClips, clip: int, model: Any, step: int) -> None:
+    """The clip as the model hears it, and under it, layer by layer, the tokens that its gates open."""
     waveform = clips.waveform(clip)
+    frontend: nn.Module = model.frontend
     device = next(iter([*frontend.parameters(), *frontend.buffers()]), waveform).device
     with torch.no_grad():
         mel, _ = frontend(waveform[None].to(device), torch.tensor([len(waveform)], device=device))
     picture = paint_mel(mel[0, :MAX_FRAMES].float().cpu().numpy().astype(np.float64))
     title = f"{clips.name(clip)}, {len(waveform) / clips.sample_rate:.2f} s"
-    writer.add_image(tag, captioned(picture, title=title, rows=["high", "low"]), step, dataformats="HWC")
+    is_open = open_tokens(model, waveform)
+    if is_open is None:
+        words = captioned(picture, title=title, rows=["high", "low"])
+    else:
+        tokens = paint_tokens(is_open, math.prod(model.stem.strides))
+        below = "under it a row per gated layer: open tokens in blue"
+        words = captioned(stacked(picture, tokens), title=title, below=below)
+    writer.add_image(tag, words, step, dataformats="HWC")

@@ -128,6 +128,12 @@ def stride_shares(trace: SkipTrace, max_stride: int | None = None) -> Float[np.n
     return np.stack([np.bincount(layer, minlength=num_strides) for layer in strides.T]) / len(strides)
 
 
+def confusion_counts(evaluation: Evaluation, num_classes: int) -> Int[np.ndarray, "label prediction"]:
+    """How many clips of each class are taken for each class."""
+    pairs = evaluation.labels.numpy() * num_classes + evaluation.predictions.numpy()
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
 def ranks(values: Float[np.ndarray, " clip"]) -> Float[np.ndarray, " clip"]:
     """Position of every value among all, from 1; equal values share their mean position."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)

@@ -7,7 +7,7 @@ colours, one block of pixels per fact, and `captioned`, which adds words around 
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from hopscotch.report.numbers import JUMPED_OVER, LANDED, RAN
@@ -72,6 +72,34 @@ def paint_mel(mel: Float[np.ndarray, "time mel"], scale: int = 3) -> UInt8[np.nd
     return picture.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
+def paint_tokens(
+    is_open: Bool[np.ndarray, "layer time"], frames: int, scale: int = 3, height: int = 6
+) -> UInt8[np.ndarray, "y x rgb"]:
+    """A row per layer under a mel picture: blue where a token is open; a token is so many frames wide."""
+    palette = np.array([HISTORY_COLOURS[JUMPED_OVER], HISTORY_COLOURS[RAN]], dtype=np.uint8)
+    rows = palette[is_open.astype(int)].repeat(height, axis=0).repeat(frames * scale, axis=1)
+    rows[height - 1 :: height] = GAP_COLOUR
+    return rows
+
+
+def stacked(
+    above: UInt8[np.ndarray, "y x rgb"], below: UInt8[np.ndarray, "z w rgb"], gap: int = 4
+) -> UInt8[np.ndarray, "height x rgb"]:
+    """One picture over another that begins at the same moment; the lower one is cut, or filled up, to the width."""
+    filled = np.full((gap + len(below), above.shape[1], 3), GAP_COLOUR, dtype=np.uint8)
+    width = min(above.shape[1], below.shape[1])
+    filled[gap:, :width] = below[:, :width]
+    return np.concatenate([above, filled])
+
+
+def paint_confusion(counts: Int[np.ndarray, "label prediction"], size: int) -> UInt8[np.ndarray, "y x rgb"]:
+    """A row per class: the share of its clips taken for each class, from white (none) to blue (all)."""
+    shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
+    blue = np.array(HISTORY_COLOURS[RAN], dtype=float)
+    colours = (255 - shares[..., None] * (255 - blue)).round().astype(np.uint8)
+    return colours.repeat(size, axis=0).repeat(size, axis=1)
+
+
 def captioned(
     picture: UInt8[np.ndarray, "y x rgb"],
     *,
@@ -111,6 +139,18 @@ def captioned(
     if below:
         draw.text((left, height - line), below, INK, font)
     return np.asarray(canvas)
+
+
+def confusion_picture(
+    counts: Int[np.ndarray, "label prediction"], classes: Sequence[str]
+) -> UInt8[np.ndarray, "y x rgb"]:
+    """Who is taken for whom, with words."""
+    return captioned(
+        paint_confusion(counts, size=max(PICTURE_WIDTH // len(classes), 4)),
+        title="Rows are, columns are taken for",
+        rows=[name[-MAX_NAME:] for name in classes],
+        columns=[name[-MAX_NAME:] for name in classes],
+    )
 
 
 def history_picture(cells: UInt8[np.ndarray, "clip depth"], names: Sequence[str]) -> UInt8[np.ndarray, "y x rgb"]:
