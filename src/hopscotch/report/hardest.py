@@ -87,6 +87,6 @@ def write_mel(writer: SummaryWriter, tag: str, clips: SplitClips, clip: int, mod
         words = captioned(picture, title=title, rows=["high", "low"])
     else:
         tokens = paint_tokens(is_open, math.prod(model.stem.strides))
-        below = "under it a row per gated layer: open tokens in blue"
+        below = "a row per gated layer, open in blue"
         words = captioned(stacked(picture, tokens), title=title, below=below)
     writer.add_image(tag, words, step, dataformats="HWC")
