@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from hopscotch.tasks.budget_curve import budget_curve
 
 from hopscotch.evaluate import evaluate_budgets, load
-from hopscotch.tasks.budget_curve import budget_curve
 from tests.tiny import TINY_MODEL, TINY_RUN, Command, tiny_folder
 
 
