@@ -90,8 +90,7 @@ def test_one_table_holds_every_budget_in_every_noise(run: Path) -> None:
     kept = read_csv(run / "report" / "budgets.csv")
     assert [row["requested"] for row in kept] == ["0.9", "1.0"]
     assert [(row["fraction"], row["acc"]) for row in kept] == [(row["fraction"], row["acc"]) for row in clean]
-    assert (folder / "budgets.png").stat().st_size > 1000
-    assert not (folder / "noise.png").exists()
+    assert (folder / "conditions.png").stat().st_size > 1000
 
 
 def test_the_curve_is_kept_and_its_compute_rises_with_the_budget(run: Path) -> None:
@@ -111,11 +110,11 @@ def test_the_order_of_the_budgets_changes_nothing(run: Path) -> None:
     assert there == back[::-1]
 
 
-def test_pictures_of_an_earlier_evaluation_do_not_stay(run: Path) -> None:
+def test_the_picture_of_an_earlier_evaluation_does_not_stay(run: Path) -> None:
     folder = evaluate(run, snr=[10])
-    assert (folder / "noise.png").stat().st_size > 1000
+    assert (folder / "conditions.png").stat().st_size > 1000
     evaluate(run)
-    assert not (folder / "noise.png").exists()
+    assert not (folder / "conditions.png").exists()
 
 
 def test_results_go_where_out_says_and_nowhere_else(run: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from hopscotch.build import build_data, build_model, build_task, make_trainer
 from hopscotch.config import compose, register
 from hopscotch.config_check import check, refuse_missing
 from hopscotch.config_errors import flat, nearest
+from hopscotch.config_schema import is_number
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.report.budgets import write_budgets
@@ -70,10 +71,11 @@ def levels(typed: str) -> list[float]:
         given = OmegaConf.from_dotlist([f"snr={typed}"]).snr
     except YAMLError:
         given = None
-    listed = list(given) if isinstance(given, ListConfig) else [given]
-    if not all(isinstance(level, int | float) and math.isfinite(level) for level in listed):
+    listed: list[Any] = list(given) if isinstance(given, ListConfig) else [given]
+    numbers = [float(level) for level in listed if is_number(level) and math.isfinite(level)]
+    if len(numbers) < len(listed):
         raise ValueError(f"snr must be a level in dB or a list of them, such as snr=[20,10,0], got {typed}.")
-    return [float(level) for level in listed]
+    return numbers
 
 
 # A finished run, loaded again.
@@ -143,7 +145,7 @@ def other_data(words: Sequence[str], own: DictConfig) -> DictConfig:
     """A group of conf/data, composed as for training."""
     cfg = compose([*(f"data.{key}={own[key]}" for key in KEPT), *words])
     refuse_missing(cfg)
-    return OmegaConf.create(OmegaConf.to_container(cfg.data, resolve=True))
+    return DictConfig(OmegaConf.to_container(cfg.data, resolve=True))
 
 
 def changes_data(overrides: Sequence[str]) -> bool:
@@ -223,7 +225,7 @@ def tester(cfg: DictConfig, run: Path) -> Trainer:
             "add trainer.accelerator=cpu."
         )
     alone = {"devices": 1, "num_nodes": 1, "strategy": "auto", "enable_progress_bar": False, "profiler": None}
-    node = OmegaConf.create({**OmegaConf.to_container(cfg.trainer, resolve=True), **alone})  # pyright: ignore
+    node = DictConfig({**cfg.trainer, **alone})
     return make_trainer(node, callbacks=[], logger=False, enable_checkpointing=False, default_root_dir=str(run))
 
 

@@ -1,9 +1,11 @@
 """Accuracy against compute of one checkpoint: a table for programs, and a picture."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+MIN_SPAN = 0.05  # of the axis of accuracy: a few clips more or less are no mountain
 
 
 class BudgetPoint(NamedTuple):
@@ -24,7 +26,7 @@ def write_budgets(points: Sequence[BudgetPoint], folder: Path) -> None:
     draw_budgets({"": points}, folder / "budgets.png")
 
 
-def draw_budgets(curves: dict[str, Sequence[BudgetPoint]], path: Path) -> None:
+def draw_budgets(curves: Mapping[str, Sequence[BudgetPoint]], path: Path) -> None:
     """A line for each name, such as a level of noise."""
     from matplotlib.figure import Figure
 
@@ -36,6 +38,8 @@ def draw_budgets(curves: dict[str, Sequence[BudgetPoint]], path: Path) -> None:
         fractions, accuracies = [point.fraction for point in ordered], [point.acc for point in ordered]
         axes.plot(fractions, accuracies, marker="o", color=colours[number % len(colours)], label=name)
     axes.set(xlabel="fraction of the dense compute, test clips", ylabel="test accuracy")
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, high - MIN_SPAN), high)
     axes.grid(color="#e5e5e5")
     axes.spines[["top", "right"]].set_visible(False)
     if len(curves) > 1:

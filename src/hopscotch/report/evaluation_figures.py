@@ -51,5 +51,5 @@ def draw_noise(names: Sequence[str], accuracies: Sequence[float], fractions: Seq
         axes.grid(color="#e5e5e5")
         axes.spines[["top", "right"]].set_visible(False)
     below.set_xticks(range(len(names)), list(names))
-    below.set_xlabel("noise: its level against the clip's")
+    below.set_xlabel("level of the clip against the noise")
     figure.savefig(path, dpi=DOTS_PER_INCH, facecolor="white")

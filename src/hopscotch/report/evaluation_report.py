@@ -3,7 +3,7 @@
 clips.csv          what the model made of every clip, under the first condition
 metrics.json       all figures below, and how they came about
 per_class.csv .md  class by class; confusion.png  who was taken for whom
-conditions.csv     a row for each budget and level of noise; budgets.png or noise.png where there are several
+conditions.csv     a row for each budget and level of noise; conditions.png where there are several
 """
 
 import csv
@@ -23,7 +23,7 @@ from hopscotch.report.conditions import Condition, budget_points
 from hopscotch.report.evaluation_figures import draw_confusion, draw_noise
 from hopscotch.report.metrics import ClassRow, Metrics, as_json
 
-PICTURES = ("budgets.png", "noise.png")  # drawn for some evaluations only
+CONDITIONS_PICTURE = "conditions.png"
 BAR = r"\|"  # in a cell of Markdown
 MAX_PRINTED = 40  # classes; the others are in the file
 
@@ -38,8 +38,6 @@ def write_evaluation(
 ) -> None:
     """`facts` are further keys of metrics.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in PICTURES:  # of an evaluation before this one
-        (folder / name).unlink(missing_ok=True)
     classes = [row.label for row in metrics.per_class]
     write_clips(clips, folder / CLIPS_FILE)
     content = {
@@ -52,17 +50,18 @@ def write_evaluation(
     (folder / "per_class.md").write_text(per_class_markdown(metrics.per_class), encoding="utf-8")
     write_table(Condition._fields, conditions, folder / "conditions.csv")
     draw_confusion(metrics.confusion, classes, folder / "confusion.png")
-    draw_conditions(conditions, folder)
+    draw_conditions(conditions, folder / CONDITIONS_PICTURE)
 
 
-def draw_conditions(conditions: Sequence[Condition], folder: Path) -> None:
+def draw_conditions(conditions: Sequence[Condition], picture: Path) -> None:
     """Several budgets: accuracy against compute, a line for each noise. Several noises alone: accuracy and compute."""
+    picture.unlink(missing_ok=True)  # of an evaluation before this one
     names = list(dict.fromkeys(row.condition for row in conditions))
     curves = {name: budget_points([row for row in conditions if row.condition == name]) for name in names}
     if len(conditions) > len(names):
-        draw_budgets(curves, folder / "budgets.png")
+        draw_budgets(curves, picture)
     elif len(conditions) > 1:
-        draw_noise(names, [row.acc for row in conditions], [row.fraction for row in conditions], folder / "noise.png")
+        draw_noise(names, [row.acc for row in conditions], [row.fraction for row in conditions], picture)
 
 
 def write_table(head: Sequence[str], rows: Iterable[Sequence[object]], path: Path) -> None:

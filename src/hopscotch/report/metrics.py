@@ -55,20 +55,23 @@ class ScoreCollector(TraceCollector):
 
 
 def measure(evaluation: Evaluation, logits: Float[Tensor, "clip classes"], classes: Sequence[str]) -> Metrics:
-    labels, of = evaluation.labels, {"num_classes": len(classes)}
-    confusion = multiclass_confusion_matrix(logits, labels, **of)
+    labels, num_classes = evaluation.labels, len(classes)
+    confusion = multiclass_confusion_matrix(logits, labels, num_classes)
     return Metrics(
-        acc=multiclass_accuracy(logits, labels, average="micro", **of).item(),
-        f1=macro_f1(evaluation, len(classes)),
-        top_k={
-            k: multiclass_accuracy(logits, labels, average="micro", top_k=k, **of).item()
-            for k in TOP_K
-            if k < len(classes)
-        },
-        calibration_error=multiclass_calibration_error(logits.softmax(dim=-1), labels, n_bins=NUM_BINS, **of).item(),
+        acc=among_best(logits, labels, 1),
+        f1=macro_f1(evaluation, num_classes),
+        top_k={k: among_best(logits, labels, k) for k in TOP_K if k < num_classes},
+        calibration_error=multiclass_calibration_error(
+            logits.softmax(dim=-1), labels, num_classes, n_bins=NUM_BINS
+        ).item(),
         per_class=class_rows(evaluation, confusion, classes),
         confusion=confusion.tolist(),
     )
+
+
+def among_best(logits: Float[Tensor, "clip classes"], labels: Int[Tensor, " clip"], k: int) -> float:
+    """Share of the clips whose label is among the k classes with the highest scores."""
+    return multiclass_accuracy(logits, labels, logits.shape[1], average="micro", top_k=k).item()
 
 
 def macro_f1(evaluation: Evaluation, num_classes: int) -> float:
