@@ -1,13 +1,29 @@
-"""Ask a trained model to spend less, or more: one checkpoint, many budgets.
+"""Judge a trained model: on its own test clips, on others, in noise, under other budgets. Nothing is trained.
 
+    python scripts/evaluate.py run=outputs/<run>              the test of the run once more, with tables and pictures
     python scripts/evaluate.py run=outputs/<run> compute.budget=[0.7,0.8,0.9,1.0]
+                                                              one checkpoint, many budgets
+    python scripts/evaluate.py run=outputs/<run> snr=[20,10,5,0]
+                                                              in noise of these levels, dB; the same noise every time
+    python scripts/evaluate.py run=outputs/<run> data=folder data.root=my_clips
+                                                              other clips of the same classes, of any conf/data
+    python scripts/evaluate.py run=outputs/<run> data=fsdd data.root=F data.split=speaker data.test_speaker=lucas
+    python scripts/evaluate.py run=outputs/<run> ckpt=outputs/<run>/checkpoints/last.ckpt out=my_folder
+                                                              another checkpoint; another folder for the results
 
-    requested  on validation  on test  million MACs a clip  test accuracy
-        0.700          0.702    0.696                 5.11         0.9933
+    One checkpoint, many budgets
+    condition  requested  on validation  on test  million MACs  accuracy  macro F1
+    clean          0.700          0.702    0.696          5.11    0.9933    0.9933
     ...
 
-Other keys of the run's configuration may be changed too, such as data.root=F. The table and its picture go to
-outputs/<run>/report/budgets.csv and .png.
+Budgets and noise go together: every budget without noise, then at every level. Budgets are fractions of the dense
+compute, met on validation clips as nearly as the model can; a model that decides nothing refuses them. data=folder
+tests a tenth of the clips unless it has a test/ folder: data.test_fraction=0.9 data.val_fraction=0.05 takes more.
+Other keys of the run's configuration may be changed, too: data.batch_size=64, trainer.accelerator=cpu.
+
+Results go to outputs/<run>/report/evaluation/: clips.csv, metrics.json, per_class.csv and .md, confusion.png,
+conditions.csv and its picture; the curve of compute.budget to outputs/<run>/report/budgets.csv and .png, too. With out=
+all go there. The last line printed is the folder.
 """
 
 import sys
@@ -17,20 +33,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 
 def main() -> None:
-    arguments = sys.argv[1:]
-    runs = [argument.removeprefix("run=") for argument in arguments if argument.startswith("run=")]
-    if len(runs) != 1 or "--help" in arguments:
+    words = sys.argv[1:]
+    if not words or {"--help", "-h"} & set(words):
         print(__doc__)
-        sys.exit(0 if "--help" in arguments else 2)
-    from hopscotch.evaluate import evaluate_budgets  # and with it torch
+        sys.exit(0 if words else 2)
+    from lightning.fabric.utilities.exceptions import MisconfigurationException  # and with it torch
+
+    from hopscotch.evaluate import evaluate, parse
     from hopscotch.run import quiet
 
     quiet()
     try:
-        evaluate_budgets(Path(runs[0]), [argument for argument in arguments if not argument.startswith("run=")])
-    except ValueError as error:
+        folder = evaluate(*parse(words))
+    except (ValueError, OSError, MisconfigurationException) as error:
         sys.exit(f"Error: {error}")
-    print(Path(runs[0]) / "report" / "budgets.csv")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    print(folder)
 
 
 if __name__ == "__main__":

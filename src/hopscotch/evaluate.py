@@ -1,72 +1,234 @@
-"""A finished run, loaded again: its data, and the model that its test judged."""
+"""Judge a trained model again: on its own test clips, on others, in noise, and under other budgets."""
 
+import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from lightning.pytorch import Trainer
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from hopscotch.build import build_data, build_model, build_task
-from hopscotch.config import register
-from hopscotch.config_check import check
+from hopscotch.build import build_data, build_model, build_task, make_trainer
+from hopscotch.config import compose, register
+from hopscotch.config_check import check, refuse_missing
+from hopscotch.config_errors import flat, nearest
+from hopscotch.config_schema import is_number
 from hopscotch.data.datamodule import AudioDataModule
-from hopscotch.report.budgets import print_budgets, write_budgets
+from hopscotch.models.audio_model import AudioModel
+from hopscotch.report.budgets import write_budgets
+from hopscotch.report.clip_table import clip_rows
+from hopscotch.report.clips import SplitClips
+from hopscotch.report.conditions import budget_points, passes
+from hopscotch.report.evaluation_report import print_evaluation, write_evaluation
+from hopscotch.report.metrics import measure
 from hopscotch.tasks.base import AudioTask
-from hopscotch.tasks.budget_curve import BudgetPoint, budget_curve
+from hopscotch.tasks.weights import load_weights
 
 CHECKPOINT = Path("checkpoints") / "best.ckpt"
+FOLDER = Path("report") / "evaluation"
+OWN_WORDS = ("run", "ckpt", "out", "snr")  # of this command; all other keys are the run's
+KEPT = ("sample_rate", "batch_size", "num_workers", "cache_gib")  # of the run's data, whatever clips come instead
 
 
 class Loaded(NamedTuple):
     cfg: DictConfig
     task: AudioTask  # in evaluation mode
-    data: AudioDataModule
+    data: AudioDataModule  # validation and test clips
 
 
-def load(run: Path, overrides: list[str]) -> Loaded:
-    """`overrides` change single keys of the run's own configuration: data.root=F, compute.budget=[0.8,1.0]."""
-    for needed in ("config.yaml", CHECKPOINT):
-        if not (run / needed).is_file():
-            raise ValueError(f"run must be the folder of a run that kept a checkpoint, got {run}: no {needed} there.")
-    cfg = OmegaConf.load(run / "config.yaml")
-    assert isinstance(cfg, DictConfig)
-    as_trained = cfg.copy()
+class Asked(NamedTuple):
+    """What was typed."""
+
+    run: Path
+    overrides: list[str]
+    ckpt: Path | None
+    snr: list[float]
+    out: Path | None
+
+
+def parse(words: Sequence[str]) -> Asked:
+    """From run=R ckpt=C snr=[20,10] out=F data=folder data.root=D ..."""
+    own: dict[str, str] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if key in OWN_WORDS and equals:
+            if key in own:
+                raise ValueError(f"{key} must be given once, got {key}={own[key]} and {word}.")
+            own[key] = value
+    if not own.get("run"):
+        raise ValueError("run must be given: run=outputs/<run>; --help has examples.")
+    overrides = [word for word in words if word.partition("=")[0] not in own]
+    paths = {key: Path(own[key]) if key in own else None for key in ("ckpt", "out")}
+    return Asked(Path(own["run"]), overrides, paths["ckpt"], levels(own.get("snr", "[]")), paths["out"])
+
+
+def levels(typed: str) -> list[float]:
+    try:
+        given = OmegaConf.from_dotlist([f"snr={typed}"]).snr
+    except YAMLError:
+        given = None
+    listed: list[Any] = list(given) if isinstance(given, ListConfig) else [given]
+    numbers = [float(level) for level in listed if is_number(level) and math.isfinite(level)]
+    if len(numbers) < len(listed):
+        raise ValueError(f"snr must be a level in dB or a list of them, such as snr=[20,10,0], got {typed}.")
+    return numbers
+
+
+# A finished run, loaded again.
+
+
+def load(run: Path, overrides: Sequence[str] = (), ckpt: Path | None = None) -> Loaded:
+    """`overrides` change single keys of the run's own configuration: data.root=F, compute.budget=[0.8,1.0].
+
+    data=<name of conf/data> brings other clips of the same classes: that file's keys, and none of the run's own data.
+    """
+    if not (run / "config.yaml").is_file():
+        raise ValueError(f"run must be the folder of a run, got {run}: no config.yaml there.")
+    if ckpt is None and not (run / CHECKPOINT).is_file():
+        raise ValueError(
+            f"run must be the folder of a run that kept a checkpoint, got {run}: no {CHECKPOINT} there yet; "
+            "it is written after the first validation. ckpt=<file> takes another one."
+        )
+    as_trained = OmegaConf.load(run / "config.yaml")
+    assert isinstance(as_trained, DictConfig)
+    register()
+    cfg = configuration(run, as_trained, overrides)
+    data = build_data(cfg)
+    if (classes := trained_classes(run, as_trained, overrides)) is not None:
+        data.name_classes(classes)
+    data.setup("validate")
+    data.setup("test")
+    task = build_task(cfg, build_model(cfg, data.num_classes), data)
+    load_weights(task, ckpt or run / CHECKPOINT)
+    return Loaded(cfg, task.eval(), data)
+
+
+def configuration(run: Path, as_trained: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """What the run was trained with, but for the overrides."""
+    defaults, file = as_trained.copy(), run / "config.yaml"
+    rest = list(overrides)
+    if changes_data(overrides):
+        defaults.compute.target = "auto"  # what the model was trained for is no matter of these clips' lengths
+    if any(word.startswith("data=") for word in overrides):
+        of_data = [word for word in overrides if word.startswith(("data=", "data."))]
+        rest = [word for word in overrides if word not in of_data]
+        defaults.data = other_data(of_data, as_trained.data)
+    cfg = defaults.copy()
     OmegaConf.set_struct(cfg, True)
-    for override in overrides:
+    for override in rest:
         key, equals, _ = override.partition("=")
         try:
             if not equals:
                 raise ValueError
             cfg.merge_with_dotlist([override])
-        except (OmegaConfBaseException, ValueError):
-            raise ValueError(
-                f"An override must be key=value with a key of {run / 'config.yaml'}, got {key!r}."
-            ) from None
-    register()
+        except (OmegaConfBaseException, YAMLError, ValueError):
+            known = nearest(key, [*flat(cfg), *OWN_WORDS])
+            raise ValueError(f"An override must be key=value with a key of {file}, got {override!r}.{known}") from None
     cfg.run_dir = "${run_dir:}"  # as it was typed: the rules know no other
-    check(cfg, as_trained)
+    check(cfg, defaults)
     if missing := OmegaConf.missing_keys(cfg):
         keys = ", ".join(sorted(missing))
-        raise ValueError(f"{run / 'config.yaml'} must have every key of this version of Hopscotch, it lacks {keys}.")
-    data = build_data(cfg)
-    data.setup()
-    task = build_task(cfg, build_model(cfg, data.num_classes), data)
-    checkpoint = torch.load(run / CHECKPOINT, map_location="cpu", weights_only=True)
-    task.load_state_dict(checkpoint["state_dict"])
-    return Loaded(cfg, task.eval(), data)
+        raise ValueError(f"{file} must have every key of this version of Hopscotch, it lacks {keys}.")
+    if cfg.data.sample_rate != as_trained.data.sample_rate:
+        raise ValueError(
+            f"data.sample_rate must stay that of the model, {as_trained.data.sample_rate}, got {cfg.data.sample_rate}: "
+            "files of any rate are resampled to it."
+        )
+    return cfg
 
 
-def evaluate_budgets(run: Path, overrides: list[str]) -> list[BudgetPoint]:
-    """Print the curve of compute.budget, and leave it in the run's report folder."""
-    cfg, task, data = load(run, overrides)
-    budgets = cfg.compute.budget
-    if budgets is None:
-        raise ValueError("compute.budget must name a fraction or a list of them, such as compute.budget=[0.8,0.9,1.0].")
-    if not task.model.decides:
-        raise ValueError(f"compute.budget must go to a model that decides something, got {task.model.name}.")
-    listed = [float(budget) for budget in ([budgets] if isinstance(budgets, int | float) else budgets)]
-    points = budget_curve(task.model, task.calibration_batches(data), list(data.test_dataloader()), listed)
-    write_budgets(points, run / "report")
-    print_budgets(points)
-    return points
+def other_data(words: Sequence[str], own: DictConfig) -> DictConfig:
+    """A group of conf/data, composed as for training."""
+    cfg = compose([*(f"data.{key}={own[key]}" for key in KEPT), *words])
+    refuse_missing(cfg)
+    return DictConfig(OmegaConf.to_container(cfg.data, resolve=True))
+
+
+def changes_data(overrides: Sequence[str]) -> bool:
+    return any(word.startswith(("data=", "data.")) for word in overrides)
+
+
+def trained_classes(run: Path, as_trained: DictConfig, overrides: Sequence[str]) -> list[str] | None:
+    """In the order of the model's outputs; None where the clips are the run's own, and no summary speaks of them."""
+    if known := summary(run).get("data"):
+        return known["classes"]
+    if not changes_data(overrides):
+        return None
+    return build_data(as_trained).find_clips()[0]  # of a run that has not ended
+
+
+def summary(run: Path) -> dict[str, Any]:
+    """What the run wrote at its end, if it came to it."""
+    file = run / "summary.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+# Its test, under several conditions.
+
+
+def evaluate(
+    run: Path,
+    overrides: Sequence[str] = (),
+    ckpt: Path | None = None,
+    snr: Sequence[float] = (),
+    out: Path | None = None,
+) -> Path:
+    """Test, print and write; the folder with the results. The first condition is without noise, at the first budget."""
+    cfg, task, data = load(run, overrides, ckpt)
+    folder = run / FOLDER if out is None else out
+    clips = SplitClips(data, "test")
+    all_passes = passes(task, data, tester(cfg, run), budgets(cfg.compute.budget, task.model), snr)
+    first = next(all_passes)
+    conditions = [first.condition, *(later.condition for later in all_passes)]
+    metrics, trace = measure(first.evaluation, first.logits, data.classes), first.evaluation.trace
+    facts = {
+        "run": str(run),
+        "checkpoint": str(ckpt or run / CHECKPOINT),
+        "overrides": list(overrides),
+        "data": data.summary(),
+        "test": first.logged,  # these two are as in summary.json
+        "compute": {
+            "fraction": first.evaluation.compute_fraction,
+            "macs": trace.macs.double().mean().item(),
+            "dense_macs": trace.dense_macs.double().mean().item(),
+        },
+    }
+    write_evaluation(
+        folder, facts=facts, metrics=metrics, clips=clip_rows(first.evaluation, clips), conditions=conditions
+    )
+    if points := budget_points([row for row in conditions if row.snr_db is None]):
+        write_budgets(points, run / "report" if out is None else out)
+    changed = not changes_data(overrides) and was_changed(run, data)
+    warnings = ["the clips are not those of the training run: some came, went or changed since."] if changed else []
+    print_evaluation(metrics, conditions, warnings=warnings)
+    return folder
+
+
+def budgets(given: Any, model: AudioModel) -> list[float | None]:
+    """compute.budget as a list; [None] asks for the one that the model was trained for."""
+    if given is None:
+        return [None]
+    if not model.decides:
+        raise ValueError(f"compute.budget must go to a model that decides something, got {model.name}.")
+    return [float(budget) for budget in ([given] if isinstance(given, int | float) else given)]
+
+
+def tester(cfg: DictConfig, run: Path) -> Trainer:
+    """A trainer as in training, precision and all, that tests on one device and writes nothing."""
+    if cfg.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            f"trainer.accelerator={cfg.trainer.accelerator}, with which the run was trained, needs a CUDA device: "
+            "add trainer.accelerator=cpu."
+        )
+    alone = {"devices": 1, "num_nodes": 1, "strategy": "auto", "enable_progress_bar": False, "profiler": None}
+    node = DictConfig({**cfg.trainer, **alone})
+    return make_trainer(node, callbacks=[], logger=False, enable_checkpointing=False, default_root_dir=str(run))
+
+
+def was_changed(run: Path, data: AudioDataModule) -> bool:
+    before = summary(run).get("data")
+    return before is not None and before["fingerprint"] != data.fingerprint()

@@ -2,7 +2,8 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,7 @@ from hopscotch.data.augment import WaveformAugment
 from hopscotch.data.batches import Batches, KeyedLoader
 from hopscotch.data.clips import Clip, ClipStore, decode
 from hopscotch.data.sampling import Pair, Position, ShuffledBatches, SortedBatches, trainer_position
+from hopscotch.data.some import some
 from hopscotch.types import AudioBatch, key_bits
 
 log = logging.getLogger(__name__)
@@ -62,6 +64,7 @@ class AudioDataModule(LightningDataModule):
         self.classes: list[str] = []
         self.clips: dict[Split, list[Clip]] = {}
         self.skipped: dict[str, str] = {}  # clip name -> why it is not used
+        self._order: list[str] | None = None
         self._stores: dict[Split, ClipStore] = {}
         self._fingerprint = ""
 
@@ -91,10 +94,17 @@ class AudioDataModule(LightningDataModule):
     def num_classes(self) -> int:
         return len(self.classes)
 
+    def name_classes(self, classes: Sequence[str]) -> None:
+        """Number the classes in this order, as a model that was trained on them does. To be said before `setup`."""
+        assert not self.clips
+        self._order = list(classes)
+
     def setup(self, stage: str | None = None) -> None:
         """Find all clips, and decode those that the stage needs. May be called again and again."""
         if not self.clips:
             self.classes, self.clips = self.find_clips()
+            if self._order is not None:
+                self.classes, self.clips = self._order, _renumbered(self.classes, self.clips, self._order)
             self._fingerprint = _fingerprint(self.clips)
         gib = sum(clip.num_samples for clips in self.clips.values() for clip in clips) * BYTES_PER_SAMPLE / 2**30
         keep = gib <= self.cache_gib
@@ -209,6 +219,18 @@ class AudioDataModule(LightningDataModule):
 def _check(key: str, value: object, is_good: bool, rule: str) -> None:
     if not is_good:
         raise ValueError(f"data.{key} must {rule}, got {value!r}.")
+
+
+def _renumbered(found: list[str], clips: dict[Split, list[Clip]], wanted: list[str]) -> dict[Split, list[Clip]]:
+    faults = {
+        "not found here": [name for name in wanted if name not in found],
+        "unknown to the model": [name for name in found if name not in wanted],
+    }
+    if any(faults.values()):
+        words = "; ".join(f"{what}: {some(names)}" for what, names in faults.items() if names)
+        raise ValueError(f"data: the classes must be the {len(wanted)} that the model was trained on; {words}.")
+    number = [wanted.index(name) for name in found]
+    return {split: [replace(clip, label=number[clip.label]) for clip in part] for split, part in clips.items()}
 
 
 def _fingerprint(clips: dict[Split, list[Clip]]) -> str:

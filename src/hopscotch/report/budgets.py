@@ -1,13 +1,19 @@
-"""Accuracy against compute of one checkpoint: a table for programs, one for the terminal, and a picture."""
+"""Accuracy against compute of one checkpoint: a table for programs, and a picture."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from rich.console import Console
-from rich.table import Table
+MIN_SPAN = 0.05  # of the axis of accuracy: a few clips more or less are no mountain
 
-from hopscotch.tasks.budget_curve import BudgetPoint
+
+class BudgetPoint(NamedTuple):
+    requested: float  # fraction of the dense MACs
+    calibrated: float  # fraction that the validation clips came to
+    fraction: float  # of the test clips
+    macs: float  # mean per test clip
+    acc: float
 
 
 def write_budgets(points: Sequence[BudgetPoint], folder: Path) -> None:
@@ -17,27 +23,25 @@ def write_budgets(points: Sequence[BudgetPoint], folder: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(BudgetPoint._fields)
         writer.writerows(points)
-    draw_budgets(points, folder / "budgets.png")
+    draw_budgets({"": points}, folder / "budgets.png")
 
 
-def draw_budgets(points: Sequence[BudgetPoint], path: Path) -> None:
+def draw_budgets(curves: Mapping[str, Sequence[BudgetPoint]], path: Path) -> None:
+    """A line for each name, such as a level of noise."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.0, 3.6), layout="constrained")
     axes = figure.subplots()
-    ordered = sorted(points, key=lambda point: point.fraction)
-    axes.plot([point.fraction for point in ordered], [point.acc for point in ordered], marker="o", color="#0072B2")
+    colours = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+    for number, (name, points) in enumerate(curves.items()):
+        ordered = sorted(points, key=lambda point: point.fraction)
+        fractions, accuracies = [point.fraction for point in ordered], [point.acc for point in ordered]
+        axes.plot(fractions, accuracies, marker="o", color=colours[number % len(colours)], label=name)
     axes.set(xlabel="fraction of the dense compute, test clips", ylabel="test accuracy")
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, high - MIN_SPAN), high)
     axes.grid(color="#e5e5e5")
     axes.spines[["top", "right"]].set_visible(False)
+    if len(curves) > 1:
+        figure.legend(loc="outside right upper", frameon=False)
     figure.savefig(path, dpi=150, facecolor="white")
-
-
-def print_budgets(points: Sequence[BudgetPoint]) -> None:
-    table = Table(title="One checkpoint, many budgets", title_justify="left", box=None)
-    for column in ("requested", "on validation", "on test", "million MACs a clip", "test accuracy"):
-        table.add_column(column, justify="right")
-    for point in points:
-        shares = (f"{share:.3f}" for share in (point.requested, point.calibrated, point.fraction))
-        table.add_row(*shares, f"{point.macs / 1e6:.2f}", f"{point.acc:.4f}")
-    Console().print(table)

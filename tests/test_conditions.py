@@ -1,0 +1,68 @@
+"""Noise in evaluation: of the level asked for, the same at every call and in any batch, and gone afterwards."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from hopscotch.build import make_trainer
+from hopscotch.report.conditions import TestBatches, passes
+from hopscotch.tasks.base import AudioTask
+from tests.tiny import build, tiny_config
+
+
+def noise_of(data, snr_db: float) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+    """(clip, its noise) by position in the split."""
+    found = {}
+    clean, noisy = TestBatches(data, None, ""), TestBatches(data, snr_db, "")
+    for without, batch in zip(clean, noisy, strict=True):
+        assert torch.equal(without.indices, batch.indices)
+        for row, index in enumerate(batch.indices.tolist()):
+            length = int(batch.lengths[row])
+            clip = without.waveform[row, :length]
+            found[index] = (clip, batch.waveform[row, :length] - clip)
+    return found
+
+
+@pytest.mark.parametrize("snr_db", [20.0, 0.0])
+def test_noise_has_the_level_asked_for_and_does_not_depend_on_the_batch(
+    tones: Path, tmp_path: Path, snr_db: float
+) -> None:
+    found = []
+    for batch_size in (1, 3):
+        _, data = build(tiny_config(tones, tmp_path, f"data.batch_size={batch_size}"))
+        data.setup("test")
+        found.append(noise_of(data, snr_db))
+    for index, (clip, noise) in found[0].items():
+        ratio = 10 * torch.log10(clip.square().mean() / noise.square().mean())
+        assert ratio.item() == pytest.approx(snr_db, abs=1.0)  # a clip's noise has the power of noise in the mean
+        assert torch.allclose(noise, found[1][index][1], atol=1e-6)
+    assert not torch.allclose(found[0][0][1][:500], found[0][1][1][:500], atol=1e-3)
+
+
+def make_passes(tones: Path, tmp_path: Path, *, seed: int = 0) -> tuple[AudioTask, list, list]:
+    """The task, its state before, and what two budgets and one noise came to."""
+    cfg = tiny_config(tones, tmp_path, "model=skip_transformer", f"seed={seed}")
+    task, data = build(cfg)
+    data.setup("test")
+    task.eval()
+    before = {name: value.clone() for name, value in task.state_dict().items()}
+    trainer: Trainer = make_trainer(cfg.trainer, logger=False, enable_checkpointing=False)
+    found = list(passes(task, data, trainer, [0.8, 1.0], [3.0]))
+    return task, [before], found
+
+
+def test_the_model_is_left_as_it_was(tones: Path, tmp_path: Path) -> None:
+    task, (before,), found = make_passes(tones, tmp_path)
+    assert [row.condition.requested for row in found] == [0.8, 0.8, 1.0, 1.0]
+    assert found[0].condition.fraction < found[2].condition.fraction
+    assert all(torch.equal(value, before[name]) for name, value in task.state_dict().items())
+
+
+def test_noise_is_the_same_at_every_call(tones: Path, tmp_path: Path) -> None:
+    _, _, first = make_passes(tones, tmp_path)
+    _, _, again = make_passes(tones, tmp_path)
+    assert [row.condition for row in first] == [row.condition for row in again]
+    assert torch.equal(first[1].logits, again[1].logits)
+    assert not torch.equal(first[1].logits, first[0].logits)
