@@ -93,7 +93,7 @@ def in_bins(
     bins = np.searchsorted(edges, values, side="left")
     groups = []
     for number in np.unique(bins):
-        members = np.flatnonzero(bins == number)
+        members = np.flatnonzero(bins == number).tolist()
         name = words(float(values[members].min()), float(values[members].max()))
         groups.append(Group(name, tuple(rows[member] for member in members)))
     return groups

@@ -35,21 +35,23 @@ def draw_learning(lines: Lines, target: float | None) -> list[tuple["Figure", st
         if not train and not val:
             continue
         figure, axes = small_figure()
-        axes.plot(list(train), list(train.values()), color=ORANGE, linewidth=1.2, label="train", **marks(train))
-        axes.plot(list(val), list(val.values()), color=BLUE, linewidth=1.6, label="val", **marks(val))
+        for points, colour, name in ((train, ORANGE, "train"), (val, BLUE, "val")):
+            steps, values = list(points), list(points.values())
+            axes.plot(steps, values, color=colour, linewidth=1.4, label=name, marker=mark(points), markersize=3)
         if tag == "compute_fraction" and target is not None:
             axes.axhline(target, color=INK, linewidth=0.8, linestyle="--", label="target")
         if kept is not None:
             axes.axvline(kept["step"], color="#999999", linewidth=0.8, linestyle=":", label="kept")
+        axes.locator_params(axis="x", integer=True)
         axes.set(xlabel="step", ylabel=words)
         axes.legend(frameon=False, fontsize=8)
         drawn.append((figure, f"{words.capitalize()} over optimizer steps"))
     return drawn
 
 
-def marks(points: dict[int, float]) -> dict[str, object]:
+def mark(points: dict[int, float]) -> str:
     """A line needs two points to be seen."""
-    return {"marker": "o", "markersize": 3} if len(points) < 3 else {}
+    return "o" if len(points) < 3 else ""
 
 
 def draw_groups(groups: Sequence[Group], words: str) -> list[tuple["Figure", str]]:
@@ -105,11 +107,11 @@ def draw_routes(routes: Sequence[Route], num_clips: int) -> list[tuple["Figure",
     by_stride = stride_colours(int(strides.max())) / 255
     colours = history[cells] if jumps else by_stride[strides]
     num, depth = cells.shape
-    figure, axes = small_figure(width=max(SMALL[0], 1.1 + 0.24 * depth), height=1.2 + 0.28 * num)
+    figure, axes = small_figure(width=max(SMALL[0], 1.1 + 0.24 * depth), height=1.3 + 0.28 * num)
     axes.imshow(colours, aspect="auto")
     for row, layer in np.argwhere(strides):
         ink = "white" if colours[row, layer].mean() < 0.5 else INK
-        axes.text(layer, row, strides[row, layer], ha="center", va="center", color=ink, fontsize=8)
+        axes.text(layer, row, str(strides[row, layer]), ha="center", va="center", color=ink, fontsize=8)
     axes.set_xticks(np.arange(depth - 1) + 0.5, minor=True)
     axes.set_yticks(np.arange(num - 1) + 0.5, minor=True)
     axes.grid(False)
@@ -117,7 +119,7 @@ def draw_routes(routes: Sequence[Route], num_clips: int) -> list[tuple["Figure",
     axes.tick_params(which="both", length=0)
     axes.set_xticks(range(depth))
     axes.set_yticks(range(num), [f"{len(route.group.rows) / num_clips:.1%}" for route in routes])
-    axes.set(xlabel="layer", ylabel="share of the clips")
+    axes.set(xlabel="layer", ylabel="share")
     axes.spines[:].set_visible(False)
     if jumps:
         words = [Patch(facecolor=history[kind], label=HISTORY_WORDS[kind]) for kind in (RAN, LANDED, JUMPED_OVER)]

@@ -246,7 +246,7 @@ def layer_table(run: RunFolder, kinds: Kinds) -> Table:
     if kinds.jumps:
         columns |= {"ran": percent(layers.ran), "landed on": percent(layers.landed)}
     if kinds.strides:
-        attends = layers.strides[:, 1:].any(axis=1)
+        attends = [bool(shares[1:].any()) for shares in layers.strides]
         for stride in range(1, layers.strides.shape[1]):
             words = percent(layers.strides[:, stride])
             columns[f"stride {stride}"] = [word if can else "" for word, can in zip(words, attends, strict=True)]
