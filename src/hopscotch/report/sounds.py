@@ -42,6 +42,8 @@ def find_sounds(
     run: RunFolder, build: Callable[[DictConfig], AudioDataModule], overrides: list[str]
 ) -> tuple[Sounds | None, str]:
     """The sounds of a run, or None and the reason. `overrides` of the configuration say where the data are now."""
+    if not run.clips:  # nothing to be heard
+        return None, ""
     cfg = OmegaConf.create(dict(run.config))
     OmegaConf.set_struct(cfg, True)
     for override in overrides:
