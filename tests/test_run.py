@@ -36,6 +36,7 @@ def test_a_run_leaves_its_whole_story_in_its_folder(command: Command, tones: Pat
     assert ended.code == 0, ended.err
     assert ended.out.splitlines()[-1] == str(tmp_path / "run")
     assert {path.name for path in Path("run").iterdir()} == {
+        "README.md",
         "checkpoints",
         "config.yaml",
         "metrics.jsonl",

@@ -5,6 +5,7 @@ import sys
 import time
 import traceback
 import warnings
+from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -21,16 +22,20 @@ from omegaconf import DictConfig, OmegaConf
 
 from hopscotch.build import build_callbacks, build_data, build_loggers, build_model, build_task, build_trainer
 from hopscotch.config import STARTED
+from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.report.clip_table import FILE as CLIPS_FILE
 from hopscotch.report.clip_table import clip_rows, write_clips
-from hopscotch.report.clips import clips_of
+from hopscotch.report.clips import SplitClips
 from hopscotch.report.figures import draw_report
 from hopscotch.report.findings import find_warnings
 from hopscotch.report.metrics_log import MetricsLog
 from hopscotch.report.quiet import quiet_lightning
+from hopscotch.report.run_folder import read_run
+from hopscotch.report.run_report import write_report
+from hopscotch.report.sounds import Sounds
 from hopscotch.report.summary import print_summary, write_summary
 from hopscotch.report.sweep import append_ledger
-from hopscotch.report.traces import TraceCollector
+from hopscotch.report.traces import Evaluation, TraceCollector
 from hopscotch.tasks.base import AudioTask
 from hopscotch.threads import warn_if_crowded
 
@@ -215,13 +220,24 @@ def finish(
         "seconds": {**seconds, "total": time.time() - started},
         "warnings": findings,
         "epochs": trainer.current_epoch,
+        "started": datetime.fromtimestamp(started).astimezone().isoformat(timespec="seconds"),
         "data": data.summary(),
     }
     write_summary(run, **summary)
-    draw_report(run, test)
-    write_clips(clip_rows(test, clips_of(trainer, "test")), run / "report" / CLIPS_FILE)
+    report(run, test, data)
     print_summary(run, test, parameters=task.num_parameters, warnings=findings)
     return summary
+
+
+def report(run: Path, test: Evaluation, data: AudioDataModule) -> None:
+    """Pictures, table of clips, page and card. Whatever goes wrong here, the training is done and its summary stays."""
+    try:
+        draw_report(run, test)
+        write_clips(clip_rows(test, SplitClips(data, "test")), run / "report" / CLIPS_FILE)
+        write_report(read_run(run), Sounds(data))
+    except (Exception, KeyboardInterrupt) as error:
+        why = f"{type(error).__name__}: {error}"
+        print(f"warning: the run is finished, its report is not whole: {why}", file=sys.stderr)
 
 
 class Interrupt:

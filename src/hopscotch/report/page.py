@@ -16,7 +16,9 @@ from torch import Tensor
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DOTS_PER_INCH = 110
+DOTS_PER_INCH = 144
+CSS_DOTS_PER_INCH = 96  # what a browser calls an inch
+LONG = 60  # letters of a cell from which on its words are broken
 
 STYLE = """
 :root { color-scheme: light dark;
@@ -27,20 +29,25 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1100px; padding: 1rem; color: var(--ink); background: var(--paper);
   font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.6rem; margin: 0.5rem 0; } h2 { font-size: 1.2rem; margin: 2rem 0 0.5rem; }
+h1 { font-size: 1.6rem; margin: 0.5rem 0; overflow-wrap: anywhere; } h2 { font-size: 1.2rem; margin: 2rem 0 0.5rem; }
+h3 { font-size: 1rem; margin: 1.4rem 0 0.3rem; } p, .warning { overflow-wrap: anywhere; }
 a { color: var(--accent); } code, pre { font: 0.85rem/1.4 ui-monospace, monospace; }
 pre { overflow-x: auto; padding: 0.6rem; border: 1px solid var(--line); border-radius: 4px; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem; }
 th, td { padding: 0.25rem 0.7rem 0.25rem 0; text-align: left; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
+td.long { white-space: normal; min-width: 15rem; overflow-wrap: anywhere; }
+pre.command { white-space: pre-wrap; overflow-wrap: anywhere; }
 th { color: var(--faint); font-weight: 600; } td.number, th.number { text-align: right; }
 figure { margin: 1rem 0; } figure img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
+.side { display: flex; flex-wrap: wrap; align-items: flex-start; gap: 0 1rem; }
+.side figure { margin: 0.5rem 0; max-width: 100%; overflow-x: auto; } .side img { max-width: none; }
 figcaption { color: var(--faint); font-size: 0.9rem; }
 .warning { background: var(--warn); padding: 0.5rem 0.8rem; border-radius: 4px; margin: 0.4rem 0; }
 .facts { display: flex; flex-wrap: wrap; gap: 0.5rem 2rem; } .facts div { min-width: 8rem; }
 .facts b { display: block; font-size: 1.4rem; } .facts span { color: var(--faint); font-size: 0.9rem; }
-audio { width: 12rem; max-width: 60vw; height: 2rem; vertical-align: middle; }
+audio { width: 8rem; height: 2rem; vertical-align: middle; }
 """
 
 
@@ -56,6 +63,11 @@ def page(title: str, body: Iterable[str]) -> str:
     )
 
 
+def heading(text: str) -> str:
+    """Of a part of a section."""
+    return f"<h3>{escape(text)}</h3>"
+
+
 def section(title: str, *parts: str) -> str:
     return f"<section>\n<h2>{escape(title)}</h2>\n" + "\n".join(parts) + "\n</section>"
 
@@ -68,8 +80,18 @@ def code(text: str) -> str:
     return f"<pre>{escape(text)}</pre>"
 
 
+def command(text: str) -> str:
+    """To be copied in one piece: shown on several lines where it is long, and yet one."""
+    return f'<pre class="command">{escape(text)}</pre>'
+
+
 def warning(text: str) -> str:
     return f'<div class="warning">{escape(text)}</div>'
+
+
+def folded(title: str, content: str) -> str:
+    """HTML that waits behind its title until it is asked for."""
+    return f"<details><summary>{escape(title)}</summary>{content}</details>"
 
 
 def link(text: str, address: str) -> "Raw":
@@ -95,23 +117,34 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequen
     kinds = [' class="number"' if word in numbers else "" for word in head]
     lines = ["".join(f"<th{kind}>{escape(word)}</th>" for word, kind in zip(head, kinds, strict=True))]
     for row in rows:
-        cells = [cell if isinstance(cell, Raw) else escape(cell) for cell in row]
-        lines.append("".join(f"<td{kind}>{cell}</td>" for cell, kind in zip(cells, kinds, strict=True)))
+        lines.append("".join(_cell(cell, kind) for cell, kind in zip(row, kinds, strict=True)))
     return '<div class="wide"><table>\n' + "\n".join(f"<tr>{line}</tr>" for line in lines) + "\n</table></div>"
+
+
+def _cell(text: str, kind: str) -> str:
+    if isinstance(text, Raw):
+        return f"<td{kind}>{text}</td>"
+    long = ' class="long"' if len(text) > LONG else ""
+    return f"<td{kind or long}>{escape(text)}</td>"
 
 
 def picture(figure: "Figure", caption: str) -> str:
     """A matplotlib figure, on white in the dark too; the caption is also what a screen reader says."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=DOTS_PER_INCH, facecolor="white")
-    return image(file.getvalue(), caption)
+    return image(file.getvalue(), caption, width=round(figure.get_figwidth() * CSS_DOTS_PER_INCH))
 
 
-def image(png: bytes, caption: str) -> str:
-    words = escape(caption)
-    return (
-        f'<figure><img src="{data_address("image/png", png)}" alt="{words}"><figcaption>{words}</figcaption></figure>'
-    )
+def image(png: bytes, caption: str, width: int | None = None) -> str:
+    """`width` in CSS pixels; without it a pixel of the picture is one of the page."""
+    words, size = escape(caption), "" if width is None else f' width="{width}"'
+    address = data_address("image/png", png)
+    return f'<figure><img src="{address}" alt="{words}"{size}><figcaption>{words}</figcaption></figure>'
+
+
+def side_by_side(figures: Iterable[str]) -> str:
+    """Pictures in a row where there is room, else below each other; one that is too wide is scrolled and not shrunk."""
+    return f'<div class="side">{"".join(figures)}</div>'
 
 
 def sound(waveform: Float[Tensor, " sample"], sample_rate: int, max_seconds: float) -> Raw:

@@ -98,6 +98,8 @@ def print_summary(
         console.print(f"[yellow]warning:[/yellow] {warning}", highlight=False, soft_wrap=True)
     console.print()
     # Plain print for what is copied or parsed: rich would break long lines.
+    if (page := Path(run_folder) / "report" / "index.html").is_file():
+        console.file.write(f"the report:  {page}\n")
     console.file.write(f"look closer: {tensorboard_command(run_folder)}\n{run_folder}\n")
 
 

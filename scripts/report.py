@@ -1,0 +1,45 @@
+"""Write the report of a run anew, or that of a run which is still going: one HTML file, and a model card beside it.
+
+    python scripts/report.py run=outputs/<run>
+
+    outputs/<run>/README.md
+    outputs/<run>/report/index.html
+
+Every run writes both at its end. Where the data have moved: python scripts/report.py run=outputs/<run> data.root=F
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    runs = [argument.removeprefix("run=") for argument in arguments if argument.startswith("run=")]
+    if len(runs) != 1 or "--help" in arguments:
+        print(__doc__)
+        sys.exit(0 if "--help" in arguments else 2)
+    from hopscotch.build import build_data  # and with it torch
+    from hopscotch.report.run_folder import read_run
+    from hopscotch.report.run_report import CARD, PAGE, write_report
+    from hopscotch.report.sounds import find_sounds
+    from hopscotch.run import quiet
+
+    quiet()
+    folder = Path(runs[0])
+    try:
+        run = read_run(folder)
+        overrides = [argument for argument in arguments if not argument.startswith("run=")]
+        sounds, why_silent = find_sounds(run, build_data, overrides)
+        write_report(run, sounds, why_silent)
+    except (ValueError, OSError) as error:
+        sys.exit(f"Error: {error}")
+    if why_silent:
+        print(why_silent, file=sys.stderr)
+    print(folder / CARD)
+    print(folder / PAGE)
+
+
+if __name__ == "__main__":
+    main()
