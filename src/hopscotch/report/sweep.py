@@ -4,6 +4,7 @@ Hydra loads this callback before any job has begun, so what is heavy is imported
 """
 
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,12 +22,20 @@ if TYPE_CHECKING:
 
     from hopscotch.report.points import Group
 
+PLAN = "multirun.yaml"
 WITHOUT_TERMINAL = 160  # columns; rich assumes 80 and would fold the overrides
 STYLES = {"finished": "green", "stopped": "yellow"}  # every other status is red
 
 
 class SweepTable(Callback):
-    """Hydra's hook at the end of `train.py -m`."""
+    """Hydra's hooks at the start and at the end of `train.py -m`."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Leave what was asked for, as Hydra's own sweeper does and others do not."""
+        path = Path(config.hydra.sweep.dir) / PLAN
+        if not is_basic(config) and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(OmegaConf.masked_copy(config, "hydra"), path)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
@@ -55,11 +64,9 @@ def report_sweep(folder: Path, jobs: Sequence[Job], config: DictConfig | None = 
     """Print the tables and write the report; the sweep's folder is the last line printed."""
     console = make_console()
     if jobs:
-        console.print(jobs_table(jobs))
+        console.print(trials_table(folder, jobs) if is_search(config) else jobs_table(jobs))
     if len(groups(jobs)) < len(jobs):
         console.print(means_table(jobs))
-    if is_search(config):
-        console.print(trials_table(folder, jobs))
     write_report(folder, jobs, config)
     print_failures(jobs, console)
     print(f"look closer: {folder / 'index.html'}\n{folder}", flush=True)
@@ -81,7 +88,7 @@ def report_folder(folder: Path, beside: Sequence[Path] = ()) -> None:
         console.print(groups_table(found))
     for caution in cautions(jobs, found, 0):
         console.print(f"[yellow]warning:[/yellow] {escape(caution)}", highlight=False, soft_wrap=True)
-    if is_search(plan):
+    if is_search(plan) and jobs:
         console.print(trials_table(folder, jobs))
     print_failures(jobs, console)
     print(folder / "index.html", flush=True)
@@ -94,7 +101,7 @@ def refuse_other_folders(folder: Path) -> None:
         raise ValueError(f"{rule}: there is no such folder.")
     if (folder / "config.yaml").is_file() or (folder / "summary.json").is_file():
         raise ValueError(f"{rule}, which is that of a single run.")
-    is_known = (folder / LEDGER).is_file() or (folder / "multirun.yaml").is_file()
+    is_known = (folder / LEDGER).is_file() or (folder / PLAN).is_file()
     if not is_known and not any(folder.glob("*/overrides.yaml")) and not any(folder.glob("*/summary.json")):
         raise ValueError(f"{rule}: there is no run in it.")
 
@@ -108,7 +115,7 @@ def write_report(
 
     command, missing = None, 0
     if config is not None:
-        command = "python train.py -m " + shlex.join(config.hydra.overrides.task)
+        command = "python train.py -m " + shlex.join(config.hydra.overrides.task)  # -m does no harm to a search
         missing = max(0, int(config.hydra.sweeper.get("n_trials", 0)) - len(jobs))
     write_csv(jobs, folder / "frontier.csv")
     return write_sweep_report(folder, jobs, beside, command, missing)
@@ -116,7 +123,7 @@ def write_report(
 
 def plan_of(folder: Path) -> DictConfig | None:
     """What Hydra was asked for, as it left it in the sweep's folder; scripts/study.py leaves no such file."""
-    path = folder / "multirun.yaml"
+    path = folder / PLAN
     if not path.is_file():
         return None
     config = OmegaConf.load(path)
@@ -154,12 +161,17 @@ def planned_overrides(config: DictConfig) -> list[list[str]]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     sweeper = config.hydra.sweeper
-    if not sweeper["_target_"].endswith(BasicSweeper.__name__):
+    if not is_basic(config):
         return []
     parameters = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
     typed = parameters + list(config.hydra.overrides.task)
     (jobs,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(typed), None)
     return jobs
+
+
+def is_basic(config: DictConfig) -> bool:
+    """Every job is known beforehand."""
+    return config.hydra.sweeper["_target_"].endswith("BasicSweeper")
 
 
 def jobs_table(jobs: Sequence[Job]) -> "Table":
@@ -215,26 +227,31 @@ def groups_table(found: "Sequence[Group]") -> "Table":
 
 
 def trials_table(folder: Path, jobs: Sequence[Job]) -> "Table":
-    """The jobs of a search, best first."""
-    from hopscotch.report.score import read_score
+    """The jobs of a search, best first; those without a score last."""
+    from hopscotch.report.score import FAILED, read_score
 
-    shared = shared_overrides(jobs) if jobs else []
+    shared = shared_overrides(jobs)
     table = new_table(
         "Trials, best first (score: validation accuracy; below zero: how far beyond the compute target)",
-        ["trial", "model", "overrides"],
+        ["trial", "model", "overrides", "status"],
         ["score", "test acc", "compute", "seconds"],
     )
-    scored = [(score, job) for job in jobs if (score := read_score(folder / job.folder)) is not None]
-    for score, job in sorted(scored, key=lambda pair: -pair[0]):
+    scored = [(read_score(folder / job.folder) if job.folder else None, job) for job in jobs]
+    for score, job in sorted(scored, key=lambda pair: FAILED if pair[0] is None else pair[0], reverse=True):
+        style = STYLES.get(job.status, "red")
         numbers = [number(score), number(job.test_acc), number(job.compute_fraction), number(job.seconds, 1)]
-        table.add_row(job.folder.partition("_")[0], job.model, words(job.overrides, shared), *numbers)
+        trial = job.folder.partition("_")[0]
+        status = f"[{style}]{job.status}[/{style}]"
+        table.add_row(trial, job.model, words(job.overrides, shared), status, *numbers)
     return table
 
 
 def words(overrides: Sequence[str], shared: Sequence[str]) -> str:
+    """What tells jobs apart; numbers that a sampler drew, to four digits."""
     from rich.markup import escape
 
-    return escape(" ".join(override for override in overrides if override not in shared))
+    told = " ".join(override for override in overrides if override not in shared)
+    return escape(re.sub(r"(?<==)\d+\.\d{5,}(e-?\d+)?", lambda drawn: f"{float(drawn[0]):.4g}", told))
 
 
 def new_table(title: str, words: Sequence[str], numbers: Sequence[str]) -> "Table":
