@@ -37,11 +37,12 @@ def continue_in_venv() -> None:
     os.execv(command[0], command)
 
 
-def task(cfg: "DictConfig") -> object:
-    """Train with one checked configuration."""
+def task(cfg: "DictConfig") -> float:
+    """Train with one checked configuration; the score is for `hparams_search`."""
+    from hopscotch.report.score import score_of
     from hopscotch.run import train  # and with it torch
 
-    return train(cfg)
+    return score_of(Path(cfg.run_dir), train(cfg))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 import csv
 import json
+import multiprocessing
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -143,6 +144,23 @@ def test_ledger_has_one_line_per_job(tmp_path: Path) -> None:
     full_sweep(tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "sweep.jsonl").read_text().splitlines()]
     assert [line["folder"] for line in lines] == ["0_dense_0", "1_dense_1", "2_learned_skip_0", "3_learned_skip_1"]
+
+
+def append_many(folder: str, writer: int) -> None:
+    for number in range(20):
+        append_ledger(folder, {"folder": f"{writer}_{number}", "overrides": ["x" * 20_000], "status": "finished"})
+
+
+def test_jobs_that_end_together_do_not_tear_each_others_lines(tmp_path: Path) -> None:
+    """As with hydra/launcher=joblib; lines longer than any buffer."""
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=append_many, args=(str(tmp_path), writer)) for writer in range(2)]
+    for process in writers:
+        process.start()
+    for process in writers:
+        process.join()
+    lines = [json.loads(line) for line in (tmp_path / "sweep.jsonl").read_text().splitlines()]
+    assert {line["folder"] for line in lines} == {f"{writer}_{number}" for writer in range(2) for number in range(20)}
 
 
 def test_hydra_lets_the_exit_code_pass(tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ from omegaconf import DictConfig
 from hopscotch.build import build_data, build_model, build_task, make_trainer
 from hopscotch.config import compose, run_hydra
 from hopscotch.data.datamodule import AudioDataModule
-from hopscotch.run import train
 from hopscotch.tasks.base import AudioTask
 from hopscotch.types import AudioBatch
+from train import task
 
 SAMPLE_RATE = 8000
 CLASS_HZ = {"high": 1500.0, "low": 300.0, "middle": 700.0}
@@ -145,7 +145,7 @@ def prompt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
         monkeypatch.setattr("sys.argv", ["train.py", *arguments])
         code, message = 0, ""
         try:
-            run_hydra(train)
+            run_hydra(task)
         except SystemExit as end:  # as Python ends a process: text goes to stderr, with exit code 1
             code, message = (1, f"{end.code}\n") if isinstance(end.code, str) else (end.code or 0, "")
         out, err = capsys.readouterr()

@@ -38,7 +38,12 @@ STARTED = time.time()  # as near to the start of the process as Python code gets
 PROJECT_ROOT = Path(__file__).resolve().parents[2]  # the folder of train.py
 CONF = PROJECT_ROOT / "conf"
 MAX_NAME = 100  # characters of a folder's name; file systems stop at 255 bytes
-LAYERS_ON_TOP = ("experiment/", "control/", "debug/")  # groups that only override what other groups define
+LAYERS_ON_TOP = (
+    "experiment/",
+    "control/",
+    "hparams_search/",
+    "debug/",
+)  # groups that only override what other groups define
 
 
 def file_name(given: str | Sequence[Any]) -> str:
@@ -171,7 +176,7 @@ def run_hydra(task_function: Callable[[DictConfig], Any]) -> None:
             except ConfigError as error:
                 if asked.shell_completion:  # which suggests nothing then, and must not print
                     raise
-                if self.sweep is not None and asked.multirun:
+                if self.sweep is not None and (asked.multirun or self.sweep.hydra.mode is RunMode.MULTIRUN):
                     _remove_unused(Path(self.sweep.hydra.sweep.dir))
                 raise SystemExit(str(error)) from None
             return cfg

@@ -9,6 +9,8 @@ from hydra.errors import ConfigCompositionException, MissingConfigException, Ove
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+PLUGINS = {"hydra/sweeper/optuna": "hydra-optuna-sweeper", "hydra/launcher/joblib": "hydra-joblib-launcher"}
+
 
 class ConfigError(ConfigCompositionException, ValueError):
     """The configuration breaks a rule; the text is complete and meant for the person who typed it."""
@@ -56,6 +58,11 @@ def explain(error: Exception, overrides: list[str], loader: ConfigLoader) -> Con
     if isinstance(error, OverrideParseException):
         return ConfigError(f"{error.override}: {error.message.splitlines()[0]}")
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+        if plugin := PLUGINS.get(error.missing_cfg_file):
+            return ConfigError(
+                f"{error.missing_cfg_file} needs the package {plugin}, of the extra sweep: "
+                'python -m pip install -e ".[sweep]" -c constraints.txt'
+            )
         group, _, choice = error.missing_cfg_file.rpartition("/")
         return unknown_choice(group, choice, error.options)
     groups = loader.list_groups("")

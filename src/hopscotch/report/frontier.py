@@ -1,47 +1,162 @@
-"""Accuracy against compute over the jobs of a sweep, as a table for programs and a picture for people."""
+"""Accuracy against compute and against seconds over the jobs of a sweep: a picture, and tables for programs."""
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from statistics import mean
+from typing import TYPE_CHECKING, Any
 
-from hopscotch.report.jobs import Job, groups
+from hopscotch.report.jobs import Job
+from hopscotch.report.points import Group, Spread
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which stay apart for every kind of colour blindness, each with a shape of its own.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#F0E442")
 SHAPES = ("o", "s", "^", "D", "v", "P", "X", "*")
+PICTURE = "frontier.png"
+COLUMNS = {  # of groups.csv, and what groups.md calls them
+    "number": "#",
+    "model": "model",
+    "overrides": "overrides",
+    "seeds": "seeds",
+    "speakers": "left-out speakers",
+    "runs": "runs",
+    "acc": "accuracy",
+    "acc_sd": "deviation",
+    "acc_low": "lowest",
+    "acc_high": "highest",
+    "fraction": "compute",
+    "macs_m": "M MACs",
+    "seconds": "s of training",
+    "pareto": "Pareto (compute)",
+    "pareto_seconds": "Pareto (seconds)",
+}
+DIGITS = {"fraction": 3, "macs_m": 3, "seconds": 1}  # 4 for accuracies
 
 
 def write_csv(jobs: Iterable[Job], path: Path) -> None:
+    """A row per job, as far as each came."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Job)])
         writer.writeheader()
         writer.writerows({**asdict(job), "overrides": " ".join(job.overrides)} for job in jobs)
 
 
-def draw_frontier(jobs: Iterable[Job], path: Path) -> None:
-    """Accuracy against multiply-accumulates: a faint mark per job, a full one per mean over seeds; models by shape."""
+def group_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """A row per group of seeds, by COLUMNS."""
+    return [
+        {
+            "number": number,
+            "model": group.model,
+            "overrides": " ".join(word for word in group.words if not word.startswith("model=")),
+            "seeds": " ".join(group.seeds),
+            "speakers": " ".join(group.speakers),
+            "runs": len(group.points),
+            "acc": group.accuracy.mean,
+            "acc_sd": group.accuracy.deviation,
+            "acc_low": group.accuracy.low if len(group.seeds) > 1 else None,
+            "acc_high": group.accuracy.high if len(group.seeds) > 1 else None,
+            "fraction": group.fraction and group.fraction.mean,
+            "macs_m": group.macs.mean,
+            "seconds": group.seconds and group.seconds.mean,
+            "pareto": "yes" if group.is_best else "no",
+            "pareto_seconds": "yes" if group.is_fastest else "no",
+        }
+        for number, group in enumerate(groups, start=1)
+    ]
+
+
+def written_rows(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
+    """The same for people: heads and cells, without the columns in which nothing stands."""
+    rows = group_rows(groups)
+    shown = [name for name in COLUMNS if any(row[name] not in (None, "") for row in rows)]
+    return [COLUMNS[name] for name in shown], [[written(name, row[name]) for name in shown] for row in rows]
+
+
+def written(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.{DIGITS.get(name, 4)}f}" if isinstance(value, float) else str(value)
+
+
+def write_groups(groups: Sequence[Group], folder: Path) -> None:
+    """groups.csv, groups.md."""
+    with (folder / "groups.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(group_rows(groups))
+    heads, rows = written_rows(groups)
+    lines = [" | ".join(heads), "|".join(["---"] * len(heads)), *(" | ".join(row) for row in rows)]
+    (folder / "groups.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def draw_frontier(groups: Sequence[Group], folder: Path) -> None:
+    """frontier.png, or no such file where nothing has finished."""
+    (folder / PICTURE).unlink(missing_ok=True)
+    if groups:
+        frontier_figure(groups).savefig(folder / PICTURE, dpi=150, facecolor="white")
+
+
+def frontier_figure(groups: Sequence[Group]) -> "Figure":
+    """A mark per group at its mean, models by shape, bars from the lowest seed to the highest.
+
+    The Pareto set is ringed, joined by steps, and numbered as in the table.
+    """
     from matplotlib.figure import Figure
 
-    points: dict[str, list[list[tuple[float, float]]]] = {}  # model -> groups of jobs that differ in the seed -> points
-    for (model, _), members in groups(jobs).items():
-        known = [(job.macs / 1e6, job.test_acc) for job in members if job.macs is not None and job.test_acc is not None]
-        if known:
-            points.setdefault(model, []).append(known)
-    if not points:
-        return
-    figure = Figure(figsize=(7.0, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for place, (model, seeds) in enumerate(points.items()):
-        colour, shape = COLOURS[place % len(COLOURS)], SHAPES[place % len(SHAPES)]
-        singles = [point for known in seeds for point in known]
-        means = [(mean(macs), mean(accuracies)) for macs, accuracies in (zip(*known, strict=True) for known in seeds)]
-        axes.scatter(*zip(*singles, strict=True), s=22, color=colour, marker=shape, alpha=0.35, linewidths=0)
-        axes.scatter(*zip(*means, strict=True), s=70, color=colour, marker=shape, label=model)
-    axes.set(xlabel="million multiply-accumulates per test clip", ylabel="test accuracy")
+    timed = [(number, group) for number, group in enumerate(groups, start=1) if group.seconds is not None]
+    figure = Figure(figsize=(11.0 if timed else 7.0, 4.5), layout="constrained")
+    first, *second = figure.subplots(1, 2 if timed else 1, sharey=True, squeeze=False)[0]
+    models = list(dict.fromkeys(group.model for group in groups))
+    numbered = list(enumerate(groups, start=1))
+    _panel(first, numbered, models, lambda group: group.macs, lambda group: group.is_best)
+    first.set(xlabel="million multiply-accumulates per test clip", ylabel="test accuracy")
+    handles, names = first.get_legend_handles_labels()
+    for axes in second:
+        _panel(axes, timed, models, lambda group: group.seconds, lambda group: group.is_fastest)
+        axes.set(xlabel="seconds of training, as measured")
+    figure.legend(handles, names, loc="outside right upper", frameon=False)
+    return figure
+
+
+def _panel(
+    axes: "Axes",
+    numbered: Sequence[tuple[int, Group]],
+    models: Sequence[str],
+    cost_of: Callable[[Group], Spread | None],
+    is_best: Callable[[Group], bool],
+) -> None:
+    placed = [(number, group, cost) for number, group in numbered if (cost := cost_of(group)) is not None]
+    best = sorted((cost.mean, group.accuracy.mean, number) for number, group, cost in placed if is_best(group))
+    # As far to the right as the picture goes: more compute than the best needs is no better.
+    steps = [(x, y) for x, y, _ in best] + [(max(cost.high for *_, cost in placed), best[-1][1])]
+    axes.step(*zip(*steps, strict=True), where="post", color="#999999", linewidth=1, zorder=1, label="Pareto set")
+    for place, model in enumerate(models):
+        members = [(group, cost) for _, group, cost in placed if group.model == model]
+        turn, step = divmod(place, len(COLOURS))  # a ninth model has the first colour with another shape
+        colour, shape = COLOURS[step], SHAPES[(step + turn) % len(SHAPES)]
+        for group, cost in members:
+            x, y = cost.mean, group.accuracy.mean
+            axes.errorbar(
+                x,
+                y,
+                xerr=[[x - cost.low], [cost.high - x]],
+                yerr=[[y - group.accuracy.low], [group.accuracy.high - y]],
+                color=colour,
+                alpha=0.5,
+                linewidth=1,
+                zorder=2,
+            )
+        if members:
+            xs, ys = zip(*((cost.mean, group.accuracy.mean) for group, cost in members), strict=True)
+            axes.scatter(xs, ys, s=55, color=colour, marker=shape, label=model, zorder=3, linewidths=0)
+    xs, ys, _ = zip(*best, strict=True)
+    axes.scatter(xs, ys, s=130, facecolors="none", edgecolors="black", linewidths=1, zorder=4)
+    for x, y, number in best:
+        axes.annotate(str(number), (x, y), xytext=(-5, 6), textcoords="offset points", ha="right", fontsize=8)
     axes.grid(color="#e5e5e5")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", frameon=False)
-    figure.savefig(path, dpi=150, facecolor="white")

@@ -1,5 +1,6 @@
 """Read the jobs of a sweep from its folder: each job's summary, and the ledger to which each adds a line at its end."""
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,16 @@ from omegaconf import OmegaConf
 
 LEDGER = "sweep.jsonl"
 NOT_FAILED = ("finished", "stopped")
+SPEAKER = "data.test_speaker"
+JOINED = ("seed", SPEAKER)  # what does not tell rows of a study apart
+HIDDEN = (
+    *JOINED,
+    "experiment",
+    "data.root",
+    "callbacks.adaptation.reaches",
+    "trainer.enable_progress_bar",
+    "hydra.run.dir",
+)
 
 
 @dataclass(frozen=True)
@@ -24,8 +35,10 @@ class Job:
     test_acc: float | None = None
     compute_fraction: float | None = None
     macs: float | None = None
-    seconds: float | None = None
+    seconds: float | None = None  # of the whole job
     error: str | None = None
+    fit_seconds: float | None = None  # of its training
+    speaker: str = ""  # left out of training, and tested
 
     @property
     def group(self) -> tuple[str, tuple[str, ...]]:
@@ -40,13 +53,16 @@ class Job:
 def read_jobs(sweep_folder: Path, planned: Sequence[Sequence[str]] = ()) -> list[Job]:
     """All jobs of a sweep: those with a folder, in the order of their numbers, then those that never started."""
     ledger = {row["folder"]: row for row in read_lines(sweep_folder / LEDGER)}
-    names = {path.name for path in sweep_folder.glob("[!.]*/")}
+    names = {path.name for path in sweep_folder.glob("[!.]*") if path.is_dir()}
+    names |= {path.stem for path in sweep_folder.glob("[!.]*.log")}  # scripts/study.py keeps one beside each folder
     jobs, started = [], []
     for name in sorted(names | set(ledger), key=job_number):
         summary = read_json(sweep_folder / name / "summary.json")
         row = ledger.get(name, {})
         overrides = list(row.get("overrides") or read_overrides(sweep_folder / name / "overrides.yaml"))
         started.append(set(overrides))
+        if not summary:
+            summary = {"error": logged_error(sweep_folder / f"{name}.log")}
         jobs.append(make_job(name, overrides, summary, row.get("status", "no summary")))
     missing = [overrides for overrides in planned if set(overrides) not in started]
     return jobs + [make_job("", overrides, {}, "never started") for overrides in missing]
@@ -55,7 +71,7 @@ def read_jobs(sweep_folder: Path, planned: Sequence[Sequence[str]] = ()) -> list
 def make_job(folder: str, overrides: Sequence[str], summary: Mapping[str, Any], status: str) -> Job:
     """A job from its summary, where it wrote one, else from its overrides and what the ledger calls its end."""
     given = dict(override.split("=", 1) for override in overrides if "=" in override)
-    compute = summary.get("compute") or {}
+    compute, seconds = summary.get("compute") or {}, summary.get("seconds") or {}
     return Job(
         folder=folder,
         model=str(summary.get("model", given.get("model", ""))),
@@ -65,8 +81,10 @@ def make_job(folder: str, overrides: Sequence[str], summary: Mapping[str, Any], 
         test_acc=(summary.get("test") or {}).get("acc"),
         compute_fraction=compute.get("fraction"),
         macs=compute.get("macs"),
-        seconds=(summary.get("seconds") or {}).get("total"),
+        seconds=seconds.get("total"),
         error=summary.get("error"),
+        fit_seconds=seconds.get("fit"),
+        speaker=given.get(SPEAKER, ""),
     )
 
 
@@ -77,15 +95,31 @@ def job_number(folder: str) -> tuple[float, str]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    """The rows of a ledger; a line that a kill or a full disk cut short is passed over."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            found.append(json.loads(line))
+    return found
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} must be JSON: {error}.") from None
 
 
 def read_overrides(path: Path) -> list[str]:
     return [str(override) for override in OmegaConf.load(path)] if path.exists() else []
+
+
+def logged_error(path: Path) -> str | None:
+    """The last complaint in what a job printed, where that was kept."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    return next((line.removeprefix("Error: ") for line in reversed(lines) if "Error: " in line), None)
 
 
 def groups(jobs: Iterable[Job]) -> dict[tuple[str, tuple[str, ...]], list[Job]]:
@@ -100,3 +134,16 @@ def shared_overrides(jobs: Sequence[Job]) -> list[str]:
     """What was typed for all jobs alike, and so tells none from another."""
     first, *others = jobs
     return [override for override in first.overrides if all(override in job.overrides for job in others)]
+
+
+def model_shown(model: str, overrides: Sequence[str]) -> str:
+    """Controls go by their own kind: control=depth_3 -> control: depth."""
+    control = next((word.partition("=")[2] for word in overrides if word.startswith("control=")), "")
+    return f"control: {control.partition('_')[0]}" if control not in ("", "null") else model
+
+
+def label(words: Iterable[str]) -> str:
+    """What tells a row apart, without the paths of its keys: model=dense compute.reach=0.2 -> dense, reach 0.2."""
+    told = [word.partition("=") for word in words]
+    heads = [value for key, _, value in told if key in ("model", "control")]
+    return ", ".join([*heads, *(f"{k.rpartition('.')[2]} {v}" for k, _, v in told if k not in ("model", "control"))])

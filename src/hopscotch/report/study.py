@@ -7,7 +7,7 @@ model will meet anew.
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -16,19 +16,11 @@ import numpy as np
 from jaxtyping import Float
 
 from hopscotch.report.frontier import draw_frontier
-from hopscotch.report.jobs import Job, make_job, read_json, read_overrides
+from hopscotch.report.jobs import HIDDEN, label, read_json, read_overrides
+from hopscotch.report.points import group_points, read_points
 from hopscotch.report.thresholds import draw_thresholds
 
 NUM_DRAWS = 2000  # of the bootstrap
-JOINED = ("seed", "data.test_speaker")  # what does not tell rows apart
-HIDDEN = (
-    *JOINED,
-    "experiment",
-    "data.root",
-    "callbacks.adaptation.reaches",
-    "trainer.enable_progress_bar",
-    "hydra.run.dir",
-)
 SETS = ("clean", "mixed")
 SHOWN = {  # of study.csv, in study.md
     "what": "what",
@@ -117,7 +109,7 @@ def report_study(folder: Path, beside: Sequence[Path] = ()) -> list[dict[str, An
         return []
     shared = set.intersection(*(set(words) for words in groups)) if len(groups) > 1 else set()
     rows = [
-        {"what": label([word for word in words if word not in shared]), **summarise(members)}
+        {"what": label(word for word in words if word not in shared) or "all", **summarise(members)}
         for words, members in groups.items()
     ]
     decided = [point for members in groups.values() for point in members if point.decides]
@@ -136,31 +128,8 @@ def report_study(folder: Path, beside: Sequence[Path] = ()) -> list[dict[str, An
     (folder / "study.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     named = {members[0].folder: row["what"] for row, members in zip(rows, groups.values(), strict=False)}
     draw_thresholds({what: job for job, what in named.items()}, folder / "thresholds.png")
-    draw_frontier([frontier_job(point) for members in groups.values() for point in members], folder / "frontier.png")
+    draw_frontier(group_points([point for where in (folder, *beside) for point in read_points(where)]), folder)
     return rows
-
-
-def frontier_job(point: Point) -> Job:
-    """A point of the frontier: seeds and speakers fall together, controls go by their own name."""
-    job = make_job(point.folder.name, point.words, point.summary, "finished")
-    model = f"control: {point.control.partition('_')[0]}" if point.control else job.model
-    return replace(
-        job,
-        model=model,
-        test_acc=point.clean["acc"],
-        macs=point.clean["macs"],
-        compute_fraction=point.clean["fraction"],
-    )
-
-
-def label(words: Sequence[str]) -> str:
-    """What tells a row apart, without the paths of its keys: model=dense compute.reach=0.2 -> dense, reach 0.2."""
-    told = [word.partition("=") for word in words]
-    heads = [value for key, _, value in told if key in ("model", "control")]
-    return (
-        ", ".join([*heads, *(f"{k.rpartition('.')[2]} {v}" for k, _, v in told if k not in ("model", "control"))])
-        or "all"
-    )
 
 
 def summarise(points: Sequence[Point]) -> dict[str, Any]:

@@ -1,34 +1,47 @@
-"""End a sweep: a table of all jobs, the frontier of accuracy against compute, and an honest exit code.
+"""End a sweep: a table of all jobs, the frontier of accuracy against cost as a page, and an honest exit code.
 
 Hydra loads this callback before any job has begun, so what is heavy is imported where it is used.
 """
 
 import json
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from hopscotch.report.jobs import LEDGER, Job, groups, read_jobs, shared_overrides
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
+    from hopscotch.report.points import Group
+
+PLAN = "multirun.yaml"
 WITHOUT_TERMINAL = 160  # columns; rich assumes 80 and would fold the overrides
 STYLES = {"finished": "green", "stopped": "yellow"}  # every other status is red
 
 
 class SweepTable(Callback):
-    """Hydra's hook at the end of `train.py -m`."""
+    """Hydra's hooks at the start and at the end of `train.py -m`."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Leave what was asked for, as Hydra's own sweeper does and others do not."""
+        path = Path(config.hydra.sweep.dir) / PLAN
+        if not is_basic(config) and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(OmegaConf.masked_copy(config, "hydra"), path)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         jobs = read_jobs(folder, planned_overrides(config))
         try:
-            report_sweep(folder, jobs)
+            report_sweep(folder, jobs, config)
         finally:
             # Hydra makes a warning and exit code 0 of a callback's Exception; SystemExit passes, even past one.
             if any(job.has_failed for job in jobs):
@@ -42,33 +55,104 @@ def append_ledger(sweep_folder: str | Path, row: Mapping[str, Any]) -> None:
     """
     folder = Path(sweep_folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LEDGER).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(dict(row)) + "\n")
+    line = json.dumps(dict(row)) + "\n"
+    with (folder / LEDGER).open("ab", buffering=0) as file:  # unbuffered: one call to the system
+        file.write(line.encode())
 
 
-def report_sweep(folder: Path, jobs: Sequence[Job]) -> None:
-    """Print the tables and write `frontier.csv` and `frontier.png`; the sweep's folder is the last line printed."""
-    from rich.console import Console
-    from rich.markup import escape
-
-    from hopscotch.report.frontier import draw_frontier, write_csv
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=WITHOUT_TERMINAL)
+def report_sweep(folder: Path, jobs: Sequence[Job], config: DictConfig | None = None) -> None:
+    """Print the tables and write the report; the sweep's folder is the last line printed."""
+    console = make_console()
     if jobs:
-        console.print(jobs_table(jobs))
+        console.print(trials_table(folder, jobs) if is_search(config) else jobs_table(jobs))
     if len(groups(jobs)) < len(jobs):
         console.print(means_table(jobs))
-    for job in jobs:
-        if job.error:
-            console.print(f"[red]{job.status}[/red] {job.folder}: {escape(job.error)}", highlight=False, soft_wrap=True)
+    write_report(folder, jobs, config)
+    print_failures(jobs, console)
+    print(f"look closer: {folder / 'index.html'}\n{folder}", flush=True)
+
+
+def report_folder(folder: Path, beside: Sequence[Path] = ()) -> None:
+    """The same at any time, of a folder that `train.py -m` or scripts/study.py has filled, or is filling."""
+    from rich.markup import escape
+
+    for where in (folder, *beside):
+        refuse_other_folders(where)
+    plan = plan_of(folder)
+    jobs = read_jobs(folder, () if plan is None else planned_overrides(plan))
+    from hopscotch.report.sweep_page import cautions
+
+    console = make_console()
+    found = write_report(folder, jobs, plan, beside)
+    if found:
+        console.print(groups_table(found))
+    for caution in cautions(jobs, found, 0):
+        console.print(f"[yellow]warning:[/yellow] {escape(caution)}", highlight=False, soft_wrap=True)
+    if is_search(plan) and jobs:
+        console.print(trials_table(folder, jobs))
+    print_failures(jobs, console)
+    print(folder / "index.html", flush=True)
+
+
+def refuse_other_folders(folder: Path) -> None:
+    """A sweep has runs in folders of its own; what came to nothing left a log or a line in the ledger."""
+    rule = f"sweep must be the folder of a sweep, got {folder}"
+    if not folder.is_dir():
+        raise ValueError(f"{rule}: there is no such folder.")
+    if (folder / "config.yaml").is_file() or (folder / "summary.json").is_file():
+        raise ValueError(f"{rule}, which is that of a single run.")
+    is_known = (folder / LEDGER).is_file() or (folder / PLAN).is_file()
+    if not is_known and not any(folder.glob("*/overrides.yaml")) and not any(folder.glob("*/summary.json")):
+        raise ValueError(f"{rule}: there is no run in it.")
+
+
+def write_report(
+    folder: Path, jobs: Sequence[Job], config: DictConfig | None, beside: Sequence[Path] = ()
+) -> "list[Group]":
+    """frontier.csv, frontier.png, groups.csv, groups.md, index.html; the groups are returned."""
+    from hopscotch.report.frontier import write_csv
+    from hopscotch.report.sweep_page import write_sweep_report
+
+    command, missing = None, 0
+    if config is not None:
+        command = "python train.py -m " + shlex.join(config.hydra.overrides.task)  # -m does no harm to a search
+        missing = max(0, int(config.hydra.sweeper.get("n_trials", 0)) - len(jobs))
     write_csv(jobs, folder / "frontier.csv")
-    draw_frontier(jobs, folder / "frontier.png")
+    return write_sweep_report(folder, jobs, beside, command, missing)
+
+
+def plan_of(folder: Path) -> DictConfig | None:
+    """What Hydra was asked for, as it left it in the sweep's folder; scripts/study.py leaves no such file."""
+    path = folder / PLAN
+    if not path.is_file():
+        return None
+    config = OmegaConf.load(path)
+    assert isinstance(config, DictConfig)
+    return config
+
+
+def is_search(config: DictConfig | None) -> bool:
+    return config is not None and bool(OmegaConf.select(config, "hydra.runtime.choices.hparams_search"))
+
+
+def make_console() -> "Console":
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=WITHOUT_TERMINAL)
+
+
+def print_failures(jobs: Sequence[Job], console: "Console") -> None:
+    from rich.markup import escape
+
+    for job in jobs:
+        name = job.folder or " ".join([f"model={job.model}", *job.overrides, f"seed={job.seed}"])
+        if job.has_failed or job.error:
+            reason = f": {job.error}" if job.error else ""
+            console.print(f"[red]{job.status}[/red] {escape(name + reason)}", highlight=False, soft_wrap=True)
     num_failed = sum(job.has_failed for job in jobs)
     if num_failed:
         console.print(f"[red]{num_failed} of {len(jobs)} jobs failed or never ended[/red]", highlight=False)
-    print(folder, flush=True)
 
 
 def planned_overrides(config: DictConfig) -> list[list[str]]:
@@ -77,12 +161,17 @@ def planned_overrides(config: DictConfig) -> list[list[str]]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     sweeper = config.hydra.sweeper
-    if not sweeper["_target_"].endswith(BasicSweeper.__name__):
+    if not is_basic(config):
         return []
     parameters = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
     typed = parameters + list(config.hydra.overrides.task)
     (jobs,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(typed), None)
     return jobs
+
+
+def is_basic(config: DictConfig) -> bool:
+    """Every job is known beforehand."""
+    return config.hydra.sweeper["_target_"].endswith("BasicSweeper")
 
 
 def jobs_table(jobs: Sequence[Job]) -> "Table":
@@ -116,10 +205,53 @@ def means_table(jobs: Sequence[Job]) -> "Table":
     return table
 
 
+def groups_table(found: "Sequence[Group]") -> "Table":
+    """One row per group of seeds and speakers, cheapest first."""
+    table = new_table(
+        "Accuracy and cost, cheapest first; * Pareto set", ["#", "what"], ["runs", "test acc", "", "MACs (M)", "fit s"]
+    )
+    for row, group in enumerate(found, start=1):
+        accuracy, macs, seconds = group.accuracy, group.macs, group.seconds
+        mean_and_deviation = f"{accuracy.mean:.4f}"
+        if accuracy.deviation is not None:
+            mean_and_deviation += f" ± {accuracy.deviation:.4f}"
+        numbers = [
+            str(len(group.points)),
+            mean_and_deviation,
+            "*" if group.is_best else "",
+            number(macs.mean, 3),
+            number(seconds and seconds.mean, 1),
+        ]
+        table.add_row(str(row), words(group.name.split(" "), ()), *numbers)
+    return table
+
+
+def trials_table(folder: Path, jobs: Sequence[Job]) -> "Table":
+    """The jobs of a search, best first; those without a score last."""
+    from hopscotch.report.score import FAILED, read_score
+
+    shared = shared_overrides(jobs)
+    table = new_table(
+        "Trials, best first (score: validation accuracy; below zero: how far beyond the compute target)",
+        ["trial", "model", "overrides", "status"],
+        ["score", "test acc", "compute", "seconds"],
+    )
+    scored = [(read_score(folder / job.folder) if job.folder else None, job) for job in jobs]
+    for score, job in sorted(scored, key=lambda pair: FAILED if pair[0] is None else pair[0], reverse=True):
+        style = STYLES.get(job.status, "red")
+        numbers = [number(score), number(job.test_acc), number(job.compute_fraction), number(job.seconds, 1)]
+        trial = job.folder.partition("_")[0]
+        status = f"[{style}]{job.status}[/{style}]"
+        table.add_row(trial, job.model, words(job.overrides, shared), status, *numbers)
+    return table
+
+
 def words(overrides: Sequence[str], shared: Sequence[str]) -> str:
+    """What tells jobs apart; numbers that a sampler drew, to four digits."""
     from rich.markup import escape
 
-    return escape(" ".join(override for override in overrides if override not in shared))
+    told = " ".join(override for override in overrides if override not in shared)
+    return escape(re.sub(r"(?<==)\d+\.\d{5,}(e-?\d+)?", lambda drawn: f"{float(drawn[0]):.4g}", told))
 
 
 def new_table(title: str, words: Sequence[str], numbers: Sequence[str]) -> "Table":

@@ -1,0 +1,36 @@
+"""Runs side by side: configurations where they differ, figures with intervals, and the clips on which they disagree.
+
+    python scripts/compare.py outputs/<run> outputs/<run> outputs/<run> --out clips.csv
+
+    Figures: mean (lowest to highest seed)
+                           A: dense, seeds 0 1           B: learned_skip, seed 0
+    test acc          0.9867 (0.9833 to 0.9900)                          0.9833
+      95 % over clips          0.9767 to 0.9967                0.9667 to 0.9967
+    ...
+    accuracy of B minus A on the same clips  -0.003 (-0.015 to +0.008)  95 % over clips
+
+Runs that differ in nothing but the seed are one column. The first 20 clips are shown; --out writes all of them.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="run", help="a run's folder")
+    parser.add_argument("--out", type=Path, metavar="CSV", help="file for all clips on which they disagree")
+    arguments = parser.parse_args()
+    from hopscotch.report.comparison import compare_runs
+
+    try:
+        compare_runs(arguments.runs, arguments.out)
+    except ValueError as error:
+        sys.exit(f"Error: {error}")
+
+
+if __name__ == "__main__":
+    main()

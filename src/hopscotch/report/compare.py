@@ -1,0 +1,198 @@
+"""Runs side by side: where their configurations differ, what they scored and cost.
+
+Runs that differ in nothing but the seed are one column. Its accuracy has two intervals, which answer two questions:
+over seeds (would training again give the same?) from the lowest run to the highest, and over clips (would other clips
+give the same?) by bootstrap, each clip's own mean over the seeds being drawn. Columns are told apart on pairs: the same
+clip in both.
+"""
+
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from hopscotch.report.clip_table import FILE as CLIPS_FILE
+from hopscotch.report.clip_table import ClipRow, read_clips
+from hopscotch.report.jobs import read_json
+from hopscotch.report.study import Interval, bootstrap
+
+RUN = "<run>"  # stands for the run's own folder, which tells no configuration from another
+NOT_COMPARED = ("run_dir", "seed")
+ABSENT = "-"
+SAME_SECONDS = 0.05  # by which clips may differ that are the same at another sample rate
+
+
+@dataclass(frozen=True)
+class Run:
+    folder: Path
+    config: dict[str, str]  # key as typed -> value, resolved
+    summary: dict[str, Any]
+    clips: list[ClipRow] | None  # None: written by a version that left no such table
+
+    @property
+    def seed(self) -> int:
+        return self.summary["seed"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """Runs that differ in nothing but the seed."""
+
+    letter: str
+    runs: tuple[Run, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.runs[0].summary['model']}, " + (
+            f"seed {self.runs[0].seed}"
+            if len(self.runs) == 1
+            else f"seeds {' '.join(str(run.seed) for run in self.runs)}"
+        )
+
+
+def read_run(folder: Path) -> Run:
+    rule = f"A run to compare must be the folder of a finished run, got {folder}"
+    if not folder.is_dir():
+        raise ValueError(f"{rule}: there is no such folder.")
+    for needed in ("summary.json", "config.yaml"):
+        if not (folder / needed).is_file():
+            raise ValueError(f"{rule}: no {needed} there.")
+    summary = read_json(folder / "summary.json")
+    if not summary.get("test"):
+        raise ValueError(f"{rule}: it {summary['status']} before its test ({summary.get('error', 'no reason given')}).")
+    clips = folder / "report" / CLIPS_FILE
+    return Run(folder, read_config(folder), summary, read_clips(clips) if clips.is_file() else None)
+
+
+def read_config(folder: Path) -> dict[str, str]:
+    cfg = OmegaConf.load(folder / "config.yaml")
+    assert isinstance(cfg, DictConfig)
+    own = str(cfg.get("run_dir"))
+    found: dict[str, str] = {}
+
+    def walk(node: Any, path: str) -> None:
+        if isinstance(node, Mapping) and node:
+            for key, child in node.items():
+                walk(child, f"{path}.{key}" if path else str(key))
+        else:
+            found[path] = str(node).replace(own, RUN)
+
+    walk(OmegaConf.to_container(cfg, resolve=True), "")
+    return {key: value for key, value in found.items() if key not in NOT_COMPARED}
+
+
+def columns_of(runs: Sequence[Run]) -> list[Column]:
+    """In the order in which they were named."""
+    if len(runs) < 2:
+        raise ValueError(f"There must be two different runs to compare, or more, got {len(runs)}.")
+    found: dict[tuple[tuple[str, str], ...], list[Run]] = {}
+    for run in runs:
+        found.setdefault(tuple(sorted(run.config.items())), []).append(run)
+    letters = [a + b for a in ("", *string.ascii_uppercase) for b in string.ascii_uppercase]
+    return [
+        Column(letter, tuple(sorted(members, key=lambda run: run.seed)))
+        for letter, members in zip(letters, found.values(), strict=False)
+    ]
+
+
+def config_differences(columns: Sequence[Column]) -> list[tuple[str, list[str]]]:
+    """Keys that differ, each with its value in every column."""
+    configs = [column.runs[0].config for column in columns]
+    keys = list(dict.fromkeys(key for config in configs for key in config))
+    rows = [(key, [config.get(key, ABSENT) for config in configs]) for key in keys]
+    return [(key, values) for key, values in rows if len(set(values)) > 1]
+
+
+def metric_rows(columns: Sequence[Column]) -> list[tuple[str, list[str]]]:
+    """Name and, for each column, mean (lowest to highest) over its seeds."""
+    places: dict[str, tuple[str, str, float, int]] = {}  # name -> part, key, scale, digits
+    for key in dict.fromkeys(key for column in columns for run in column.runs for key in run.summary["test"]):
+        if key not in ("macs", "compute_fraction"):
+            places[f"test {key}"] = ("test", key, 1.0, 4)
+    places |= {
+        "compute fraction": ("compute", "fraction", 1.0, 4),
+        "million MACs a clip": ("compute", "macs", 1e-6, 3),
+        "of a dense model": ("compute", "dense_macs", 1e-6, 3),
+        "seconds of training": ("seconds", "fit", 1.0, 1),
+        "seconds in all": ("seconds", "total", 1.0, 1),
+    }
+    rows = []
+    for name, (part, key, scale, digits) in places.items():
+        known = [
+            [run.summary[part][key] * scale for run in column.runs if key in (run.summary.get(part) or {})]
+            for column in columns
+        ]
+        rows.append((name, [over_seeds(values, digits) for values in known]))
+        if name == "test acc" and all(run.clips for column in columns for run in column.runs):
+            intervals = [over_clips(column) for column in columns]
+            rows.append(("  95 % over clips", [f"{found.low:.4f} to {found.high:.4f}" for found in intervals]))
+    rows.append(("parameters", [f"{column.runs[0].summary['parameters']:,}" for column in columns]))
+    return rows
+
+
+def over_seeds(values: Sequence[float], digits: int) -> str:
+    if not values:
+        return ABSENT
+    spread = f" ({min(values):.{digits}f} to {max(values):.{digits}f})" if len(values) > 1 else ""
+    return f"{mean(values):.{digits}f}{spread}"
+
+
+def clips_of_column(column: Column) -> dict[str, list[ClipRow]]:
+    """By clip, the row of each run."""
+    found: dict[str, list[ClipRow]] = {}
+    for run in column.runs:
+        for row in run.clips or ():
+            found.setdefault(row.path, []).append(row)
+    return found
+
+
+def over_clips(column: Column) -> Interval:
+    rows = clips_of_column(column).values()
+    return bootstrap(np.array([mean(row.is_right for row in of_clip) for of_clip in rows], dtype=np.float64))
+
+
+def why_not_paired(columns: Sequence[Column]) -> str | None:
+    """A reason why clips cannot be held against each other, or None."""
+    runs = [run for column in columns for run in column.runs]
+    for run in runs:
+        if run.clips is None:
+            return f"{run.folder} has no report/{CLIPS_FILE}."
+    first, *others = runs
+    known = {row.path: row for row in first.clips or ()}
+    for run in others:
+        paths = {row.path for row in run.clips or ()}
+        if paths != known.keys():
+            return (
+                f"the test clips are not the same: {len(known)} in {first.folder}, {len(paths)} in {run.folder}, "
+                f"{len(paths & known.keys())} in both."
+            )
+        for row in run.clips or ():
+            same = known[row.path]
+            if row.label != same.label:
+                return (
+                    f"the labels are not the same: {row.path} is {same.label} in {first.folder}, "
+                    f"{row.label} in {run.folder}."
+                )
+            if abs(row.seconds - same.seconds) > SAME_SECONDS:
+                return (
+                    f"the test clips are not the same: {row.path} has {same.seconds:g} s in {first.folder}, "
+                    f"{row.seconds:g} s in {run.folder}."
+                )
+    return None
+
+
+def paired_differences(columns: Sequence[Column]) -> list[tuple[str, Interval]]:
+    """Accuracy of every column minus that of the first, over the same clips."""
+    right = [
+        {path: mean(row.is_right for row in rows) for path, rows in clips_of_column(column).items()}
+        for column in columns
+    ]
+    return [
+        (column.letter, bootstrap(np.array([of[path] - right[0][path] for path in right[0]], dtype=np.float64)))
+        for column, of in zip(columns[1:], right[1:], strict=True)
+    ]

@@ -1,0 +1,86 @@
+"""`hparams_search=`: a sweep without -m, by validation accuracy under the compute target, best first."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from hopscotch.config import PROJECT_ROOT, compose
+from hopscotch.config_errors import ConfigError
+from hopscotch.report.score import read_score
+from tests.tiny import TINY_MODEL, TINY_RUN, Command, tiny_folder
+
+PLUGINS = {"hydra/sweeper=optuna": "hydra_optuna_sweeper", "hydra/launcher=joblib": "hydra_joblib_launcher"}
+
+
+def has(plugin: str) -> bool:
+    try:
+        __import__(f"hydra_plugins.{plugin}")
+    except ModuleNotFoundError:
+        return False
+    return True
+
+
+def trials(out: str) -> list[list[str]]:
+    """The rows of the table of trials."""
+    lines = out.splitlines()
+    (start,) = (place for place, line in enumerate(lines) if line.startswith("Trials, best first"))
+    end = next(
+        place for place, line in enumerate(lines) if line.startswith(("look closer: ", "failed ")) and place > start
+    )
+    return [line.split() for line in lines[start + 2 : end] if line[:1].isdigit()]
+
+
+def test_a_grid_runs_without_m_and_ends_with_the_best_first(command: Command, tones: Path, tmp_path: Path) -> None:
+    typed = ["hparams_search=grid", "model=dense", *TINY_MODEL, *TINY_RUN, *tiny_folder(tones), "compute.reach=0.5"]
+    ended = command(*typed, "task.optimizer.lr=0.01,0.00001", "hydra.sweep.dir=all")
+    assert ended.code == 0, ended.err
+    jobs = [json.loads(line) for line in Path("all/sweep.jsonl").read_text().splitlines()]
+    scores = [read_score(tmp_path / "all" / job["folder"]) for job in jobs]
+    assert len(jobs) >= 2
+    shown = [float(row[4]) for row in trials(ended.out)]
+    assert shown == pytest.approx(sorted((score for score in scores if score is not None), reverse=True), abs=1e-4)
+    assert ended.out.splitlines()[-1].endswith("all")
+
+
+@pytest.mark.parametrize(("choice", "plugin"), PLUGINS.items())
+def test_a_missing_plug_in_names_the_extra(choice: str, plugin: str) -> None:
+    if has(plugin):
+        pytest.skip(f"{plugin} is installed")
+    with pytest.raises(
+        ConfigError, match=rf"needs the package {plugin.replace('_', '-')}, of the extra sweep: .*\[sweep\]"
+    ):
+        compose([choice])
+
+
+@pytest.mark.skipif(not has("hydra_optuna_sweeper"), reason="needs the extra sweep: hydra-optuna-sweeper")
+@pytest.mark.filterwarnings("ignore")  # optuna 2, of what it is built on
+def test_optuna_goes_by_the_score_and_survives_what_fails(command: Command, tones: Path, tmp_path: Path) -> None:
+    typed = ["hparams_search=optuna", "model=learned_skip", *TINY_MODEL, *TINY_RUN, *tiny_folder(tones)]
+    ended = command(*typed, "hydra.sweeper.n_trials=3", "compute.target=choice(auto,0.01)", "hydra.sweep.dir=all")
+    rows = trials(ended.out)
+    jobs = {job["folder"]: job for job in map(json.loads, Path("all/sweep.jsonl").read_text().splitlines())}
+    assert len(rows) == len(jobs) == 3
+    failed = sum(job["status"] == "failed" for job in jobs.values())
+    assert ended.code == (1 if failed else 0)
+    scores = [score for folder in jobs if (score := read_score(tmp_path / "all" / folder)) is not None]
+    assert len(scores) == 3 - failed
+    best = OmegaConf.load("all/optimization_results.yaml")
+    assert best["best_value"] == pytest.approx(max(scores, default=-1.0))
+    assert Path("all/multirun.yaml").is_file()
+
+
+@pytest.mark.skipif(not has("hydra_joblib_launcher"), reason="needs the extra sweep: hydra-joblib-launcher")
+def test_jobs_side_by_side_all_reach_the_ledger(tones: Path, tmp_path: Path) -> None:
+    typed = ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "model=dense", *TINY_MODEL, *TINY_RUN]
+    typed += [*tiny_folder(tones), "seed=0,1", "compute.target=auto,0.01", "hydra.sweep.dir=all"]
+    command = [sys.executable, str(PROJECT_ROOT / "train.py"), *typed]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1, ended.stderr
+    jobs = [json.loads(line) for line in (tmp_path / "all" / "sweep.jsonl").read_text().splitlines()]
+    assert sorted((job["seed"], job["status"]) for job in jobs) == [
+        (seed, status) for seed in (0, 1) for status in ("failed", "finished")
+    ]
