@@ -143,12 +143,13 @@ def test_a_run_asked_for_other_budgets_is_a_row_for_each(tmp_path: Path) -> None
     at_budgets = [f"{reach}{line}" for reach in ("", "0.2", "0.8") for line in lines]
     (report / "adaptation.csv").write_text("\n".join([head, *at_budgets]) + "\n")
     rows = {row["what"]: row for row in report_study(tmp_path)}
-    assert set(rows) == {"asked 0.2", "asked 0.8", "m, all of these"}
+    assert set(rows) == {"asked as trained", "asked 0.2", "asked 0.8", "m, all of these"}
+    assert rows["asked as trained"]["acc"] == 0.75
     low = rows["asked 0.2"]
     assert (low["acc"], low["macs_m"], low["fraction"]) == (0.5, 1.0, 0.2)
     assert low["advantage clean"].value == pytest.approx((0.5 + 0 + 0 + 0.5) / 4)
     assert rows["m, all of these"]["runs"] == 1
-    assert rows["m, all of these"]["acc"] == pytest.approx(0.625)
+    assert rows["m, all of these"]["acc"] == pytest.approx((0.75 + 0.5 + 0.75) / 3)
 
 
 def test_a_long_name_of_a_job_stays_its_own() -> None:

@@ -54,7 +54,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Point:
-    """A finished run at one budget: its own, or, where the probe asked the model for others, each of those."""
+    """A finished run at one budget: its own, or one of those that the probe asked the model for."""
 
     folder: Path
     reach: float | None  # None: its own
@@ -87,12 +87,12 @@ def points_of(folder: Path) -> list[Point]:
     overrides = read_overrides(folder / "overrides.yaml")
     words = tuple(word for word in overrides if word.partition("=")[0] not in HIDDEN)
     summary, found = read_json(folder / "summary.json"), read_json(folder / "report" / "adaptation.json")
-    if not found.get("budgets"):
-        return [Point(folder, None, words, summary, found)]
-    return [
+    asked = [
         Point(folder, budget["reach"], (*words, f"asked={budget['reach']:g}"), summary, budget)
-        for budget in found["budgets"]
+        for budget in found.get("budgets", ())
     ]
+    own = (*words, "asked=as trained") if asked else words
+    return [Point(folder, None, own, summary, found), *asked]
 
 
 def report_study(folder: Path, beside: Sequence[Path] = ()) -> list[dict[str, Any]]:
