@@ -74,7 +74,7 @@ def read_blocks(path: Path, sample_rate: int, seconds: float = BLOCK_SECONDS) ->
     with _open(path) as file:
         header = _header(file)
         source, target = rate_ratio(header.rate, sample_rate)
-        reach = source * -(-resampler(source, target).width // source + 1) if source != target else 0
+        reach = 0 if source == target else source * (2 + resampler(source, target).width // source)
         held, begin, done, read, is_silent = torch.zeros(0), 0, 0, 0, True  # counted in frames of the file
         while len(block := _decode(path, file, max(1, round(seconds * header.rate)))):
             held, read = torch.cat([held, _mono(block)]), read + len(block)

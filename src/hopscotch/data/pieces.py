@@ -1,4 +1,4 @@
-"""From files to what a model labels: a clip whole, a long recording window by window, as many at a time as memory takes.
+"""From files to what a model labels: clips whole, long recordings in windows, as many at a time as memory takes.
 
 Files are opened when their turn comes. A recording's windows start every `hop` samples; the last one ends where the
 recording ends. So all windows are equally long, and none is a remainder too short to be judged.

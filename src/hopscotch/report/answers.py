@@ -7,13 +7,22 @@ import csv
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple, TextIO
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 DIGITS = 6  # of what is written: the last bits of a float32 depend on the batch
 ABSENT = "·"
 
 
 Form = Literal["json", "csv", "table"]
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """Where text goes: a file, standard output, whatever stands in for it."""
+
+    def write(self, text: str, /) -> object: ...
+
+    def flush(self) -> None: ...
 
 
 class Window(NamedTuple):
@@ -85,7 +94,7 @@ def counted(answers: Iterable[Answer], failed: list[str]) -> Iterator[Answer]:
         yield answer
 
 
-def write_json(answers: Iterable[Answer], file: TextIO) -> None:
+def write_json(answers: Iterable[Answer], file: Sink) -> None:
     """A list of objects, one a line."""
     file.write("[")
     for number, answer in enumerate(answers):
@@ -93,10 +102,10 @@ def write_json(answers: Iterable[Answer], file: TextIO) -> None:
     file.write("\n]\n")
 
 
-CSV_HEADS = ("path", "start", "end", "label", "confidence", "compute", "strides", "history", "error")
+CSV_HEADS: tuple[str, ...] = ("path", "start", "end", "label", "confidence", "compute", "strides", "history", "error")
 
 
-def write_csv(answers: Iterable[Answer], file: TextIO) -> None:
+def write_csv(answers: Iterable[Answer], file: Sink) -> None:
     """A row per label: one for a clip, one per window of a long recording. Lists are parted by blanks."""
     writer = csv.DictWriter(file, CSV_HEADS, lineterminator="\n")
     writer.writeheader()
@@ -117,7 +126,7 @@ def _rows(answer: Answer) -> Iterator[dict[str, Any]]:
         yield from map(_facts, said.windows)
 
 
-def write_table(answers: Iterable[Answer], file: TextIO, *, classes: Sequence[str]) -> None:
+def write_table(answers: Iterable[Answer], file: Sink, *, classes: Sequence[str]) -> None:
     """Columns for a person; the file comes last, being of any length. Files that failed are left out."""
     label_width = max(len("label"), *map(len, classes))
     columns = ""

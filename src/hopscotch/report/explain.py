@@ -163,7 +163,7 @@ def _draw_layers(axes: "Axes", page: Explanation) -> None:
     axes.pcolormesh(
         edges, np.arange(depth + 1) - 0.5, kinds, cmap=palette, vmin=0, vmax=2, edgecolors="white", linewidth=line
     )
-    for layer in np.flatnonzero(cells == JUMPED_OVER):
+    for layer in np.flatnonzero(cells == JUMPED_OVER).tolist():
         axes.axhspan(layer - 0.5, layer + 0.5, color="white", linewidth=0)
         axes.axhline(layer, color="#a0a0a0", linewidth=1.0, linestyle=":")
     axes.set(ylim=(depth - 0.5, -0.5), xlabel="seconds", ylabel="layer")
