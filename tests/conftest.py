@@ -42,6 +42,14 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tones(tmp_path_factory.mktemp("tones"))
 
 
+@pytest.fixture(scope="session")
+def trained(tones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of `jump_attention` on the tones; its clips take many routes."""
+    from tests.trained import write_run
+
+    return write_run(tmp_path_factory.mktemp("trained"), tones)
+
+
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> "Command":
     """`python train.py <arguments>`, typed in an empty folder, without the seconds that a process costs."""

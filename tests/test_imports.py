@@ -20,6 +20,7 @@ TIERS = (
     {"tasks"},
     {"report"},
     {"build"},
+    {"checkpoint"},
     {"run", "evaluate", "study", "predict", "export"},
     {"bench"},
 )

@@ -23,6 +23,16 @@ class ClassificationTask(AudioTask):
             {f"{stage}_acc": MulticlassAccuracy(num_classes=len(self.classes), average="micro") for stage in STAGES}
         )
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What prediction needs to know where the data is not at hand; plain types, so that weights_only loads them."""
+        data = self.trainer.datamodule
+        longest = max(clip.num_samples for clips in data.clips.values() for clip in clips)
+        checkpoint["classes"] = list(self.classes)
+        checkpoint["clip_seconds"] = {
+            "mean": data.mean_samples() / data.sample_rate,  # of the training clips
+            "longest": longest / data.sample_rate,  # of all
+        }
+
     def clip_losses(self, logits: Tensor, batch: AudioBatch) -> Float[Tensor, " batch"]:
         return F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing, reduction="none")
 

@@ -1,0 +1,125 @@
+"""A trained model out of its run's folder, without the data that it was trained on.
+
+config.yaml            how to build it
+checkpoints/best.ckpt  weights; the names of its classes and how long clips were (tasks/classify.py puts them there)
+summary.json           the same of a run whose checkpoint is older than that
+"""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from hopscotch.build import build_model
+from hopscotch.config import register
+from hopscotch.config_check import check
+from hopscotch.models.audio_model import AudioModel
+from hopscotch.report.clip_table import FILE as CLIPS_FILE
+from hopscotch.report.clip_table import read_clips
+from hopscotch.report.summary import FILE_NAME as SUMMARY
+
+CONFIG = "config.yaml"
+BEST = Path("checkpoints") / "best.ckpt"
+OF_THE_MODEL = "model."  # how the task calls its model's weights
+
+
+class Restored(NamedTuple):
+    cfg: DictConfig
+    model: AudioModel  # in evaluation mode, on the CPU
+    classes: list[str]
+    mean_seconds: float | None  # of a training clip; None where neither checkpoint nor summary tells
+    longest_seconds: float | None  # of all clips of the run's data
+
+
+def restore(run: Path, ckpt: Path | None = None) -> Restored:
+    """The model of the run's best checkpoint, or of another one of the same configuration."""
+    cfg = read_config(run)
+    path = run / BEST if ckpt is None else ckpt
+    checkpoint = read_checkpoint(path, run)
+    classes = checkpoint.get("classes") or _data_of(run).get("classes")
+    if not classes:
+        raise ValueError(
+            f"{path} must hold the names of its classes, or {run / SUMMARY} as data.classes; neither does. "
+            "A checkpoint of an older version has none: let its run come to its end."
+        )
+    model = build_model(_for_prediction(cfg), len(classes))
+    weights = {
+        name.removeprefix(OF_THE_MODEL): value
+        for name, value in checkpoint["state_dict"].items()
+        if name.startswith(OF_THE_MODEL)
+    }
+    outputs = weights.get("head.linear.bias")
+    if outputs is not None and len(outputs) != len(classes):
+        raise ValueError(f"{path} must have a name for each of its {len(outputs)} classes, got {', '.join(classes)}.")
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise ValueError(
+            f"{path} must be a checkpoint of the model in {run / CONFIG}, {cfg.model.name}, and is not: {reason}"
+        ) from None
+    return Restored(cfg, model.eval(), list(classes), *_clip_seconds(checkpoint, run))
+
+
+def read_config(run: Path) -> DictConfig:
+    """What the run was made of, every rule kept."""
+    path = run / CONFIG
+    if not path.is_file():
+        raise ValueError(f"run must be the folder of a run, got {run}: no {CONFIG} there.")
+    try:
+        cfg = OmegaConf.load(path)
+    except (OmegaConfBaseException, OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    assert isinstance(cfg, DictConfig)
+    as_trained = cfg.copy()
+    register()
+    cfg.run_dir = "${run_dir:}"  # as it was typed: the rules know no other
+    check(cfg, as_trained)
+    if missing := OmegaConf.missing_keys(cfg):
+        keys = ", ".join(sorted(missing))
+        raise ValueError(f"{path} must have every key of this version of Hopscotch, it lacks {keys}.")
+    return cfg
+
+
+def read_checkpoint(path: Path, run: Path) -> dict[str, Any]:
+    if not path.is_file():
+        found = f"got {run}, which has no {BEST} yet" if path == run / BEST else f"got {path}, which is not there"
+        raise ValueError(f"run must be the folder of a run that kept a checkpoint, {found}.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"{path} must be a checkpoint, and cannot be read ({type(error).__name__}); is it whole?"
+        ) from None
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise ValueError(f"{path} must be a checkpoint of train.py, with a state_dict in it; it has none.")
+    return checkpoint
+
+
+def _for_prediction(cfg: DictConfig) -> DictConfig:
+    """The same model, not compiled: clips of every length come, and a compiler may not be there."""
+    plain = cfg.copy()
+    plain.trainer.compile = False
+    return plain
+
+
+def _data_of(run: Path) -> dict[str, Any]:
+    """What the run's summary says of its data; nothing where there is no summary, as of a run still going on."""
+    try:
+        summary = json.loads((run / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return summary.get("data") or {}
+
+
+def _clip_seconds(checkpoint: dict[str, Any], run: Path) -> tuple[float | None, float | None]:
+    """Mean of the training clips, and longest of all; what an older run left knows the longest of the test clips."""
+    if "clip_seconds" in checkpoint:
+        return checkpoint["clip_seconds"]["mean"], checkpoint["clip_seconds"]["longest"]
+    data, table = _data_of(run), run / "report" / CLIPS_FILE
+    mean = data["seconds"]["train"] / data["clips"]["train"] if "seconds" in data else None
+    return mean, max((row.seconds for row in read_clips(table)), default=None) if table.is_file() else None

@@ -1,0 +1,32 @@
+"""A run's folder, as prediction finds it, in a second: two steps of training, then deciders drawn at random."""
+
+from pathlib import Path
+
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from omegaconf import OmegaConf
+
+from tests.small_models import decide_at_random
+from tests.tiny import build, fit, make_batch, tiny_config
+
+OVERRIDES = ("trainer.max_steps=2", "trainer.num_sanity_val_steps=0")
+
+
+def write_run(folder: Path, tones: Path, model: str = "jump_attention") -> Path:
+    cfg = tiny_config(tones, folder, f"model={model}", *OVERRIDES)
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
+    task, data = build(cfg)
+    fit(cfg, ModelCheckpoint(dirpath=folder / "checkpoints", filename="best", monitor=None), built=(task, data))
+    path = folder / "checkpoints" / "best.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    batch = make_batch(24)
+    torch.manual_seed(1)
+    task.model.decision_bias.zero_()
+    decide_at_random(task.model, batch.waveform, batch.lengths)
+    head = task.model.head.linear  # labels that differ, too
+    torch.nn.init.normal_(head.weight)
+    with torch.no_grad():
+        head.bias.sub_(task.model(batch.waveform, batch.lengths).logits.mean(dim=0))
+    checkpoint["state_dict"] = task.state_dict()
+    torch.save(checkpoint, path)
+    return folder
