@@ -18,7 +18,7 @@ from hopscotch.models.jump import JumpStack
 from hopscotch.models.jump_attention import JumpAttention
 from hopscotch.models.learned import LearnedStack
 from hopscotch.models.stack import Stack
-from tests.tiny import MODELS, build, tiny_config, tiny_folder, write_tone
+from tests.tiny import MODELS, build, skip_without_plugin, tiny_config, tiny_folder, write_tone
 
 ELSEWHERE = {"trainer=ddp", "trainer=gpu"}  # need processes, or a GPU: they are composed in test_config.py
 CHOICES = sorted(
@@ -71,6 +71,7 @@ def overrides_for(choice: str, tones: Path, digits: Path, folder: Path) -> list[
 def test_every_choice_builds_and_steps_once(
     tones: Path, digits: Path, tmp_path: Path, choice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    skip_without_plugin(choice)
     monkeypatch.chdir(tmp_path)
     cfg = compose(overrides_for(choice, tones, digits, tmp_path))
     cfg.run_dir = str(tmp_path / "run")

@@ -11,6 +11,7 @@ from hopscotch import config_schema
 from hopscotch.config import CONF, compose, file_name
 from hopscotch.config_check import refuse_missing
 from hopscotch.config_errors import ConfigError
+from tests.tiny import skip_without_plugin
 
 CHOICES = [
     f"{folder.name}={file.stem}"
@@ -35,6 +36,7 @@ def refusal(*overrides: str, config_dir: Path | None = None) -> str:
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_composes_and_keeps_every_rule(choice: str) -> None:
+    skip_without_plugin(choice)
     cfg = compose([choice])
     assert {key.partition(".")[0] for key in OmegaConf.missing_keys(cfg)} <= {"data"}
 

@@ -11,17 +11,9 @@ from omegaconf import OmegaConf
 from hopscotch.config import PROJECT_ROOT, compose
 from hopscotch.config_errors import ConfigError
 from hopscotch.report.score import read_score
-from tests.tiny import TINY_MODEL, TINY_RUN, Command, tiny_folder
+from tests.tiny import TINY_MODEL, TINY_RUN, Command, has_plugin, tiny_folder
 
 PLUGINS = {"hydra/sweeper=optuna": "hydra_optuna_sweeper", "hydra/launcher=joblib": "hydra_joblib_launcher"}
-
-
-def has(plugin: str) -> bool:
-    try:
-        __import__(f"hydra_plugins.{plugin}")
-    except ModuleNotFoundError:
-        return False
-    return True
 
 
 def trials(out: str) -> list[list[str]]:
@@ -48,7 +40,7 @@ def test_a_grid_runs_without_m_and_ends_with_the_best_first(command: Command, to
 
 @pytest.mark.parametrize(("choice", "plugin"), PLUGINS.items())
 def test_a_missing_plug_in_names_the_extra(choice: str, plugin: str) -> None:
-    if has(plugin):
+    if has_plugin(plugin):
         pytest.skip(f"{plugin} is installed")
     with pytest.raises(
         ConfigError, match=rf"needs the package {plugin.replace('_', '-')}, of the extra sweep: .*\[sweep\]"
@@ -56,7 +48,7 @@ def test_a_missing_plug_in_names_the_extra(choice: str, plugin: str) -> None:
         compose([choice])
 
 
-@pytest.mark.skipif(not has("hydra_optuna_sweeper"), reason="needs the extra sweep: hydra-optuna-sweeper")
+@pytest.mark.skipif(not has_plugin("hydra_optuna_sweeper"), reason="needs the extra sweep: hydra-optuna-sweeper")
 @pytest.mark.filterwarnings("ignore")  # optuna 2, of what it is built on
 def test_optuna_goes_by_the_score_and_survives_what_fails(command: Command, tones: Path, tmp_path: Path) -> None:
     typed = ["hparams_search=optuna", "model=learned_skip", *TINY_MODEL, *TINY_RUN, *tiny_folder(tones)]
@@ -68,12 +60,13 @@ def test_optuna_goes_by_the_score_and_survives_what_fails(command: Command, tone
     assert ended.code == (1 if failed else 0)
     scores = [score for folder in jobs if (score := read_score(tmp_path / "all" / folder)) is not None]
     assert len(scores) == 3 - failed
-    best = OmegaConf.load("all/optimization_results.yaml")
+    best = OmegaConf.to_container(OmegaConf.load("all/optimization_results.yaml"))
+    assert isinstance(best, dict)
     assert best["best_value"] == pytest.approx(max(scores, default=-1.0))
     assert Path("all/multirun.yaml").is_file()
 
 
-@pytest.mark.skipif(not has("hydra_joblib_launcher"), reason="needs the extra sweep: hydra-joblib-launcher")
+@pytest.mark.skipif(not has_plugin("hydra_joblib_launcher"), reason="needs the extra sweep: hydra-joblib-launcher")
 def test_jobs_side_by_side_all_reach_the_ledger(tones: Path, tmp_path: Path) -> None:
     typed = ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "model=dense", *TINY_MODEL, *TINY_RUN]
     typed += [*tiny_folder(tones), "seed=0,1", "compute.target=auto,0.01", "hydra.sweep.dir=all"]

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,6 +43,19 @@ TINY_RUN = (
     "callbacks=quiet",
     "~logger",
 )
+
+
+def has_plugin(name: str) -> bool:
+    """Whether a plug-in of Hydra is there, such as hydra_optuna_sweeper: the extra `sweep` brings them."""
+    try:
+        return importlib.util.find_spec(f"hydra_plugins.{name}") is not None
+    except ModuleNotFoundError:  # no plug-in at all
+        return False
+
+
+def skip_without_plugin(choice: str) -> None:
+    if choice == "hparams_search=optuna" and not has_plugin("hydra_optuna_sweeper"):
+        pytest.skip("needs the extra sweep: hydra-optuna-sweeper")
 
 
 def write_tone(path: Path, hz: float, seconds: float) -> None:
