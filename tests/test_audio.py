@@ -8,7 +8,15 @@ import pytest
 import soundfile
 import torch
 
-from hopscotch.data.audio import AudioFileError, num_resampled, printable, rate_ratio, read_clip, read_header
+from hopscotch.data.audio import (
+    AudioFileError,
+    num_resampled,
+    printable,
+    rate_ratio,
+    read_blocks,
+    read_clip,
+    read_header,
+)
 
 RATE = 8000
 
@@ -145,3 +153,27 @@ def test_a_name_that_is_not_utf_8_is_read_and_can_be_printed(tmp_path: Path) -> 
     write(tmp_path / "plain.wav", tone(440, RATE)).rename(path)
     assert len(read_clip(path, RATE)) == 4000
     assert printable(path).encode().endswith(b"caf\\xe9.wav")
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 11025, 44100, 6000])
+@pytest.mark.parametrize("seconds", [0.05, 0.3, 5.0])
+def test_blocks_laid_end_to_end_are_the_clip(tmp_path: Path, rate: int, seconds: float) -> None:
+    samples = np.stack([tone(440, rate, 1.003), np.random.default_rng(0).standard_normal(int(rate * 1.003))], axis=1)
+    path = write(tmp_path / "a.wav", 0.1 * samples, rate, "FLOAT")
+    blocks = list(read_blocks(path, RATE, seconds))
+    assert max(map(len, blocks)) <= max(2 * seconds * RATE, 0.2 * RATE)
+    torch.testing.assert_close(torch.cat(blocks), read_clip(path, RATE), rtol=0, atol=1e-6)
+
+
+def test_blocks_refuse_what_a_clip_refuses_at_their_end(tmp_path: Path) -> None:
+    silent = write(tmp_path / "silent.wav", np.zeros(4000))
+    with pytest.raises(AudioFileError, match=r"silent\.wav: must not be silent, got 4000 frames"):
+        list(read_blocks(silent, RATE, 0.1))
+    noise = np.random.default_rng(0).standard_normal(8 * RATE) * 0.1
+    flac = tmp_path / "cut.flac"
+    soundfile.write(flac, noise, RATE)
+    flac.write_bytes(flac.read_bytes()[: flac.stat().st_size // 2])
+    blocks = read_blocks(flac, RATE, 0.5)
+    assert len(next(blocks)) > 0
+    with pytest.raises(AudioFileError, match=r"cut\.flac: (is cut|decoding failed)"):
+        list(blocks)

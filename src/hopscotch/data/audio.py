@@ -7,6 +7,7 @@ here fails with an `AudioFileError` that names the file, the rule and the value.
 import math
 import os
 import stat
+from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from torchaudio.transforms import Resample
 
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; a header outside this range is taken for damage
 MAX_TERM = 1_000  # of the resampling ratio, see `rate_ratio`
+BLOCK_SECONDS = 20.0  # of a recording that is read in blocks
 UNKNOWN_SIZE = 0x7FFF_F000  # bytes; writers to a pipe put this or more where they do not know the length
 
 
@@ -42,32 +44,63 @@ def printable(path: Path) -> str:
 def read_header(path: Path) -> Header:
     """What the file says of itself, after the checks that need no decoding."""
     with _open(path) as file:
-        return Header(file.frames, file.samplerate, file.channels)
+        return _header(file)
 
 
 def read_clip(path: Path, sample_rate: int) -> Float[Tensor, " sample"]:
     """Decode the whole file: mean of its channels, resampled to `sample_rate` Hz, float32; |x| may exceed 1."""
+    waveform = read_up_to(path, sample_rate, None)
+    assert waveform is not None
+    return waveform
+
+
+def read_up_to(path: Path, sample_rate: int, most: int | None) -> Float[Tensor, " sample"] | None:
+    """What `read_clip` returns, or None where that is more than `most` samples; the file is opened once."""
     with _open(path) as file:
-        header = Header(file.frames, file.samplerate, file.channels)
-        try:
-            samples = file.read(dtype="float32", always_2d=True)  # frame channel
-        except soundfile.LibsndfileError as error:
-            raise _bad(path, f"decoding failed ({error.error_string.rstrip('.')}).") from None
+        header = _header(file)
+        if most is not None and num_resampled(header, sample_rate) > most:
+            return None
+        samples = _decode(path, file, header.num_frames)
     if len(samples) != header.num_frames:
-        raise _bad(path, f"is cut: its header promises {header.num_frames} frames, got {len(samples)}.")
-    if not np.isfinite(samples).all():
-        num_bad = int((~np.isfinite(samples)).sum())
-        raise _bad(path, f"samples must be finite, got {num_bad} NaN or infinite values.")
+        raise _cut(path, header, len(samples))
     if not samples.any():
-        raise _bad(path, f"must not be silent, got {len(samples)} frames of zeros only.")
-    mono = samples[:, 0] if header.num_channels == 1 else samples.mean(axis=1)  # a mean of one takes a tenth of it all
-    waveform = torch.from_numpy(mono)
+        raise _silent(path, header)
+    waveform = _mono(samples)
     source, target = rate_ratio(header.rate, sample_rate)
     if source == target:
         return waveform
     waveform = resampler(source, target)(waveform)
     # torchaudio rounds the length in float32, which is off by one for clips of half an hour: hold it to ours.
     return torch.nn.functional.pad(waveform, (0, num_resampled(header, sample_rate) - len(waveform)))
+
+
+def read_blocks(path: Path, sample_rate: int, seconds: float = BLOCK_SECONDS) -> Iterator[Float[Tensor, " sample"]]:
+    """What `read_clip` returns, some seconds at a time, for recordings that memory should not hold.
+
+    Each block is resampled together with what lies around it, as far as the resampler reaches: no joint can be heard.
+    That a file is cut or silent is known, and raised, at its end.
+    """
+    with _open(path) as file:
+        header = _header(file)
+        source, target = rate_ratio(header.rate, sample_rate)
+        reach = 0 if source == target else source * (2 + resampler(source, target).width // source)
+        held, begin, done, read, is_silent = torch.zeros(0), 0, 0, 0, True  # counted in frames of the file
+        while len(block := _decode(path, file, max(1, round(seconds * header.rate)))):
+            held, read = torch.cat([held, _mono(block)]), read + len(block)
+            is_silent = is_silent and not block.any()
+            ready = (read - reach) // source * source if read < header.num_frames else read
+            if ready <= done:
+                continue
+            end = -(-ready * target // source)  # rounded up in the last block alone
+            whole = held if source == target else resampler(source, target)(held)
+            first = begin * target // source
+            yield whole[done * target // source - first : end - first]
+            done, kept = ready, max(begin, (ready - reach) // source * source)
+            held, begin = held[kept - begin :], kept
+    if read != header.num_frames:
+        raise _cut(path, header, read)
+    if is_silent:
+        raise _silent(path, header)
 
 
 def num_resampled(header: Header, sample_rate: int) -> int:
@@ -102,6 +135,35 @@ def resampler(source: int, target: int) -> Resample:
     )
 
 
+def _header(file: soundfile.SoundFile) -> Header:
+    return Header(file.frames, file.samplerate, file.channels)
+
+
+def _decode(path: Path, file: soundfile.SoundFile, num_frames: int) -> Float[np.ndarray, "frame channel"]:
+    """The next frames of a file, or those that are left."""
+    try:
+        samples = file.read(num_frames, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise _bad(path, f"decoding failed ({error.error_string.rstrip('.')}).") from None
+    if not np.isfinite(samples).all():
+        num_bad = int((~np.isfinite(samples)).sum())
+        raise _bad(path, f"samples must be finite, got {num_bad} NaN or infinite values.")
+    return samples
+
+
+def _mono(samples: Float[np.ndarray, "frame channel"]) -> Float[Tensor, " frame"]:
+    """Mean of the channels. A mean of one would take a tenth of the time of reading a clip."""
+    return torch.from_numpy(samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1))
+
+
+def _cut(path: Path, header: Header, num_read: int) -> AudioFileError:
+    return _bad(path, f"is cut: its header promises {header.num_frames} frames, got {num_read}.")
+
+
+def _silent(path: Path, header: Header) -> AudioFileError:
+    return _bad(path, f"must not be silent, got {header.num_frames} frames of zeros only.")
+
+
 def _bad(path: Path, problem: str) -> AudioFileError:
     return AudioFileError(f"Audio file {printable(path)}: {problem}")
 
@@ -132,7 +194,7 @@ def _open(path: Path) -> soundfile.SoundFile:
 def _check_riff(path: Path, size: int) -> None:
     """Compare a WAV's promised data length with the file: libsndfile quietly takes what it finds."""
     try:
-        with path.open("rb") as file:
+        with path.open("rb", buffering=256) as file:  # more would read audio, too
             head = file.read(12)
             if head[:4] != b"RIFF" or head[8:] != b"WAVE":
                 return

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from hopscotch.data.augment import WaveformAugment
 from hopscotch.data.clips import ClipStore
 from hopscotch.data.sampling import Pair
 from hopscotch.types import AudioBatch, key_bits
+
+Item = TypeVar("Item")
 
 
 class Batches(Dataset[AudioBatch]):
@@ -78,13 +80,13 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(num_threads)
 
 
-def one_ahead(batches: Iterator[AudioBatch]) -> Iterator[AudioBatch]:
-    """The same batches, each made by a thread while its predecessor is used. What it raises is raised here."""
-    with ThreadPoolExecutor(1, "batches") as thread:  # ends with the last batch, or when nobody wants another
-        following = thread.submit(next, batches, None)
-        while (batch := following.result()) is not None:
-            following = thread.submit(next, batches, None)
-            yield batch
+def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items, each made by a thread while its predecessor is used. What it raises is raised here."""
+    with ThreadPoolExecutor(1, "batches") as thread:  # ends with the last item, or when nobody wants another
+        following = thread.submit(next, items, None)
+        while (item := following.result()) is not None:
+            following = thread.submit(next, items, None)
+            yield item
 
 
 Packed = tuple[Tensor, Int64[np.ndarray, "4 batch"]]

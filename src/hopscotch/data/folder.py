@@ -83,7 +83,7 @@ class Folder(AudioDataModule):
     def _read_headers(self, class_folders: list[Path], classes: list[str]) -> dict[str, list[Clip]]:
         by_class: dict[str, list[Clip]] = defaultdict(list)
         for folder in class_folders:
-            for path in _files(folder):
+            for path in audio_files(folder):
                 clip = self.file_clip(path, self.root, classes.index(folder.name))
                 if clip is not None:
                     by_class[folder.name].append(clip)
@@ -107,7 +107,7 @@ def _folders(parent: Path) -> list[Path]:
     return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _files(folder: Path) -> list[Path]:
+def audio_files(folder: Path) -> list[Path]:
     """Every file below the folder that may be a clip: no suffix is asked for, libsndfile decides."""
     found: list[Path] = []
     for parent, folders, names in os.walk(folder):

@@ -1,9 +1,12 @@
 """Show how far a slow step has come, and nothing when it is quick."""
 
+import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
+from rich.console import Console
 from rich.progress import Progress
 
 PATIENCE = 2.0  # seconds without a progress bar
@@ -22,3 +25,20 @@ def with_progress(items: Iterable[Item], total: int, title: str) -> Iterator[Ite
             if progress.disable and time.monotonic() - start > PATIENCE:
                 progress.disable = False
                 progress.start()
+
+
+@contextmanager
+def progress_beside(total: float, title: str) -> Iterator[Callable[[float], object]]:
+    """A bar on standard error if that is a terminal, so that standard output can go into a pipe; call it to advance.
+
+    Where both are the same terminal, what is written to `sys.stdout` meanwhile appears above the bar.
+    """
+    console = Console(stderr=True)
+    with Progress(
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        redirect_stdout=sys.stdout.isatty(),
+    ) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda amount: progress.advance(task, amount)
