@@ -8,6 +8,7 @@ from hopscotch.bench.compiled import compiled
 from hopscotch.bench.encoder import encoder
 from hopscotch.bench.jumps import routes, routes_long, tokens
 from hopscotch.bench.loop import loop
+from hopscotch.bench.predicting import predict
 from hopscotch.bench.supply import start, supply
 from hopscotch.bench.table import Row
 
@@ -25,4 +26,5 @@ ITEMS: dict[str, Item] = {
     "loop": loop,
     "start": start,
     "supply": supply,
+    "predict": predict,
 }
