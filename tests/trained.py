@@ -23,7 +23,10 @@ def write_run(folder: Path, tones: Path, model: str = "jump_attention") -> Path:
     torch.manual_seed(1)
     task.model.decision_bias.zero_()
     decide_at_random(task.model, batch.waveform, batch.lengths)
-    torch.nn.init.normal_(task.model.head.linear.weight)  # labels that differ, too
+    head = task.model.head.linear  # labels that differ, too
+    torch.nn.init.normal_(head.weight)
+    with torch.no_grad():
+        head.bias.sub_(task.model(batch.waveform, batch.lengths).logits.mean(dim=0))
     checkpoint["state_dict"] = task.state_dict()
     torch.save(checkpoint, path)
     return folder

@@ -1,0 +1,78 @@
+"""Say what audio files hold, and what it cost to say it.
+
+    python scripts/predict.py run=outputs/<run> clip.wav folder 'more/*.flac'
+
+    label  confidence  compute  strides              route       file
+    seven       0.981    0.812  · · · · · · 4 3 2 1  xx->xxxxxx  recordings/7_theo_3.wav
+    ...
+
+    --json, --csv        for programs: on standard output, everything else on standard error
+    --explain clip.wav   one page on one clip: what the model heard, what it read, what it jumped over, what that cost
+
+Route: x ran, > was landed on by a jump, - was jumped over. A file longer than any clip of the training data is cut into
+windows with a label each (--window, --hop). A file that cannot be read is named and the others go on; the exit code is
+then 1, and 2 where there was nothing to do. ckpt=FILE takes another checkpoint of the run than the best one. The
+compute budget is the one that the checkpoint was calibrated to: scripts/evaluate.py, which has the data, sets others.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+
+KEYS = ("run=", "ckpt=")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="+", metavar="run=FOLDER file, folder or 'glob*'")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="a list of objects")
+    form.add_argument("--csv", action="store_true", help="a row per label")
+    form.add_argument("--explain", metavar="CLIP", type=Path, help="draw one page instead")
+    parser.add_argument("--out", metavar="PNG", type=Path, help="where to: <clip>.explain.png")
+    parser.add_argument("--window", metavar="SECONDS", type=float, help="of a label in a long recording")
+    parser.add_argument("--hop", metavar="SECONDS", type=float, help="from one window to the next (half a window)")
+    parser.add_argument("--batch-size", metavar="CLIPS", type=int, default=64, help="64; changes no label")
+    parser.add_argument("--device", help="cpu or cuda (what is there)")
+    arguments = parser.parse_args()
+    keys = dict(word.split("=", 1) for word in arguments.words if word.startswith(KEYS))
+    names = [word for word in arguments.words if not word.startswith(KEYS)]
+    if "run" not in keys or bool(names) == (arguments.explain is not None):
+        parser.error("give run=<run folder> and files, or run=<run folder> and --explain <clip>")
+    try:
+        sys.exit(1 if predict(keys, names, arguments) else 0)
+    except BrokenPipeError:  # the program at the other end has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def predict(keys: dict[str, str], names: list[str], arguments: argparse.Namespace) -> bool:
+    """Whether any file failed."""
+    from hopscotch.data.audio import AudioFileError
+    from hopscotch.data.pieces import find_files  # and with it torch
+    from hopscotch.predict import explain, load, print_answers
+
+    options = {key: getattr(arguments, key) for key in ("window", "hop", "batch_size", "device")}
+    try:
+        files = find_files(names)
+        model = load(keys["run"], keys.get("ckpt"), **options)
+    except ValueError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
+    if arguments.explain is None:
+        form = "json" if arguments.json else "csv" if arguments.csv else "table"
+        return print_answers(model, files, form) > 0
+    try:
+        print(explain(model, arguments.explain, arguments.out))
+    except AudioFileError as error:
+        sys.exit(f"Error: {error}")
+    return False
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,259 @@
+"""Say what files hold, from a run's folder alone.
+
+    from hopscotch.predict import load
+
+    model = load("outputs/<run>")
+    model("clip.wav").label
+    for answer in model.predict(["a.wav", "b.wav"]): ...
+
+A clip's answer does not depend on what it is batched with. The compute budget is the one that the checkpoint was
+calibrated to: another one takes validation clips, which are not here (scripts/evaluate.py compute.budget=...).
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from hopscotch.checkpoint import restore
+from hopscotch.data.audio import AudioFileError, printable, rate_ratio, resampler
+from hopscotch.data.batches import one_ahead
+from hopscotch.data.pieces import Windowing, groups, pieces_of
+from hopscotch.data.progress import progress_beside
+from hopscotch.models.audio_model import AudioModel
+from hopscotch.report.answers import Answer, Form, Prediction, Window, counted, write_csv, write_json, write_table
+from hopscotch.report.clip_table import LETTERS
+from hopscotch.report.explain import explained, save
+from hopscotch.report.numbers import LANDED, history_cells
+from hopscotch.types import join_traces
+
+BATCH = 64  # clips
+GROUP = 16  # batches that are read ahead and sorted by length together
+MAX_BATCH_SAMPLES = 2**22  # with padding; fewer clips in a batch where they are long
+LEAST_WINDOW, UNKNOWN_WINDOW = 1.0, 2.0  # seconds; the second where nobody knows what the training clips were like
+WINDOW_RATIO = 4  # of a window to the mean training clip
+
+
+class Said(NamedTuple):
+    """Of one piece."""
+
+    start: int  # samples from the beginning of its file
+    num_samples: int
+    probabilities: list[float]  # of the classes
+    macs: int
+    dense_macs: int
+    strides: list[int]
+    cells: list[int]  # by layer, what happened there
+
+    @property
+    def history(self) -> list[int]:
+        return [layer for layer, cell in enumerate(self.cells) if cell == LANDED]
+
+    @property
+    def route(self) -> str:
+        return "".join(LETTERS[cell] for cell in self.cells)
+
+
+class Predictor:
+    """A trained model for files and waveforms. `window` and `hop` in seconds cut what is longer than a clip.
+
+    Without `window` a file is a clip up to the longest one of the training data, and windows are as long as four mean
+    training clips (at least 1 s). A window that is given cuts everything longer than itself. `hop` is half a window
+    unless given.
+    """
+
+    def __init__(
+        self,
+        model: AudioModel,
+        classes: list[str],
+        sample_rate: int,
+        *,
+        mean_seconds: float | None = None,
+        longest_seconds: float | None = None,
+        window: float | None = None,
+        hop: float | None = None,
+        batch_size: int = BATCH,
+        device: str | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        usual = UNKNOWN_WINDOW if mean_seconds is None else max(LEAST_WINDOW, WINDOW_RATIO * mean_seconds)
+        self.window = usual if window is None else window  # seconds
+        self.hop = self.window / 2 if hop is None else hop  # seconds
+        self.windowing = Windowing(
+            longest=round((max(usual, longest_seconds or 0.0) if window is None else window) * sample_rate),
+            window=round(self.window * sample_rate),
+            hop=round(self.hop * sample_rate),
+        )
+        if self.windowing.window < 1:
+            raise ValueError(f"window must be above 0 s, got {window}.")
+        if not 1 <= self.windowing.hop <= self.windowing.window:
+            raise ValueError(f"hop must be above 0 s and at most the window of {self.window:g} s, got {hop}.")
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model = model.eval().to(self.device)
+        self.classes, self.sample_rate, self.batch_size = classes, sample_rate, batch_size
+
+    def __call__(self, clip: Any, sample_rate: int | None = None) -> Prediction:
+        """Of a file, or of a waveform: a tensor or array of floats, one channel, with its `sample_rate` in Hz."""
+        if isinstance(clip, str | Path):
+            (answer,) = self.predict([clip])
+            if answer.prediction is None:
+                raise AudioFileError(answer.error)
+            return answer.prediction
+        waveform = self.resampled(clip, sample_rate)
+        starts = self.windowing.starts(len(waveform))
+        size = len(waveform) if len(starts) == 1 else self.windowing.window
+        said = self._run([(start, waveform[start : start + size]) for start in starts])
+        return self._joined(said, are_windows=len(waveform) > self.windowing.longest)
+
+    def predict(
+        self, paths: Iterable[str | Path], on_progress: Callable[[float], object] | None = None
+    ) -> Iterator[Answer]:
+        """An answer per file, in their order. `on_progress` is told of every share of a file that is done."""
+        said: list[Said] = []  # of the file that is being read
+        files = (path if isinstance(path, Path) else Path(path) for path in paths)
+        size = {"first": self.batch_size, "most": GROUP * self.batch_size}
+        for group in one_ahead(groups(files, self.sample_rate, self.windowing, **size)):
+            results = iter(self._run([(piece.start, piece.waveform) for piece in group if piece.waveform is not None]))
+            for piece in group:
+                if piece.waveform is not None:
+                    said.append(next(results))
+                if on_progress is not None:
+                    on_progress(piece.share)
+                if piece.is_last:
+                    prediction = None if piece.error else self._joined(said, are_windows=piece.is_window)
+                    said = []
+                    yield Answer(printable(piece.path), prediction, piece.error)
+
+    def resampled(self, waveform: Any, sample_rate: int | None) -> Float[Tensor, " sample"]:
+        """A waveform at the model's rate."""
+        tensor = torch.as_tensor(waveform)
+        if not tensor.is_floating_point() or tensor.ndim != 1 or len(tensor) == 0:
+            raise ValueError(
+                "A waveform must be floats of one channel, shape (samples,), "
+                f"got {str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}."
+            )
+        if sample_rate is None:
+            raise ValueError(f"A waveform needs its rate: model(waveform, sample_rate={self.sample_rate}), in Hz.")
+        if not torch.isfinite(tensor).all():
+            raise ValueError("A waveform must be finite, got NaN or infinite samples.")
+        tensor = tensor.detach().float().cpu()
+        source, target = rate_ratio(sample_rate, self.sample_rate)
+        return tensor if source == target else resampler(source, target)(tensor)
+
+    def _run(self, clips: list[tuple[int, Tensor]]) -> list[Said]:
+        """What the model says of each, in their order; those of like length share a batch."""
+        lengths = [waveform.shape[0] for _, waveform in clips]
+        said: dict[int, Said] = {}
+        for rows in self._batches(lengths):
+            said.update(zip(rows, self._run_batch([clips[row] for row in rows]), strict=True))
+        return [said[row] for row in range(len(clips))]
+
+    def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
+        """Shortest first: the last clip of a batch is what the others are padded to."""
+        rows: list[int] = []
+        for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+            if rows and (len(rows) == self.batch_size or (len(rows) + 1) * lengths[row] > MAX_BATCH_SAMPLES):
+                yield rows
+                rows = []
+            rows.append(row)
+        if rows:
+            yield rows
+
+    @torch.inference_mode()
+    def _run_batch(self, clips: list[tuple[int, Tensor]]) -> list[Said]:
+        waveform = pad_sequence([waveform for _, waveform in clips], batch_first=True)
+        lengths = [waveform.shape[0] for _, waveform in clips]
+        output = self.model(waveform.to(self.device), torch.tensor(lengths, device=self.device))
+        trace = join_traces([output.trace])
+        columns = zip(
+            [start for start, _ in clips],
+            lengths,
+            output.logits.float().softmax(dim=-1).tolist(),
+            trace.macs.tolist(),
+            trace.dense_macs.tolist(),
+            trace.strides.tolist(),
+            history_cells(trace).tolist(),
+            strict=True,
+        )
+        return [Said(*facts) for facts in columns]
+
+    def _joined(self, said: list[Said], *, are_windows: bool) -> Prediction:
+        mean = said[0].probabilities
+        if len(said) > 1:
+            mean = [sum(column) / len(said) for column in zip(*(part.probabilities for part in said), strict=True)]
+        probabilities = dict(zip(self.classes, mean, strict=True))
+        label = max(self.classes, key=probabilities.__getitem__)
+        last = said[-1]
+        return Prediction(
+            label=label,
+            confidence=probabilities[label],
+            probabilities=probabilities,
+            compute=sum(part.macs for part in said) / sum(part.dense_macs for part in said),
+            strides=None if are_windows else last.strides,
+            history=None if are_windows else last.history,
+            route=None if are_windows else last.route,
+            seconds=(last.start + last.num_samples) / self.sample_rate,
+            windows=[self._window(part) for part in said] if are_windows else None,
+        )
+
+    def _window(self, part: Said) -> Window:
+        confidence = max(part.probabilities)
+        return Window(
+            start=part.start / self.sample_rate,
+            end=(part.start + part.num_samples) / self.sample_rate,
+            label=self.classes[part.probabilities.index(confidence)],
+            confidence=confidence,
+            compute=part.macs / part.dense_macs,
+            strides=part.strides,
+            history=part.history,
+            route=part.route,
+        )
+
+
+def load(run: str | Path, ckpt: str | Path | None = None, **options: Any) -> Predictor:
+    """The model of a run's best checkpoint, or of `ckpt`; `options` are those of Predictor, such as window=2.0."""
+    restored = restore(Path(run), None if ckpt is None else Path(ckpt))
+    return Predictor(
+        restored.model,
+        restored.classes,
+        restored.cfg.data.sample_rate,
+        mean_seconds=restored.mean_seconds,
+        longest_seconds=restored.longest_seconds,
+        **options,
+    )
+
+
+def print_answers(model: Predictor, files: list[Path], form: Form) -> int:
+    """Answers of all files on standard output; bad files and progress on standard error. How many files failed."""
+    failed: list[str] = []
+    with progress_beside(len(files), "Listening") as advance:
+        answers = counted(model.predict(files, advance), failed)
+        if form == "json":
+            write_json(answers, sys.stdout)
+        elif form == "csv":
+            write_csv(answers, sys.stdout)
+        else:
+            write_table(answers, sys.stdout, classes=model.classes)
+    if failed:
+        print(f"{len(failed)} of {len(files)} files failed.", file=sys.stderr)
+    return len(failed)
+
+
+def explain(model: Predictor, clip: Path, out: Path | None = None) -> Path:
+    """Draw one page on a clip, or on the first window of a recording; where the page lies."""
+    piece = next(pieces_of(clip, model.sample_rate, model.windowing))
+    if piece.waveform is None:
+        raise AudioFileError(piece.error)
+    out = Path(f"{clip.stem}.explain.png") if out is None else out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    page = explained(model.model, piece.waveform, model.sample_rate, model.classes)
+    seconds = len(piece.waveform) / model.sample_rate
+    name = printable(Path(clip.name))
+    save(page, f"{name}, first {seconds:.2f} s" if piece.is_window else name, out)
+    return out

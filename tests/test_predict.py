@@ -1,0 +1,300 @@
+"""The same clip gets the same answer: alone, in a folder, in any batch, and in the evaluation of the run."""
+
+import csv
+import io
+import json
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from hopscotch.build import build_data
+from hopscotch.checkpoint import restore
+from hopscotch.data.audio import AudioFileError, read_clip
+from hopscotch.data.datamodule import Split
+from hopscotch.predict import Predictor, load
+from hopscotch.report.answers import Answer, Prediction
+from hopscotch.report.numbers import history_cells
+from tests.tiny import SAMPLE_RATE, Ended
+
+ROOT = Path(__file__).resolve().parent.parent
+CLEAR = 1e-4  # between the two best scores; below, rounding may decide
+
+
+@pytest.fixture(scope="module")
+def clips(tones: Path) -> list[Path]:
+    return sorted(tones.rglob("*.wav"))
+
+
+@pytest.fixture(scope="module")
+def model(trained: Path) -> Predictor:
+    return load(trained)
+
+
+@pytest.fixture
+def long_file(tmp_path: Path, clips: list[Path]) -> Path:
+    """All tones one after the other, twice: 7.5 s at another rate than the model's."""
+    samples = torch.cat([read_clip(path, SAMPLE_RATE) for path in clips * 2])[:60_000].numpy()
+    path = tmp_path / "long.wav"
+    soundfile.write(path, np.repeat(samples, 2), 2 * SAMPLE_RATE)
+    return path
+
+
+def said(answers: list[Answer]) -> list[Prediction]:
+    assert [answer.error for answer in answers] == [None] * len(answers)
+    return [answer.prediction for answer in answers if answer.prediction is not None]
+
+
+def is_clear(prediction: Prediction) -> bool:
+    best, second = sorted(prediction.probabilities.values())[-1:-3:-1]
+    return best - second > CLEAR
+
+
+def assert_same(ours: Prediction, theirs: Prediction) -> None:
+    assert ours.probabilities == pytest.approx(theirs.probabilities, abs=2e-5)
+    if is_clear(theirs):
+        assert ours.label == theirs.label
+    assert (ours.route, ours.strides, ours.history, ours.compute) == (
+        theirs.route,
+        theirs.strides,
+        theirs.history,
+        theirs.compute,
+    )
+
+
+def test_the_clips_of_these_tests_take_different_routes_and_get_different_labels(
+    model: Predictor, clips: list[Path]
+) -> None:
+    predictions = said(list(model.predict(clips)))
+    assert len({prediction.label for prediction in predictions}) > 1
+    assert len({prediction.route for prediction in predictions}) > 1
+    assert any(prediction.history for prediction in predictions)
+    assert all(is_clear(prediction) for prediction in predictions)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 64])
+def test_labels_do_not_depend_on_the_batch(trained: Path, model: Predictor, clips: list[Path], batch_size: int) -> None:
+    together = list(load(trained, batch_size=batch_size).predict(clips))
+    assert [answer.path for answer in together] == [str(path) for path in clips]
+    for path, prediction in zip(clips, said(together), strict=True):
+        assert_same(prediction, model(path))
+
+
+def test_labels_are_those_of_the_evaluation(
+    trained: Path,
+    model: Predictor,
+) -> None:
+    cfg, bare, classes, *_ = restore(trained)
+    data = build_data(cfg)
+    data.setup()
+    splits: tuple[Split, ...] = ("val", "test")
+    for split, loader in zip(splits, (data.val_dataloader(), data.test_dataloader()), strict=True):
+        for batch in loader:
+            with torch.no_grad():
+                output = bare(batch.waveform, batch.lengths)
+            cells = history_cells(output.trace)
+            for row, index in enumerate(batch.indices.tolist()):
+                path = data.clips[split][index].path
+                assert path is not None
+                ours = model(path)
+                expected = dict(zip(classes, output.logits.softmax(dim=-1)[row].tolist(), strict=True))
+                assert ours.probabilities == pytest.approx(expected, abs=2e-5)
+                assert ours.label == classes[int(output.logits[row].argmax())]
+                assert ours.compute == pytest.approx(float(output.trace.fraction[row]))
+                assert ours.route == "".join("x->"[cell] for cell in cells[row])
+
+
+def test_a_waveform_gets_the_answer_of_its_file(model: Predictor, clips: list[Path]) -> None:
+    samples, rate = soundfile.read(clips[0], dtype="float32")
+    assert_same(model(samples, sample_rate=rate), model(clips[0]))
+    assert_same(model(torch.from_numpy(samples), rate), model(str(clips[0])))
+    assert model(np.repeat(samples, 2), sample_rate=2 * rate).seconds == model(clips[0]).seconds
+
+
+def test_a_wrong_waveform_is_named(model: Predictor, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"floats of one channel, shape \(samples,\), got int16 of shape \(9,\)"):
+        model(np.zeros(9, dtype="int16"), sample_rate=8000)
+    with pytest.raises(ValueError, match=r"got float64 of shape \(2, 9\)"):
+        model(np.zeros((2, 9)), sample_rate=8000)
+    with pytest.raises(ValueError, match=r"model\(waveform, sample_rate=8000\)"):
+        model(torch.ones(9))
+    with pytest.raises(ValueError, match="must be finite"):
+        model(torch.full((9,), torch.nan), 8000)
+    with pytest.raises(AudioFileError, match=r"none\.wav: cannot be opened"):
+        model(tmp_path / "none.wav")
+
+
+def test_what_is_longer_than_a_clip_of_the_data_is_cut_into_windows(model: Predictor, long_file: Path) -> None:
+    assert model.window == 1.0  # four mean clips are less
+    long = model(long_file)
+    assert long.windows is not None
+    assert long.seconds == 7.5
+    assert [window.start for window in long.windows] == np.arange(0, 7, 0.5).tolist()
+    assert {round(window.end - window.start, 9) for window in long.windows} == {1.0}
+    assert (long.strides, long.history, long.route) == (None, None, None)
+    samples = read_clip(long_file, SAMPLE_RATE)
+    rows = [samples[round(window.start * SAMPLE_RATE) :][:SAMPLE_RATE] for window in long.windows]
+    alone = [model(row, SAMPLE_RATE) for row in rows]
+    for window, prediction in zip(long.windows, alone, strict=True):
+        assert prediction.windows is None
+        assert window.confidence == pytest.approx(prediction.confidence, abs=2e-5)
+        assert (window.label, window.route) == (prediction.label, prediction.route)
+    mean = {name: np.mean([prediction.probabilities[name] for prediction in alone]) for name in long.probabilities}
+    assert long.probabilities == pytest.approx(mean, abs=2e-5)
+    assert long.label == max(mean, key=lambda name: mean[name])
+    assert long.compute == pytest.approx(np.mean([prediction.compute for prediction in alone]))  # equally long
+
+
+def test_a_window_that_is_given_cuts_everything_longer(trained: Path, clips: list[Path]) -> None:
+    model = load(trained, window=0.2, hop=0.1)
+    longest = max(clips, key=lambda path: path.stat().st_size)
+    windows = model(longest).windows
+    assert windows is not None
+    assert [(window.start, window.end) for window in windows] == [(0.0, 0.2), (0.04, 0.24)]
+
+
+def test_a_long_waveform_is_cut_as_its_file_is(trained: Path, long_file: Path) -> None:
+    model = load(trained, batch_size=3)
+    ours, theirs = model(read_clip(long_file, SAMPLE_RATE), SAMPLE_RATE), model(long_file)
+    assert ours.windows is not None
+    assert theirs.windows is not None
+    assert [window[:3] for window in ours.windows] == [window[:3] for window in theirs.windows]
+    assert ours.probabilities == pytest.approx(theirs.probabilities, abs=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window": 0.0}, "window must be above 0 s, got 0.0"),
+        ({"window": 1.0, "hop": 2.0}, "hop must be above 0 s and at most the window of 1 s, got 2.0"),
+        ({"hop": 0.0}, "hop must be above 0 s"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+    ],
+)
+def test_a_wrong_option_is_named(trained: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(trained, **options)
+
+
+def test_files_are_read_no_further_ahead_than_two_groups(
+    trained: Path, clips: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+    monkeypatch.setattr("hopscotch.predict.GROUP", 1)
+
+    def names() -> object:
+        for path in clips:
+            asked.append(path)
+            yield path
+
+    answers = load(trained, batch_size=2).predict(names())  # pyright: ignore[reportArgumentType]
+    next(answers)
+    assert len(asked) <= 4
+    assert len(list(answers)) == len(clips) - 1
+
+
+def test_progress_is_told_in_shares_of_files(model: Predictor, clips: list[Path], long_file: Path) -> None:
+    shares: list[float] = []
+    list(model.predict([*clips[:3], long_file, "none.wav"], shares.append))
+    assert sum(shares) == pytest.approx(5.0)
+    assert len(shares) > 5  # a recording moves it window by window
+
+
+def type_in(*words: object) -> Ended:
+    """What `python scripts/predict.py <words>` does, in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    argv, stdout, stderr = sys.argv, sys.stdout, sys.stderr
+    sys.argv, sys.stdout, sys.stderr = ["predict.py", *map(str, words)], out, err
+    code = 0
+    try:
+        runpy.run_path(str(ROOT / "scripts" / "predict.py"), run_name="__main__")
+    except SystemExit as end:
+        code, message = (1, f"{end.code}\n") if isinstance(end.code, str) else (end.code or 0, "")
+        err.write(message)
+    finally:
+        sys.argv, sys.stdout, sys.stderr = argv, stdout, stderr
+    return Ended(code, out.getvalue(), err.getvalue())
+
+
+def test_json_is_a_list_of_objects_and_a_bad_file_one_of_them(
+    trained: Path, model: Predictor, clips: list[Path], long_file: Path, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.wav"
+    bad.write_text("no audio")
+    ended = type_in(f"run={trained}", clips[0], bad, long_file, "--json")
+    first, second, third = json.loads(ended.out)
+    assert list(first) == ["path", "label", "confidence", "compute", "strides", "history"]
+    prediction = model(clips[0])
+    assert first == {
+        "path": str(clips[0]),
+        "label": prediction.label,
+        "confidence": pytest.approx(prediction.confidence, abs=2e-5),
+        "compute": pytest.approx(prediction.compute, abs=1e-6),
+        "strides": prediction.strides,
+        "history": prediction.history,
+    }
+    assert list(second) == ["path", "error"]
+    assert "libsndfile cannot read it" in second["error"]
+    assert len(third["windows"]) == 14
+    assert list(third["windows"][0])[:5] == ["start", "end", "label", "confidence", "compute"]
+    assert ended.code == 1
+    assert ended.err.splitlines() == [f"Error: {second['error']}", "1 of 3 files failed."]
+
+
+def test_csv_has_a_row_per_label(trained: Path, model: Predictor, clips: list[Path], long_file: Path) -> None:
+    ended = type_in(f"run={trained}", clips[0], long_file, "gone.wav", "--csv")
+    rows = list(csv.DictReader(io.StringIO(ended.out)))
+    assert len(rows) == 1 + 14 + 1
+    prediction = model(clips[0])
+    assert rows[0]["label"] == prediction.label
+    assert [int(stride) for stride in rows[0]["strides"].split()] == prediction.strides
+    assert [(row["path"], row["start"], row["end"]) for row in rows[1:3]] == [
+        (str(long_file), "0.0", "1.0"),
+        (str(long_file), "0.5", "1.5"),
+    ]
+    assert rows[-1]["error"].endswith("gone.wav: cannot be opened (No such file or directory).")
+    assert ended.code == 1
+
+
+def test_the_table_has_a_row_per_file_of_a_folder(trained: Path, tones: Path, clips: list[Path]) -> None:
+    ended = type_in(f"run={trained}", tones)
+    head, *rows = ended.out.splitlines()
+    assert head.split() == ["label", "confidence", "compute", "strides", "route", "file"]
+    assert sorted(row.split()[-1] for row in rows) == sorted(map(str, clips))
+    assert {row.split()[0] for row in rows} <= {"high", "low", "middle"}
+    assert (ended.code, ended.err) == (0, "")
+
+
+def test_a_given_checkpoint_is_taken(trained: Path, clips: list[Path]) -> None:
+    ended = type_in(f"run={trained}", f"ckpt={trained / 'none.ckpt'}", clips[0])
+    assert ended.code == 2
+    assert ended.err.endswith("none.ckpt, which is not there.\n")
+
+
+def test_wrong_usage_is_one_line_and_exit_code_2(trained: Path, tmp_path: Path, clips: list[Path]) -> None:
+    for words, message in (
+        ((f"run={tmp_path}", clips[0]), "Error: run must be the folder of a run, got"),
+        ((f"run={trained}", f"{tmp_path}/*.wav"), "Error: A pattern must fit at least one file, got none for"),
+        ((f"run={trained}", tmp_path), "Error: A folder must hold at least one audio file, got none in"),
+        ((f"run={trained}", clips[0], "--hop", "9"), "Error: hop must be above 0 s and at most the window"),
+    ):
+        ended = type_in(*words)
+        assert (ended.code, ended.out) == (2, "")
+        assert ended.err.startswith(message)
+        assert ended.err.count("\n") == 1
+    assert type_in(f"run={trained}").code == 2
+    assert type_in(clips[0]).code == 2
+
+
+def test_explain_draws_a_page_where_it_is_told_to(trained: Path, clips: list[Path], tmp_path: Path) -> None:
+    page = tmp_path / "pages" / "page.png"
+    ended = type_in(f"run={trained}", "--explain", clips[0], "--out", page)
+    assert (ended.code, ended.out.strip()) == (0, str(page))
+    assert page.stat().st_size > 10_000
+    ended = type_in(f"run={trained}", "--explain", tmp_path / "none.wav")
+    assert (ended.code, ended.err.count("Error: Audio file")) == (1, 1)
