@@ -57,7 +57,7 @@ def test_a_file_that_fails_says_why_and_the_next_one_comes(tmp_path: Path) -> No
     cut = tmp_path / "cut.flac"
     write_noise(cut, 100_000)
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
-    (group,) = groups([text, cut, good], SAMPLE_RATE, WINDOWING, 1000)
+    (group,) = groups([text, cut, good], SAMPLE_RATE, WINDOWING, first=1000, most=1000)
     last = [piece for piece in group if piece.is_last]
     assert [piece.path.name for piece in last] == ["text.wav", "cut.flac", "good.wav"]
     assert [piece.error is None for piece in last] == [False, False, True]
@@ -69,17 +69,19 @@ def test_files_are_opened_when_their_turn_comes(tmp_path: Path) -> None:
     paths = [tmp_path / f"{i}.wav" for i in range(10)]
     for path in paths:
         write_tone(path, 440, 0.1)
-    coming = groups(paths, SAMPLE_RATE, WINDOWING, 4)
-    assert len(next(coming)) == 4
-    for path in paths[4:]:
+    coming = groups(paths, SAMPLE_RATE, WINDOWING, first=2, most=4)
+    assert len(next(coming)) == 2
+    for path in paths[2:]:
         path.unlink()
-    assert [piece.error is None for group in coming for piece in group] == [False] * 6
+    rest = list(coming)
+    assert [len(group) for group in rest] == [4, 4]
+    assert [piece.error is None for group in rest for piece in group] == [False] * 8
 
 
 def test_long_pieces_wait_in_smaller_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hopscotch.data.pieces.MAX_SAMPLES", 3000)
     path = write_noise(tmp_path / "long.wav", 16_000)
-    sizes = [len(group) for group in groups([path], SAMPLE_RATE, WINDOWING, 1000)]
+    sizes = [len(group) for group in groups([path], SAMPLE_RATE, WINDOWING, first=1000, most=1000)]
     assert sum(sizes) == len(WINDOWING.starts(16_000))
     assert max(sizes) == 2
 

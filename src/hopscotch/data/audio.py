@@ -49,8 +49,20 @@ def read_header(path: Path) -> Header:
 
 def read_clip(path: Path, sample_rate: int) -> Float[Tensor, " sample"]:
     """Decode the whole file: mean of its channels, resampled to `sample_rate` Hz, float32; |x| may exceed 1."""
+    waveform = read_up_to(path, sample_rate, None)
+    assert waveform is not None
+    return waveform
+
+
+def read_up_to(path: Path, sample_rate: int, most: int | None) -> Float[Tensor, " sample"] | None:
+    """What `read_clip` returns, or None where that is more than `most` samples; the file is opened once."""
     with _open(path) as file:
         header = _header(file)
+<<<<<<< HEAD
+=======
+        if most is not None and num_resampled(header, sample_rate) > most:
+            return None
+>>>>>>> p3_predict
         samples = _decode(path, file, header.num_frames)
     if len(samples) != header.num_frames:
         raise _cut(path, header, len(samples))
@@ -185,7 +197,7 @@ def _open(path: Path) -> soundfile.SoundFile:
 def _check_riff(path: Path, size: int) -> None:
     """Compare a WAV's promised data length with the file: libsndfile quietly takes what it finds."""
     try:
-        with path.open("rb") as file:
+        with path.open("rb", buffering=256) as file:  # more would read audio, too
             head = file.read(12)
             if head[:4] != b"RIFF" or head[8:] != b"WAVE":
                 return
