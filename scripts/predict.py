@@ -27,7 +27,7 @@ KEYS = ("run=", "ckpt=")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="+", metavar="run=FOLDER file, folder or 'glob*'")
+    parser.add_argument("words", nargs="*", metavar="run=FOLDER file, folder or 'glob*'")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="a list of objects")
     form.add_argument("--csv", action="store_true", help="a row per label")
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--hop", metavar="SECONDS", type=float, help="from one window to the next (half a window)")
     parser.add_argument("--batch-size", metavar="CLIPS", type=int, default=64, help="64; changes no label")
     parser.add_argument("--device", help="cpu or cuda (what is there)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     keys = dict(word.split("=", 1) for word in arguments.words if word.startswith(KEYS))
     names = [word for word in arguments.words if not word.startswith(KEYS)]
     if "run" not in keys or bool(names) == (arguments.explain is not None):

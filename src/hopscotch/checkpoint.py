@@ -6,21 +6,20 @@ summary.json           the same of a run whose checkpoint is older than that
 """
 
 import json
-import pickle
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hopscotch.build import build_model
 from hopscotch.config import register
-from hopscotch.config_check import check
+from hopscotch.config_check import check_trained
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.report.clip_table import FILE as CLIPS_FILE
 from hopscotch.report.clip_table import read_clips
 from hopscotch.report.summary import FILE_NAME as SUMMARY
+from hopscotch.tasks.weights import read_checkpoint, take_weights
 
 CONFIG = "config.yaml"
 BEST = Path("checkpoints") / "best.ckpt"
@@ -39,7 +38,9 @@ def restore(run: Path, ckpt: Path | None = None) -> Restored:
     """The model of the run's best checkpoint, or of another one of the same configuration."""
     cfg = read_config(run)
     path = run / BEST if ckpt is None else ckpt
-    checkpoint = read_checkpoint(path, run)
+    if path == run / BEST and not path.is_file():
+        raise ValueError(f"run must be the folder of a run that kept a checkpoint, got {run}, which has no {BEST} yet.")
+    checkpoint = read_checkpoint(path)
     classes = checkpoint.get("classes") or _data_of(run).get("classes")
     if not classes:
         raise ValueError(
@@ -55,13 +56,7 @@ def restore(run: Path, ckpt: Path | None = None) -> Restored:
     outputs = weights.get("head.linear.bias")
     if outputs is not None and len(outputs) != len(classes):
         raise ValueError(f"{path} must have a name for each of its {len(outputs)} classes, got {', '.join(classes)}.")
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip()
-        raise ValueError(
-            f"{path} must be a checkpoint of the model in {run / CONFIG}, {cfg.model.name}, and is not: {reason}"
-        ) from None
+    take_weights(model, weights, path)
     return Restored(cfg, model.eval(), list(classes), *_clip_seconds(checkpoint, run))
 
 
@@ -77,27 +72,8 @@ def read_config(run: Path) -> DictConfig:
     assert isinstance(cfg, DictConfig)
     as_trained = cfg.copy()
     register()
-    cfg.run_dir = "${run_dir:}"  # as it was typed: the rules know no other
-    check(cfg, as_trained)
-    if missing := OmegaConf.missing_keys(cfg):
-        keys = ", ".join(sorted(missing))
-        raise ValueError(f"{path} must have every key of this version of Hopscotch, it lacks {keys}.")
+    check_trained(cfg, as_trained, path)
     return cfg
-
-
-def read_checkpoint(path: Path, run: Path) -> dict[str, Any]:
-    if not path.is_file():
-        found = f"got {run}, which has no {BEST} yet" if path == run / BEST else f"got {path}, which is not there"
-        raise ValueError(f"run must be the folder of a run that kept a checkpoint, {found}.")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-        raise ValueError(
-            f"{path} must be a checkpoint, and cannot be read ({type(error).__name__}); is it whole?"
-        ) from None
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise ValueError(f"{path} must be a checkpoint of train.py, with a state_dict in it; it has none.")
-    return checkpoint
 
 
 def _for_prediction(cfg: DictConfig) -> DictConfig:

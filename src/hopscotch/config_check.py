@@ -35,6 +35,15 @@ def check(cfg: DictConfig, defaults: DictConfig) -> None:
             cfg[key] = typed._get_node(key)  # the node, so that interpolations stay
 
 
+def check_trained(cfg: DictConfig, as_trained: DictConfig, file: object) -> None:
+    """The same for what a run left as config.yaml, `file`, whose keys may be those of another version."""
+    cfg.run_dir = "${run_dir:}"  # as it was typed: the rules know no other
+    check(cfg, as_trained)
+    if missing := OmegaConf.missing_keys(cfg):
+        keys = ", ".join(sorted(missing))
+        raise ValueError(f"{file} must have every key of this version of Hopscotch, it lacks {keys}.")
+
+
 def refuse_missing(cfg: DictConfig) -> None:
     """Refuse a configuration in which a key without default was not given, such as data.root."""
     for key, value in flat(cfg).items():

@@ -14,7 +14,7 @@ from yaml import YAMLError
 
 from hopscotch.build import build_data, build_model, build_task, make_trainer
 from hopscotch.config import compose, register
-from hopscotch.config_check import check, refuse_missing
+from hopscotch.config_check import check_trained, refuse_missing
 from hopscotch.config_errors import flat, nearest
 from hopscotch.config_schema import is_number
 from hopscotch.data.datamodule import AudioDataModule
@@ -128,11 +128,7 @@ def configuration(run: Path, as_trained: DictConfig, overrides: Sequence[str]) -
         except (OmegaConfBaseException, YAMLError, ValueError):
             known = nearest(key, [*flat(cfg), *OWN_WORDS])
             raise ValueError(f"An override must be key=value with a key of {file}, got {override!r}.{known}") from None
-    cfg.run_dir = "${run_dir:}"  # as it was typed: the rules know no other
-    check(cfg, defaults)
-    if missing := OmegaConf.missing_keys(cfg):
-        keys = ", ".join(sorted(missing))
-        raise ValueError(f"{file} must have every key of this version of Hopscotch, it lacks {keys}.")
+    check_trained(cfg, defaults, file)
     if cfg.data.sample_rate != as_trained.data.sample_rate:
         raise ValueError(
             f"data.sample_rate must stay that of the model, {as_trained.data.sample_rate}, got {cfg.data.sample_rate}: "

@@ -29,19 +29,11 @@ from hopscotch.models.audio_model import AudioModel
 from hopscotch.report.answers import Answer, Form, Prediction, Window, counted, write_csv, write_json, write_table
 from hopscotch.report.clip_table import LETTERS
 from hopscotch.report.explain import explained, save
-<<<<<<< HEAD
-from hopscotch.report.numbers import history_cells
-from hopscotch.types import join_traces
-
-BATCH = 64  # clips
-GROUP = 8  # batches that are read ahead and sorted by length together
-=======
 from hopscotch.report.numbers import LANDED, history_cells
 from hopscotch.types import join_traces
 
 BATCH = 64  # clips
 GROUP = 16  # batches that are read ahead and sorted by length together
->>>>>>> p3_predict
 MAX_BATCH_SAMPLES = 2**22  # with padding; fewer clips in a batch where they are long
 LEAST_WINDOW, UNKNOWN_WINDOW = 1.0, 2.0  # seconds; the second where nobody knows what the training clips were like
 WINDOW_RATIO = 4  # of a window to the mean training clip
@@ -52,14 +44,6 @@ class Said(NamedTuple):
 
     start: int  # samples from the beginning of its file
     num_samples: int
-<<<<<<< HEAD
-    probabilities: Float[Tensor, " classes"]
-    macs: int
-    dense_macs: int
-    strides: list[int]
-    history: list[int]
-    route: str
-=======
     probabilities: list[float]  # of the classes
     macs: int
     dense_macs: int
@@ -73,7 +57,6 @@ class Said(NamedTuple):
     @property
     def route(self) -> str:
         return "".join(LETTERS[cell] for cell in self.cells)
->>>>>>> p3_predict
 
 
 class Predictor:
@@ -133,14 +116,9 @@ class Predictor:
     ) -> Iterator[Answer]:
         """An answer per file, in their order. `on_progress` is told of every share of a file that is done."""
         said: list[Said] = []  # of the file that is being read
-<<<<<<< HEAD
-        files = (Path(path) for path in paths)
-        for group in one_ahead(groups(files, self.sample_rate, self.windowing, GROUP * self.batch_size)):
-=======
         files = (path if isinstance(path, Path) else Path(path) for path in paths)
         size = {"first": self.batch_size, "most": GROUP * self.batch_size}
         for group in one_ahead(groups(files, self.sample_rate, self.windowing, **size)):
->>>>>>> p3_predict
             results = iter(self._run([(piece.start, piece.waveform) for piece in group if piece.waveform is not None]))
             for piece in group:
                 if piece.waveform is not None:
@@ -170,21 +148,6 @@ class Predictor:
 
     def _run(self, clips: list[tuple[int, Tensor]]) -> list[Said]:
         """What the model says of each, in their order; those of like length share a batch."""
-<<<<<<< HEAD
-        order = sorted(range(len(clips)), key=lambda i: len(clips[i][1]))
-        said: list[Said | None] = [None] * len(clips)
-        for rows in self._batches(order, clips):
-            for row, part in zip(rows, self._run_batch([clips[row] for row in rows]), strict=True):
-                said[row] = part
-        return [part for part in said if part is not None]
-
-    def _batches(self, order: list[int], clips: list[tuple[int, Tensor]]) -> Iterator[list[int]]:
-        """Shortest first, so that the last clip of a batch is what the others are padded to."""
-        rows: list[int] = []
-        for row in order:
-            is_full = len(rows) == self.batch_size or (len(rows) + 1) * len(clips[row][1]) > MAX_BATCH_SAMPLES
-            if rows and is_full:
-=======
         lengths = [waveform.shape[0] for _, waveform in clips]
         said: dict[int, Said] = {}
         for rows in self._batches(lengths):
@@ -196,7 +159,6 @@ class Predictor:
         rows: list[int] = []
         for row in sorted(range(len(lengths)), key=lengths.__getitem__):
             if rows and (len(rows) == self.batch_size or (len(rows) + 1) * lengths[row] > MAX_BATCH_SAMPLES):
->>>>>>> p3_predict
                 yield rows
                 rows = []
             rows.append(row)
@@ -206,30 +168,6 @@ class Predictor:
     @torch.inference_mode()
     def _run_batch(self, clips: list[tuple[int, Tensor]]) -> list[Said]:
         waveform = pad_sequence([waveform for _, waveform in clips], batch_first=True)
-<<<<<<< HEAD
-        lengths = torch.tensor([len(waveform) for _, waveform in clips])
-        output = self.model(waveform.to(self.device), lengths.to(self.device))
-        trace = join_traces([output.trace])
-        cells = history_cells(trace).tolist()
-        return [
-            Said(start, len(waveform), *facts)
-            for (start, waveform), *facts in zip(
-                clips,
-                output.logits.float().softmax(dim=-1).cpu(),
-                trace.macs.tolist(),
-                trace.dense_macs.tolist(),
-                trace.strides.tolist(),
-                trace.histories,
-                ["".join(LETTERS[cell] for cell in row) for row in cells],
-                strict=True,
-            )
-        ]
-
-    def _joined(self, said: list[Said], *, are_windows: bool) -> Prediction:
-        mean = said[0].probabilities if len(said) == 1 else torch.stack([part.probabilities for part in said]).mean(0)
-        probabilities = dict(zip(self.classes, mean.tolist(), strict=True))
-        label = self.classes[int(mean.argmax())]
-=======
         lengths = [waveform.shape[0] for _, waveform in clips]
         output = self.model(waveform.to(self.device), torch.tensor(lengths, device=self.device))
         trace = join_traces([output.trace])
@@ -251,7 +189,6 @@ class Predictor:
             mean = [sum(column) / len(said) for column in zip(*(part.probabilities for part in said), strict=True)]
         probabilities = dict(zip(self.classes, mean, strict=True))
         label = max(self.classes, key=probabilities.__getitem__)
->>>>>>> p3_predict
         last = said[-1]
         return Prediction(
             label=label,
@@ -266,21 +203,12 @@ class Predictor:
         )
 
     def _window(self, part: Said) -> Window:
-<<<<<<< HEAD
-        best = int(part.probabilities.argmax())
-        return Window(
-            start=part.start / self.sample_rate,
-            end=(part.start + part.num_samples) / self.sample_rate,
-            label=self.classes[best],
-            confidence=float(part.probabilities[best]),
-=======
         confidence = max(part.probabilities)
         return Window(
             start=part.start / self.sample_rate,
             end=(part.start + part.num_samples) / self.sample_rate,
             label=self.classes[part.probabilities.index(confidence)],
             confidence=confidence,
->>>>>>> p3_predict
             compute=part.macs / part.dense_macs,
             strides=part.strides,
             history=part.history,

@@ -58,11 +58,8 @@ def read_up_to(path: Path, sample_rate: int, most: int | None) -> Float[Tensor, 
     """What `read_clip` returns, or None where that is more than `most` samples; the file is opened once."""
     with _open(path) as file:
         header = _header(file)
-<<<<<<< HEAD
-=======
         if most is not None and num_resampled(header, sample_rate) > most:
             return None
->>>>>>> p3_predict
         samples = _decode(path, file, header.num_frames)
     if len(samples) != header.num_frames:
         raise _cut(path, header, len(samples))

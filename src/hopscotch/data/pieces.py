@@ -13,19 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-<<<<<<< HEAD
-from hopscotch.data.audio import AudioFileError, num_resampled, read_blocks, read_clip, read_header
-from hopscotch.data.batches import one_thread
-from hopscotch.data.folder import audio_files
-
-MAX_SAMPLES = 2**23  # of the pieces that wait together: 32 MiB
-=======
 from hopscotch.data.audio import AudioFileError, num_resampled, read_blocks, read_header, read_up_to
 from hopscotch.data.batches import one_thread
 from hopscotch.data.folder import audio_files
 
 MAX_SAMPLES = 2**22  # of the pieces that wait together: 16 MiB
->>>>>>> p3_predict
 GLOB_SIGNS = "*?["
 
 
@@ -47,15 +39,9 @@ class Windowing(NamedTuple):
 class Piece(NamedTuple):
     """Samples that get a label of their own. The last piece of a file says so; a file that failed ends with `error`."""
 
-<<<<<<< HEAD
-    path: Path
-    start: int  # samples from the beginning of the file
-    waveform: Float[Tensor, " sample"] | None  # None where the file failed
-=======
     waveform: Float[Tensor, " sample"] | None  # None where the file failed
     path: Path
     start: int  # samples from the beginning of the file
->>>>>>> p3_predict
     share: float  # of its file
     is_window: bool
     is_last: bool
@@ -87,37 +73,21 @@ def pieces_of(path: Path, sample_rate: int, windowing: Windowing) -> Iterator[Pi
     """One piece, or a recording's windows as they come; where the file fails a piece says why."""
     left = 1.0
     try:
-<<<<<<< HEAD
-        num_samples = num_resampled(read_header(path), sample_rate)
-        if num_samples <= windowing.longest:
-            yield Piece(path, 0, read_clip(path, sample_rate), 1.0, is_window=False, is_last=True)
-            return
-        starts = windowing.starts(num_samples)
-=======
         waveform = read_up_to(path, sample_rate, windowing.longest)
         if waveform is not None:
             yield Piece(waveform, path, 0, 1.0, is_window=False, is_last=True)
             return
         starts = windowing.starts(num_resampled(read_header(path), sample_rate))
->>>>>>> p3_predict
         waiting = None  # the last window is not handed out before the file's end was found sound
         for start, waveform in windows_of(read_blocks(path, sample_rate), starts, windowing.window):
             if waiting is not None:
                 left -= waiting.share
                 yield waiting
-<<<<<<< HEAD
-            waiting = Piece(path, start, waveform, 1 / len(starts), is_window=True, is_last=start == starts[-1])
-        assert waiting is not None
-        yield waiting
-    except AudioFileError as error:
-        yield Piece(path, 0, None, left, is_window=False, is_last=True, error=str(error))
-=======
             waiting = Piece(waveform, path, start, 1 / len(starts), is_window=True, is_last=start == starts[-1])
         assert waiting is not None
         yield waiting
     except AudioFileError as error:
         yield Piece(None, path, 0, left, is_window=False, is_last=True, error=str(error))
->>>>>>> p3_predict
 
 
 def windows_of(blocks: Iterable[Tensor], starts: list[int], window: int) -> Iterator[tuple[int, Tensor]]:
@@ -133,12 +103,6 @@ def windows_of(blocks: Iterable[Tensor], starts: list[int], window: int) -> Iter
         held, begin = held[kept:], begin + kept
 
 
-<<<<<<< HEAD
-def groups(paths: Iterable[Path], sample_rate: int, windowing: Windowing, num_pieces: int) -> Iterator[list[Piece]]:
-    """The pieces of all files in order, `num_pieces` at a time, or fewer where they are long."""
-    group: list[Piece] = []
-    num_samples = 0
-=======
 def groups(
     paths: Iterable[Path], sample_rate: int, windowing: Windowing, *, first: int, most: int
 ) -> Iterator[list[Piece]]:
@@ -148,24 +112,15 @@ def groups(
     """
     group: list[Piece] = []
     num_samples, num_pieces = 0, first
->>>>>>> p3_predict
     pieces = (piece for path in paths for piece in pieces_of(path, sample_rate, windowing))
     while True:
         with one_thread():  # as in training; and the model has the other cores
             for piece in pieces:
                 group.append(piece)
-<<<<<<< HEAD
-                num_samples += 0 if piece.waveform is None else len(piece.waveform)
-=======
                 num_samples += 0 if piece.waveform is None else piece.waveform.shape[0]
->>>>>>> p3_predict
                 if len(group) >= num_pieces or num_samples >= MAX_SAMPLES:
                     break
         if not group:
             return
         yield group
-<<<<<<< HEAD
-        group, num_samples = [], 0
-=======
         group, num_samples, num_pieces = [], 0, min(2 * num_pieces, most)
->>>>>>> p3_predict

@@ -1,7 +1,9 @@
-"""Give a task the weights of a checkpoint, or say in one message why they do not fit."""
+"""Read a checkpoint and give its weights to a module, or say in one message why that cannot be."""
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +13,12 @@ from hopscotch.data.some import some
 
 def load_weights(task: nn.Module, path: Path) -> None:
     """Every parameter and buffer, from a file that Lightning's ModelCheckpoint wrote."""
-    weights = read_weights(path)
-    own = task.state_dict()
+    take_weights(task, read_checkpoint(path)["state_dict"], path)
+
+
+def take_weights(module: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """`path` is where they came from, for the message."""
+    own = module.state_dict()
     faults = []
     if missing := [name for name in own if name not in weights]:
         faults.append(f"it lacks {some(missing)}")
@@ -27,13 +33,17 @@ def load_weights(task: nn.Module, path: Path) -> None:
         faults.append(f"it differs in the shape of {some(shapes)}")
     if faults:
         raise ValueError(f"ckpt must be a checkpoint of the run's own model, got {path}: {'; '.join(faults)}.")
-    task.load_state_dict(weights)
+    module.load_state_dict(weights)
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What Lightning's ModelCheckpoint wrote; there is a `state_dict` in it."""
     if not path.is_file():
         raise ValueError(f"ckpt must be a checkpoint file, got {path}, which is not there.")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError):
-        raise ValueError(f"ckpt must be a checkpoint that train.py wrote, got {path}, which is none.") from None
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, TypeError, ValueError):
+        checkpoint = None
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise ValueError(f"ckpt must be a checkpoint that train.py wrote, got {path}, which is none.")
+    return checkpoint
