@@ -51,9 +51,21 @@ def trained(tones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> "Command":
+def pages() -> None:
+    """Asked for by tests of the pages that a run writes at its end: two seconds that all others save."""
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+) -> "Command":
     """`python train.py <arguments>`, typed in an empty folder, without the seconds that a process costs."""
     from tests.tiny import prompt
 
+    if "pages" not in request.fixturenames:
+        monkeypatch.setattr("hopscotch.run.write_report", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     return prompt(monkeypatch, capsys)

@@ -29,6 +29,7 @@ def summary(folder: str | Path = "run") -> dict:
     return json.loads((Path(folder) / "summary.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.usefixtures("pages")
 def test_a_run_leaves_its_whole_story_in_its_folder(command: Command, tones: Path, tmp_path: Path) -> None:
     typed = [*tiny_folder(tones), *TINY, "logger=tensorboard", "model=learned_skip", "trainer.max_epochs=2"]
     typed.remove("~logger")
