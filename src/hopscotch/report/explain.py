@@ -4,8 +4,6 @@ A row per decision layer, drawn over the same seconds as the mel picture: a laye
 open, a layer with attention the positions that it read keys and values at, a layer that was jumped over nothing.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,10 +12,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hopscotch.layers.gate import Gate, GateDecision
+from hopscotch.layers.gate import GateDecision
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.report.figures import DOTS_PER_INCH, INK, plain, rgb
 from hopscotch.report.numbers import JUMPED_OVER, LANDED, RAN, history_cells
+from hopscotch.report.open_tokens import watched
 from hopscotch.report.pictures import DARK, HISTORY_COLOURS, HISTORY_WORDS, LIGHT, MIDDLE
 from hopscotch.types import SkipTrace, join_traces
 
@@ -69,23 +68,6 @@ def explained(
         trace=trace,
         probabilities=dict(zip(classes, probabilities, strict=True)),
     )
-
-
-@contextmanager
-def watched(model: AudioModel) -> Iterator[dict[int, GateDecision]]:
-    """What the gates decide while it lasts, by decision layer. A gate that is jumped over says nothing."""
-    seen: dict[int, GateDecision] = {}
-    layers = sorted(model.encoder.thresholds())  # the layers with a gate
-    gates = [module for module in model.encoder.modules() if isinstance(module, Gate)]
-    hooks = [
-        gate.register_forward_hook(lambda _, __, decision, layer=layer: seen.update({layer: decision}))
-        for layer, gate in zip(layers, gates, strict=True)
-    ]
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def tokens_read(

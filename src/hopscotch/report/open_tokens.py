@@ -4,14 +4,35 @@ A trace tells shares alone, for a mask per token and layer would be most of what
 again, and what every gate returned is kept.
 """
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from hopscotch.layers.gate import Gate
+from hopscotch.layers.gate import Gate, GateDecision
+
+
+@contextmanager
+def watched(model: nn.Module) -> Iterator[dict[int, GateDecision]]:
+    """Gated layer, counted in order -> what its gate decides meanwhile; layers not visited are absent."""
+    assert not model.training, "in training gates measure what they see"
+    seen: dict[int, GateDecision] = {}
+    hooks = [
+        gate.register_forward_hook(lambda _, __, decision, layer=layer: seen.update({layer: decision}))
+        for layer, gate in enumerate(gates_of(model))
+    ]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def gates_of(model: nn.Module) -> list[Gate]:
+    return [module for module in model.modules() if isinstance(module, Gate)]
 
 
 def open_tokens(model: nn.Module, waveform: Float[Tensor, " sample"]) -> Bool[np.ndarray, "layer time"] | None:
@@ -19,22 +40,12 @@ def open_tokens(model: nn.Module, waveform: Float[Tensor, " sample"]) -> Bool[np
 
     None for a model without token gates. `model` must be in evaluation mode.
     """
-    gates = [module for module in model.modules() if isinstance(module, Gate)]
+    gates = gates_of(model)
     if not gates:
         return None
-    assert not model.training, "in training gates measure what they see"
     device = next(model.parameters()).device
-    decided: dict[int, Tensor] = {}
-
-    def keep(layer: int) -> Any:
-        return lambda gate, inputs, decision: decided.update({layer: decision.computed[0]})
-
-    hooks = [gate.register_forward_hook(keep(layer)) for layer, gate in enumerate(gates)]
-    try:
-        with torch.no_grad():
-            model(waveform[None].to(device), torch.tensor([len(waveform)], device=device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    closed = torch.zeros_like(next(iter(decided.values())))
-    return np.stack([decided.get(layer, closed).cpu().numpy() for layer in range(len(gates))])
+    with watched(model) as decided, torch.no_grad():
+        model(waveform[None].to(device), torch.tensor([len(waveform)], device=device))
+    closed = torch.zeros_like(next(iter(decided.values())).computed[0])
+    layers = [decided[layer].computed[0] if layer in decided else closed for layer in range(len(gates))]
+    return torch.stack(layers).cpu().numpy()
