@@ -59,7 +59,7 @@ def test_another_checkpoint_may_be_named(copy: Path) -> None:
     other = copy / "other.ckpt"
     shutil.move(copy / "checkpoints" / "best.ckpt", other)
     assert restore(copy, other).classes == ["high", "low", "middle"]
-    with pytest.raises(ValueError, match=r"got .*run, which has no checkpoints/best\.ckpt yet"):
+    with pytest.raises(ValueError, match=r"got .*run: no checkpoints.best\.ckpt there yet"):
         restore(copy)
     with pytest.raises(ValueError, match=r"got .*none\.ckpt, which is not there"):
         restore(copy, copy / "none.ckpt")

@@ -104,5 +104,5 @@ def test_a_study_is_read_with_budgets_asked_afterwards_and_controls_by_their_kin
     assert [(group.model, group.name, group.macs.mean, group.accuracy.mean) for group in found] == [
         ("control: depth", "depth_3", 1.0, 0.8),
         ("ls", "ls, asked 0.2", 1.5, 0.85),
-        ("ls", "ls", 2.0, 0.9),
+        ("ls", "ls, asked as trained", 2.0, 0.9),
     ]

@@ -5,7 +5,6 @@ checkpoints/best.ckpt  weights; the names of its classes and how long clips were
 summary.json           the same of a run whose checkpoint is older than that
 """
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,10 +17,11 @@ from hopscotch.config_check import check_trained
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.report.clip_table import FILE as CLIPS_FILE
 from hopscotch.report.clip_table import read_clips
+from hopscotch.report.jobs import read_json
+from hopscotch.report.run_folder import config_of
 from hopscotch.report.summary import FILE_NAME as SUMMARY
 from hopscotch.tasks.weights import read_checkpoint, take_weights
 
-CONFIG = "config.yaml"
 BEST = Path("checkpoints") / "best.ckpt"
 OF_THE_MODEL = "model."  # how the task calls its model's weights
 
@@ -37,9 +37,7 @@ class Restored(NamedTuple):
 def restore(run: Path, ckpt: Path | None = None) -> Restored:
     """The model of the run's best checkpoint, or of another one of the same configuration."""
     cfg = read_config(run)
-    path = run / BEST if ckpt is None else ckpt
-    if path == run / BEST and not path.is_file():
-        raise ValueError(f"run must be the folder of a run that kept a checkpoint, got {run}, which has no {BEST} yet.")
+    path = checkpoint_of(run, ckpt)
     checkpoint = read_checkpoint(path)
     classes = checkpoint.get("classes") or _data_of(run).get("classes")
     if not classes:
@@ -60,11 +58,19 @@ def restore(run: Path, ckpt: Path | None = None) -> Restored:
     return Restored(cfg, model.eval(), list(classes), *_clip_seconds(checkpoint, run))
 
 
+def checkpoint_of(run: Path, ckpt: Path | None) -> Path:
+    """The best checkpoint of a run, or the one that was asked for."""
+    if ckpt is None and not (run / BEST).is_file():
+        raise ValueError(
+            f"run must be the folder of a run that kept a checkpoint, got {run}: no {BEST} there yet; "
+            "it is written after the first validation. ckpt=<file> takes another one."
+        )
+    return ckpt or run / BEST
+
+
 def read_config(run: Path) -> DictConfig:
     """What the run was made of, every rule kept."""
-    path = run / CONFIG
-    if not path.is_file():
-        raise ValueError(f"run must be the folder of a run, got {run}: no {CONFIG} there.")
+    path = config_of(run)
     try:
         cfg = OmegaConf.load(path)
     except (OmegaConfBaseException, OSError, ValueError) as error:
@@ -85,11 +91,7 @@ def _for_prediction(cfg: DictConfig) -> DictConfig:
 
 def _data_of(run: Path) -> dict[str, Any]:
     """What the run's summary says of its data; nothing where there is no summary, as of a run still going on."""
-    try:
-        summary = json.loads((run / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return summary.get("data") or {}
+    return read_json(run / SUMMARY).get("data") or {}
 
 
 def _clip_seconds(checkpoint: dict[str, Any], run: Path) -> tuple[float | None, float | None]:

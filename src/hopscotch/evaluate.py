@@ -1,6 +1,5 @@
 """Judge a trained model again: on its own test clips, on others, in noise, and under other budgets."""
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from hopscotch.build import build_data, build_model, build_task, make_trainer
+from hopscotch.checkpoint import checkpoint_of
 from hopscotch.config import compose, register
 from hopscotch.config_check import check_trained, refuse_missing
 from hopscotch.config_errors import flat, nearest
@@ -24,11 +24,13 @@ from hopscotch.report.clip_table import clip_rows
 from hopscotch.report.clips import SplitClips
 from hopscotch.report.conditions import budget_points, passes
 from hopscotch.report.evaluation_report import print_evaluation, write_evaluation
+from hopscotch.report.jobs import read_json
 from hopscotch.report.metrics import measure
+from hopscotch.report.run_folder import config_of
+from hopscotch.report.summary import FILE_NAME as SUMMARY
 from hopscotch.tasks.base import AudioTask
 from hopscotch.tasks.weights import load_weights
 
-CHECKPOINT = Path("checkpoints") / "best.ckpt"
 FOLDER = Path("report") / "evaluation"
 OWN_WORDS = ("run", "ckpt", "out", "snr")  # of this command; all other keys are the run's
 KEPT = ("sample_rate", "batch_size", "num_workers", "cache_gib")  # of the run's data, whatever clips come instead
@@ -86,14 +88,8 @@ def load(run: Path, overrides: Sequence[str] = (), ckpt: Path | None = None) -> 
 
     data=<name of conf/data> brings other clips of the same classes: that file's keys, and none of the run's own data.
     """
-    if not (run / "config.yaml").is_file():
-        raise ValueError(f"run must be the folder of a run, got {run}: no config.yaml there.")
-    if ckpt is None and not (run / CHECKPOINT).is_file():
-        raise ValueError(
-            f"run must be the folder of a run that kept a checkpoint, got {run}: no {CHECKPOINT} there yet; "
-            "it is written after the first validation. ckpt=<file> takes another one."
-        )
-    as_trained = OmegaConf.load(run / "config.yaml")
+    as_trained = OmegaConf.load(config_of(run))
+    weights = checkpoint_of(run, ckpt)
     assert isinstance(as_trained, DictConfig)
     register()
     cfg = configuration(run, as_trained, overrides)
@@ -103,7 +99,7 @@ def load(run: Path, overrides: Sequence[str] = (), ckpt: Path | None = None) -> 
     data.setup("validate")
     data.setup("test")
     task = build_task(cfg, build_model(cfg, data.num_classes), data)
-    load_weights(task, ckpt or run / CHECKPOINT)
+    load_weights(task, weights)
     return Loaded(cfg, task.eval(), data)
 
 
@@ -150,17 +146,11 @@ def changes_data(overrides: Sequence[str]) -> bool:
 
 def trained_classes(run: Path, as_trained: DictConfig, overrides: Sequence[str]) -> list[str] | None:
     """In the order of the model's outputs; None where the clips are the run's own, and no summary speaks of them."""
-    if known := summary(run).get("data"):
+    if known := read_json(run / SUMMARY).get("data"):
         return known["classes"]
     if not changes_data(overrides):
         return None
     return build_data(as_trained).find_clips()[0]  # of a run that has not ended
-
-
-def summary(run: Path) -> dict[str, Any]:
-    """What the run wrote at its end, if it came to it."""
-    file = run / "summary.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 # Its test, under several conditions.
@@ -183,7 +173,7 @@ def evaluate(
     metrics, trace = measure(first.evaluation, first.logits, data.classes), first.evaluation.trace
     facts = {
         "run": str(run),
-        "checkpoint": str(ckpt or run / CHECKPOINT),
+        "checkpoint": str(checkpoint_of(run, ckpt)),
         "overrides": list(overrides),
         "data": data.summary(),
         "test": first.logged,  # these two are as in summary.json
@@ -226,5 +216,5 @@ def tester(cfg: DictConfig, run: Path) -> Trainer:
 
 
 def was_changed(run: Path, data: AudioDataModule) -> bool:
-    before = summary(run).get("data")
+    before = read_json(run / SUMMARY).get("data")
     return before is not None and before["fingerprint"] != data.fingerprint()

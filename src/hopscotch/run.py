@@ -10,7 +10,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -37,6 +36,7 @@ from hopscotch.report.summary import print_summary, write_summary
 from hopscotch.report.sweep import append_ledger
 from hopscotch.report.traces import Evaluation, TraceCollector
 from hopscotch.tasks.base import AudioTask
+from hopscotch.tasks.weights import load_weights
 from hopscotch.threads import warn_if_crowded
 
 Ended = Literal["finished", "stopped"]
@@ -179,8 +179,7 @@ def load_best(task: AudioTask, trainer: Trainer) -> None:
     """
     kept = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
     if kept and kept[0].best_model_path:
-        checkpoint = torch.load(kept[0].best_model_path, map_location="cpu", weights_only=True)
-        task.load_state_dict(checkpoint["state_dict"])
+        load_weights(task, Path(kept[0].best_model_path))
 
 
 def finish(

@@ -123,6 +123,11 @@ class AudioDataModule(LightningDataModule):
             self._check_clips(split)
             self._stores[split] = store
 
+    def waveform(self, split: Split, index: int) -> Float[Tensor, " sample"]:
+        """A clip without augmentation: out of memory where its split was decoded, else from its source."""
+        store = self._stores.get(split)
+        return self.load(self.clips[split][index]) if store is None else store[index]
+
     def train_dataloader(self) -> KeyedLoader:
         sampler = ShuffledBatches(
             self._lengths("train"),

@@ -86,10 +86,11 @@ class SkipAttention(nn.Module):
         num_keys = -(-time // min(strides))
         kept = (positions % every == 0).flatten().nonzero().squeeze(1)
         places = (torch.arange(batch)[:, None] * num_keys + positions // every).flatten()[kept]
-        rows = self.key_value(x.flatten(0, 1).index_select(0, kept.to(x.device)))
-        padded = rows.new_zeros(batch * num_keys, rows.shape[1]).index_copy(0, places.to(x.device), rows)
-        sizes = torch.full((batch, 1), time) if lengths is None else lengths[:, None]
-        mask = (torch.arange(num_keys, device=x.device) * every.to(x.device) < sizes.to(x.device))[:, None, None]
+        kept, places = torch.stack([kept, places]).to(x.device)  # one transfer
+        rows = self.key_value(x.flatten(0, 1).index_select(0, kept))
+        padded = rows.new_zeros(batch * num_keys, rows.shape[1]).index_copy(0, places, rows)
+        sizes = time if lengths is None else lengths[:, None]
+        mask = (torch.arange(num_keys, device=x.device) * every.to(x.device) < sizes)[:, None, None]
         return self._attend(query, padded.unflatten(0, (batch, num_keys)), mask)
 
     def _attend_grouped(

@@ -50,7 +50,7 @@ class ClipRow(NamedTuple):
 
 
 def clip_rows(evaluation: Evaluation, clips: SplitClips) -> list[ClipRow]:
-    """In the order of the split. Decodes every clip for its level."""
+    """In the order of the split. Reads every clip once more, for its level."""
     trace = evaluation.trace
     histories, fractions, cells = trace.histories, trace.fraction, history_cells(trace)
     rows = []

@@ -36,8 +36,8 @@ class SplitClips:
         return self.datamodule.classes[label]
 
     def waveform(self, index: int) -> Float[Tensor, " sample"]:
-        """Unaugmented samples, decoded anew: a report asks for a few clips only."""
-        return self.datamodule.load(self.datamodule.clips[self.split][index])
+        """Unaugmented samples."""
+        return self.datamodule.waveform(self.split, index)
 
 
 def clips_of(trainer: Trainer, split: Literal["val", "test"]) -> SplitClips:

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,17 @@ def model_shown(model: str, overrides: Sequence[str]) -> str:
     """Controls go by their own kind: control=depth_3 -> control: depth."""
     control = next((word.partition("=")[2] for word in overrides if word.startswith("control=")), "")
     return f"control: {control.partition('_')[0]}" if control not in ("", "null") else model
+
+
+def at_budgets(words: tuple[str, ...], probe: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
+    """What tells a run at its own budget from others, and nothing; then the same for each that its probe asked for.
+
+    `words` tell the run, `probe` is its adaptation.json. Each budget has a `reach` and what was found under it.
+    """
+    asked = probe.get("budgets", ())
+    yield ((*words, "asked=as trained") if asked else words), {}
+    for budget in asked:
+        yield (*words, f"asked={budget['reach']:g}"), budget
 
 
 def label(words: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 
-from hopscotch.report.jobs import HIDDEN, Job, label, model_shown, read_jobs, read_json
+from hopscotch.report.jobs import HIDDEN, Job, at_budgets, label, model_shown, read_jobs, read_json
 
 
 @dataclass(frozen=True)
@@ -69,19 +69,21 @@ def read_points(sweep_folder: Path, jobs: Sequence[Job] | None = None) -> list[R
     for job in read_jobs(sweep_folder) if jobs is None else jobs:
         if job.status == "finished" and job.test_acc is not None and job.macs is not None:
             run = sweep_folder / job.folder
-            points += [RunPoint(run, at_budget) for at_budget in at_budgets(job, run)]
+            points += [RunPoint(run, at_budget) for at_budget in budgets_of(job, run)]
     return points
 
 
-def at_budgets(job: Job, run: Path) -> list[Job]:
+def budgets_of(job: Job, run: Path) -> list[Job]:
     """The run at the budget that it was trained for, then at those that `callbacks=probe` asked of it afterwards."""
     words = tuple(word for word in job.overrides if word.partition("=")[0] not in HIDDEN)
-    own = replace(job, model=model_shown(job.model, job.overrides), overrides=words)
-    found = [own]
-    for budget in read_json(run / "report" / "adaptation.json").get("budgets", ()):
-        clean = budget["clean"]
-        figures = {"test_acc": clean["acc"], "macs": clean["macs"], "compute_fraction": clean["fraction"]}
-        found.append(replace(own, overrides=(*words, f"asked={budget['reach']:g}"), **figures))
+    own = replace(job, model=model_shown(job.model, job.overrides))
+    found = []
+    for told, budget in at_budgets(words, read_json(run / "report" / "adaptation.json")):
+        figures = {}
+        if budget:
+            clean = budget["clean"]
+            figures = {"test_acc": clean["acc"], "macs": clean["macs"], "compute_fraction": clean["fraction"]}
+        found.append(replace(own, overrides=told, **figures))
     return found
 
 

@@ -61,15 +61,21 @@ class RunFolder:
         return path if path.is_file() else None
 
 
+def config_of(run: Path) -> Path:
+    """Where a run has its configuration; a folder without is no run."""
+    if not (run / CONFIG_FILE).is_file():
+        raise ValueError(f"run must be the folder of a run, got {run}: no {CONFIG_FILE} there.")
+    return run / CONFIG_FILE
+
+
 def read_run(path: Path) -> RunFolder:
     """A run that goes on, was stopped or has failed has fewer files; one without config.yaml is none."""
-    if not (path / CONFIG_FILE).is_file():
-        raise ValueError(f"run must be the folder of a run, got {path}: no {CONFIG_FILE} there.")
+    config = config_of(path)
     summary: dict[str, Any] = _read(path / SUMMARY_FILE, _json, {})
-    began = datetime.fromtimestamp((path / CONFIG_FILE).stat().st_mtime).astimezone().isoformat(timespec="seconds")
+    began = datetime.fromtimestamp(config.stat().st_mtime).astimezone().isoformat(timespec="seconds")
     return RunFolder(
         path=path,
-        config=_read(path / CONFIG_FILE, _yaml, {}),
+        config=_read(config, _yaml, {}),
         overrides=_read(path / "overrides.yaml", read_overrides, []),
         summary=summary,
         metrics=_read(path / METRICS_FILE, read_metrics, []),

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hopscotch.report.frontier import draw_frontier
-from hopscotch.report.jobs import HIDDEN, label, read_json, read_overrides
+from hopscotch.report.jobs import HIDDEN, at_budgets, label, read_json, read_overrides
 from hopscotch.report.points import group_points, read_points
 from hopscotch.report.thresholds import draw_thresholds
 
@@ -87,12 +87,10 @@ def points_of(folder: Path) -> list[Point]:
     overrides = read_overrides(folder / "overrides.yaml")
     words = tuple(word for word in overrides if word.partition("=")[0] not in HIDDEN)
     summary, found = read_json(folder / "summary.json"), read_json(folder / "report" / "adaptation.json")
-    asked = [
-        Point(folder, budget["reach"], (*words, f"asked={budget['reach']:g}"), summary, budget)
-        for budget in found.get("budgets", ())
+    return [
+        Point(folder, budget.get("reach"), told, summary, dict(budget) or found)
+        for told, budget in at_budgets(words, found)
     ]
-    own = (*words, "asked=as trained") if asked else words
-    return [Point(folder, None, own, summary, found), *asked]
 
 
 def report_study(folder: Path, beside: Sequence[Path] = ()) -> list[dict[str, Any]]:

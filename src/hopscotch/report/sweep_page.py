@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from hopscotch.report.frontier import PICTURE, draw_frontier, frontier_figure, write_groups, written_rows
+from hopscotch.report.frontier import draw_frontier, frontier_figure, write_groups, written_rows
 from hopscotch.report.jobs import Job
 from hopscotch.report.page import code, facts, link, page, paragraph, picture, section, table, warning
 from hopscotch.report.points import Group, group_points, read_points
 
 FILE = "index.html"
-FILES = (FILE, PICTURE, "groups.csv", "groups.md", "frontier.csv")
 NUMBERS = ("#", "runs", "accuracy", "deviation", "lowest", "highest", "compute", "M MACs", "s of training", "seconds")
 
 
