@@ -36,12 +36,15 @@ def main() -> None:
     parser.add_argument("--window", metavar="SECONDS", type=float, help="of a label in a long recording")
     parser.add_argument("--hop", metavar="SECONDS", type=float, help="from one window to the next (half a window)")
     parser.add_argument("--batch-size", metavar="CLIPS", type=int, default=64, help="64; changes no label")
+    parser.add_argument("--workers", metavar="N", type=int, help="processes, 0 for none (one per core for many files)")
     parser.add_argument("--device", help="cpu or cuda (what is there)")
     arguments = parser.parse_intermixed_args()
     keys = dict(word.split("=", 1) for word in arguments.words if word.startswith(KEYS))
     names = [word for word in arguments.words if not word.startswith(KEYS)]
     if "run" not in keys or bool(names) == (arguments.explain is not None):
         parser.error("give run=<run folder> and files, or run=<run folder> and --explain <clip>")
+    if arguments.workers is not None and arguments.workers < 0:
+        parser.error(f"--workers must be at least 0, got {arguments.workers}")
     try:
         sys.exit(1 if predict(keys, names, arguments) else 0)
     except BrokenPipeError:  # the program at the other end has read enough
@@ -55,7 +58,7 @@ def predict(keys: dict[str, str], names: list[str], arguments: argparse.Namespac
     """Whether any file failed."""
     from hopscotch.data.audio import AudioFileError
     from hopscotch.data.pieces import find_files  # and with it torch
-    from hopscotch.predict import explain, load, print_answers
+    from hopscotch.predict import explain, load, print_answers, usual_workers
 
     options = {key: getattr(arguments, key) for key in ("window", "hop", "batch_size", "device")}
     try:
@@ -66,7 +69,9 @@ def predict(keys: dict[str, str], names: list[str], arguments: argparse.Namespac
         sys.exit(2)
     if arguments.explain is None:
         form = "json" if arguments.json else "csv" if arguments.csv else "table"
-        return print_answers(model, files, form) > 0
+        workers = arguments.workers
+        workers = usual_workers(len(files), model.device) if workers is None else workers
+        return print_answers(model, files, form, workers) > 0
     try:
         print(explain(model, arguments.explain, arguments.out))
     except AudioFileError as error:

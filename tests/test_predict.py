@@ -85,6 +85,18 @@ def test_labels_do_not_depend_on_the_batch(trained: Path, model: Predictor, clip
         assert_same(prediction, model(path))
 
 
+def test_processes_side_by_side_say_the_same_in_the_same_order(
+    model: Predictor, clips: list[Path], long_file: Path, tmp_path: Path
+) -> None:
+    files = [*clips, tmp_path / "absent.wav", long_file]
+    alone, beside = list(model.predict(files)), list(model.predict(files, num_workers=2))
+    assert [(a.path, a.error) for a in beside] == [(a.path, a.error) for a in alone]
+    for ours, theirs in zip(beside, alone, strict=True):
+        if theirs.prediction is not None:
+            assert ours.prediction is not None
+            assert_same(ours.prediction, theirs.prediction)
+
+
 def test_labels_are_those_of_the_evaluation(
     trained: Path,
     model: Predictor,

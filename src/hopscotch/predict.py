@@ -10,6 +10,7 @@ A clip's answer does not depend on what it is batched with. The compute budget i
 calibrated to: another one takes validation clips, which are not here (scripts/evaluate.py compute.budget=...).
 """
 
+import multiprocessing
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -23,8 +24,9 @@ from torch.nn.utils.rnn import pad_sequence
 from hopscotch.checkpoint import restore
 from hopscotch.data.audio import AudioFileError, printable, rate_ratio, resampler
 from hopscotch.data.batches import one_ahead
-from hopscotch.data.pieces import Windowing, groups, pieces_of
+from hopscotch.data.pieces import Piece, Windowing, groups, pieces_of
 from hopscotch.data.progress import progress_beside
+from hopscotch.data.shares import side_by_side
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.report.answers import Answer, Form, Prediction, Window, counted, write_csv, write_json, write_table
 from hopscotch.report.clip_table import LETTERS
@@ -33,6 +35,7 @@ from hopscotch.report.numbers import LANDED, history_cells
 from hopscotch.types import join_traces
 
 BATCH = 64  # clips
+MANY = 256  # files; fewer are not worth starting processes for
 GROUP = 16  # batches that are read ahead and sorted by length together
 MAX_BATCH_SAMPLES = 2**22  # with padding; fewer clips in a batch where they are long
 LEAST_WINDOW, UNKNOWN_WINDOW = 1.0, 2.0  # seconds; the second where nobody knows what the training clips were like
@@ -112,13 +115,37 @@ class Predictor:
         return self._joined(said, are_windows=len(waveform) > self.windowing.longest)
 
     def predict(
-        self, paths: Iterable[str | Path], on_progress: Callable[[float], object] | None = None
+        self,
+        paths: Iterable[str | Path],
+        on_progress: Callable[[float], object] | None = None,
+        *,
+        num_workers: int = 0,
     ) -> Iterator[Answer]:
-        """An answer per file, in their order. `on_progress` is told of every share of a file that is done."""
-        said: list[Said] = []  # of the file that is being read
+        """An answer per file, in their order. `on_progress` is told of every share of a file that is done.
+
+        With `num_workers` processes, a core each, many short files take half the time (on CPU; nothing lazy can be
+        given as `paths` then, and where processes are spawned the calling script needs its `__main__` guard).
+        """
         files = (path if isinstance(path, Path) else Path(path) for path in paths)
-        size = {"first": self.batch_size, "most": GROUP * self.batch_size}
-        for group in one_ahead(groups(files, self.sample_rate, self.windowing, **size)):
+        if num_workers == 0:
+            yield from self._answers(one_ahead(self._groups(files, first=self.batch_size)), on_progress)
+            return
+        for answers in side_by_side(self._share, list(files), num_workers):
+            for answer in answers:
+                if on_progress is not None:
+                    on_progress(1.0)
+                yield answer
+
+    def _share(self, files: list[Path]) -> list[Answer]:
+        return list(self._answers(self._groups(files, first=len(files)), None))
+
+    def _groups(self, files: Iterable[Path], first: int) -> Iterator[list[Piece]]:
+        most = max(first, GROUP * self.batch_size)
+        return groups(files, self.sample_rate, self.windowing, first=first, most=most)
+
+    def _answers(self, read: Iterator[list[Piece]], on_progress: Callable[[float], object] | None) -> Iterator[Answer]:
+        said: list[Said] = []  # of the file that is being read
+        for group in read:
             results = iter(self._run([(piece.start, piece.waveform) for piece in group if piece.waveform is not None]))
             for piece in group:
                 if piece.waveform is not None:
@@ -229,11 +256,17 @@ def load(run: str | Path, ckpt: str | Path | None = None, **options: Any) -> Pre
     )
 
 
-def print_answers(model: Predictor, files: list[Path], form: Form) -> int:
+def usual_workers(num_files: int, device: torch.device) -> int:
+    """A process per core where there are many files and starting one is cheap."""
+    is_cheap = device.type == "cpu" and multiprocessing.get_start_method() == "fork"
+    return torch.get_num_threads() if is_cheap and num_files >= MANY and torch.get_num_threads() > 1 else 0
+
+
+def print_answers(model: Predictor, files: list[Path], form: Form, num_workers: int = 0) -> int:
     """Answers of all files on standard output; bad files and progress on standard error. How many files failed."""
     failed: list[str] = []
     with progress_beside(len(files), "Listening") as advance:
-        answers = counted(model.predict(files, advance), failed)
+        answers = counted(model.predict(files, advance, num_workers=num_workers), failed)
         if form == "json":
             write_json(answers, sys.stdout)
         elif form == "csv":

@@ -28,6 +28,7 @@ Padded = list[tuple[torch.Tensor, torch.Tensor]]  # waveform, lengths
 def predict(rounds: int, device: str) -> Iterator[Row]:
     """Clips per second from files to answers, over those of the forward pass alone. Untrained weights: time counts."""
     with tempfile.TemporaryDirectory() as folder:
+        workers = torch.get_num_threads() if device == "cpu" else 0
         files = find_files([str(write_clips(Path(folder), num_clips=NUM_CLIPS))])
         batches = large_batches(files, device)
         for name in MODELS:
@@ -38,7 +39,7 @@ def predict(rounds: int, device: str) -> Iterator[Row]:
             predictor = Predictor(model, classes, SAMPLE_RATE, longest_seconds=LONGEST, device=device)
             times = interleave(
                 {
-                    "predict": lambda predictor=predictor: list(predictor.predict(files)),
+                    "predict": lambda predictor=predictor: list(predictor.predict(files, num_workers=workers)),
                     "forward": lambda model=model: forward(model, batches),
                 },
                 rounds=rounds,
@@ -51,6 +52,7 @@ def predict(rounds: int, device: str) -> Iterator[Row]:
                 least=LEAST,
                 clips=NUM_CLIPS,
                 batch=BATCH,
+                workers=workers,
                 clips_per_second=NUM_CLIPS / times.median("predict"),
             )
 
