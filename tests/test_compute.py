@@ -15,6 +15,7 @@ from hopscotch.layers.attention import SkipAttention
 from hopscotch.layers.jump import SkipLayer
 from hopscotch.layers.transformer import TransformerBlock
 from hopscotch.models.audio_model import AudioModel
+from hopscotch.tasks.adaptation import nothing_skipped
 from tests.small_models import DEPTH, DIM, HEADS, MODELS, decide_at_random, make_clips, make_model, skip_nothing
 
 
@@ -102,6 +103,17 @@ def test_the_fraction_of_a_model_that_skips_nothing_is_exactly_1(name: str) -> N
     assert trace.macs.tolist() == trace.dense_macs.tolist()
     assert trace.fraction.tolist() == [1.0, 1.0, 1.0]
     assert trace.expected_compute.tolist() == pytest.approx([1.0, 1.0, 1.0], abs=1e-6)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_dense_run_that_time_is_held_against_runs_the_dense_macs(name: str) -> None:
+    model = make_model(name).eval()
+    waveform, lengths = make_clips([6000] * 3)
+    trace = model(waveform, lengths).trace
+    with nothing_skipped(model):
+        counted = counted_macs(model, waveform, lengths) - counted_macs(model.frontend, waveform, lengths)
+    assert int(trace.dense_macs.sum()) == pytest.approx(counted, rel=0.02)
+    assert model(waveform, lengths).trace.macs.tolist() == trace.macs.tolist()
 
 
 def test_dense_macs_are_the_same_arithmetic_as_the_dense_model() -> None:

@@ -9,12 +9,14 @@ Every clip is judged in several ways, on the same waveform:
     gain     loss(short) - loss(full): what more compute is worth to this clip, and what a policy should know
     predicted   the gain that the model expects; of a model that predicts none, the compute that it plans for the clip
 
-and what the decisions leave of the time is measured beside it, own and full in turn on the same batches.
+and what decisions and fixed strides leave of the time is measured beside it, in turn with the dense run on the same
+batches.
 """
 
+import contextlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,6 +24,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hopscotch.data.augment import WaveformAugment
+from hopscotch.layers.attention import SkipAttention
+from hopscotch.models.audio_model import AudioModel
 from hopscotch.tasks.base import AudioTask
 from hopscotch.tasks.budget import REACH
 from hopscotch.types import AudioBatch, SkipTrace, join_traces, key_bits, select_clips
@@ -137,22 +141,36 @@ def measure_adaptation(task: AudioTask, batches: Sequence[AudioBatch], ends: End
 
 @torch.no_grad()
 def time_fraction(task: AudioTask, batches: Sequence[AudioBatch]) -> float:
-    """What the model's decisions leave of the seconds that it takes with nothing skipped."""
+    """What the model's decisions and fixed strides leave of the seconds of its dense run: nothing skipped, stride 1."""
     model, bias = task.model.eval(), task.model.decision_bias
-    own, everything = bias.clone(), torch.full_like(bias, math.sinh(REACH))
-    seconds = {"own": 0.0, "full": 0.0}
+    seconds = {"own": 0.0, "dense": 0.0}
     for batch in batches[:: -(-len(batches) // TIMED_BATCHES)]:
         waveform, lengths = batch.waveform.to(bias.device), batch.lengths.to(bias.device)
-        fastest = {"own": math.inf, "full": math.inf}
+        fastest = {"own": math.inf, "dense": math.inf}
         for _ in range(TIMED_ROUNDS):
-            for name, setting in (("own", own), ("full", everything)):
-                bias.copy_(setting)
-                begun = time.perf_counter()
-                model(waveform, lengths).logits.sum().item()  # waits for a GPU
-                fastest[name] = min(fastest[name], time.perf_counter() - begun)
+            for name, setting in (("own", contextlib.nullcontext()), ("dense", nothing_skipped(model))):
+                with setting:
+                    begun = time.perf_counter()
+                    model(waveform, lengths).logits.sum().item()  # waits for a GPU
+                    fastest[name] = min(fastest[name], time.perf_counter() - begun)
         seconds = {name: seconds[name] + fastest[name] for name in seconds}
-    bias.copy_(own)
-    return seconds["own"] / seconds["full"]
+    return seconds["own"] / seconds["dense"]
+
+
+@contextlib.contextmanager
+def nothing_skipped(model: AudioModel) -> Iterator[None]:
+    """Every decision as dear as it gets, and every stride that was fixed beforehand 1."""
+    bias = model.decision_bias.clone()
+    fixed = [(module, module.stride) for module in model.modules() if isinstance(module, SkipAttention)]
+    model.decision_bias.fill_(math.sinh(REACH))
+    for module, _ in fixed:
+        module.stride = 1
+    try:
+        yield
+    finally:
+        model.decision_bias.copy_(bias)
+        for module, stride in fixed:
+            module.stride = stride
 
 
 def _changed(batches: Sequence[AudioBatch], sample_rate: int, **what: object) -> list[AudioBatch]:
