@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hopscotch.report.jobs import Job
-from hopscotch.report.points import Group, RunPoint, group_points, over_seeds, pareto, read_points
+from hopscotch.report.points import Group, RunPoint, group_points, over_seeds, pareto, read_points, time_measured
 from hopscotch.report.summary import Status, write_summary
 
 
@@ -29,7 +29,7 @@ def write_run(folder: Path, *words: str, acc: float = 0.9, macs: float = 2e6, st
         seed=int(given.get("seed", 0)),
         test={"acc": acc},
         compute={"fraction": 0.5, "macs": macs, "dense_macs": 4e6, "floor": 0.4},
-        seconds={"total": 10.0, "fit": 8.0, "to_first_step": 1.0},
+        seconds={"total": 10.0, "fit": 8.0, "to_first_step": 1.0, "test_clip": 0.002},
     )
     (folder / "overrides.yaml").write_text("".join(f"- {word}\n" for word in words))
 
@@ -98,7 +98,7 @@ def test_a_study_is_read_with_budgets_asked_afterwards_and_controls_by_their_kin
     write_run(tmp_path / "c", "model=ls", "seed=1", status="failed")
     clean = {"acc": 0.85, "macs": 1.5e6, "fraction": 0.3}
     (tmp_path / "a" / "report").mkdir()
-    budgets = json.dumps({"budgets": [{"reach": 0.2, "clean": clean}]})
+    budgets = json.dumps({"time_fraction": 0.8, "budgets": [{"reach": 0.2, "clean": clean, "time_fraction": 0.6}]})
     (tmp_path / "a" / "report" / "adaptation.json").write_text(budgets)
     found = group_points(read_points(tmp_path))
     assert [(group.model, group.name, group.macs.mean, group.accuracy.mean) for group in found] == [
@@ -106,3 +106,15 @@ def test_a_study_is_read_with_budgets_asked_afterwards_and_controls_by_their_kin
         ("ls", "ls, asked 0.2", 1.5, 0.85),
         ("ls", "ls, asked as trained", 2.0, 0.9),
     ]
+    milliseconds = [group.clip_ms and group.clip_ms.mean for group in found]
+    assert milliseconds == pytest.approx([2.0, 1.5, 2.0])  # the budget in the middle takes 0.6 / 0.8 of the last one's
+
+
+def test_time_is_that_of_a_test_clip_and_of_training_where_a_run_does_not_know_it() -> None:
+    new, old = job(0.9, model="new", clip_ms=2.0), job(0.8, model="old")
+    assert [time_measured(grouped(*jobs)).of(grouped(new)[0]) for jobs in ((new,), (new, old))] == [
+        grouped(new)[0].clip_ms,
+        grouped(new)[0].seconds,
+    ]
+    slow = job(0.9, 1e6, model="slow", fit_seconds=1.0, clip_ms=3.0)
+    assert [group.is_fastest for group in grouped(slow, new)] == [False, True]

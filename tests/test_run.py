@@ -70,6 +70,7 @@ def test_the_summary_holds_what_a_program_asks_for(command: Command, tones: Path
     assert compute["target"] == pytest.approx((compute["floor"] + 1) / 2)
     assert 0 < found["seconds"]["to_first_step"] <= found["seconds"]["total"]
     assert 0 < found["seconds"]["fit"] <= found["seconds"]["total"]
+    assert 0 < found["seconds"]["test_clip"] < found["seconds"]["total"]
     assert found["parameters"] > 0
     assert isinstance(found["warnings"], list)
     assert found["versions"]["torch"] == torch.__version__.partition("+")[0] or "torch" in found["versions"]

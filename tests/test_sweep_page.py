@@ -70,7 +70,7 @@ def test_the_tables_say_what_the_picture_shows(tmp_path: Path) -> None:
     assert (rows[2]["acc_low"], rows[2]["acc_high"], rows[1]["acc_low"]) == ("0.9", "0.94", "")
     markdown = (tmp_path / "groups.md").read_text()
     assert "3 | dense" in markdown
-    assert " | 0.9200 | 0.0283 | 0.9000 | 0.9400 | 0.500 | 4.000 | 8.0 | yes" in markdown
+    assert " | 0.9200 | 0.0283 | 0.9000 | 0.9400 | 0.500 | 4.000 | 8.0 | 2.00 | yes" in markdown
     assert (tmp_path / "frontier.png").stat().st_size > 5000
     axes = frontier_figure(group_points(read_points(tmp_path))).axes[0]
     drawn = {tuple(np.round(point, 6)) for mark in axes.collections for point in np.asarray(mark.get_offsets())}

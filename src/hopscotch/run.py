@@ -218,7 +218,7 @@ def finish(
         "test": {name.removeprefix("test/"): value for name, value in metrics.items() if name.startswith("test/")},
         "compute": compute if task.target is None else {**compute, "target": task.target},
         "parameters": task.num_parameters,
-        "seconds": {**seconds, "total": time.time() - started},
+        "seconds": {**seconds, "test_clip": traces.test_seconds / len(test.labels), "total": time.time() - started},
         "warnings": findings,
         "epochs": trainer.current_epoch,
         "started": datetime.fromtimestamp(started).astimezone().isoformat(timespec="seconds"),

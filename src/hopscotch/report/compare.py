@@ -118,6 +118,7 @@ def metric_rows(columns: Sequence[Column]) -> list[tuple[str, list[str]]]:
         "compute fraction": ("compute", "fraction", 1.0, 4),
         "million MACs a clip": ("compute", "macs", 1e-6, 3),
         "of a dense model": ("compute", "dense_macs", 1e-6, 3),
+        "seconds of testing a clip": ("seconds", "test_clip", 1.0, 5),
         "seconds of training": ("seconds", "fit", 1.0, 1),
         "seconds in all": ("seconds", "total", 1.0, 1),
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hopscotch.report.jobs import Job
-from hopscotch.report.points import Group, Spread
+from hopscotch.report.points import Group, Spread, time_measured
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,10 +31,11 @@ COLUMNS = {  # of groups.csv, and what groups.md calls them
     "fraction": "compute",
     "macs_m": "M MACs",
     "seconds": "s of training",
+    "clip_ms": "ms a clip",
     "pareto": "Pareto (compute)",
-    "pareto_seconds": "Pareto (seconds)",
+    "pareto_time": "Pareto (time)",
 }
-DIGITS = {"fraction": 3, "macs_m": 3, "seconds": 1}  # 4 for accuracies
+DIGITS = {"fraction": 3, "macs_m": 3, "seconds": 1, "clip_ms": 2}  # 4 for accuracies
 
 
 def write_csv(jobs: Iterable[Job], path: Path) -> None:
@@ -62,8 +63,9 @@ def group_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
             "fraction": group.fraction and group.fraction.mean,
             "macs_m": group.macs.mean,
             "seconds": group.seconds and group.seconds.mean,
+            "clip_ms": group.clip_ms and group.clip_ms.mean,
             "pareto": "yes" if group.is_best else "no",
-            "pareto_seconds": "yes" if group.is_fastest else "no",
+            "pareto_time": "yes" if group.is_fastest else "no",
         }
         for number, group in enumerate(groups, start=1)
     ]
@@ -107,7 +109,8 @@ def frontier_figure(groups: Sequence[Group]) -> "Figure":
     """
     from matplotlib.figure import Figure
 
-    timed = [(number, group) for number, group in enumerate(groups, start=1) if group.seconds is not None]
+    words, time_of = time_measured(groups)
+    timed = [(number, group) for number, group in enumerate(groups, start=1) if time_of(group) is not None]
     figure = Figure(figsize=(11.0 if timed else 7.0, 4.5), layout="constrained")
     first, *second = figure.subplots(1, 2 if timed else 1, sharey=True, squeeze=False)[0]
     models = list(dict.fromkeys(group.model for group in groups))
@@ -116,8 +119,8 @@ def frontier_figure(groups: Sequence[Group]) -> "Figure":
     first.set(xlabel="million multiply-accumulates per test clip", ylabel="test accuracy")
     handles, names = first.get_legend_handles_labels()
     for axes in second:
-        _panel(axes, timed, models, lambda group: group.seconds, lambda group: group.is_fastest)
-        axes.set(xlabel="seconds of training, as measured")
+        _panel(axes, timed, models, time_of, lambda group: group.is_fastest)
+        axes.set(xlabel=words)
     figure.legend(handles, names, loc="outside right upper", frameon=False)
     return figure
 

@@ -38,6 +38,7 @@ class Job:
     seconds: float | None = None  # of the whole job
     error: str | None = None
     fit_seconds: float | None = None  # of its training
+    clip_ms: float | None = None  # of the test pass, for each clip
     speaker: str = ""  # left out of training, and tested
 
     @property
@@ -84,6 +85,7 @@ def make_job(folder: str, overrides: Sequence[str], summary: Mapping[str, Any], 
         seconds=seconds.get("total"),
         error=summary.get("error"),
         fit_seconds=seconds.get("fit"),
+        clip_ms=1e3 * seconds["test_clip"] if "test_clip" in seconds else None,
         speaker=given.get(SPEAKER, ""),
     )
 

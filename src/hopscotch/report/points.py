@@ -5,10 +5,11 @@ how much harder one speaker is than another says nothing about how sure a mean i
 every speaker of the point.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
+from typing import NamedTuple
 
 from hopscotch.report.jobs import HIDDEN, Job, at_budgets, label, model_shown, read_jobs, read_json
 
@@ -42,8 +43,9 @@ class Group:
     macs: Spread  # millions, per test clip
     fraction: Spread | None
     seconds: Spread | None  # of training
+    clip_ms: Spread | None  # of testing, for each clip
     is_best: bool = False  # in the Pareto set of accuracy and multiply-accumulates
-    is_fastest: bool = False  # in that of accuracy and seconds
+    is_fastest: bool = False  # in that of accuracy and `time_of`
 
     @property
     def name(self) -> str:
@@ -78,11 +80,14 @@ def budgets_of(job: Job, run: Path) -> list[Job]:
     words = tuple(word for word in job.overrides if word.partition("=")[0] not in HIDDEN)
     own = replace(job, model=model_shown(job.model, job.overrides))
     found = []
-    for told, budget in at_budgets(words, read_json(run / "report" / "adaptation.json")):
+    probe = read_json(run / "report" / "adaptation.json")
+    for told, budget in at_budgets(words, probe):
         figures = {}
         if budget:
             clean = budget["clean"]
             figures = {"test_acc": clean["acc"], "macs": clean["macs"], "compute_fraction": clean["fraction"]}
+            if job.clip_ms is not None:  # the probe timed both against the dense run
+                figures["clip_ms"] = job.clip_ms * budget["time_fraction"] / probe["time_fraction"]
         found.append(replace(own, overrides=told, **figures))
     return found
 
@@ -111,17 +116,33 @@ def group_points(points: Iterable[RunPoint]) -> list[Group]:
                 macs=macs,
                 fraction=over_seeds(jobs, [job.compute_fraction for job in jobs]),
                 seconds=over_seeds(jobs, [job.fit_seconds for job in jobs]),
+                clip_ms=over_seeds(jobs, [job.clip_ms for job in jobs]),
             )
         )
     groups.sort(key=lambda group: (group.macs.mean, -group.accuracy.mean))
     best = pareto([group.macs.mean for group in groups], [group.accuracy.mean for group in groups])
-    timed = [group for group in groups if group.seconds is not None]
-    seconds = [group.seconds.mean for group in timed if group.seconds is not None]
-    fastest = [g for g, fast in zip(timed, pareto(seconds, [g.accuracy.mean for g in timed]), strict=True) if fast]
+    time_of = time_measured(groups).of
+    timed = [(group, spread.mean) for group in groups if (spread := time_of(group)) is not None]
+    costs, accuracies = [cost for _, cost in timed], [group.accuracy.mean for group, _ in timed]
+    fastest = [group for (group, _), fast in zip(timed, pareto(costs, accuracies), strict=True) if fast]
     return [
         replace(group, is_best=is_best, is_fastest=group in fastest)
         for group, is_best in zip(groups, best, strict=True)
     ]
+
+
+class Measure(NamedTuple):
+    """Of time: what a picture calls it, and where a group has it."""
+
+    words: str
+    of: Callable[[Group], Spread | None]
+
+
+def time_measured(groups: Iterable[Group]) -> Measure:
+    """Of a test clip; of training where there are runs that do not know the former."""
+    if all(group.clip_ms is not None for group in groups):
+        return Measure("milliseconds of testing per clip, as measured", lambda group: group.clip_ms)
+    return Measure("seconds of training, as measured", lambda group: group.seconds)
 
 
 def overrides_keys(overrides: Sequence[str]) -> set[str]:

@@ -12,7 +12,19 @@ from hopscotch.report.page import code, facts, link, page, paragraph, picture, s
 from hopscotch.report.points import Group, group_points, read_points
 
 FILE = "index.html"
-NUMBERS = ("#", "runs", "accuracy", "deviation", "lowest", "highest", "compute", "M MACs", "s of training", "seconds")
+NUMBERS = (
+    "#",
+    "runs",
+    "accuracy",
+    "deviation",
+    "lowest",
+    "highest",
+    "compute",
+    "M MACs",
+    "s of training",
+    "ms a clip",
+    "seconds",
+)
 
 
 def write_sweep_report(
@@ -41,7 +53,7 @@ def sweep_page(
         body.append(paragraph("Beside it, in the same table and picture: " + ", ".join(where.name for where in beside)))
     if groups:
         caption = (
-            "Test accuracy against compute, and against seconds of training, measured on the machine as busy as it "
+            "Test accuracy against compute, and against time, measured on the machine as busy as it "
             "was. Bars: lowest and highest seed. Ringed, joined by steps and numbered as in the table: the Pareto set, "
             "which nothing matches in accuracy for less."
         )

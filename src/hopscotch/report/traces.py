@@ -3,6 +3,7 @@
 Lightning hands callbacks one step output at a time; everything the reports say is about a whole split.
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -97,6 +98,8 @@ class TraceCollector(Callback):
         self.buffer = TraceBuffer()
         self.validation: Evaluation | None = None
         self.test: Evaluation | None = None
+        self.test_seconds = 0.0  # of the whole pass: batches made, run, judged
+        self._begun = 0.0
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.buffer.clear()
@@ -119,6 +122,7 @@ class TraceCollector(Callback):
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.buffer.clear()
+        self._begun = time.perf_counter()
 
     def on_test_batch_end(
         self,
@@ -132,4 +136,5 @@ class TraceCollector(Callback):
         self.buffer.add(batch, outputs)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.test = self.buffer.gather()
+        self.test = self.buffer.gather()  # waits for a GPU
+        self.test_seconds = time.perf_counter() - self._begun
