@@ -53,6 +53,16 @@ def test_a_sweep_half_done_is_reported_as_what_it_is(tmp_path: Path, capsys: pyt
     assert out.splitlines()[-1] == str(tmp_path / "index.html")
 
 
+def test_what_all_jobs_were_given_is_said_once(tmp_path: Path) -> None:
+    for model in ("dense", "skip"):
+        write_run(tmp_path / model, f"model={model}", "seed=0", "data.root=x", f"model.dim={len(model)}")
+    report_folder(tmp_path)
+    html = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert html.count("data.root=x") == html.count("For all alike: data.root=x") == 1
+    assert "model.dim=4" in html
+    assert "model.dim=5" in html
+
+
 def test_the_tables_say_what_the_picture_shows(tmp_path: Path) -> None:
     for seed, accuracy in enumerate((0.90, 0.94)):
         write_run(tmp_path / f"dense_{seed}", "model=dense", f"seed={seed}", acc=accuracy, macs=4e6)

@@ -207,7 +207,8 @@ def means_table(jobs: Sequence[Job]) -> "Table":
 
 def groups_table(found: "Sequence[Group]") -> "Table":
     """One row per group of seeds and speakers, cheapest first."""
-    heads = ["runs", "test acc", "", "MACs (M)", "ms a clip", "fit s"]
+    timed = any(group.clip_ms for group in found)
+    heads = ["runs", "test acc", "", "MACs (M)", *(["ms a clip"] if timed else []), "fit s"]
     table = new_table("Accuracy and cost, cheapest first; * Pareto set", ["#", "what"], heads)
     for row, group in enumerate(found, start=1):
         accuracy, macs, seconds = group.accuracy, group.macs, group.seconds
@@ -219,7 +220,7 @@ def groups_table(found: "Sequence[Group]") -> "Table":
             mean_and_deviation,
             "*" if group.is_best else "",
             number(macs.mean, 3),
-            number(group.clip_ms and group.clip_ms.mean, 2),
+            *([number(group.clip_ms and group.clip_ms.mean, 2)] if timed else []),
             number(seconds and seconds.mean, 1),
         ]
         table.add_row(str(row), words(group.name.split(" "), ()), *numbers)

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from hopscotch.report.frontier import draw_frontier, frontier_figure, write_groups, written_rows
-from hopscotch.report.jobs import Job
+from hopscotch.report.jobs import Job, shared_overrides
 from hopscotch.report.page import code, facts, link, page, paragraph, picture, section, table, warning
 from hopscotch.report.points import Group, group_points, read_points
 
@@ -66,8 +66,10 @@ def sweep_page(
         listed = [[job_link(folder, job), job.status, described(job), job.error or "not known"] for job in unfinished]
         body.append(section("What did not finish", table(["job", "status", "overrides", "reason"], listed)))
     heads = ["job", "status", "model", "seed", "overrides", "accuracy", "compute", "M MACs", "seconds"]
-    listed = [[job_link(folder, job), job.status, job.model, job.seed, *figures(job)] for job in jobs]
-    body.append(section("All jobs", table(heads, listed, numbers=NUMBERS)))
+    shared = shared_overrides(jobs) if len(jobs) > 1 else []
+    listed = [[job_link(folder, job), job.status, job.model, job.seed, *figures(job, shared)] for job in jobs]
+    alike = [paragraph("For all alike: " + " ".join(shared))] if shared else []
+    body.append(section("All jobs", *alike, table(heads, listed, numbers=NUMBERS)))
     if command:
         body.append(section("The command", code(command)))
     return page(f"Sweep {folder.resolve().name}", body)
@@ -127,9 +129,10 @@ def described(job: Job) -> str:
     return " ".join([f"model={job.model}", *job.overrides, f"seed={job.seed}"]) if job.model else ""
 
 
-def figures(job: Job) -> list[str]:
-    """What the first table has not: every override as it was typed, and the seconds of the whole job."""
+def figures(job: Job, shared: Sequence[str]) -> list[str]:
+    """What the first table has not: overrides as they were typed but for shared ones, seconds of the whole job."""
     macs = "" if job.macs is None else f"{job.macs / 1e6:.3f}"
     numbers = [(job.test_acc, 4), (job.compute_fraction, 3)]
     shown = ["" if value is None else f"{value:.{digits}f}" for value, digits in numbers]
-    return [" ".join(job.overrides), *shown, macs, "" if job.seconds is None else f"{job.seconds:.1f}"]
+    told = " ".join(word for word in job.overrides if word not in shared)
+    return [told, *shown, macs, "" if job.seconds is None else f"{job.seconds:.1f}"]
