@@ -42,16 +42,20 @@ class _Shares(Dataset[list[Result]], Generic[Result]):
         return self.work(self.shares[index])
 
 
+def _start(_: int) -> None:
+    gc.freeze()  # or the first look for garbage copies all that the worker shares with the process it came from
+
+
 def side_by_side(
     work: Callable[[list[Path]], list[Result]], files: Sequence[Path], num_workers: int
 ) -> Iterator[list[Result]]:
     """What `work` makes of each share, in their order; `num_workers` processes, each with one thread."""
-    gc.freeze()  # or the workers' first look for garbage copies all of this process's memory
     loader = DataLoader(
         _Shares(work, list(shares_of(files, num_workers))),
         batch_size=None,
         collate_fn=list,
         num_workers=num_workers,
+        worker_init_fn=_start,
         generator=torch.Generator(),  # its own: a loader draws a number that nobody here uses
     )
     yield from loader
