@@ -117,10 +117,10 @@ def print_error(error: Exception) -> None:
 
 
 def fit_and_test(cfg: DictConfig, run: Path, started: float) -> dict[str, Any]:
-    if (
-        gc.get_freeze_count() == 0
-    ):  # what was imported stays: to look through it for garbage takes a quarter of a second
-        gc.freeze()  # once: in a sweep the second job's would keep what the first one left
+    # Imports stay: to look through them for garbage takes a quarter of a second. Once: what a sweep's first job leaves
+    # behind must not stay.
+    if gc.get_freeze_count() == 0:
+        gc.freeze()
     quiet()
     if cfg.ckpt_path is not None and not Path(cfg.ckpt_path).is_file():
         raise ValueError(f"ckpt_path must be a checkpoint file, got {cfg.ckpt_path}, which is not there.")

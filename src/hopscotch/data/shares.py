@@ -1,4 +1,4 @@
-"""Many files shared out among processes, a core each: for small models twice as fast as one batch on all cores."""
+"""Many files shared out among processes, a core each: small models leave little to threads."""
 
 import gc
 import math

@@ -45,7 +45,7 @@ class Group:
     seconds: Spread | None  # of training
     clip_ms: Spread | None  # of testing, for each clip
     is_best: bool = False  # in the Pareto set of accuracy and multiply-accumulates
-    is_fastest: bool = False  # in that of accuracy and `time_of`
+    is_fastest: bool = False  # in that of accuracy and `time_measured`
 
     @property
     def name(self) -> str:
