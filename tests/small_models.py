@@ -132,5 +132,5 @@ def skip_nothing(model: nn.Module) -> None:
             if isinstance(module, JumpPolicy):
                 force_actions(module, [0] * (module.depth - 1))
             if isinstance(module, Gate):
-                module.combine.bias.fill_(50.0)
-                module.is_biased.fill_(True)
+                module.offset.fill_(1000.0)
+                module.is_placed.fill_(True)

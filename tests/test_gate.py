@@ -68,25 +68,68 @@ def test_padding_is_never_open() -> None:
 
 
 @pytest.mark.parametrize("open_rate", [0.3, 0.85])
-def test_the_first_training_batch_sets_the_bias_for_the_open_rate(open_rate: float) -> None:
+def test_the_first_training_batch_sets_the_offset_for_the_open_rate(open_rate: float) -> None:
     gate, x, mask = make(open_rate=open_rate)
-    untouched = copy.deepcopy(gate)
     for _ in range(2):
         is_open = gate(x, mask).is_open.bool()
         assert int(is_open.sum()) / int(mask.sum()) == pytest.approx(open_rate, abs=0.01)
-    bias = gate.combine.bias.clone()
-    assert bias != untouched.combine.bias
+    offset = gate.offset.clone()
+    assert offset != 0
     gate(x + 3, mask)
-    assert torch.equal(gate.combine.bias, bias)
+    assert torch.equal(gate.offset, offset)
 
 
-def test_a_loaded_gate_keeps_its_bias() -> None:
+def test_a_loaded_gate_keeps_its_offset() -> None:
     gate, x, mask = make()
     gate(x, mask)
     fresh, _, _ = make()
     fresh.load_state_dict(gate.state_dict())
     fresh(x + 3, mask)
-    assert torch.equal(fresh.combine.bias, gate.combine.bias)
+    assert torch.equal(fresh.offset, gate.offset)
+
+
+def test_scores_are_standardised_over_the_valid_tokens_of_the_batches_since() -> None:
+    gate, x, mask = make(rule="off")
+    x[1, 20:] = 1e3  # padding
+    gate(x, mask)
+    with torch.no_grad():
+        gate.combine.weight.mul_(40)
+        gate.values.add_(7.0)
+    for training in (True, False):
+        for _ in range(100):
+            gate(x, mask)
+            gate.update_threshold(1.0)
+        standardised = (gate.train(training).logits(x, mask) - gate.offset)[mask]
+        assert standardised.mean().abs() < 1e-3
+        assert standardised.std().item() == pytest.approx(1, abs=0.01)
+
+
+def test_a_forward_pass_alone_moves_no_score() -> None:
+    gate, x, mask = make()
+    gate(x, mask)
+    before = gate.logits(x, mask)
+    gate(x[:2] + 3, mask[:2])
+    assert torch.equal(gate.logits(x, mask), before), "a clip of a batch would depend on the batch before"
+
+
+def test_tokens_that_are_not_finite_leave_the_running_means_alone() -> None:
+    gate, x, mask = make()
+    gate(x, mask)
+    before = buffers(gate)
+    gate(x / 0, mask)
+    for name in ("measured_mean", "measured_deviation"):
+        assert torch.equal(gate.state_dict()[name], before[name])
+
+
+def test_a_gradient_asks_nothing_that_shifts_or_stretches_all_scores_alike() -> None:
+    gate, x, mask = make()
+    gate(x, mask)
+    (gate(x, mask).is_open * torch.rand(mask.shape)).sum().backward()
+    values, weight = gate.values.grad, gate.combine.weight.grad
+    assert isinstance(values, Tensor)
+    assert isinstance(weight, Tensor)
+    assert values.sum().abs() < 1e-3 * values.abs().sum(), "all values higher by the same"
+    assert (weight * gate.combine.weight).sum().abs() < 0.02 * weight.norm(), "all scores larger by the same"
 
 
 def test_a_detached_score_sends_nothing_back_to_the_tokens() -> None:
@@ -277,7 +320,23 @@ def test_scores_stay_bounded_over_300_steps() -> None:
         optimizer.step()
         gate.update_threshold(loss.item())
     assert loss.item() < 0.1
-    assert gate.logits(x).abs().max() < 30  # a probe without care ran off to 500
+    assert gate.logits(x, mask).abs().max() < 10  # a probe without care ran off to 500
+
+
+@pytest.mark.parametrize("rule", MOVING)
+def test_no_rule_saturates_where_opening_every_token_is_all_that_the_gradient_asks(rule: Any) -> None:
+    gate, _, mask = make(rule=rule, threshold_by="loss")
+    optimizer = torch.optim.AdamW(gate.parameters(), lr=0.01)
+    rates = []
+    for step in range(600):
+        optimizer.zero_grad()
+        decision = gate(torch.randn(4, 50, DIM), mask)
+        (-decision.is_open.sum()).backward()
+        optimizer.step()
+        gate.update_threshold(2 - 0.001 * step + 0.1 * torch.randn(()).item())
+        rates.append(decision.open_rate.mean().item())
+    assert 0.1 < sum(rates[300:]) / 300 < 0.99
+    assert 0.05 < gate.threshold.item() < 0.95, "scores ran after it to 1 before they were standardised"
 
 
 @pytest.mark.parametrize(

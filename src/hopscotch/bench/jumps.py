@@ -97,7 +97,7 @@ def _tokens(batch: int, time: int, dim: int, most: float, rounds: int, device: s
     x = torch.randn(batch, time, dim, device=device)
     mask = torch.ones(batch, time, dtype=torch.bool, device=device)
     with torch.no_grad():
-        scores = torch.sigmoid(layer.gate.logits(x)).flatten().sort().values
+        scores = torch.sigmoid(layer.gate.logits(x, mask)).flatten().sort().values
     thresholds = {rate: scores[-int(rate * len(scores)) - 1] for rate in OPEN_RATES} | {1.0: scores[0] - 1}
 
     def gated(rate: float) -> Callable[[Tensor], Tensor]:

@@ -1,12 +1,14 @@
 """Open or close a token: a cheap score against a threshold, trained straight through.
 
     readout = softmax(cos(x, keys) / temperature) @ values
-    score   = sigmoid(Linear(2, 1)[readout ; MLP(x)])          open = score > threshold
+    score   = sigmoid(standardised(Linear(2, 1)[readout ; MLP(x)]) + offset)        open = score > threshold
     backward: d score = d open (identity);  d threshold = - sum d open (while gradients move it)
 
-The sigmoid makes [0, 1], to which the threshold is clamped, the score's range. The score reads x detached: undetached
-scores ran off to 500 in a probe, and the model with them. The threshold is moved by `update_threshold(loss)`, once
-after every optimizer step:
+The sigmoid makes [0, 1], to which the threshold is clamped, the score's range. Standardised by their running mean and
+deviation, with the gradient of scores standardised over the batch, scores rank tokens, and the threshold says how many
+are open. Before, scores ran after a rising threshold until both were 1 in float32 and every token was open for good.
+The score reads x detached: undetached scores ran off to 500 in a probe, and the model with them.
+`update_threshold(loss)`, once after every optimizer step, brings mean and deviation up to date and moves the threshold:
 
     sign          above the running mean of the loss: down by lr, below: up by lr        (the sketch)
     proportional  the same, by lr * clamp((loss - mean) / mean, -1, 1)
@@ -26,15 +28,22 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from hopscotch.compute import Count
+from hopscotch.layers.pooling import masked_mean_and_std
 
 Rule = Literal["sign", "proportional", "target", "off"]
 RULES = ("sign", "proportional", "target", "off")
 THRESHOLD_SOURCES = ("gradient", "loss")
 
 LOSS_MOMENTUM = 0.98  # running mean of the loss over about 50 steps
-RATE_MOMENTUM = 0.9  # running mean of the open rate over about 10 steps
+MEASURE_MOMENTUM = 0.9  # running means of the open rate, and of the scores' mean and deviation, over about 10 steps
 SET_POINT_SPAN = 0.1  # how far the loss may move the set point of rule `target`, as an open rate
 SCORE_MARGIN = 1e-6
+
+
+@torch.no_grad()
+def _follow(running: Tensor, measured: Tensor) -> None:
+    measured = measured.to(running.dtype)
+    running.lerp_(torch.where(torch.isfinite(measured), measured, running), 1 - MEASURE_MOMENTUM)
 
 
 class GateDecision(NamedTuple):
@@ -69,7 +78,12 @@ class Gate(nn.Module):
     loss_mean: Tensor
     num_updates: Tensor
     measured_rate: Tensor
-    is_biased: Tensor
+    measured_mean: Tensor
+    measured_deviation: Tensor
+    mean: Tensor
+    deviation: Tensor
+    offset: Tensor
+    is_placed: Tensor
     by_loss: Tensor
 
     def __init__(
@@ -108,8 +122,8 @@ class Gate(nn.Module):
         self.values = nn.Parameter(torch.randn(num_keys, 1))
         # A cosine lies in [-1, 1]: 0.1 makes the read-out selective; the sketch's sqrt(dim) makes it uniform.
         self.log_temperature = nn.Parameter(torch.tensor(math.log(0.1)))
-        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.SiLU(), nn.Linear(hidden, 1))
-        self.combine = nn.Linear(2, 1)
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.SiLU(), nn.Linear(hidden, 1, bias=False))
+        self.combine = nn.Linear(2, 1, bias=False)
         if threshold_by == "gradient":
             self.threshold = nn.Parameter(torch.tensor(float(threshold)))
         else:
@@ -118,11 +132,27 @@ class Gate(nn.Module):
         self.register_buffer("loss_mean", torch.tensor(0.0))
         self.register_buffer("num_updates", torch.tensor(0))
         self.register_buffer("measured_rate", torch.tensor(float(open_rate)))
-        self.register_buffer("is_biased", torch.tensor(False))
-        self._may_need_bias = True  # spares a look at the device once the bias is known to be set
+        for name in ("measured_mean", "mean"):  # of scores that are not standardised yet
+            self.register_buffer(name, torch.tensor(0.0))
+        for name in ("measured_deviation", "deviation"):
+            self.register_buffer(name, torch.tensor(1.0))
+        self.register_buffer("offset", torch.tensor(0.0))
+        self.register_buffer("is_placed", torch.tensor(False))
+        self._may_need_place = True  # spares a look at the device once it is known to be placed
 
-    def logits(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch"]:
-        """Scores before the sigmoid."""
+    def logits(
+        self, x: Float[Tensor, "batch time dim"], mask: Bool[Tensor, "batch time"]
+    ) -> Float[Tensor, "batch time"]:
+        """Scores before the sigmoid, standardised."""
+        raw = self._raw(x)
+        if not self.training:
+            return (raw - self.mean) / self.deviation + self.offset
+        mean, deviation = masked_mean_and_std(raw.reshape(1, -1, 1), mask.reshape(1, -1))[0]
+        self._measure(raw.detach(), mask, mean.detach(), deviation.detach())
+        over_batch = (raw - mean) / deviation  # its gradient asks nothing that shifts or stretches all scores alike
+        return over_batch + ((raw - self.mean) / self.deviation + self.offset - over_batch).detach()
+
+    def _raw(self, x: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time"]:
         x = x.detach() if self.detach else x
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-12)
         # Divided after the product: 16 values a token, not dim.
@@ -137,16 +167,14 @@ class Gate(nn.Module):
         bias: Tensor | float = 0.0,
     ) -> GateDecision:
         """`bias` > 0 opens more gates in evaluation (it is added before the sigmoid); training ignores it."""
-        logits = self.logits(x)
-        if self.training and self._may_need_bias:
-            logits = logits + self._set_bias(logits.detach(), mask)
+        logits = self.logits(x, mask)
         score = torch.sigmoid(logits if self.training else logits + bias)
         is_open: Tensor = StraightThrough.apply(score, self.threshold) * mask  # pyright: ignore[reportAssignmentType]
         computed = is_open.detach() > 0
         num_valid = mask.sum(dim=1)
         open_rate = is_open.sum(dim=1) / num_valid
         if self.training:
-            self._measure(computed.sum() / num_valid.sum())
+            _follow(self.measured_rate, computed.sum() / num_valid.sum())
             computed = self._explored(computed, mask)
         return GateDecision(is_open, computed, open_rate)
 
@@ -156,24 +184,30 @@ class Gate(nn.Module):
         return is_open | (mask & (torch.rand(mask.shape, device=mask.device) < self.explore))
 
     @torch.no_grad()
-    def _measure(self, rate: Tensor) -> None:
-        self.measured_rate.lerp_(rate.to(self.measured_rate.dtype), 1 - RATE_MOMENTUM)
+    def _measure(self, raw: Tensor, mask: Tensor, mean: Tensor, deviation: Tensor) -> None:
+        if self._may_need_place:
+            self._place(raw, mask, mean, deviation)
+        _follow(self.measured_mean, mean)
+        _follow(self.measured_deviation, deviation)
 
-    @torch.no_grad()
-    def _set_bias(self, logits: Tensor, mask: Tensor) -> Tensor:
+    def _place(self, raw: Tensor, mask: Tensor, mean: Tensor, deviation: Tensor) -> None:
         """On the first training batch: shift the scores so that `open_rate` of the tokens is open."""
-        self._may_need_bias = False
-        if bool(self.is_biased):
-            return torch.zeros_like(self.combine.bias)
+        self._may_need_place = False
+        if bool(self.is_placed):
+            return
+        for measured, used, value in (
+            (self.measured_mean, self.mean, mean),
+            (self.measured_deviation, self.deviation, deviation),
+        ):
+            measured.copy_(value)
+            used.copy_(value)
         threshold = self.threshold.clamp(SCORE_MARGIN, 1 - SCORE_MARGIN).logit()
-        shift = threshold - logits[mask].quantile(1 - self.open_rate)
-        self.combine.bias.add_(shift)
-        self.is_biased.fill_(True)
-        return shift
+        self.offset.copy_(threshold - ((raw[mask] - mean) / deviation).quantile(1 - self.open_rate))
+        self.is_placed.fill_(True)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self._may_need_bias = True
+        self._may_need_place = True
         self._hand_over(bool(self.by_loss))
 
     def _hand_over(self, by_loss: bool) -> None:
@@ -201,6 +235,8 @@ class Gate(nn.Module):
         step = self._limited(self._step(loss, mean, lr), lr) * finite
         # Short of 0 and 1, so that the bias of an evaluation can still open and close every gate.
         self.threshold.add_(step).clamp_(SCORE_MARGIN, 1 - SCORE_MARGIN)
+        self.mean.copy_(self.measured_mean)
+        self.deviation.copy_(self.measured_deviation)
         self.loss_mean.copy_(torch.lerp(loss, mean, LOSS_MOMENTUM))
         self.num_updates.add_(finite)
         self.by_loss.fill_(True)
