@@ -141,7 +141,7 @@ def test_the_trainer_s_switch_turns_the_progress_bar_off(tmp_path: Path) -> None
     cfg = tiny_config(tmp_path, tmp_path, "callbacks=default", "trainer.enable_progress_bar=false")
     names = [type(callback).__name__ for callback in build_callbacks(cfg)]
     assert "SkipProgressBar" not in names
-    assert "ModelCheckpoint" in names
+    assert "BestAndLast" in names
 
 
 def defaults_of(maker: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,100 @@
+"""The best checkpoint and the last one: each state is written once, and none is left out."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+
+from hopscotch.tasks.saving import BestAndLast
+
+LOSSES = (3.0, 1.0, 2.0, 0.5)  # on validation: the third epoch is not the best
+
+
+class Module(LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def training_step(self, batch: Tensor) -> Tensor:
+        return (self.weight - batch).square().mean()
+
+    def validation_step(self, batch: Tensor) -> None:
+        self.log("val/loss", LOSSES[self.current_epoch])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=0.1)
+
+
+class Counting(Trainer):
+    written: list[tuple[int, str]]  # (epoch, file)
+
+    def save_checkpoint(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        self.written.append((self.current_epoch, Path(filepath).name))
+        super().save_checkpoint(filepath, *args, **kwargs)
+
+
+def fit(
+    folder: Path, epochs: int, kind: type[ModelCheckpoint] = BestAndLast, ckpt_path: Path | None = None
+) -> Counting:
+    keep = kind(folder, "best", monitor="val/loss", save_last=True, enable_version_counter=False)
+    trainer = Counting(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=[keep],
+    )
+    trainer.written = []
+    clips = torch.utils.data.DataLoader(torch.ones(6))  # pyright: ignore[reportArgumentType]
+    trainer.fit(Module(), clips, clips, ckpt_path=ckpt_path, weights_only=True)
+    return trainer
+
+
+def read(path: Path) -> dict[str, Any]:
+    return torch.load(path, weights_only=True)
+
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists"),
+]
+
+
+def test_a_state_is_written_once(tmp_path: Path) -> None:
+    trainer = fit(tmp_path, 4)
+    assert trainer.written == [(0, "best.ckpt"), (1, "best.ckpt"), (2, "last.ckpt"), (3, "best.ckpt")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 4])
+def test_a_copy_holds_what_lightning_would_have_written(tmp_path: Path, epochs: int) -> None:
+    for kind in (BestAndLast, ModelCheckpoint):
+        fit(tmp_path / kind.__name__, epochs, kind)
+    for name in ("best.ckpt", "last.ckpt"):
+        copied, written = (read(tmp_path / kind.__name__ / name) for kind in (BestAndLast, ModelCheckpoint))
+        assert copied.keys() == written.keys()
+        for part in ("epoch", "global_step", "state_dict", "loops", "optimizer_states"):
+            assert copied[part] == written[part]
+
+
+def test_the_last_is_the_last_even_where_another_is_the_best(tmp_path: Path) -> None:
+    fit(tmp_path, 3)
+    assert [read(tmp_path / name)["epoch"] for name in ("best.ckpt", "last.ckpt")] == [1, 2]
+
+
+@pytest.mark.parametrize("epochs", [2, 3])
+def test_a_run_goes_on_from_where_it_ended(tmp_path: Path, epochs: int) -> None:
+    straight = fit(tmp_path / "straight", 4)
+    fit(tmp_path / "broken", epochs)
+    resumed = fit(tmp_path / "broken", 4, ckpt_path=tmp_path / "broken" / "last.ckpt")
+    assert resumed.written == straight.written[epochs:]
+    for name in ("best.ckpt", "last.ckpt"):
+        one, other = (read(tmp_path / folder / name) for folder in ("broken", "straight"))
+        assert one["state_dict"] == other["state_dict"]
+        assert one["epoch"] == other["epoch"]
