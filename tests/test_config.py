@@ -84,7 +84,7 @@ def test_the_size_sets_the_width_of_the_encoder() -> None:
             "experiment=fsd",
             "experiment=fsd: experiment must be one of adapts_fsdd, frontier_controls, frontier_fsdd, fsdd, "
             "fsdd_speakers, scenes, scenes_controls, study_60_epochs, study_fsdd, study_landings, study_routes, "
-            "study_scenes, study_strides, study_thresholds. Did you mean fsdd?",
+            "study_scenes, study_schedules, study_strides, study_thresholds. Did you mean fsdd?",
         ),
         (
             "trainer.max_epoch=3",
