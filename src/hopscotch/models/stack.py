@@ -51,15 +51,19 @@ class Stack(Encoder):
     ) -> tuple[Float[Tensor, "batch time dim"], SkipTrace]:
         for block in self.blocks:
             x = block(x, lengths)
-        strides = torch.tensor(self.strides, device=x.device).expand(len(x), -1)
-        return x, fixed_trace(strides, self._macs(lengths, self.strides), self._macs(lengths, [1] * len(self.strides)))
+        strides = torch.tensor(self.strides, device=x.device)
+        macs, dense_macs = self._macs(lengths, strides), self._macs(lengths, torch.ones_like(strides))
+        return x, fixed_trace(strides.expand(len(x), -1), macs, dense_macs)
 
     def macs_range(self, time: int) -> tuple[int, int]:
-        positions = torch.tensor(time)
-        return int(self._macs(positions, self.strides)), int(self._macs(positions, [1] * len(self.strides)))
+        positions, strides = torch.tensor(time), torch.tensor(self.strides)
+        return int(self._macs(positions, strides)), int(self._macs(positions, torch.ones_like(strides)))
 
     def static_parts(self) -> Sequence[nn.Module]:
         return list(self.blocks)
 
-    def _macs(self, time: Tensor, strides: list[int]) -> Tensor:
-        return torch.stack([block_macs(time, self.dim, self.ffn_ratio, stride) for stride in strides]).sum(dim=0)
+    def _macs(self, time: Tensor, strides: Tensor) -> Tensor:
+        """Of all blocks; one stride for each."""
+        macs = block_macs(time[..., None], self.dim, self.ffn_ratio, strides)
+        assert isinstance(macs, Tensor)
+        return macs.sum(dim=-1)
