@@ -70,7 +70,8 @@ class Gate(nn.Module):
     """A yes/no per token.
 
     `threshold_by`: "loss" makes the threshold a buffer that only `update_threshold` moves; "gradient" makes it a
-    parameter until `update_threshold` is first called, and leaves it to the loss from then on.
+    parameter until `update_threshold` is first called, and leaves it to the loss from then on. Until then the scores'
+    mean and deviation are those of the first training batch.
     `training_mode`: "full" computes every valid token; "packed" computes the open ones and a share `explore` of the
     others, so that closed tokens can still learn to open. Evaluation is always packed.
     """
