@@ -42,10 +42,11 @@ ENCODERS: dict[str, tuple[type[Encoder], dict[str, Any]]] = {
 GROUPS = {"jump": {}, "policy": {}, "gate": {"open_rate": 0.5, "threshold_by": "loss"}}
 
 
-def make_encoder(name: str, *, ffn_ratio: float = 2, **changes: Any) -> Encoder:
+def make_encoder(name: str, *, ffn_ratio: float = 2, convolution_width: int = 3, **changes: Any) -> Encoder:
     kind, arguments = ENCODERS[name]
     groups = GROUPS if kind in (JumpStack, JumpAttention) else {}
-    return kind(DIM, HEADS, DEPTH, **{"ffn_ratio": ffn_ratio, **groups, **arguments, **changes})  # pyright: ignore[reportCallIssue]
+    blocks = {"ffn_ratio": ffn_ratio, "convolution_width": convolution_width}
+    return kind(DIM, HEADS, DEPTH, **{**blocks, **groups, **arguments, **changes})  # pyright: ignore[reportCallIssue]
 
 
 def make_model(

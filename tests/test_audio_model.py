@@ -179,7 +179,7 @@ def test_augmentation_is_for_training_and_keyed_by_clip() -> None:
 def test_branches_start_as_large_as_asked(model: str) -> None:
     usual, small = (dict(make_model(model, branch_start=start).encoder.named_parameters()) for start in (1.0, 0.1))
     scaled = {name for name in usual if not torch.equal(usual[name], small[name])}
-    ends = (".attention.output.", ".attention.attention.output.", ".ffn.2.")
+    ends = (".around.", ".attention.output.", ".attention.attention.output.", ".ffn.2.")
     assert scaled == {name for name in usual if any(end in f".{name}" for end in ends)}
     assert scaled
     for name in scaled:

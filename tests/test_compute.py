@@ -52,8 +52,9 @@ def test_attention_macs_are_those_that_run(stride: int, padded: bool) -> None:
 
 
 def test_block_macs_are_those_that_run() -> None:
-    block = TransformerBlock(16, 2, ffn_ratio=3, stride=2).eval()
-    assert counted_macs(block, torch.zeros(2, 11, 16)) == 2 * block_macs(11, 16, 3, 2)
+    for width in (0, 5):
+        block = TransformerBlock(16, 2, ffn_ratio=3, stride=2, convolution_width=width).eval()
+        assert counted_macs(block, torch.zeros(2, 11, 16)) == 2 * block_macs(11, 16, 3, 2, convolution_width=width)
 
 
 VARIANTS = [

@@ -7,6 +7,7 @@ takes Python integers or integer tensors of any shape and gives exact integers o
     linear      positions * in * out
     attention   queries and output: 2 T d^2;  keys and values: 2 K d^2;  scores and read-out: 2 T K d
                 with T positions and K = ceil(T / stride) keys
+    convolution T * in * out * width;  channel by channel: T * d * width
 """
 
 from typing import TypeVar
@@ -39,6 +40,9 @@ def feed_forward_macs(time: Count, dim: int, ffn_ratio: float) -> Count:
     return 2 * linear_macs(time, dim, int(dim * ffn_ratio))
 
 
-def block_macs(time: Count, dim: int, ffn_ratio: float, stride: int | Tensor = 1) -> Count:
+def block_macs(
+    time: Count, dim: int, ffn_ratio: float, stride: int | Tensor = 1, *, convolution_width: int = 0
+) -> Count:
     """A pre-norm transformer block whose attention reads every `stride`-th key."""
-    return attention_macs(time, dim, stride) + feed_forward_macs(time, dim, ffn_ratio)
+    around = convolution_macs(time, dim, 1, convolution_width)
+    return around + attention_macs(time, dim, stride) + feed_forward_macs(time, dim, ffn_ratio)

@@ -114,6 +114,9 @@ class Model:
     depth: int = keeps(at_least(1))
     ffn_ratio: float = keeps(ABOVE_ZERO)
     dropout: float = keeps(PART)
+    convolution_width: int = keeps(
+        Rule("0, or an odd number of positions", lambda value: value == 0 or (value > 0 and value % 2 == 1))
+    )
     stem_stride: int = keeps(Rule("2 or 4", lambda value: value in (2, 4)))
     positions: str = keeps(one_of("sinusoidal", "convolutional"))
     pooling: str = keeps(one_of("statistics", "maxima"))

@@ -73,6 +73,7 @@ class SkipLayer(nn.Module):
         expansion: int = 2,
         ffn_ratio: float = 4,
         dropout: float = 0.0,
+        convolution_width: int = 0,
         jump_rule: JumpRule = "skip",
         jump_max: int = 3,
         jump_mix: Mix = "convex",
@@ -96,7 +97,8 @@ class SkipLayer(nn.Module):
         check_choice("policy.sees", policy_sees, ("input", "first", "state"))
         if policy_estimator == "gain" and policy_sees == "state":
             raise ValueError("policy.sees must be input or first under policy.estimator=gain, got state.")
-        self.dim, self.depth, self.ffn_ratio, self.max_jump = dim, depth, ffn_ratio, jump_max
+        self.dim, self.depth, self.max_jump = dim, depth, jump_max
+        self.ffn_ratio, self.convolution_width = ffn_ratio, convolution_width
         self.inner, self.mix, self.sees = inner, jump_mix, policy_sees
         num_features = dim if policy_sees == "input" else 2 * dim
         self.policy = JumpPolicy(
@@ -107,7 +109,10 @@ class SkipLayer(nn.Module):
         self.gates: list[Gate] = []
         for index in range(depth):
             if inner == "transformer":
-                self.layers.append(TransformerBlock(dim, num_heads, ffn_ratio=ffn_ratio, dropout=dropout))
+                block = TransformerBlock(
+                    dim, num_heads, ffn_ratio=ffn_ratio, dropout=dropout, convolution_width=convolution_width
+                )
+                self.layers.append(block)
                 continue
             gate = Gate(
                 dim,
@@ -223,7 +228,8 @@ class SkipLayer(nn.Module):
         """What a visit costs before any token is open; the memory's gate is in it, jump or no jump."""
         memory = 0 if self.mix == "none" else self.dim
         if self.inner == "transformer":
-            return block_macs(time, self.dim, self.ffn_ratio) + memory
+            block = block_macs(time, self.dim, self.ffn_ratio, convolution_width=self.convolution_width)
+            return block + memory
         return self.gates[layer].macs(time) + memory
 
     def token_macs(self, layer: int, time: Tensor) -> Tensor:

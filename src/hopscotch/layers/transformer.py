@@ -1,8 +1,12 @@
 """A pre-norm transformer block whose attention may skip keys (Vaswani et al. 2017; pre-norm after Xiong et al. 2020).
 
-    x <- x + attention(norm(x));   x <- x + ffn(norm(x)),   ffn: dim -> ffn_ratio * dim -> dim
+    x <- x + around(x)             a convolution channel by channel, where `convolution_width` is above 0
+    x <- x + attention(norm(x))
+    x <- x + ffn(norm(x))          dim -> ffn_ratio * dim -> dim
 
 `ffn_ratio` decides what a stride can save: at 4 the keys and values are a sixth of the block's weights, at 1 a third.
+Attention looks everywhere and has to learn what is near; a convolution knows (as at the head of each block in
+UniFormer, Li et al. 2022, there over pictures; Conformer's, Gulati et al. 2020, has a gate and norms beside).
 """
 
 from collections.abc import Sequence
@@ -12,6 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hopscotch.layers.attention import SkipAttention
+from hopscotch.layers.convolution import DepthwiseConvolution
+from hopscotch.types import valid_mask
 
 
 class FeedForward(nn.Sequential):
@@ -22,9 +28,17 @@ class FeedForward(nn.Sequential):
 
 class TransformerBlock(nn.Module):
     def __init__(
-        self, dim: int, num_heads: int, *, ffn_ratio: float = 4, dropout: float = 0.0, stride: int = 1
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        ffn_ratio: float = 4,
+        dropout: float = 0.0,
+        convolution_width: int = 0,
+        stride: int = 1,
     ) -> None:
         super().__init__()
+        self.around = DepthwiseConvolution(dim, convolution_width) if convolution_width else None
         self.attention_norm = nn.LayerNorm(dim)
         self.attention = SkipAttention(dim, num_heads, stride=stride)
         self.ffn_norm = nn.LayerNorm(dim)
@@ -38,6 +52,7 @@ class TransformerBlock(nn.Module):
         *,
         strides: int | Sequence[int] | None = None,
     ) -> Float[Tensor, "batch time dim"]:
+        x = self.look_around(x, lengths)
         x = x + self.dropout(self.attention(self.attention_norm(x), lengths, strides=strides))
         return self.feed_forward(x)
 
@@ -48,13 +63,21 @@ class TransformerBlock(nn.Module):
         So starts LayerScale (Touvron et al. 2021), and at 0 ReZero (Bachlechner et al. 2020), there by factors of their
         own, here by the weights themselves.
         """
-        for last in (self._attention_output, self.ffn[-1]):
-            for parameter in last.parameters():
+        for last in (self.around, self._attention_output, self.ffn[-1]):
+            for parameter in () if last is None else last.parameters():
                 parameter.mul_(factor)
 
     @property
     def _attention_output(self) -> nn.Linear:
         return self.attention.output
+
+    def look_around(
+        self, x: Float[Tensor, "batch time dim"], lengths: Int[Tensor, " batch"] | None
+    ) -> Float[Tensor, "batch time dim"]:
+        if self.around is None:
+            return x
+        heard = x if lengths is None else x * valid_mask(lengths, x.shape[1])[:, :, None]
+        return x + self.dropout(self.around(heard))
 
     def feed_forward(self, x: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
         return x + self.dropout(self.ffn(self.ffn_norm(x)))

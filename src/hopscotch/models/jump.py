@@ -29,6 +29,7 @@ class JumpStack(Encoder):
         expansion: int = 2,
         ffn_ratio: float = 4,
         dropout: float = 0.0,
+        convolution_width: int = 0,
         jump: Mapping[str, Any],
         policy: Mapping[str, Any],
         gate: Mapping[str, Any],
@@ -52,6 +53,7 @@ class JumpStack(Encoder):
             expansion=expansion,
             ffn_ratio=ffn_ratio,
             dropout=dropout,
+            convolution_width=convolution_width,
             **arguments,
         )
         self.set_progress(0.0)

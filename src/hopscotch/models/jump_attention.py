@@ -31,11 +31,13 @@ class JumpAttention(Encoder):
         first: int = 4,
         ffn_ratio: float = 4,
         dropout: float = 0.0,
+        convolution_width: int = 0,
         **jump_arguments: Any,
     ) -> None:
         super().__init__()
-        self.jump = JumpStack(dim, num_heads, depth, ffn_ratio=ffn_ratio, dropout=dropout, **jump_arguments)
-        self.attention = Stack(dim, num_heads, attention_depth, ffn_ratio=ffn_ratio, dropout=dropout, first=first)
+        blocks: dict[str, Any] = {"ffn_ratio": ffn_ratio, "dropout": dropout, "convolution_width": convolution_width}
+        self.jump = JumpStack(dim, num_heads, depth, **blocks, **jump_arguments)
+        self.attention = Stack(dim, num_heads, attention_depth, **blocks, first=first)
 
     def forward(
         self,

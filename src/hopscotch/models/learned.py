@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hopscotch.compute import block_macs
+from hopscotch.compute import Count, block_macs
 from hopscotch.layers.learned_skip import Estimator, LearnedSkip, StrideChoice, StrideGate
 from hopscotch.layers.pooling import masked_mean, masked_mean_and_std
 from hopscotch.layers.transformer import TransformerBlock
@@ -32,10 +32,11 @@ class LearnedBlock(TransformerBlock):
         *,
         ffn_ratio: float,
         dropout: float,
+        convolution_width: int,
         estimator: Estimator,
         num_features: int | None,
     ) -> None:
-        super().__init__(dim, num_heads, ffn_ratio=ffn_ratio, dropout=dropout)
+        super().__init__(dim, num_heads, ffn_ratio=ffn_ratio, dropout=dropout, convolution_width=convolution_width)
         self.attention = LearnedSkip(dim, num_heads, max_stride, estimator=estimator, num_features=num_features)
 
     @property
@@ -50,6 +51,7 @@ class LearnedBlock(TransformerBlock):
         self, x: Tensor, lengths: Tensor, choice: StrideChoice | None, bias: Tensor | float, strides: Tensor | None
     ) -> tuple[Tensor, StrideChoice]:
         """`choice`: planned ahead, if it was; `strides`: to take instead."""
+        x = self.look_around(x, lengths)
         normed = self.attention_norm(x)
         if choice is None:
             choice = self.attention.choose(normed, lengths, bias)
@@ -75,6 +77,7 @@ class LearnedStack(Encoder):
         *,
         ffn_ratio: float = 4,
         dropout: float = 0.0,
+        convolution_width: int = 0,
         max_stride: int = 8,
         gate_input: GateInput = "layer",
         heads: Heads = "per_layer",
@@ -94,12 +97,18 @@ class LearnedStack(Encoder):
         if gate_input == "first" and depth < 2:
             raise ValueError(f"model.depth must be at least 2 layers for gate_input=first, got {depth}.")
         check_temperatures(temperature_start, temperature_end)
-        self.dim, self.ffn_ratio, self.max_stride = dim, ffn_ratio, max_stride
+        self.dim, self.ffn_ratio, self.convolution_width, self.max_stride = (
+            dim,
+            ffn_ratio,
+            convolution_width,
+            max_stride,
+        )
         self.gate_input, self.estimator, self.shared = gate_input, estimator, heads == "shared"
         self.temperatures = (temperature_start, temperature_end)
         self.num_fixed = 1 if gate_input == "first" else 0  # layers before the plan
         self.blocks = nn.ModuleList(
-            TransformerBlock(dim, num_heads, ffn_ratio=ffn_ratio, dropout=dropout) for _ in range(self.num_fixed)
+            TransformerBlock(dim, num_heads, ffn_ratio=ffn_ratio, dropout=dropout, convolution_width=convolution_width)
+            for _ in range(self.num_fixed)
         )
         self.blocks.extend(
             LearnedBlock(
@@ -108,6 +117,7 @@ class LearnedStack(Encoder):
                 max_stride,
                 ffn_ratio=ffn_ratio,
                 dropout=dropout,
+                convolution_width=convolution_width,
                 estimator=estimator,
                 num_features=2 * dim if gate_input == "first" else None,
             )
@@ -182,7 +192,7 @@ class LearnedStack(Encoder):
 
     def _trace(self, lengths: Tensor, choices: list[StrideChoice], summary: Tensor | None) -> SkipTrace:
         options = torch.arange(1, self.max_stride + 1, device=lengths.device)
-        by_stride = block_macs(lengths[:, None], self.dim, self.ffn_ratio, options)  # batch strides
+        by_stride = self._block_macs(lengths[:, None], options)  # batch strides
         fixed = sum(gate.macs() for gate in self._gates()) + self.num_fixed * by_stride[:, 0]
         strides = torch.stack([choice.strides for choice in choices], dim=1)
         macs = fixed + by_stride.gather(1, strides - 1).sum(dim=1)
@@ -213,9 +223,12 @@ class LearnedStack(Encoder):
 
     def macs_range(self, time: int) -> tuple[int, int]:
         gates = sum(gate.macs() for gate in self._gates())
-        cheapest, dense = (block_macs(time, self.dim, self.ffn_ratio, s) for s in (self.max_stride, 1))
+        cheapest, dense = (self._block_macs(time, stride) for stride in (self.max_stride, 1))
         depth = len(self.blocks)
         return gates + self.num_fixed * dense + (depth - self.num_fixed) * cheapest, gates + depth * dense
+
+    def _block_macs(self, time: Count, stride: int | Tensor) -> Count:
+        return block_macs(time, self.dim, self.ffn_ratio, stride, convolution_width=self.convolution_width)
 
     def set_progress(self, progress: float) -> None:
         for gate in self._gates():

@@ -27,6 +27,7 @@ class Stack(Encoder):
         *,
         ffn_ratio: float = 4,
         dropout: float = 0.0,
+        convolution_width: int = 0,
         strides: Sequence[int] | None = None,
         first: int = 1,
     ) -> None:
@@ -37,9 +38,17 @@ class Stack(Encoder):
             raise ValueError(f"model.encoder.strides must name one stride per layer, got {strides} for depth={depth}.")
         for stride in strides:
             check_stride(stride, "every stride of model.encoder.strides")
-        self.dim, self.ffn_ratio, self.strides = dim, ffn_ratio, strides
+        self.dim, self.ffn_ratio, self.convolution_width, self.strides = dim, ffn_ratio, convolution_width, strides
         self.blocks = nn.ModuleList(
-            TransformerBlock(dim, num_heads, ffn_ratio=ffn_ratio, dropout=dropout, stride=stride) for stride in strides
+            TransformerBlock(
+                dim,
+                num_heads,
+                ffn_ratio=ffn_ratio,
+                dropout=dropout,
+                convolution_width=convolution_width,
+                stride=stride,
+            )
+            for stride in strides
         )
 
     def forward(
@@ -64,6 +73,6 @@ class Stack(Encoder):
 
     def _macs(self, time: Tensor, strides: Tensor) -> Tensor:
         """Of all blocks; one stride for each."""
-        macs = block_macs(time[..., None], self.dim, self.ffn_ratio, strides)
+        macs = block_macs(time[..., None], self.dim, self.ffn_ratio, strides, convolution_width=self.convolution_width)
         assert isinstance(macs, Tensor)
         return macs.sum(dim=-1)

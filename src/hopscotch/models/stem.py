@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hopscotch.compute import convolution_macs
+from hopscotch.layers.convolution import DepthwiseConvolution
 from hopscotch.types import valid_mask
 
 Positions = Literal["sinusoidal", "convolutional"]
@@ -66,21 +67,14 @@ class ConvStem(nn.Module):
         return total if self.around is None else total + self.around.macs(frames)
 
 
-class ConvPositions(nn.Module):
+class ConvPositions(DepthwiseConvolution):
     """What lies around each position. The stem's padding is 0, so a clip has the same positions in any batch."""
 
     def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.dim = dim
-        # Over an axis of width 1: channel by channel a Conv2d takes less than half of a Conv1d's time on a CPU.
-        self.convolution = nn.Conv2d(dim, dim, (POSITION_WIDTH, 1), padding=(POSITION_WIDTH // 2, 0), groups=dim)
+        super().__init__(dim, POSITION_WIDTH)
 
     def forward(self, x: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
-        around = self.convolution(x.transpose(1, 2)[..., None])[..., 0]  # batch dim time
-        return nn.functional.gelu(around.transpose(1, 2))
-
-    def macs(self, time: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
-        return convolution_macs(time, self.dim, 1, POSITION_WIDTH)
+        return nn.functional.gelu(super().forward(x))
 
 
 def sinusoids(time: int, dim: int, device: torch.device) -> Float[Tensor, "time dim"]:
