@@ -11,6 +11,7 @@ from hopscotch.layers.learned_skip import StrideGate
 from hopscotch.layers.policy import JumpPolicy
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.models.encoder import Encoder
+from hopscotch.models.gated import GatedEncoder
 from hopscotch.models.jump import JumpStack
 from hopscotch.models.jump_attention import JumpAttention
 from hopscotch.models.learned import LearnedStack
@@ -42,7 +43,15 @@ ENCODERS: dict[str, tuple[type[Encoder], dict[str, Any]]] = {
 GROUPS = {"jump": {}, "policy": {}, "gate": {"open_rate": 0.5, "threshold_by": "loss"}}
 
 
-def make_encoder(name: str, *, ffn_ratio: float = 2, convolution_width: int = 3, **changes: Any) -> Encoder:
+def make_encoder(
+    name: str, *, ffn_ratio: float = 2, convolution_width: int = 3, open_rate: float | None = None, **changes: Any
+) -> Encoder:
+    """`open_rate`: behind a gate that lets so many tokens in, as at the end of training."""
+    if open_rate is not None:
+        encoder = make_encoder(name, ffn_ratio=ffn_ratio, convolution_width=convolution_width, **changes)
+        gated = GatedEncoder(encoder, DIM, gate={"open_rate": open_rate, "rate_floor": 0.1, "rate_ceiling": 0.98})
+        gated.set_progress(1.0)
+        return gated
     kind, arguments = ENCODERS[name]
     groups = GROUPS if kind in (JumpStack, JumpAttention) else {}
     blocks = {"ffn_ratio": ffn_ratio, "convolution_width": convolution_width}

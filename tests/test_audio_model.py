@@ -35,6 +35,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("learned_skip", {"gate_input": "encoder"}),
     ("skip_transformer", {"policy": {"sees": "state"}}),
     ("skip_layer", {"policy": {"sees": "input"}, "jump": {"mix": "literal", "rule": "literal"}}),
+    *((name, {"open_rate": 0.5}) for name in ("dense", "learned_skip", "skip_transformer", "jump_attention")),
 ]
 
 
@@ -107,7 +108,7 @@ def test_a_model_survives_its_state_dict(name: str) -> None:
 def test_the_decision_bias_reaches_1_exactly_and_the_floor_exactly(name: str, changes: dict[str, Any]) -> None:
     model, waveform, lengths = decided(name, **changes)
     floors = [model.floor(samples) for samples in SAMPLES]
-    if name == "jump_attention":
+    if name == "jump_attention" and "open_rate" not in changes:  # of one open token every stride reads one key
         fixed = make_model("jump_attention", first=1, **changes).eval()
         assert model.floor(6000) < fixed.floor(6000), "the strides behind the jumps are part of what is saved"
     model.decision_bias.fill_(1e5)

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, ListConfig
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.models.encoder import Encoder
+from hopscotch.models.gated import GatedEncoder
 from hopscotch.tasks.base import AudioTask
 from hopscotch.tasks.budget import resolve_target
 
@@ -89,6 +90,10 @@ def build_model(cfg: DictConfig, num_classes: int) -> AudioModel:
     own = {key: cfg.model[key] for key in keys}
     encoder = make(cfg.model.encoder)
     assert isinstance(encoder, Encoder)
+    if cfg.model.open_rate is not None:
+        keys = ("num_keys", "hidden_ratio", "rule", "rate_floor", "rate_ceiling", "detach")
+        gate = {key: cfg.gate[key] for key in keys} | {"open_rate": cfg.model.open_rate}
+        encoder = GatedEncoder(encoder, cfg.model.dim, gate=gate)
     if cfg.trainer.compile:
         compile_static_parts(encoder, cfg.model.name)
     return AudioModel(

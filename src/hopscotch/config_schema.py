@@ -121,6 +121,7 @@ class Model:
     positions: str = keeps(one_of("sinusoidal", "convolutional"))
     pooling: str = keeps(one_of("statistics", "maxima"))
     branch_start: float = keeps(at_least(0))
+    open_rate: float | None = keeps(SHARE)
     encoder: dict[str, Any] = MISSING  # free: one class and one YAML make a new model
 
 

@@ -57,6 +57,8 @@ class SkipTrace:
     log_prob: Float[Tensor, " batch"]  # of the sampled route, where a policy learns by it; else 0
     entropy: Float[Tensor, " batch"]  # nats per decision, mean over the decisions of the clip
     summary: Float[Tensor, "batch features"] | None = None  # what decisions were planned from, where gains are learnt
+    tokens: Bool[Tensor, "batch time"] | None = None  # let into the encoder, where a gate chooses them
+    positions: Int[Tensor, " batch"] | None = None  # that it chose among
 
     @property
     def histories(self) -> list[list[int]]:
@@ -86,7 +88,12 @@ def join_traces(traces: Sequence[SkipTrace]) -> SkipTrace:
 
     def join(name: str) -> Any:
         parts = [getattr(trace, name) for trace in traces]
-        return None if parts[0] is None else torch.cat([part.detach() for part in parts]).cpu()
+        if parts[0] is None:
+            return None
+        if name == "tokens":
+            longest = max(part.shape[1] for part in parts)
+            parts = [torch.nn.functional.pad(part, (0, longest - part.shape[1])) for part in parts]
+        return torch.cat([part.detach() for part in parts]).cpu()
 
     return SkipTrace(**{field.name: join(field.name) for field in fields(SkipTrace)})
 

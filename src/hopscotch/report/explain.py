@@ -16,7 +16,7 @@ from hopscotch.layers.gate import GateDecision
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.report.figures import DOTS_PER_INCH, INK, plain, rgb
 from hopscotch.report.numbers import JUMPED_OVER, LANDED, RAN, history_cells
-from hopscotch.report.open_tokens import watched
+from hopscotch.report.open_tokens import let_in, watched
 from hopscotch.report.pictures import DARK, HISTORY_COLOURS, HISTORY_WORDS, LIGHT, MIDDLE
 from hopscotch.types import SkipTrace, join_traces
 
@@ -73,15 +73,19 @@ def explained(
 def tokens_read(
     trace: SkipTrace, decisions: dict[int, GateDecision], num_positions: int
 ) -> Bool[np.ndarray, "depth position"]:
-    """By layer: the open tokens of a gate, every s-th of attention with stride s, all of another layer that ran."""
+    """By layer: the open tokens of a gate, every s-th of attention with stride s, all of another layer that ran.
+
+    Where a gate lets tokens into the encoder, of those.
+    """
+    places = let_in(trace, num_positions)
     depth = trace.visited.shape[1]
     read = np.zeros((depth, num_positions), dtype=bool)
     for layer in range(depth):
         stride = int(trace.strides[0, layer])
         if layer in decisions:
-            read[layer] = decisions[layer].is_open[0].cpu().numpy() > 0
+            read[layer, places] = decisions[layer].is_open[0].cpu().numpy() > 0
         elif bool(trace.visited[0, layer]):
-            read[layer, :: max(stride, 1)] = True
+            read[layer, places[:: max(stride, 1)]] = True
     return read
 
 

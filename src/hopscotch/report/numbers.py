@@ -53,8 +53,15 @@ def kinds_of(trace: SkipTrace) -> Kinds:
 
 
 def routes(trace: SkipTrace) -> Int[np.ndarray, "clip choice"]:
-    """One row per clip that says everything it chose: strides, then actions (-1 where it did not run a layer)."""
-    return np.concatenate([trace.strides.numpy(), trace.jumps.numpy()], axis=1).astype(np.int64)
+    """One row per clip that says everything it chose: strides, then actions (-1 where it did not run a layer).
+
+    Where a gate lets tokens into the encoder, to a tenth which share of them, too.
+    """
+    parts = [trace.strides.numpy(), trace.jumps.numpy()]
+    if trace.tokens is not None and trace.positions is not None:
+        share = trace.tokens.sum(dim=1) / trace.positions
+        parts.append((10 * share).round().numpy()[:, None])
+    return np.concatenate(parts, axis=1).astype(np.int64)
 
 
 def route_shares(trace: SkipTrace) -> Float[np.ndarray, " route"]:

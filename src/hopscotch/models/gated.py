@@ -1,0 +1,128 @@
+"""Only the tokens that a gate opens go through the encoder: silence and noise between words cost nothing but the gate.
+
+    x_t <- x_t + open_t (encoder(x_open)_t - x_t)        closed tokens pass it by, unchanged
+
+The open tokens of a clip lie side by side in the encoder, in their order, so that their number decides the cost of all
+its layers: scores of attention fall with its square. In training a few closed tokens, drawn at random, come along, so
+that they can learn to open; they change nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from hopscotch.layers.gate import Gate
+from hopscotch.models.encoder import Encoder, interpolate
+from hopscotch.types import SkipTrace, valid_mask
+
+GATE_SHARE = 0.1  # of a decision bias, as in the jump block: a budget shortens routes before it closes single tokens
+TIGHTENED = 0.5  # share of training over which the open rate falls from the gate's ceiling to where it stays
+
+
+class GatedEncoder(Encoder):
+    """`gate` holds arguments of Gate; its open rate is reached by and by, for who hears nothing learns nothing."""
+
+    decides = True
+
+    def __init__(self, encoder: Encoder, dim: int, *, gate: Mapping[str, Any]) -> None:
+        super().__init__()
+        rate, floor, ceiling = (gate[key] for key in ("open_rate", "rate_floor", "rate_ceiling"))
+        if not floor <= rate <= ceiling:
+            raise ValueError(
+                f"model.open_rate must lie between gate.rate_floor and gate.rate_ceiling, {floor} and {ceiling}, "
+                f"got {rate}."
+            )
+        self.encoder = encoder
+        self.gate = Gate(dim, **{**gate, "training_mode": "packed", "threshold_by": "loss"})
+        self.rates = (self.gate.rate_ceiling, self.gate.open_rate)
+        self._encoder_range = lru_cache(maxsize=None)(encoder.macs_range)
+        self.set_progress(0.0)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch time dim"],
+        lengths: Int[Tensor, " batch"],
+        bias: Tensor | float = 0.0,
+        repeat: SkipTrace | None = None,
+    ) -> tuple[Float[Tensor, "batch time dim"], SkipTrace]:
+        mask = valid_mask(lengths, x.shape[1])
+        decision = self.gate(x, mask, GATE_SHARE * bias)
+        is_open, computed = decision.is_open, decision.computed
+        if repeat is not None and repeat.tokens is not None and repeat.positions is not None:
+            computed = stretched(repeat.tokens.to(x.device), repeat.positions.to(x.device), lengths, x.shape[1])
+            is_open = computed.to(x.dtype)
+        computed = computed | (torch.arange(x.shape[1], device=x.device) == 0)  # an encoder needs one token of a clip
+        counts = computed.sum(dim=1)
+        # Open tokens first, in their order; one look at the host for the most that a clip has open.
+        where = (~computed).to(torch.uint8).argsort(dim=1, stable=True)[:, : int(counts.max())]  # batch open
+        index = where[:, :, None].expand(-1, -1, x.shape[2])
+        weight = is_open.gather(1, where)[:, :, None].to(x.dtype)
+        tokens = x.gather(1, index)
+        y, trace = self.encoder(tokens * (1 + (weight - weight.detach())), counts, bias, repeat)
+        x = x.scatter_add(1, index, weight * (y - tokens))
+        return x, self._trace(trace, lengths, is_open.detach() > 0, mask)
+
+    def _trace(self, trace: SkipTrace, lengths: Tensor, is_open: Bool[Tensor, "batch time"], mask: Tensor) -> SkipTrace:
+        rate = (is_open & mask).sum(dim=1) / lengths
+        gate = self.gate.macs(lengths)
+        dense = torch.tensor([self.dense_macs(time) for time in lengths.tolist()], device=lengths.device)
+        inner = torch.where(trace.open_rate.isnan(), 1.0, trace.open_rate)
+        return replace(
+            trace,
+            open_rate=torch.where(trace.visited, rate[:, None] * inner, torch.nan),
+            macs=trace.macs + gate,
+            dense_macs=dense,
+            expected_compute=(trace.expected_compute * trace.dense_macs + gate) / dense,
+            tokens=is_open & mask,
+            positions=lengths,
+        )
+
+    def dense_macs(self, time: int) -> int:
+        return self.macs_range(time)[1]
+
+    def macs_range(self, time: int) -> tuple[int, int]:
+        """Cheapest: one token, for an encoder needs something to read."""
+        gate = self.gate.macs(time)
+        return gate + self._encoder_range(1)[0], gate + self._encoder_range(time)[1]
+
+    def most_macs(self, time: int) -> int:
+        return self.gate.macs(time) + self.encoder.most_macs(time)
+
+    def static_parts(self) -> Sequence[nn.Module]:
+        return self.encoder.static_parts()
+
+    @property
+    def gain_net(self) -> nn.Module | None:
+        return self.encoder.gain_net
+
+    def random_decisions(self, like: SkipTrace, generator: torch.Generator) -> SkipTrace:
+        return self.encoder.random_decisions(like, generator)
+
+    def predicted_cost(self, summary: Tensor, decisions: SkipTrace) -> Float[Tensor, " batch"]:
+        return self.encoder.predicted_cost(summary, decisions)
+
+    def update_threshold(self, loss: float | Tensor, lr: float) -> None:
+        self.gate.update_threshold(loss, lr)
+        self.encoder.update_threshold(loss, lr)
+
+    def set_progress(self, progress: float) -> None:
+        self.gate.open_rate = interpolate(*self.rates, min(1.0, progress / TIGHTENED))
+        self.encoder.set_progress(progress)
+
+    def thresholds(self) -> dict[int, Tensor]:
+        """The encoder's own gates go before ours, which stands for layer 0."""
+        return {0: self.gate.threshold.detach()} | self.encoder.thresholds()
+
+
+def stretched(
+    tokens: Bool[Tensor, "batch other"], others: Int[Tensor, " batch"], lengths: Int[Tensor, " batch"], time: int
+) -> Bool[Tensor, "batch time"]:
+    """Open tokens of clips of `others` positions as those of clips of `lengths`, at the same parts of the clip."""
+    place = torch.arange(time, device=lengths.device) * others[:, None] // lengths[:, None]
+    here = tokens.gather(1, place.clamp(max=tokens.shape[1] - 1))
+    return here & valid_mask(lengths, time)
