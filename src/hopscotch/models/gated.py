@@ -9,7 +9,6 @@ that they can learn to open; they change nothing.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -40,7 +39,7 @@ class GatedEncoder(Encoder):
         self.encoder = encoder
         self.gate = Gate(dim, **{**gate, "training_mode": "packed", "threshold_by": "loss"})
         self.rates = (self.gate.rate_ceiling, self.gate.open_rate)
-        self._encoder_range = lru_cache(maxsize=None)(encoder.macs_range)
+        self._ranges: dict[int, tuple[int, int]] = {}  # of the encoder, by length: counted once
         self.set_progress(0.0)
 
     def forward(
@@ -58,19 +57,23 @@ class GatedEncoder(Encoder):
             is_open = computed.to(x.dtype)
         computed = computed | (torch.arange(x.shape[1], device=x.device) == 0)  # an encoder needs one token of a clip
         counts = computed.sum(dim=1)
-        # Open tokens first, in their order; one look at the host for the most that a clip has open.
-        where = (~computed).to(torch.uint8).argsort(dim=1, stable=True)[:, : int(counts.max())]  # batch open
-        index = where[:, :, None].expand(-1, -1, x.shape[2])
-        weight = is_open.gather(1, where)[:, :, None].to(x.dtype)
-        tokens = x.gather(1, index)
+        longest, *times = torch.cat([counts.max()[None], lengths]).tolist()  # the one look at the device
+        # Open tokens first, in their order. What fills up the shorter clips is closed tokens, which change nothing.
+        order = (~computed).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]
+        rows = (order + x.shape[1] * torch.arange(len(x), device=x.device)[:, None]).flatten()
+        weight = is_open.flatten().index_select(0, rows).view(len(x), longest, 1).to(x.dtype)
+        tokens = x.flatten(0, 1).index_select(0, rows).view(len(x), longest, -1)  # batch open dim
         y, trace = self.encoder(tokens * (1 + (weight - weight.detach())), counts, bias, repeat)
-        x = x.scatter_add(1, index, weight * (y - tokens))
-        return x, self._trace(trace, lengths, is_open.detach() > 0, mask)
+        change = (weight * (y - tokens)).flatten(0, 1)
+        x = x.flatten(0, 1).index_add(0, rows, change.to(x.dtype)).view_as(x)
+        return x, self._trace(trace, lengths, (is_open.detach() > 0) & mask, times)
 
-    def _trace(self, trace: SkipTrace, lengths: Tensor, is_open: Bool[Tensor, "batch time"], mask: Tensor) -> SkipTrace:
-        rate = (is_open & mask).sum(dim=1) / lengths
+    def _trace(
+        self, trace: SkipTrace, lengths: Tensor, tokens: Bool[Tensor, "batch time"], times: Sequence[int]
+    ) -> SkipTrace:
+        rate = tokens.sum(dim=1) / lengths
         gate = self.gate.macs(lengths)
-        dense = torch.tensor([self.dense_macs(time) for time in lengths.tolist()], device=lengths.device)
+        dense = torch.tensor([self.macs_range(time)[1] for time in times], device=lengths.device)
         inner = torch.where(trace.open_rate.isnan(), 1.0, trace.open_rate)
         return replace(
             trace,
@@ -78,17 +81,17 @@ class GatedEncoder(Encoder):
             macs=trace.macs + gate,
             dense_macs=dense,
             expected_compute=(trace.expected_compute * trace.dense_macs + gate) / dense,
-            tokens=is_open & mask,
+            tokens=tokens,
             positions=lengths,
         )
-
-    def dense_macs(self, time: int) -> int:
-        return self.macs_range(time)[1]
 
     def macs_range(self, time: int) -> tuple[int, int]:
         """Cheapest: one token, for an encoder needs something to read."""
         gate = self.gate.macs(time)
-        return gate + self._encoder_range(1)[0], gate + self._encoder_range(time)[1]
+        for length in (1, time):
+            if length not in self._ranges:
+                self._ranges[length] = self.encoder.macs_range(length)
+        return gate + self._ranges[1][0], gate + self._ranges[time][1]
 
     def most_macs(self, time: int) -> int:
         return self.gate.macs(time) + self.encoder.most_macs(time)
