@@ -19,7 +19,6 @@ from hopscotch.layers.gate import Gate
 from hopscotch.models.encoder import Encoder, interpolate
 from hopscotch.types import SkipTrace, valid_mask
 
-GATE_SHARE = 0.1  # of a decision bias, as in the jump block: a budget shortens routes before it closes single tokens
 TIGHTENED = 0.5  # share of training over which the open rate falls from the gate's ceiling to where it stays
 
 
@@ -50,7 +49,7 @@ class GatedEncoder(Encoder):
         repeat: SkipTrace | None = None,
     ) -> tuple[Float[Tensor, "batch time dim"], SkipTrace]:
         mask = valid_mask(lengths, x.shape[1])
-        decision = self.gate(x, mask, GATE_SHARE * bias)
+        decision = self.gate(x, mask, bias)
         is_open, computed = decision.is_open, decision.computed
         if repeat is not None and repeat.tokens is not None and repeat.positions is not None:
             computed = stretched(repeat.tokens.to(x.device), repeat.positions.to(x.device), lengths, x.shape[1])
