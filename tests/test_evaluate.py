@@ -61,6 +61,7 @@ def test_the_figures_of_training_come_out_again_to_the_last_digit(run: Path) -> 
     assert found["acc"] == summary["test"]["acc"]
     assert found["compute"] == {key: summary["compute"][key] for key in found["compute"]}
     assert found["data"] == summary["data"]
+    assert found["time_fraction"] > 0
     assert (folder / "clips.csv").read_text() == (run / "report" / "clips.csv").read_text()
 
 

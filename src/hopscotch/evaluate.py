@@ -28,6 +28,7 @@ from hopscotch.report.jobs import read_json
 from hopscotch.report.metrics import measure
 from hopscotch.report.run_folder import config_of
 from hopscotch.report.summary import FILE_NAME as SUMMARY
+from hopscotch.tasks.adaptation import time_fraction
 from hopscotch.tasks.base import AudioTask
 from hopscotch.tasks.weights import load_weights
 
@@ -171,6 +172,7 @@ def evaluate(
     first = next(all_passes)
     conditions = [first.condition, *(later.condition for later in all_passes)]
     metrics, trace = measure(first.evaluation, first.logits, data.classes), first.evaluation.trace
+    time = time_fraction(task, list(data.test_dataloader())) if task.model.decides else None
     facts = {
         "run": str(run),
         "checkpoint": str(checkpoint_of(run, ckpt)),
@@ -182,6 +184,7 @@ def evaluate(
             "macs": trace.macs.double().mean().item(),
             "dense_macs": trace.dense_macs.double().mean().item(),
         },
+        "time_fraction": time,  # as trained, whatever budgets were asked for
     }
     write_evaluation(
         folder, facts=facts, metrics=metrics, clips=clip_rows(first.evaluation, clips), conditions=conditions
@@ -190,7 +193,7 @@ def evaluate(
         write_budgets(points, run / "report" if out is None else out)
     changed = not changes_data(overrides) and was_changed(run, data)
     warnings = ["the clips are not those of the training run: some came, went or changed since."] if changed else []
-    print_evaluation(metrics, conditions, warnings=warnings)
+    print_evaluation(metrics, conditions, time=time, warnings=warnings)
     return folder
 
 

@@ -93,8 +93,14 @@ def per_class_markdown(rows: Iterable[ClassRow]) -> str:
 
 
 def print_evaluation(
-    metrics: Metrics, conditions: Sequence[Condition], *, warnings: Sequence[str], console: Console | None = None
+    metrics: Metrics,
+    conditions: Sequence[Condition],
+    *,
+    time: float | None = None,
+    warnings: Sequence[str],
+    console: Console | None = None,
 ) -> None:
+    """`time`: share of the dense run's seconds that the decisions leave."""
     console = console or Console()
     first, num_clips = conditions[0], sum(row.clips for row in metrics.per_class)
     top = "  ".join(f"{share:.4f} among {k}" for k, share in metrics.top_k.items())
@@ -104,6 +110,7 @@ def print_evaluation(
         "top-k accuracy": top,
         "calibration error": f"{metrics.calibration_error:.4f}",
         "compute fraction": f"{first.fraction:.4f}  ({first.macs / 1e6:.2f} million multiply-accumulates a clip)",
+        "time fraction": "" if time is None else f"{time:.2f}  (as trained, over the same model with nothing skipped)",
     }
     console.print()
     for word, value in lines.items():
