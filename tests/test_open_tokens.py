@@ -22,5 +22,21 @@ def test_the_tokens_shown_are_those_the_trace_counted(name: str) -> None:
     assert not any(gate._forward_hooks for gate in model.modules())
 
 
+def test_tokens_behind_a_gate_are_shown_where_they_lie_in_the_clip() -> None:
+    model = make_model("jump_attention", open_rate=0.5)
+    waveform, lengths = make_clips([6000])
+    decide_at_random(model, waveform, lengths)
+    trace = model(waveform, lengths).trace
+    is_open = open_tokens(model, waveform[0])
+    assert is_open is not None
+    assert trace.tokens is not None
+    assert len(is_open) == 1 + DEPTH  # the gate before the encoder, then those of the jump layers
+    np.testing.assert_array_equal(is_open[0], trace.tokens[0].numpy())
+    let_in = is_open[0].copy()
+    let_in[0] = True
+    assert not (is_open[1:] & ~let_in).any()
+    assert 0 < is_open[1:].mean() < is_open[0].mean() < 1
+
+
 def test_a_model_without_gates_has_no_tokens_to_show() -> None:
     assert open_tokens(make_model("dense").eval(), torch.zeros(800)) is None

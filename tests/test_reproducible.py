@@ -47,9 +47,20 @@ def test_a_run_that_crashed_in_its_second_epoch_resumes_to_the_same_weights(
     assert differing(expected, weights(resumed)) == []
 
 
-@pytest.mark.parametrize("model", ["jump_attention", "learned_skip", "learned_skip_gain"])
-def test_a_checkpoint_of_mid_epoch_resumes_to_the_same_weights(tones: Path, tmp_path: Path, model: str) -> None:
-    cfg = tiny_config(tones, tmp_path, f"model={model}", EPOCHS)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("model=jump_attention",),
+        ("model=learned_skip",),
+        ("model=learned_skip_gain",),
+        ("model=skip_transformer", "model.open_rate=0.5"),
+    ],
+    ids=" ".join,
+)
+def test_a_checkpoint_of_mid_epoch_resumes_to_the_same_weights(
+    tones: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    cfg = tiny_config(tones, tmp_path, *words, EPOCHS)
     keep = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=3, save_top_k=-1)
     expected = weights(fit(cfg, keep))
     for step in (3, 6):
