@@ -3,8 +3,9 @@
     x_t <- x_t + open_t (encoder(x_open)_t - x_t)        closed tokens pass it by, unchanged
 
 The open tokens of a clip lie side by side in the encoder, in their order, so that their number decides the cost of all
-its layers: scores of attention fall with its square. In training a few closed tokens, drawn at random, come along, so
-that they can learn to open; they change nothing.
+its layers: scores of attention fall with its square. Training begins with nearly all tokens open, so that the encoder
+learns from all of them before the gate closes. A few closed tokens, drawn at random, come along, so that they can learn
+to open; they change nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,11 +20,11 @@ from hopscotch.layers.gate import Gate
 from hopscotch.models.encoder import Encoder, interpolate
 from hopscotch.types import SkipTrace, valid_mask
 
-TIGHTENED = 0.5  # share of training over which the open rate falls from the gate's ceiling to where it stays
+CLOSING = (0.3, 0.7)  # shares of training between which the open rate falls from the gate's ceiling to where it stays
 
 
 class GatedEncoder(Encoder):
-    """`gate` holds arguments of Gate; its open rate is reached by and by, for who hears nothing learns nothing."""
+    """`gate` holds arguments of Gate; its open rate is that of the end of training."""
 
     decides = True
 
@@ -70,16 +71,23 @@ class GatedEncoder(Encoder):
     def _trace(
         self, trace: SkipTrace, lengths: Tensor, tokens: Bool[Tensor, "batch time"], times: Sequence[int]
     ) -> SkipTrace:
+        """In training what is expected is what the encoder's decisions will cost once the gate has closed: a budget
+        that counted tokens which are open for the time being would drive the encoder to its cheapest.
+        """
         rate = tokens.sum(dim=1) / lengths
         gate = self.gate.macs(lengths)
         dense = torch.tensor([self.macs_range(time)[1] for time in times], device=lengths.device)
+        let_in = trace.dense_macs
+        if self.training:
+            stay = [self.encoder_range(max(1, round(self.rates[1] * time)))[1] for time in times]
+            let_in = torch.tensor(stay, device=lengths.device)
         inner = torch.where(trace.open_rate.isnan(), 1.0, trace.open_rate)
         return replace(
             trace,
             open_rate=torch.where(trace.visited, rate[:, None] * inner, torch.nan),
             macs=trace.macs + gate,
             dense_macs=dense,
-            expected_compute=(trace.expected_compute * trace.dense_macs + gate) / dense,
+            expected_compute=(trace.expected_compute * let_in + gate) / dense,
             tokens=tokens,
             positions=lengths,
         )
@@ -87,10 +95,12 @@ class GatedEncoder(Encoder):
     def macs_range(self, time: int) -> tuple[int, int]:
         """Cheapest: one token, for an encoder needs something to read."""
         gate = self.gate.macs(time)
-        for length in (1, time):
-            if length not in self._ranges:
-                self._ranges[length] = self.encoder.macs_range(length)
-        return gate + self._ranges[1][0], gate + self._ranges[time][1]
+        return gate + self.encoder_range(1)[0], gate + self.encoder_range(time)[1]
+
+    def encoder_range(self, time: int) -> tuple[int, int]:
+        if time not in self._ranges:
+            self._ranges[time] = self.encoder.macs_range(time)
+        return self._ranges[time]
 
     def most_macs(self, time: int) -> int:
         return self.gate.macs(time) + self.encoder.most_macs(time)
@@ -113,7 +123,8 @@ class GatedEncoder(Encoder):
         self.encoder.update_threshold(loss, lr)
 
     def set_progress(self, progress: float) -> None:
-        self.gate.open_rate = interpolate(*self.rates, min(1.0, progress / TIGHTENED))
+        begin, end = CLOSING
+        self.gate.open_rate = interpolate(*self.rates, min(max((progress - begin) / (end - begin), 0.0), 1.0))
         self.encoder.set_progress(progress)
 
     def thresholds(self) -> dict[int, Tensor]:
