@@ -3,9 +3,8 @@
     x_t <- x_t + open_t (encoder(x_open)_t - x_t)        closed tokens pass it by, unchanged
 
 The open tokens of a clip lie side by side in the encoder, in their order, so that their number decides the cost of all
-its layers: scores of attention fall with its square. Training begins with nearly all tokens open, so that the encoder
-learns from all of them before the gate closes. A few closed tokens, drawn at random, come along, so that they can learn
-to open; they change nothing.
+its layers: scores of attention fall with its square. Training begins with nearly all tokens open. A few closed ones,
+drawn at random, come along, so that they can learn to open; they change nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from hopscotch.layers.gate import Gate
 from hopscotch.models.encoder import Encoder, interpolate
 from hopscotch.types import SkipTrace, valid_mask
 
-CLOSING = (0.3, 0.7)  # shares of training between which the open rate falls from the gate's ceiling to where it stays
+CLOSED = 0.5  # share of training over which the open rate falls from the gate's ceiling to where it stays
 
 
 class GatedEncoder(Encoder):
@@ -123,8 +122,7 @@ class GatedEncoder(Encoder):
         self.encoder.update_threshold(loss, lr)
 
     def set_progress(self, progress: float) -> None:
-        begin, end = CLOSING
-        self.gate.open_rate = interpolate(*self.rates, min(max((progress - begin) / (end - begin), 0.0), 1.0))
+        self.gate.open_rate = interpolate(*self.rates, min(1.0, progress / CLOSED))
         self.encoder.set_progress(progress)
 
     def thresholds(self) -> dict[int, Tensor]:
