@@ -57,12 +57,12 @@ def open_tokens(model: nn.Module, waveform: Float[Tensor, " sample"]) -> Bool[np
     A gate before the encoder comes first. None for a model without token gates. `model` must be in evaluation mode.
     """
     gates = gates_of(model)
+    if not gates and not any(isinstance(module, GatedEncoder) for module in model.modules()):
+        return None
     device = next(model.parameters()).device
     with watched(model) as decided, torch.no_grad():
         trace = model(waveform[None].to(device), torch.tensor([len(waveform)], device=device)).trace
     rows = [] if trace.tokens is None else [trace.tokens[0].cpu().numpy()]
-    if not gates and not rows:
-        return None
     size = len(rows[0]) if rows else next(iter(decided.values())).computed.shape[1]
     places = let_in(trace, size)
     for layer in range(len(gates)):
