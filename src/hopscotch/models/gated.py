@@ -70,23 +70,16 @@ class GatedEncoder(Encoder):
     def _trace(
         self, trace: SkipTrace, lengths: Tensor, tokens: Bool[Tensor, "batch time"], times: Sequence[int]
     ) -> SkipTrace:
-        """In training what is expected is what the encoder's decisions will cost once the gate has closed: a budget
-        that counted tokens which are open for the time being would drive the encoder to its cheapest.
-        """
         rate = tokens.sum(dim=1) / lengths
         gate = self.gate.macs(lengths)
         dense = torch.tensor([self.macs_range(time)[1] for time in times], device=lengths.device)
-        let_in = trace.dense_macs
-        if self.training:
-            stay = [self.encoder_range(max(1, round(self.rates[1] * time)))[1] for time in times]
-            let_in = torch.tensor(stay, device=lengths.device)
         inner = torch.where(trace.open_rate.isnan(), 1.0, trace.open_rate)
         return replace(
             trace,
             open_rate=torch.where(trace.visited, rate[:, None] * inner, torch.nan),
             macs=trace.macs + gate,
             dense_macs=dense,
-            expected_compute=(trace.expected_compute * let_in + gate) / dense,
+            expected_compute=(trace.expected_compute * trace.dense_macs + gate) / dense,
             tokens=tokens,
             positions=lengths,
         )
