@@ -29,6 +29,7 @@ def main() -> None:
 
     from hopscotch.bench.suite import ITEMS
     from hopscotch.bench.table import as_json, line, write
+    from hopscotch.memory import keep_freed_memory
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -43,6 +44,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()  # as train.py, evaluate.py and predict.py do
     rows = []
     for item in arguments.only:
         for row in ITEMS[item](QUICK_ROUNDS if arguments.quick else ROUNDS, arguments.device):

@@ -40,8 +40,10 @@ def main() -> None:
     from lightning.fabric.utilities.exceptions import MisconfigurationException  # and with it torch
 
     from hopscotch.evaluate import evaluate, parse
+    from hopscotch.memory import keep_freed_memory
     from hopscotch.run import quiet
 
+    keep_freed_memory()
     quiet()
     try:
         folder = evaluate(*parse(words))

@@ -58,8 +58,10 @@ def predict(keys: dict[str, str], names: list[str], arguments: argparse.Namespac
     """Whether any file failed."""
     from hopscotch.data.audio import AudioFileError
     from hopscotch.data.pieces import find_files  # and with it torch
+    from hopscotch.memory import keep_freed_memory
     from hopscotch.predict import explain, load, print_answers, usual_workers
 
+    keep_freed_memory()
     options = {key: getattr(arguments, key) for key in ("window", "hop", "batch_size", "device")}
     try:
         files = find_files(names)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from hopscotch.models import gated
 from hopscotch.models.encoder import Encoder
 from hopscotch.models.gated import GatedEncoder, stretched
 from hopscotch.types import SkipTrace, join_traces, select_clips, valid_mask
@@ -67,6 +68,39 @@ def test_macs_are_those_that_ran(name: str) -> None:
     cheapest, dense = encoder.macs_range(30)
     assert cheapest < int(trace.macs) < dense == int(trace.dense_macs)
     assert float(trace.expected_compute) == pytest.approx(float(trace.fraction), rel=0.2)
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_clips_come_out_the_same_however_they_are_grouped(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, x = make_gated(name)
+    results = []
+    for cost, num_groups in ((float("inf"), 1), (0.0, len(LENGTHS))):
+        monkeypatch.setattr(gated, "PASS", cost)
+        groups = encoder._groups([15, 6, 1, 11])
+        assert len(groups) == num_groups
+        assert sorted(clip for group in groups for clip in group) == [0, 1, 2, 3]
+        results.append(run(encoder, x))
+    (y, trace), (again, same) = results
+    torch.testing.assert_close(again, y, rtol=0, atol=1e-5)
+    assert torch.equal(same.macs, trace.macs)
+    assert torch.equal(same.visited, trace.visited)
+    assert torch.equal(same.strides, trace.strides)
+    assert same.histories == trace.histories
+
+
+def test_clips_of_like_size_share_a_pass_and_a_long_one_goes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, _ = make_gated()
+    monkeypatch.setattr(gated, "PASS", encoder.encoder_range(20)[1])  # a pass costs as much as 20 tokens
+    assert encoder._groups([100, 30, 400, 28, 31, 102]) == [[3, 1, 4], [0, 5], [2]]
+
+
+def test_in_training_all_clips_go_together() -> None:
+    encoder, x = make_gated()
+    encoder.train()
+    widths = []
+    encoder.encoder.register_forward_pre_hook(lambda _, arguments: widths.append(len(arguments[0])))
+    encoder(x, LENGTHS)
+    assert widths == [len(LENGTHS)]
 
 
 def test_tokens_that_explore_change_nothing_and_the_gate_learns_from_them() -> None:

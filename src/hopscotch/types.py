@@ -83,19 +83,30 @@ def detached(trace: SkipTrace) -> SkipTrace:
     )
 
 
-def join_traces(traces: Sequence[SkipTrace]) -> SkipTrace:
-    """One trace on the CPU for all clips of several batches, in order."""
+def cat_traces(traces: Sequence[SkipTrace]) -> SkipTrace:
+    """One trace for all clips of several batches, in order."""
 
-    def join(name: str) -> Any:
+    def cat(name: str) -> Any:
         parts = [getattr(trace, name) for trace in traces]
         if parts[0] is None:
             return None
         if name == "tokens":
             longest = max(part.shape[1] for part in parts)
             parts = [torch.nn.functional.pad(part, (0, longest - part.shape[1])) for part in parts]
-        return torch.cat([part.detach() for part in parts]).cpu()
+        return torch.cat(parts)
 
-    return SkipTrace(**{field.name: join(field.name) for field in fields(SkipTrace)})
+    return SkipTrace(**{field.name: cat(field.name) for field in fields(SkipTrace)})
+
+
+def join_traces(traces: Sequence[SkipTrace]) -> SkipTrace:
+    """The same on the CPU and without graph: what may be kept of a whole split."""
+    trace = cat_traces([detached(trace) for trace in traces])
+
+    def on_cpu(name: str) -> Any:
+        value = getattr(trace, name)
+        return None if value is None else value.cpu()
+
+    return SkipTrace(**{field.name: on_cpu(field.name) for field in fields(SkipTrace)})
 
 
 def select_clips(trace: SkipTrace, rows: Int[Tensor, " clip"]) -> SkipTrace:

@@ -3,8 +3,9 @@
     x_t <- x_t + open_t (encoder(x_open)_t - x_t)        closed tokens pass it by, unchanged
 
 The open tokens of a clip lie side by side in the encoder, in their order, so that their number decides the cost of all
-its layers: scores of attention fall with its square. Training begins with nearly all tokens open. A few closed ones,
-drawn at random, come along, so that they can learn to open; they change nothing.
+its layers: scores of attention fall with its square. In evaluation on a CPU, clips with about as many open tokens go
+through it together, for none of them should pay for the padding to another. Training begins with nearly all tokens
+open. A few closed ones, drawn at random, come along, so that they can learn to open; they change nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 
 from hopscotch.layers.gate import Gate
 from hopscotch.models.encoder import Encoder, interpolate
-from hopscotch.types import SkipTrace, valid_mask
+from hopscotch.types import SkipTrace, cat_traces, select_clips, valid_mask
 
+PASS = 5e7  # MACs that take as long as the calls of one more pass through the encoder, about, on one core
 CLOSED = 0.5  # share of training over which the open rate falls from the gate's ceiling to where it stays
 
 
@@ -56,16 +58,53 @@ class GatedEncoder(Encoder):
             is_open = computed.to(x.dtype)
         computed = computed | (torch.arange(x.shape[1], device=x.device) == 0)  # an encoder needs one token of a clip
         counts = computed.sum(dim=1)
-        longest, *times = torch.cat([counts.max()[None], lengths]).tolist()  # the one look at the device
+        sizes, times = torch.stack([counts, lengths]).tolist()  # the one look at the device
         # Open tokens first, in their order. What fills up the shorter clips is closed tokens, which change nothing.
-        order = (~computed).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]
-        rows = (order + x.shape[1] * torch.arange(len(x), device=x.device)[:, None]).flatten()
-        weight = is_open.flatten().index_select(0, rows).view(len(x), longest, 1).to(x.dtype)
-        tokens = x.flatten(0, 1).index_select(0, rows).view(len(x), longest, -1)  # batch open dim
-        y, trace = self.encoder(tokens * (1 + (weight - weight.detach())), counts, bias, repeat)
-        change = (weight * (y - tokens)).flatten(0, 1)
-        x = x.flatten(0, 1).index_add(0, rows, change.to(x.dtype)).view_as(x)
+        order = (~computed).to(torch.uint8).argsort(dim=1, stable=True)
+        rows = order + x.shape[1] * torch.arange(len(x), device=x.device)[:, None]
+        together = self.training or x.device.type != "cpu"
+        groups = [list(range(len(x)))] if together else self._groups(sizes)
+        parts = list[tuple[Tensor, Tensor, SkipTrace]]()
+        for clips in groups:
+            index = torch.tensor(clips, device=x.device)
+            here = rows[index, : max(sizes[clip] for clip in clips)]
+            same = None if repeat is None else select_clips(repeat, index)
+            parts.append((here.flatten(), *self._changes(x, is_open, here, counts[index], bias, same)))
+        where, changes, traces = zip(*parts, strict=True)
+        x = x.flatten(0, 1).index_add(0, torch.cat(where), torch.cat(changes).to(x.dtype)).view_as(x)
+        trace = traces[0]
+        if not together:
+            trace = select_clips(
+                cat_traces(traces), torch.tensor([clip for clips in groups for clip in clips]).argsort()
+            )
         return x, self._trace(trace, lengths, (is_open.detach() > 0) & mask, times)
+
+    def _groups(self, sizes: Sequence[int]) -> list[list[int]]:
+        """Clips that go together, each group padded to its largest: the cheapest split of all, by MACs and passes."""
+        clips = sorted(range(len(sizes)), key=sizes.__getitem__)
+        best: list[tuple[float, list[list[int]]]] = [
+            (0.0, [])
+        ]  # of so many of the shortest clips: its cost, the groups
+        for end in range(1, len(clips) + 1):
+            macs = self.encoder_range(sizes[clips[end - 1]])[1]
+            cost, start = min((best[start][0] + PASS + (end - start) * macs, start) for start in range(end))
+            best.append((cost, [*best[start][1], clips[start:end]]))
+        return best[-1][1]
+
+    def _changes(
+        self,
+        x: Float[Tensor, "batch time dim"],
+        is_open: Float[Tensor, "batch time"],
+        rows: Int[Tensor, "clip open"],
+        counts: Int[Tensor, " clip"],
+        bias: Tensor | float,
+        repeat: SkipTrace | None,
+    ) -> tuple[Float[Tensor, "token dim"], SkipTrace]:
+        """What the encoder adds to the tokens of some clips, in `rows` of all tokens of the batch; 0 to closed ones."""
+        weight = is_open.flatten().index_select(0, rows.flatten()).view(*rows.shape, 1).to(x.dtype)
+        tokens = x.flatten(0, 1).index_select(0, rows.flatten()).view(*rows.shape, -1)
+        y, trace = self.encoder(tokens * (1 + (weight - weight.detach())), counts, bias, repeat)
+        return (weight * (y - tokens)).flatten(0, 1), trace
 
     def _trace(
         self, trace: SkipTrace, lengths: Tensor, tokens: Bool[Tensor, "batch time"], times: Sequence[int]

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hopscotch.compute import convolution_macs
-from hopscotch.layers.convolution import DepthwiseConvolution
+from hopscotch.layers.convolution import DepthwiseConvolution, over_time
 from hopscotch.types import valid_mask
 
 Positions = Literal["sinusoidal", "convolutional"]
@@ -35,9 +35,7 @@ class ConvStem(nn.Module):
             raise ValueError(f"model.stem_stride must be 2 or 4 frames per position, got {stride}.")
         self.strides = STEM_STRIDES[stride]
         widths = (num_mels, dim, dim)
-        self.convolutions = nn.ModuleList(
-            nn.Conv1d(widths[i], widths[i + 1], KERNEL, stride=self.strides[i], padding=KERNEL // 2) for i in range(2)
-        )
+        self.convolutions = nn.ModuleList(nn.Conv1d(widths[i], widths[i + 1], KERNEL) for i in range(2))  # weights
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
         self.around = ConvPositions(dim) if positions == "convolutional" else None
         self.dropout = nn.Dropout(dropout)
@@ -47,8 +45,10 @@ class ConvStem(nn.Module):
     ) -> tuple[Float[Tensor, "batch position dim"], Int[Tensor, " batch"]]:
         x = mel
         for convolution, norm, stride in zip(self.convolutions, self.norms, self.strides, strict=True):
+            assert isinstance(convolution, nn.Conv1d)
             frames = (frames + stride - 1) // stride
-            x = nn.functional.gelu(norm(convolution(x.transpose(1, 2)).transpose(1, 2)))
+            x = over_time(x, convolution.weight[:, :, None], convolution.bias, stride=stride)
+            x = nn.functional.gelu(norm(x))
             x = x * valid_mask(frames, x.shape[1])[:, :, None]
         where = sinusoids(x.shape[1], x.shape[2], x.device) if self.around is None else self.around(x)
         return self.dropout(x + where), frames
