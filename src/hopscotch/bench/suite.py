@@ -7,6 +7,7 @@ from hopscotch.bench.clip import clip
 from hopscotch.bench.compiled import compiled
 from hopscotch.bench.encoder import encoder
 from hopscotch.bench.jumps import routes, routes_long, tokens
+from hopscotch.bench.kept import memory
 from hopscotch.bench.loop import loop
 from hopscotch.bench.predicting import predict
 from hopscotch.bench.supply import start, supply
@@ -23,6 +24,7 @@ ITEMS: dict[str, Item] = {
     "encoder": encoder,
     "compile": compiled,
     "clip": clip,
+    "memory": memory,
     "loop": loop,
     "start": start,
     "supply": supply,
