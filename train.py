@@ -39,7 +39,7 @@ def continue_in_venv() -> None:
 
 def task(cfg: "DictConfig") -> float:
     """Train with one checked configuration; the score is for `hparams_search`."""
-    from hopscotch.memory import keep_freed_memory
+    from hopscotch.allocator import keep_freed_memory
     from hopscotch.report.score import score_of
     from hopscotch.run import train  # and with it torch
 

@@ -9,8 +9,9 @@
     promised 2.27   0.949 (0.835 to 1.096)   >= 0.8   yes   23.18   50.01
     ...
 
-Each figure is a ratio of medians over interleaved rounds in one process. A bar fails where the 90 % interval excludes
-it; the exit code is then 1. Tables (CSV, Markdown, JSON) go to --out. Nothing else should run on the machine meanwhile.
+Each figure is a ratio of medians over interleaved rounds, in one process but for `allocator`. A bar fails where the
+90 % interval excludes it; the exit code is then 1. Tables (CSV, Markdown, JSON) go to --out. Nothing else should run on
+the machine meanwhile.
 """
 
 import argparse
@@ -27,9 +28,9 @@ ROUNDS, QUICK_ROUNDS = 9, 3
 def main() -> None:
     import torch
 
+    from hopscotch.allocator import keep_freed_memory
     from hopscotch.bench.suite import ITEMS
     from hopscotch.bench.table import as_json, line, write
-    from hopscotch.memory import keep_freed_memory
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(

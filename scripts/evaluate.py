@@ -39,8 +39,8 @@ def main() -> None:
         sys.exit(0 if words else 2)
     from lightning.fabric.utilities.exceptions import MisconfigurationException  # and with it torch
 
+    from hopscotch.allocator import keep_freed_memory
     from hopscotch.evaluate import evaluate, parse
-    from hopscotch.memory import keep_freed_memory
     from hopscotch.run import quiet
 
     keep_freed_memory()

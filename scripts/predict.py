@@ -56,9 +56,9 @@ def main() -> None:
 
 def predict(keys: dict[str, str], names: list[str], arguments: argparse.Namespace) -> bool:
     """Whether any file failed."""
+    from hopscotch.allocator import keep_freed_memory
     from hopscotch.data.audio import AudioFileError
     from hopscotch.data.pieces import find_files  # and with it torch
-    from hopscotch.memory import keep_freed_memory
     from hopscotch.predict import explain, load, print_answers, usual_workers
 
     keep_freed_memory()

@@ -83,8 +83,8 @@ def detached(trace: SkipTrace) -> SkipTrace:
     )
 
 
-def cat_traces(traces: Sequence[SkipTrace]) -> SkipTrace:
-    """One trace for all clips of several batches, in order."""
+def concatenated(traces: Sequence[SkipTrace]) -> SkipTrace:
+    """One trace for all clips of several batches, in order, where they lie and with their graph."""
 
     def cat(name: str) -> Any:
         parts = [getattr(trace, name) for trace in traces]
@@ -99,8 +99,8 @@ def cat_traces(traces: Sequence[SkipTrace]) -> SkipTrace:
 
 
 def join_traces(traces: Sequence[SkipTrace]) -> SkipTrace:
-    """The same on the CPU and without graph: what may be kept of a whole split."""
-    trace = cat_traces([detached(trace) for trace in traces])
+    """One trace for all clips of several batches, in order, on the CPU and without graph: what a split may keep."""
+    trace = concatenated([detached(trace) for trace in traces])
 
     def on_cpu(name: str) -> Any:
         value = getattr(trace, name)

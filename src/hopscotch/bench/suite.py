@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterator
 
+from hopscotch.bench.allocator import allocator
 from hopscotch.bench.attention import packing, strides
 from hopscotch.bench.clip import clip
 from hopscotch.bench.compiled import compiled
 from hopscotch.bench.encoder import encoder
 from hopscotch.bench.jumps import routes, routes_long, tokens
-from hopscotch.bench.kept import memory
 from hopscotch.bench.loop import loop
 from hopscotch.bench.predicting import predict
 from hopscotch.bench.supply import start, supply
@@ -24,7 +24,7 @@ ITEMS: dict[str, Item] = {
     "encoder": encoder,
     "compile": compiled,
     "clip": clip,
-    "memory": memory,
+    "allocator": allocator,
     "loop": loop,
     "start": start,
     "supply": supply,

@@ -1,4 +1,4 @@
-"""What lies around a position, wherever in the clip: a convolution over time, channel by channel.
+"""Convolutions over time; channel by channel, what lies around a position, wherever in the clip.
 
     y_t = b + sum_k w_k x_(t + k),  k = -(width - 1) / 2 ... (width - 1) / 2,  for each channel by itself
 
@@ -37,7 +37,7 @@ class DepthwiseConvolution(nn.Module):
     def __init__(self, dim: int, width: int) -> None:
         super().__init__()
         self.dim, self.width = dim, width
-        self.convolution = nn.Conv2d(dim, dim, (1, width), padding=(0, width // 2), groups=dim)
+        self.convolution = nn.Conv2d(dim, dim, (1, width), groups=dim)  # weights
 
     def forward(self, x: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
         return over_time(x, self.convolution.weight, self.convolution.bias, groups=self.dim)

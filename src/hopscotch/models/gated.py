@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from hopscotch.layers.gate import Gate
 from hopscotch.models.encoder import Encoder, interpolate
-from hopscotch.types import SkipTrace, cat_traces, select_clips, valid_mask
+from hopscotch.types import SkipTrace, concatenated, select_clips, valid_mask
 
 PASS = 5e7  # MACs that take as long as the calls of one more pass through the encoder, about, on one core
 CLOSED = 0.5  # share of training over which the open rate falls from the gate's ceiling to where it stays
@@ -62,29 +62,29 @@ class GatedEncoder(Encoder):
         # Open tokens first, in their order. What fills up the shorter clips is closed tokens, which change nothing.
         order = (~computed).to(torch.uint8).argsort(dim=1, stable=True)
         rows = order + x.shape[1] * torch.arange(len(x), device=x.device)[:, None]
-        together = self.training or x.device.type != "cpu"
-        groups = [list(range(len(x)))] if together else self._groups(sizes)
-        parts = list[tuple[Tensor, Tensor, SkipTrace]]()
-        for clips in groups:
-            index = torch.tensor(clips, device=x.device)
-            here = rows[index, : max(sizes[clip] for clip in clips)]
-            same = None if repeat is None else select_clips(repeat, index)
-            parts.append((here.flatten(), *self._changes(x, is_open, here, counts[index], bias, same)))
-        where, changes, traces = zip(*parts, strict=True)
-        x = x.flatten(0, 1).index_add(0, torch.cat(where), torch.cat(changes).to(x.dtype)).view_as(x)
-        trace = traces[0]
-        if not together:
-            trace = select_clips(
-                cat_traces(traces), torch.tensor([clip for clips in groups for clip in clips]).argsort()
-            )
+        groups = self._groups(sizes) if x.device.type == "cpu" and not self.training else []
+        if len(groups) < 2:
+            rows = rows[:, : max(sizes)]
+            changes, trace = self._changes(x, is_open, rows, counts, bias, repeat)
+        else:
+            parts = list[tuple[Tensor, Tensor, SkipTrace]]()
+            for clips in groups:
+                index = torch.tensor(clips)
+                here = rows[index, : max(sizes[clip] for clip in clips)]
+                same = None if repeat is None else select_clips(repeat, index)
+                parts.append((here.flatten(), *self._changes(x, is_open, here, counts[index], bias, same)))
+            where, added, traces = zip(*parts, strict=True)
+            rows, changes = torch.cat(where), torch.cat(added)
+            order = torch.tensor([clip for clips in groups for clip in clips])
+            trace = select_clips(concatenated(traces), order.argsort())
+        x = x.flatten(0, 1).index_add(0, rows.flatten(), changes.to(x.dtype)).view_as(x)
         return x, self._trace(trace, lengths, (is_open.detach() > 0) & mask, times)
 
     def _groups(self, sizes: Sequence[int]) -> list[list[int]]:
-        """Clips that go together, each group padded to its largest: the cheapest split of all, by MACs and passes."""
+        """Clips that go together, each group padded to its largest: the cheapest split, by dense MACs and passes."""
         clips = sorted(range(len(sizes)), key=sizes.__getitem__)
-        best: list[tuple[float, list[list[int]]]] = [
-            (0.0, [])
-        ]  # of so many of the shortest clips: its cost, the groups
+        # Of so many of the shortest clips: what they cost at least, and in which groups.
+        best: list[tuple[float, list[list[int]]]] = [(0.0, [])]
         for end in range(1, len(clips) + 1):
             macs = self.encoder_range(sizes[clips[end - 1]])[1]
             cost, start = min((best[start][0] + PASS + (end - start) * macs, start) for start in range(end))

@@ -35,7 +35,8 @@ class ConvStem(nn.Module):
             raise ValueError(f"model.stem_stride must be 2 or 4 frames per position, got {stride}.")
         self.strides = STEM_STRIDES[stride]
         widths = (num_mels, dim, dim)
-        self.convolutions = nn.ModuleList(nn.Conv1d(widths[i], widths[i + 1], KERNEL) for i in range(2))  # weights
+        # Weights alone: `over_time` has stride and padding.
+        self.convolutions = nn.ModuleList(nn.Conv1d(widths[i], widths[i + 1], KERNEL) for i in range(2))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
         self.around = ConvPositions(dim) if positions == "convolutional" else None
         self.dropout = nn.Dropout(dropout)
