@@ -12,7 +12,7 @@ SOURCE = ROOT / "src" / "hopscotch"
 
 # A module may import those of earlier rows, and of its own package. Same row: side by side, out of each other's sight.
 TIERS = (
-    {"types", "config", "threads"},
+    {"types", "config", "threads", "allocator"},
     {"compute"},
     {"data", "layers"},
     {"frontend"},  # pools with layers
