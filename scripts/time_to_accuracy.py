@@ -5,9 +5,9 @@
 
     what | seconds to 95% | seconds to 99% | test accuracy at the end | runs
     ---|---|---|---|---
-    dense | 12.0 (12.0 to 12.0) | 35.4 (35.4 to 35.4) | 0.9933 | 1
-    learned_skip | 22.8 (22.8 to 22.8) | 31.2 (31.2 to 31.2) | 0.9967 | 1
-    SpeechBrain x-vector | 22.0 (22.0 to 22.0) | 35.3 (35.3 to 35.3) | 0.9967 | 1
+    dense | 13.4 (10.1 to 16.7) | 23.1 (16.7 to 29.5) | 0.9950 | 2
+    learned_skip | 17.6 (13.3 to 21.8) | 26.5 (22.7 to 30.3) | 0.9950 | 2
+    SpeechBrain x-vector | 22.8 (22.2 to 23.4) | 36.8 (36.2 to 37.3) | 0.9967 | 2
 
 Runs take turns (--rounds 3: seeds 0, 1, 2), each a process alone on all cores; seconds count from the start of the
 process and hold the test after every epoch, as the peer's do. Medians, with the range. "At the end" is the mean test

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from hopscotch.allocator import keep_freed_memory
+from hopscotch.allocator import SETTINGS, keep_freed_memory
 
 FAULTS = """
 import ctypes, resource, sys
@@ -24,7 +24,7 @@ print(int(keeps), faults())
 
 def faults_of_a_second_block(how: str, **environment: str) -> tuple[bool, int]:
     """Whether memory is kept, and the page faults that a block of the size of a freed one takes."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
     done = subprocess.run(
         [sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True, env=kept | environment
     )

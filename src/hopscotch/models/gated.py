@@ -75,8 +75,8 @@ class GatedEncoder(Encoder):
                 parts.append((here.flatten(), *self._changes(x, is_open, here, counts[index], bias, same)))
             where, added, traces = zip(*parts, strict=True)
             rows, changes = torch.cat(where), torch.cat(added)
-            order = torch.tensor([clip for clips in groups for clip in clips])
-            trace = select_clips(concatenated(traces), order.argsort())
+            as_run = torch.tensor([clip for clips in groups for clip in clips])
+            trace = select_clips(concatenated(traces), as_run.argsort())
         x = x.flatten(0, 1).index_add(0, rows.flatten(), changes.to(x.dtype)).view_as(x)
         return x, self._trace(trace, lengths, (is_open.detach() > 0) & mask, times)
 
