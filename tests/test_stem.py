@@ -9,7 +9,7 @@ from hopscotch.models.stem import POSITION_WIDTH, ConvPositions, ConvStem, Posit
 DIM = 16
 
 
-@pytest.mark.parametrize("kind", ["sinusoidal", "convolutional"])
+@pytest.mark.parametrize("kind", ["sinusoidal", "convolutional", "none"])
 def test_the_stem_never_sees_padding(kind: Positions) -> None:
     torch.manual_seed(0)
     for stride in (2, 4):
@@ -24,7 +24,7 @@ def test_the_stem_never_sees_padding(kind: Positions) -> None:
             assert torch.equal(stem.positions(frames), same[:1])
 
 
-@pytest.mark.parametrize("kind", ["sinusoidal", "convolutional"])
+@pytest.mark.parametrize("kind", ["sinusoidal", "convolutional", "none"])
 def test_macs_are_those_that_ran(kind: Positions) -> None:
     stem = ConvStem(5, DIM, stride=2, dropout=0.0, positions=kind)
     with FlopCounterMode(display=False) as counter:
@@ -50,6 +50,17 @@ def test_convolutional_positions_move_with_the_sound() -> None:
     half = POSITION_WIDTH // 2
     assert torch.equal(early[: 40 - half], early[:1].expand(40 - half, -1))  # nothing there but the bias
     assert not torch.equal(early[40 - half], early[0])
+
+
+def test_without_positions_a_sound_is_the_same_wherever_it_lies() -> None:
+    torch.manual_seed(0)
+    stem = ConvStem(5, DIM, stride=2, dropout=0.0, positions="none").eval()
+    mel = torch.zeros(2, 120, 5)
+    sound = torch.randn(10, 5)
+    mel[0, 40:50], mel[1, 70:80] = sound, sound
+    early, late = stem(mel, torch.tensor([120, 120]))[0]
+    torch.testing.assert_close(late[30:50], early[15:35], rtol=0, atol=1e-6)
+    assert not torch.equal(early[22], early[0])  # and it is heard
 
 
 def test_a_stem_stride_that_is_not_2_or_4_is_rejected() -> None:

@@ -88,6 +88,10 @@ def build_model(cfg: DictConfig, num_classes: int) -> AudioModel:
     """Weights are drawn from the global generator: seed it first."""
     keys = ("name", "dim", "dropout", "stem_stride", "positions", "pooling", "branch_start")
     own = {key: cfg.model[key] for key in keys}
+    if cfg.model.positions == "none" and cfg.model.convolution_width == 0:
+        raise ValueError(
+            "model.positions=none needs model.convolution_width > 0, got 0: nothing would tell the order of sounds."
+        )
     encoder = make(cfg.model.encoder)
     assert isinstance(encoder, Encoder)
     if cfg.model.open_rate is not None:

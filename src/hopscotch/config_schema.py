@@ -118,7 +118,7 @@ class Model:
         Rule("0, or an odd number of positions", lambda value: value == 0 or (value > 0 and value % 2 == 1))
     )
     stem_stride: int = keeps(Rule("2 or 4", lambda value: value in (2, 4)))
-    positions: str = keeps(one_of("sinusoidal", "convolutional"))
+    positions: str = keeps(one_of("sinusoidal", "convolutional", "none"))
     pooling: str = keeps(one_of("statistics", "maxima"))
     branch_start: float = keeps(at_least(0))
     open_rate: float | None = keeps(SHARE)

@@ -16,7 +16,7 @@ from hopscotch.compute import convolution_macs
 from hopscotch.layers.convolution import DepthwiseConvolution, over_time
 from hopscotch.types import valid_mask
 
-Positions = Literal["sinusoidal", "convolutional"]
+Positions = Literal["sinusoidal", "convolutional", "none"]
 
 KERNEL = 5  # frames
 STEM_STRIDES = {2: (1, 2), 4: (2, 2)}  # of the two convolutions
@@ -38,6 +38,7 @@ class ConvStem(nn.Module):
         # Weights alone: `over_time` has stride and padding.
         self.convolutions = nn.ModuleList(nn.Conv1d(widths[i], widths[i + 1], KERNEL) for i in range(2))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
+        self.positions_by = positions
         self.around = ConvPositions(dim) if positions == "convolutional" else None
         self.dropout = nn.Dropout(dropout)
 
@@ -51,8 +52,11 @@ class ConvStem(nn.Module):
             x = over_time(x, convolution.weight[:, :, None], convolution.bias, stride=stride)
             x = nn.functional.gelu(norm(x))
             x = x * valid_mask(frames, x.shape[1])[:, :, None]
-        where = sinusoids(x.shape[1], x.shape[2], x.device) if self.around is None else self.around(x)
-        return self.dropout(x + where), frames
+        if self.around is not None:
+            x = x + self.around(x)
+        elif self.positions_by == "sinusoidal":
+            x = x + sinusoids(x.shape[1], x.shape[2], x.device)
+        return self.dropout(x), frames
 
     def positions(self, frames: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
         for stride in self.strides:
