@@ -38,7 +38,7 @@ class ConvStem(nn.Module):
         # Weights alone: `over_time` has stride and padding.
         self.convolutions = nn.ModuleList(nn.Conv1d(widths[i], widths[i + 1], KERNEL) for i in range(2))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
-        self.positions_by = positions
+        self.sinusoidal = positions == "sinusoidal"
         self.around = ConvPositions(dim) if positions == "convolutional" else None
         self.dropout = nn.Dropout(dropout)
 
@@ -54,7 +54,7 @@ class ConvStem(nn.Module):
             x = x * valid_mask(frames, x.shape[1])[:, :, None]
         if self.around is not None:
             x = x + self.around(x)
-        elif self.positions_by == "sinusoidal":
+        elif self.sinusoidal:
             x = x + sinusoids(x.shape[1], x.shape[2], x.device)
         return self.dropout(x), frames
 
