@@ -8,10 +8,6 @@
 Works from any folder. Without the packages it goes on in the checkout's `.venv`, which scripts/bootstrap.py makes.
 """
 
-import importlib.util
-import os
-import shlex
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,22 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-ROOT = Path(__file__).resolve().parent
-PACKAGES = ("hydra", "torch", "torchaudio", "lightning")  # looked for, not imported: --help must not wait for torch
-
-
-def continue_in_venv() -> None:
-    """Start again with the Python of `.venv`; without one, say which command makes it."""
-    venv = ROOT / ".venv"
-    python = venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    if not python.exists() or Path(sys.prefix).resolve() == venv.resolve():
-        command = ["python3", str(ROOT / "scripts" / "bootstrap.py"), "train", *sys.argv[1:]]
-        print(f"Packages are missing. Run: {shlex.join(command)}", file=sys.stderr)
-        sys.exit(2)
-    command = [str(python), str(ROOT / "train.py"), *sys.argv[1:]]
-    if os.name == "nt":
-        sys.exit(subprocess.call(command))
-    os.execv(command[0], command)
+sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
 
 def task(cfg: "DictConfig") -> float:
@@ -48,9 +29,9 @@ def task(cfg: "DictConfig") -> float:
 
 
 if __name__ == "__main__":
-    if not all(map(importlib.util.find_spec, PACKAGES)):
-        continue_in_venv()
-    sys.path.insert(0, str(ROOT / "src"))
+    from hopscotch.venv import continue_in_venv
+
+    continue_in_venv()
     from hopscotch.config import run_hydra
 
     run_hydra(task)

@@ -9,7 +9,8 @@
     promised 2.27   0.949 (0.835 to 1.096)   >= 0.8   yes   23.18   50.01
     ...
 
-Each figure is a ratio of medians over interleaved rounds, in one process but for `allocator`. A bar fails where the
+Each figure is a ratio of medians over interleaved rounds (`start`: a difference in seconds), in one process but for
+`allocator`, `start`, `predict` and `supply`. A bar fails where the
 90 % interval excludes it; the exit code is then 1. Tables (CSV, Markdown, JSON) go to --out. Nothing else should run on
 the machine meanwhile.
 """
@@ -59,4 +60,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    from hopscotch.venv import continue_in_venv
+
+    continue_in_venv()
     main()

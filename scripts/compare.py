@@ -33,4 +33,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    from hopscotch.venv import continue_in_venv
+
+    continue_in_venv()
     main()

@@ -18,7 +18,8 @@
 
 Budgets and noise go together: every budget without noise, then at every level. Budgets are fractions of the dense
 compute, met on validation clips as nearly as the model can; a model that decides nothing refuses them. data=folder
-tests a tenth of the clips unless it has a test/ folder: data.test_fraction=0.9 data.val_fraction=0.05 takes more.
+tests a tenth of the clips unless it has train/, val/ and test/: data.test_fraction=0.9 data.val_fraction=0.05 takes
+more.
 Other keys of the run's configuration may be changed, too: data.batch_size=64, trainer.accelerator=cpu.
 
 Results go to outputs/<run>/report/evaluation/: clips.csv, metrics.json, per_class.csv and .md, confusion.png,
@@ -55,4 +56,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    from hopscotch.venv import continue_in_venv
+
+    continue_in_venv()
     main()

@@ -4,8 +4,8 @@
     python scripts/frontier.py sweep=outputs/study_frontier_fsdd beside=outputs/study_frontier_controls
 
     Accuracy and cost, cheapest first; * Pareto set
-    #   what                                 runs   accuracy            compute   M MACs   s of training
-    1   depth_2                                 2   0.8400 ± 0.0566 *     1.000    0.848            31.1
+    #   what                          runs          test acc       M MACs   ms a clip   fit s
+    1   skip_transformer, asked 0.2      6   0.8813 ± 0.0211   *    0.667        0.48   159.1
     ...
 
 The folder is that of `python train.py -m` or of scripts/study.py; seeds and left-out speakers are joined. Written into
@@ -36,4 +36,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    from hopscotch.venv import continue_in_venv
+
+    continue_in_venv()
     main()

@@ -9,10 +9,11 @@
     --json, --csv        for programs: on standard output, everything else on standard error
     --explain clip.wav   one page on one clip: what the model heard, what it read, what it jumped over, what that cost
 
-Route: x ran, > was landed on by a jump, - was jumped over. A file longer than any clip of the training data is cut into
-windows with a label each (--window, --hop). A file that cannot be read is named and the others go on; the exit code is
-then 1, and 2 where there was nothing to do. ckpt=FILE takes another checkpoint of the run than the best one. The
-compute budget is the one that the checkpoint was calibrated to: scripts/evaluate.py, which has the data, sets others.
+Route: x ran, > was landed on by a jump, - was jumped over. A file longer than every clip of the run's data and than
+four mean training clips (at least 1 s) is cut into windows with a label each (--window, --hop). A file that cannot be
+read is named and the others go on; the exit code is then 1, and 2 where there was nothing to do. ckpt=FILE takes
+another checkpoint of the run than the best one. The compute budget is the one that the checkpoint was calibrated to:
+scripts/evaluate.py, which has the data, sets others.
 """
 
 import argparse
@@ -82,4 +83,7 @@ def predict(keys: dict[str, str], names: list[str], arguments: argparse.Namespac
 
 
 if __name__ == "__main__":
+    from hopscotch.venv import continue_in_venv
+
+    continue_in_venv()
     main()

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from hopscotch.build import build_model
-from hopscotch.config import PROJECT_ROOT
 from hopscotch.layers.transformer import TransformerBlock
+from hopscotch.venv import PROJECT_ROOT
 from tests.tiny import tiny_config
 
 STATIC = {"dense": 3, "skip_attention": 3, "skip_transformer": 3, "jump_attention": 4}

@@ -33,9 +33,9 @@ from omegaconf.errors import OmegaConfBaseException
 from hopscotch.config_check import check, refuse_missing, without_hydra
 from hopscotch.config_errors import ConfigError, explain
 from hopscotch.config_help import describe_groups
+from hopscotch.venv import PROJECT_ROOT
 
 STARTED = time.time()  # as near to the start of the process as Python code gets
-PROJECT_ROOT = Path(__file__).resolve().parents[2]  # the folder of train.py
 CONF = PROJECT_ROOT / "conf"
 MAX_NAME = 100  # characters of a folder's name; file systems stop at 255 bytes
 LAYERS_ON_TOP = (
