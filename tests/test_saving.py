@@ -98,3 +98,39 @@ def test_a_run_goes_on_from_where_it_ended(tmp_path: Path, epochs: int) -> None:
         one, other = (read(tmp_path / folder / name) for folder in ("broken", "straight"))
         assert one["state_dict"] == other["state_dict"]
         assert one["epoch"] == other["epoch"]
+
+
+def test_a_run_that_goes_on_elsewhere_knows_the_best_so_far(tmp_path: Path) -> None:
+    fit(tmp_path / "broken", 3)
+    # LOSSES[3] is the best of all: what follows must not be, or nothing would tell who was the best before.
+    resumed = fit(tmp_path / "resumed", 3, ckpt_path=tmp_path / "broken" / "last.ckpt")
+    assert read(tmp_path / "resumed" / "best.ckpt")["epoch"] == 1
+    keep = resumed.checkpoint_callbacks[0]
+    assert isinstance(keep, ModelCheckpoint)
+    assert keep.best_model_path == str(tmp_path / "resumed" / "best.ckpt")
+    assert keep.best_model_score == LOSSES[1]
+
+
+@pytest.mark.parametrize(("later", "best"), [(2.0, 1), (0.5, 3)])
+def test_what_follows_is_compared_with_the_best_so_far(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: float, best: int
+) -> None:
+    fit(tmp_path / "broken", 3)
+    monkeypatch.setitem(globals(), "LOSSES", (*LOSSES[:3], later))
+    resumed = fit(tmp_path / "resumed", 4, ckpt_path=tmp_path / "broken" / "last.ckpt")
+    assert read(tmp_path / "resumed" / "best.ckpt")["epoch"] == best
+    assert read(tmp_path / "resumed" / "last.ckpt")["epoch"] == 3
+    assert resumed.written[0][0] == 3
+
+
+def test_a_best_checkpoint_that_is_gone_is_missed_aloud(tmp_path: Path) -> None:
+    fit(tmp_path / "broken", 3)
+    (tmp_path / "broken" / "best.ckpt").unlink()
+    with pytest.warns(UserWarning, match="the best checkpoint so far, is not there"):
+        fit(tmp_path / "resumed", 4, ckpt_path=tmp_path / "broken" / "last.ckpt")
+    assert read(tmp_path / "resumed" / "best.ckpt")["epoch"] == 3
+
+
+def test_more_than_one_best_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^callbacks\.checkpoint\.save_top_k must be 1, .* got 3\.$"):
+        BestAndLast(tmp_path, "best", monitor="val/loss", save_top_k=3)

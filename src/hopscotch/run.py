@@ -171,7 +171,6 @@ def quiet() -> None:
     for message in (
         ".*does not have many workers.*",  # clips wait in memory: workers cost time
         ".*smaller than the logging interval.*",
-        "The dirpath has changed.*",  # of the checkpoints: a resumed run has a folder of its own
         "`isinstance.treespec, LeafSpec.` is deprecated.*",  # Lightning's use of torch, until it catches up
     ):
         warnings.filterwarnings("ignore", message=message)
