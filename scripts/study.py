@@ -1,8 +1,8 @@
 """Run all jobs of an experiment, several at once, and make one table of them. Stop it and start it again at will.
 
-    python scripts/study.py experiment=estimators data.root=../shared/data/fsdd
-    python scripts/study.py experiment=estimators data.root=../shared/data/fsdd --quick     seed 0 alone
-    python scripts/study.py experiment=estimators data.root=../shared/data/fsdd --table     of what is finished
+    python scripts/study.py experiment=study_routes data.root=../shared/data/fsdd
+    python scripts/study.py experiment=study_routes data.root=../shared/data/fsdd --quick     seed 0 alone
+    python scripts/study.py experiment=study_routes data.root=../shared/data/fsdd --table     of what is finished
 
 The jobs are those of `python train.py -m <the same words>`. Runs go to <out>/<what tells the job apart>, with a log
 beside each; finished ones are not run again. The table (study.csv, study.md) and the picture (frontier.png) join seeds
@@ -41,15 +41,21 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the jobs are ended too
     failed = []
     if not arguments.table:
-        for number, (folder, finished, seconds) in enumerate(run_jobs(jobs, out, arguments.lanes), start=1):
-            print(f"{number} of {len(jobs)}  {seconds:6.1f} s  {folder.name}", flush=True)
-            if not finished:
-                failed.append(folder)
-                print(f"  did not finish: {folder}.log", flush=True)
+        try:
+            for number, (folder, finished, seconds) in enumerate(run_jobs(jobs, out, arguments.lanes), start=1):
+                print(f"{number} of {len(jobs)}  {seconds:6.1f} s  {folder.name}", flush=True)
+                if not finished:
+                    failed.append(folder)
+                    print(f"  did not finish: {folder}.log", flush=True)
+        except ValueError as error:
+            sys.exit(f"Error: {error}")
     report_study(out, arguments.beside)
     print(out / "study.md")
     sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":
+    from hopscotch.venv import continue_in_venv
+
+    continue_in_venv()
     main()

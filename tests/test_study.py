@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hopscotch import study
+from hopscotch.config_errors import ConfigError
 from hopscotch.report.study import bootstrap, report_study
 from hopscotch.report.summary import Status, write_summary
 from hopscotch.report.thresholds import OPEN_RATE, THRESHOLD, read_gates
@@ -152,12 +153,41 @@ def test_a_run_asked_for_other_budgets_is_a_row_for_each(tmp_path: Path) -> None
     assert rows["m, all of these"]["acc"] == pytest.approx((0.75 + 0.5 + 0.75) / 3)
 
 
+def test_jobs_that_their_names_do_not_tell_apart_all_run(tmp_path: Path, monkeypatch) -> None:
+    jobs = [["data.root=/a/fsdd", "seed=0"], ["data.root=/b/fsdd", "seed=0"], ["model=dense", "seed=0"]]
+    ran = []
+
+    def run_job(job, folder: Path, threads: str, running) -> float:
+        ran.append(job)
+        finish(folder)
+        return 1.0
+
+    monkeypatch.setattr(study, "run_job", run_job)
+    folders = {folder.name for folder, _, _ in run_jobs(jobs, tmp_path, 1)}
+    assert sorted(ran) == sorted(jobs)
+    assert len(folders) == 3
+    assert "model-dense_seed-0" in folders
+
+
+def test_a_finished_run_of_other_words_is_not_taken_for_this_job(tmp_path: Path) -> None:
+    finish(tmp_path / "seed-0")
+    (tmp_path / "seed-0" / "overrides.yaml").write_text("- data.root=/a\n- seed=0\n")
+    assert [done for _, done, _ in run_jobs([["data.root=/a", "seed=0"]], tmp_path, 1)] == [True]
+    with pytest.raises(ValueError, match=r"seed-0 is finished, and was not made with data\.root=/b\."):
+        list(run_jobs([["data.root=/b", "seed=0"]], tmp_path, 1))
+
+
+def test_a_quick_study_without_its_seed_says_so() -> None:
+    with pytest.raises(ConfigError, match=r"--quick runs the jobs of seed=0, and none of these 2 has it\."):
+        plan(["model=dense", "seed=1,2"], quick=True)
+
+
 def test_a_long_name_of_a_job_stays_its_own() -> None:
     job = [f"model.encoder.some_key_{i}=value" for i in range(12)]
-    names = {study.job_name([*job, f"seed={seed}", "experiment=x"]) for seed in range(3)}
+    names = set(study.job_names([[*job, f"seed={seed}", "experiment=x"] for seed in range(3)]))
     assert len(names) == 3
     assert all(len(name) <= 100 for name in names)
-    assert study.job_name(["model=dense", "experiment=x", "seed=1"]) == "model-dense_seed-1"
+    assert study.job_names([["model=dense", "experiment=x", "seed=1"]]) == ["model-dense_seed-1"]
 
 
 def test_the_table_joins_seeds_and_speakers_and_pairs_clips(tmp_path: Path) -> None:

@@ -11,12 +11,17 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from hopscotch.config import MAX_NAME, PROJECT_ROOT, compose_sweep, file_name
+from omegaconf import OmegaConf
+
+from hopscotch.config import MAX_NAME, compose_sweep, file_name
+from hopscotch.config_errors import ConfigError
 from hopscotch.report.sweep import planned_overrides
+from hopscotch.venv import PROJECT_ROOT
 
 QUICK_SEED = "seed=0"
 THREADS = "OMP_NUM_THREADS"
@@ -32,15 +37,20 @@ def plan(overrides: Sequence[str], *, quick: bool) -> list[list[str]]:
         values = dict(word.split("=", 1) for word in job)  # the last word has the say, in the place of the first
         jobs.append([f"{key}={value}" for key, value in {**values, "seed": values.get("seed", "0")}.items()])
     unique = list(map(list, dict.fromkeys(map(tuple, jobs))))
-    return [job for job in unique if QUICK_SEED in job] if quick else unique
+    if not quick:
+        return unique
+    if not any(QUICK_SEED in job for job in unique):
+        raise ConfigError(f"--quick runs the jobs of {QUICK_SEED}, and none of these {len(unique)} has it.")
+    return [job for job in unique if QUICK_SEED in job]
 
 
 def run_jobs(jobs: Sequence[Sequence[str]], out: Path, lanes: int) -> Generator[tuple[Path, bool, float]]:
     """(folder, whether it finished, seconds) of each job as it ends; those that had finished before come first."""
-    folders = {out / job_name(job): job for job in jobs}
+    folders = {out / name: job for name, job in zip(job_names(jobs), jobs, strict=True)}
     todo = []
     for folder, job in folders.items():
         if has_finished(folder):
+            _refuse_another(folder, job)
             yield folder, True, 0.0
         else:
             todo.append((folder, job))
@@ -58,12 +68,32 @@ def run_jobs(jobs: Sequence[Sequence[str]], out: Path, lanes: int) -> Generator[
             raise
 
 
-def job_name(job: Sequence[str]) -> str:
-    """What tells the job apart, as a folder name: not its experiment; a long name ends in a hash of all words."""
-    name = file_name([word for word in job if not word.startswith("experiment=")])
-    if len(name) < MAX_NAME:
-        return name
-    return f"{name[: MAX_NAME - 9]}_{hashlib.sha256(' '.join(job).encode()).hexdigest()[:8]}"
+def job_names(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """What tells each job apart, as a folder name: not its experiment.
+
+    A long name ends in a hash of all words, and so does one that says the same of two jobs.
+    """
+    names = [file_name([word for word in job if not word.startswith("experiment=")]) for job in jobs]
+    told = Counter(names)
+    return [
+        name if told[name] == 1 and len(name) < MAX_NAME else f"{name[: MAX_NAME - 9]}_{_digest(job)}"
+        for name, job in zip(names, jobs, strict=True)
+    ]
+
+
+def _digest(job: Sequence[str]) -> str:
+    return hashlib.sha256(" ".join(job).encode()).hexdigest()[:8]
+
+
+def _refuse_another(folder: Path, job: Sequence[str]) -> None:
+    """A finished run is this job's only if it was made of the same words."""
+    words = folder / "overrides.yaml"
+    made_of = OmegaConf.load(words) if words.is_file() else job
+    if other := [word for word in job if word not in made_of]:
+        raise ValueError(
+            f"--out must be a folder of this study, got {folder.parent}: its {folder.name} is finished, and was not "
+            f"made with {', '.join(other)}. Remove it, or take another folder."
+        )
 
 
 def run_job(job: Sequence[str], folder: Path, threads: str, running: set[subprocess.Popen[bytes]]) -> float:

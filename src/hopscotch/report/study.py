@@ -124,7 +124,9 @@ def report_study(folder: Path, beside: Sequence[Path] = ()) -> list[dict[str, An
     lines = [" | ".join(SHOWN[name] for name in shown), "|".join(["---"] * len(shown))]
     lines += [" | ".join(written(row.get(name)) for name in shown) for row in rows]
     (folder / "study.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    named = {members[0].folder: row["what"] for row, members in zip(rows, groups.values(), strict=False)}
+    named: dict[Path, str] = {}
+    for row, members in zip(rows, groups.values(), strict=False):
+        named.setdefault(members[0].folder, row["what"])  # a run, not the budgets that it was asked for afterwards
     draw_thresholds({what: job for job, what in named.items()}, folder / "thresholds.png")
     draw_frontier(group_points([point for where in (folder, *beside) for point in read_points(where)]), folder)
     return rows
@@ -155,7 +157,8 @@ def summarise(points: Sequence[Point]) -> dict[str, Any]:
     if all("time_fraction" in one for one in found):
         row["time"] = mean(one["time_fraction"] for one in found)
     for name in ("short_acc", "full_acc", "gain_correlation", "entropy", "routes", "common_routes"):
-        row[name] = mean(one["mixed"][name] for one in found)
+        known = [one["mixed"][name] for one in found if one["mixed"][name] is not None]
+        row[name] = mean(known) if known else None
     for name in SETS:
         row[f"advantage {name}"] = advantage(points, name, "own_acc", "dealt_acc")
         row[f"loss saved {name}"] = advantage(points, name, "dealt_loss", "own_loss")
