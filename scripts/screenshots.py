@@ -2,10 +2,9 @@
 
     python scripts/screenshots.py outputs/<run> pictures
 
-    scalars        pictures/scalars.png
-    custom_scalars pictures/custom_scalars.png
-    ...
     report         pictures/report_1400_light.png
+    ...
+    custom_scalars pictures/custom_scalars.png
     ...
 
 A report (of a run or of a sweep, where there is one) is taken wide and narrow, light and dark; whatever its page says

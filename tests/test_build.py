@@ -124,11 +124,11 @@ def test_what_a_nested_object_finds_wrong_is_said_as_it_says_it(tmp_path: Path) 
 
 
 def test_a_model_that_could_not_tell_the_order_of_sounds_is_refused(tmp_path: Path) -> None:
-    words = ["model=dense", "model.positions=none"]
-    build_model(tiny_config(tmp_path, tmp_path, *words), num_classes=3)
-    cfg = tiny_config(tmp_path, tmp_path, *words, "model.convolution_width=0")
-    with pytest.raises(ValueError, match=r"^model\.positions=none needs model\.convolution_width > 0, got 0: "):
-        build_model(cfg, num_classes=3)
+    build_model(tiny_config(tmp_path, tmp_path, "model=dense", "model.positions=none"), num_classes=3)
+    for words in (["model=dense", "model.convolution_width=0"], ["model=skip_layer"]):
+        cfg = tiny_config(tmp_path, tmp_path, *words, "model.positions=none")
+        with pytest.raises(ValueError, match=r"^model\.positions=none needs layers that convolve .* got model="):
+            build_model(cfg, num_classes=3)
 
 
 @pytest.mark.parametrize("accelerator", ["gpu", "cuda"])

@@ -107,6 +107,10 @@ def test_the_size_sets_the_width_of_the_encoder() -> None:
         ("seed=-1", "seed must be at least 0, got -1."),
         ("compute.target=1.2", "compute.target must be auto, or a fraction above 0 and up to 1, got 1.2."),
         ("compute.target=full", "compute.target must be auto, or a fraction above 0 and up to 1, got full."),
+        (
+            "compute.budget=[]",
+            "compute.budget must be null, a fraction above 0 and up to 1, or a list of some, got [].",
+        ),
         ("compute=0.6", "compute must be a map, got 0.6."),
         ("model.encoder=null", "model.encoder must be a map, got null."),
         ("data.batch_size=0", "data.batch_size must be at least 1, got 0."),

@@ -206,6 +206,25 @@ def test_statistics_come_from_unaugmented_training_clips_at_most_500_of_them() -
     assert all(same(a, b) for a, b in pairs)
 
 
+def test_a_budget_is_met_on_at_most_256_clips_of_all_lengths_whatever_the_batch_size() -> None:
+    class Many(Tones):
+        def find_clips(self) -> tuple[list[str], dict[Split, list[Clip]]]:
+            classes, clips = super().find_clips()
+            clips["val"] = [Clip(f"val/{i}", i % 2, 20 + (7 * i) % 600) for i in range(600)]
+            return classes, clips
+
+    for batch_size in (4, 512):
+        batches = list(tones(Many, batch_size=batch_size).calibration_batches())
+        lengths = torch.cat([batch.lengths for batch in batches]).float()
+        assert len(lengths) == 200
+        assert lengths.mean().item() == pytest.approx(20 + 599 / 2, rel=0.01)
+        assert lengths.max() > 610
+    few = tones()
+    assert sorted(torch.cat([batch.indices for batch in few.calibration_batches()]).tolist()) == list(
+        range(NUM_CLIPS["val"])
+    )
+
+
 def test_setup_decodes_only_what_the_stage_needs_and_only_once() -> None:
     keys: dict[str, Any] = {"sample_rate": 8000, "batch_size": 4, "num_workers": 0, "cache_gib": 1.0, "seed": 0}
     data = Tones(**keys, augment=None)

@@ -131,3 +131,18 @@ def test_bad_files_can_be_skipped_counted_and_named_with_their_reason(root: Path
 def test_fractions_that_leave_nothing_to_train_on_are_refused(root: Path) -> None:
     with pytest.raises(ValueError, match=r"data\.val_fraction and data.test_fraction must be above 0 and leave"):
         folder(root, val_fraction=0.5, test_fraction=0.5)
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    for name in ("cat", "dog"):
+        for i in range(5):
+            add(root / name / f"{i}.wav")
+            add(elsewhere / f"{i}.wav")
+    (root / "cat" / "more").symlink_to(elsewhere)
+    (root / "cat" / "again").symlink_to(elsewhere)
+    (root / "cat" / "loop").symlink_to(root / "cat")
+    data = folder(root)
+    data.setup()
+    everything = [name for split in ("train", "val", "test") for name in names(data, split)]
+    assert len(everything) == len(set(everything)) == 15

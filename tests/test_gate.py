@@ -349,3 +349,17 @@ def test_no_rule_saturates_where_opening_every_token_is_all_that_the_gradient_as
 def test_rates_out_of_order_are_rejected(changes: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(**changes)
+
+
+@pytest.mark.parametrize("lost", [-0.5, 1.5])
+def test_a_threshold_that_an_optimizer_lost_still_lets_a_bias_decide(lost: float) -> None:
+    gate, x, mask = make(threshold_by="gradient")
+    gate(x, mask)
+    assert isinstance(gate.threshold, torch.nn.Parameter)
+    gate.threshold.data.fill_(lost)
+    gate(x, mask).is_open.sum().backward()
+    assert gate.threshold.grad is not None
+    assert gate.threshold.grad.abs() > 0  # it can come back
+    gate.eval()
+    for bias, rate in ((1490.0, 1.0), (-1490.0, 0.0)):
+        assert gate(x, mask, bias).open_rate.tolist() == [rate] * 4

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hopscotch.layers.learned_skip import LearnedSkip, StrideChoice, StrideGate, stride_pattern
+from hopscotch.layers.learned_skip import LearnedSkip, StrideChoice, StrideGate, floored, stride_pattern
 from tests.small_models import last_layers
 
 DIM, HEADS, TIME, CLIPS = 16, 2, 11, 6
@@ -145,3 +145,11 @@ def test_costs_are_against_stride_1_and_the_cheapest_stride_is_taken() -> None:
     assert gate(pooled, bias=-1000.0).strides.tolist() == [4, 4, 4]
     assert gate.macs() == 6 * 4 + 4 * 4
     assert not any(parameter.requires_grad for parameter in gate.parameters())
+
+
+def test_choices_keep_a_chance_however_many_they_are() -> None:
+    sure = torch.zeros(2, 64).index_fill(1, torch.tensor([3]), 1.0)
+    chances = floored(sure)
+    assert torch.allclose(chances.sum(dim=1), torch.ones(2))
+    assert chances.min() > 0.005
+    assert torch.equal(floored(sure[:, :8]), (1 - 0.02 * 8) * sure[:, :8] + 0.02)

@@ -160,6 +160,42 @@ def test_a_checkpoint_holds_the_bias_that_met_the_budget(tones: Path, tmp_path: 
     assert trainer.callback_metrics["val/compute_fraction"].item() == pytest.approx(task.calibration.achieved, abs=1e-5)
 
 
+@pytest.mark.parametrize("model", ["dense", "learned_skip", "skip_layer", "skip_transformer", "skip_transformer_gain"])
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_other_precisions_train_and_clip(tones: Path, tmp_path: Path, model: str, precision: str) -> None:
+    cfg = tiny_config(
+        tones, tmp_path, f"model={model}", f"trainer.precision={precision}", "trainer.limit_val_batches=2"
+    )
+    assert cfg.trainer.gradient_clip_val > 0
+    assert cfg.task.optimizer.fused
+    trainer = fit(cfg)
+    assert trainer.global_step > 0
+    assert all(bool(torch.isfinite(value).all()) for value in weights(trainer).values())
+
+
+def test_gradients_are_clipped_in_bfloat16_too(tones: Path, tmp_path: Path) -> None:
+    class Norms(Callback):
+        def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
+            gradients = [parameter.grad.norm() for parameter in pl_module.parameters() if parameter.grad is not None]
+            norms.append(torch.stack(gradients).norm().item())
+
+    norms: list[float] = []
+    cfg = tiny_config(tones, tmp_path, "model=dense", "trainer.precision=bf16-mixed", "trainer.gradient_clip_val=1e-3")
+    task, data = build(cfg)
+    clip = task.configure_gradient_clipping
+    clipped: list[float] = []
+
+    def watched(optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        clip(optimizer, *args, **kwargs)
+        gradients = [parameter.grad.norm() for parameter in task.parameters() if parameter.grad is not None]
+        clipped.append(torch.stack(gradients).norm().item())
+
+    task.configure_gradient_clipping = watched  # type: ignore[method-assign]
+    fit(cfg, Norms(), built=(task, data))
+    assert min(norms) > 1e-3
+    assert clipped == pytest.approx([1e-3] * len(norms), rel=1e-2)
+
+
 def test_every_validation_clip_is_judged_where_workers_load_them(tones: Path, tmp_path: Path) -> None:
     class Count(Callback):
         def on_validation_batch_end(

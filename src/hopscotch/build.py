@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, ListConfig
 
 from hopscotch.data.datamodule import AudioDataModule
+from hopscotch.layers.convolution import DepthwiseConvolution
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.models.encoder import Encoder
 from hopscotch.models.gated import GatedEncoder
@@ -88,12 +89,14 @@ def build_model(cfg: DictConfig, num_classes: int) -> AudioModel:
     """Weights are drawn from the global generator: seed it first."""
     keys = ("name", "dim", "dropout", "stem_stride", "positions", "pooling", "branch_start")
     own = {key: cfg.model[key] for key in keys}
-    if cfg.model.positions == "none" and cfg.model.convolution_width == 0:
-        raise ValueError(
-            "model.positions=none needs model.convolution_width > 0, got 0: nothing would tell the order of sounds."
-        )
     encoder = make(cfg.model.encoder)
     assert isinstance(encoder, Encoder)
+    if cfg.model.positions == "none" and not any(isinstance(part, DepthwiseConvolution) for part in encoder.modules()):
+        raise ValueError(
+            "model.positions=none needs layers that convolve (model.convolution_width > 0, and no adapters), got "
+            f"model={cfg.model.name}, convolution_width={cfg.model.convolution_width}: nothing would tell the order of "
+            "sounds."
+        )
     if cfg.model.open_rate is not None:
         keys = ("num_keys", "hidden_ratio", "rule", "rate_floor", "rate_ceiling", "detach")
         gate = {key: cfg.gate[key] for key in keys} | {"open_rate": cfg.model.open_rate}

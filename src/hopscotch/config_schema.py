@@ -38,8 +38,10 @@ PART = Rule("at least 0 and below 1", lambda value: 0 <= value < 1)
 TARGET = Rule("auto, or a fraction above 0 and up to 1", lambda v: v == "auto" or (is_number(v) and 0 < v <= 1))
 FRACTION = Rule("above 0 and up to 1", lambda value: 0 < value <= 1)
 BUDGETS = Rule(
-    "null, a fraction above 0 and up to 1, or a list of them",
-    lambda v: v is None or all(is_number(b) and FRACTION.holds(b) for b in (v if isinstance(v, list) else [v])),
+    "null, a fraction above 0 and up to 1, or a list of some",
+    lambda v: (
+        v != [] and (v is None or all(is_number(b) and FRACTION.holds(b) for b in (v if isinstance(v, list) else [v])))
+    ),
 )
 BATCHES = Rule(
     "a number of batches of at least 0, or a fraction from 0.0 to 1.0",
@@ -235,9 +237,9 @@ class WaveformAugment:
 class SpecAugment:
     _target_: str = MISSING
     num_time_masks: int = keeps(at_least(0))
-    time_mask_share: float = keeps(SHARE)
+    time_mask_share: float = keeps(PART)
     num_mel_masks: int = keeps(at_least(0))
-    mel_mask_share: float = keeps(SHARE)
+    mel_mask_share: float = keeps(PART)
     tilt: float = keeps(at_least(0))
 
 

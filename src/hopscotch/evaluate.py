@@ -170,10 +170,12 @@ def evaluate(
     cfg, task, data = load(run, overrides, ckpt)
     folder = run / FOLDER if out is None else out
     clips = SplitClips(data, "test")
-    all_passes = passes(task, data, tester(cfg, run), budgets(cfg.compute.budget, task.model), snr)
+    trainer = tester(cfg, run)
+    all_passes = passes(task, data, trainer, budgets(cfg.compute.budget, task.model), snr)
     first = next(all_passes)
     conditions = [first.condition, *(later.condition for later in all_passes)]
     metrics, trace = measure(first.evaluation, first.logits, data.classes), first.evaluation.trace
+    task.to(trainer.strategy.root_device)  # a test leaves it on the CPU
     time = time_fraction(task, some_batches(data)) if task.model.decides else None
     facts = {
         "run": str(run),

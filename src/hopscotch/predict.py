@@ -65,9 +65,9 @@ class Said(NamedTuple):
 class Predictor:
     """A trained model for files and waveforms. `window` and `hop` in seconds cut what is longer than a clip.
 
-    Without `window` a file is a clip up to the longest one of the training data, and windows are as long as four mean
-    training clips (at least 1 s). A window that is given cuts everything longer than itself. `hop` is half a window
-    unless given.
+    Without `window` a file is a clip up to the longest one of the run's data or four mean training clips (at least
+    1 s), whichever is more, and windows are as long as those four. A window that is given cuts everything longer than
+    itself. `hop` is half a window unless given.
     """
 
     def __init__(

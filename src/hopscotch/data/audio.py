@@ -33,7 +33,6 @@ class AudioFileError(ValueError):
 class Header(NamedTuple):
     num_frames: int
     rate: int  # Hz
-    num_channels: int
 
 
 def printable(path: Path) -> str:
@@ -136,7 +135,7 @@ def resampler(source: int, target: int) -> Resample:
 
 
 def _header(file: soundfile.SoundFile) -> Header:
-    return Header(file.frames, file.samplerate, file.channels)
+    return Header(file.frames, file.samplerate)
 
 
 def _decode(path: Path, file: soundfile.SoundFile, num_frames: int) -> Float[np.ndarray, "frame channel"]:

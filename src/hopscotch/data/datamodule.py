@@ -28,6 +28,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 STAGES: dict[str | None, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 MAX_STATISTICS_CLIPS = 500
 MAX_GAIN_CLIPS = 4096
+MAX_CALIBRATION_CLIPS = 256
 BYTES_PER_SAMPLE = 4
 
 
@@ -156,10 +157,21 @@ class AudioDataModule(LightningDataModule):
     def _drawn_batches(self, most: int, augment: WaveformAugment | None) -> Iterator[AudioBatch]:
         generator = torch.Generator().manual_seed(key_bits(self.seed))
         drawn = torch.randperm(len(self.clips["train"]), generator=generator)[:most].tolist()
-        drawn.sort(key=lambda index: self.clips["train"][index].num_samples)
-        batches = Batches(self._stores["train"], self.seed, augment)
-        for start in range(0, len(drawn), self.batch_size):
-            yield batches.__getitems__([(0, index) for index in drawn[start : start + self.batch_size]])
+        return self._sorted_batches("train", drawn, augment)
+
+    def calibration_batches(self) -> Iterator[AudioBatch]:
+        """At most 256 validation clips, spread evenly over all lengths, the same on all ranks: to meet a budget on."""
+        lengths = self._lengths("val")
+        order = sorted(range(len(lengths)), key=lengths.__getitem__)
+        return self._sorted_batches("val", order[:: -(-len(order) // MAX_CALIBRATION_CLIPS)], None)
+
+    def _sorted_batches(
+        self, split: Split, indices: Sequence[int], augment: WaveformAugment | None
+    ) -> Iterator[AudioBatch]:
+        order = sorted(indices, key=lambda index: self.clips[split][index].num_samples)
+        batches = Batches(self._stores[split], self.seed, augment)
+        for start in range(0, len(order), self.batch_size):
+            yield batches.__getitems__([(0, index) for index in order[start : start + self.batch_size]])
 
     def mean_samples(self) -> float:
         """Mean length of a training clip."""

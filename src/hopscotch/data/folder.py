@@ -108,10 +108,19 @@ def _folders(parent: Path) -> list[Path]:
 
 
 def audio_files(folder: Path) -> list[Path]:
-    """Every file below the folder that may be a clip: no suffix is asked for, libsndfile decides."""
+    """Every file below the folder that may be a clip: no suffix is asked for, libsndfile decides.
+
+    Links to folders are followed, each folder once.
+    """
     found: list[Path] = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    seen = {os.path.realpath(folder)}
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        below, folders[:] = sorted(name for name in folders if not name.startswith(".")), []
+        for name in below:
+            place = os.path.realpath(os.path.join(parent, name))
+            if place not in seen:
+                seen.add(place)
+                folders.append(name)
         found += [
             Path(parent, name)
             for name in sorted(names)

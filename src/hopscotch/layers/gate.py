@@ -170,7 +170,7 @@ class Gate(nn.Module):
         """`bias` > 0 opens more gates in evaluation (it is added before the sigmoid); training ignores it."""
         logits = self.logits(x, mask)
         score = torch.sigmoid(logits if self.training else logits + bias)
-        is_open: Tensor = StraightThrough.apply(score, self.threshold) * mask  # pyright: ignore[reportAssignmentType]
+        is_open: Tensor = StraightThrough.apply(score, self._within_scores()) * mask  # pyright: ignore[reportAssignmentType]
         computed = is_open.detach() > 0
         num_valid = mask.sum(dim=1)
         open_rate = is_open.sum(dim=1) / num_valid
@@ -178,6 +178,12 @@ class Gate(nn.Module):
             _follow(self.measured_rate, computed.sum() / num_valid.sum())
             computed = self._explored(computed, mask)
         return GateDecision(is_open, computed, open_rate)
+
+    def _within_scores(self) -> Tensor:
+        """The threshold, short of 0 and 1: beyond them, where an optimizer may leave it, no bias opens a gate."""
+        if not isinstance(self.threshold, nn.Parameter):
+            return self.threshold
+        return self.threshold + (self.threshold.clamp(SCORE_MARGIN, 1 - SCORE_MARGIN) - self.threshold).detach()
 
     def _explored(self, is_open: Tensor, mask: Tensor) -> Tensor:
         if self.training_mode == "full":

@@ -29,6 +29,7 @@ ESTIMATORS = ("selected", "soft", "reinforce", "gain")
 UNIFORM_MARGIN = 1e-6  # keeps -log(-log(u)) finite
 LOGIT_SCALE = 0.1  # of the fresh gate's last layer: near-uniform strides at the start
 PROBABILITY_FLOOR = 0.02  # of every choice under `reinforce`, so that no log-probability explodes
+MOST_FLOORS = 0.5  # what all choices have of it together: of more than 25 each has less
 COST_UNIT = 0.05  # of loss, to one logit: what costs so much is e times less likely
 
 
@@ -37,6 +38,13 @@ class StrideChoice(NamedTuple):
     weights: Float[Tensor, "batch strides"]  # one-hot of the stride; straight-through in training
     probabilities: Float[Tensor, "batch strides"]
     entropy: Float[Tensor, " batch"]  # nats
+
+
+def floored(probabilities: Float[Tensor, "... choices"]) -> Float[Tensor, "... choices"]:
+    """The same, no choice below the floor, and still summing to 1."""
+    choices = probabilities.shape[-1]
+    floor = min(PROBABILITY_FLOOR, MOST_FLOORS / choices)
+    return (1 - floor * choices) * probabilities + floor
 
 
 def gumbel_noise(like: Tensor) -> Tensor:
@@ -86,7 +94,7 @@ class StrideGate(nn.Module):
         probabilities = logits.softmax(dim=-1)
         soft = probabilities
         if self.training and self.estimator == "reinforce":
-            probabilities = (1 - PROBABILITY_FLOOR * self.max_stride) * probabilities + PROBABILITY_FLOOR
+            probabilities = floored(probabilities)
             chosen = torch.multinomial(probabilities.detach(), 1).squeeze(1)
         else:
             if self.training:

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Bool, Float, Int8
 from torch import Tensor, nn
 
-from hopscotch.layers.learned_skip import COST_UNIT, PROBABILITY_FLOOR, gumbel_noise
+from hopscotch.layers.learned_skip import COST_UNIT, floored, gumbel_noise
 
 JumpRule = Literal["skip", "literal"]
 Sees = Literal["input", "first", "state"]
@@ -116,7 +116,7 @@ class JumpPolicy(nn.Module):
     def forward(self, summary: Float[Tensor, "batch features"]) -> Float[Tensor, "batch decisions actions"]:
         summary = summary.detach()  # like the gates: the policy reads the trunk, it does not steer it
         if self.estimator == "random":
-            return self._logits((summary.float() @ self.scatter).sin())
+            return self._logits((summary.float() @ self.scatter.float()).sin())
         if self.estimator == "gain":
             return self._given_up(self.gains(summary))
         return self._logits(self._outputs(summary))
@@ -133,7 +133,7 @@ class JumpPolicy(nn.Module):
 
     def _given_up(self, outputs: Tensor) -> Float[Tensor, "batch decisions actions"]:
         """An action's logit is what it gives up: minus the gains, in loss, of the layers that it skips."""
-        return -torch.einsum("bj,iaj->bia", outputs, self.skipped) / COST_UNIT
+        return -(outputs[:, None, None] * self.skipped.float()).sum(dim=-1) / COST_UNIT  # float32, under autocast too
 
     def macs(self) -> int:
         """Per call and clip."""
@@ -278,8 +278,7 @@ class Route:
             return soft.argmax(dim=-1), probabilities, soft
         if self.policy.estimator in ("gain", "random"):
             return self._explore(logits), probabilities, probabilities
-        actions = self.policy.num_actions
-        probabilities = (1 - PROBABILITY_FLOOR * actions) * probabilities + PROBABILITY_FLOOR
+        probabilities = floored(probabilities)
         drawn = torch.multinomial(probabilities.detach().flatten(0, 1), 1).view(logits.shape[:2])
         return drawn, probabilities, probabilities
 

@@ -7,6 +7,7 @@ report/adaptation.csv    the same clip by clip, for statistics over runs
 
 import csv
 import json
+import math
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ class AdaptationProbe(Callback):
 
     def _at_reaches(self, task: AudioTask, data: AudioDataModule) -> Generator[tuple[float, Calibration]]:
         """Every reach with its budget, the model's bias being set for it; afterwards as it was."""
-        bias, batches = task.model.decision_bias.clone(), task.calibration_batches(data)
+        bias, batches = task.model.decision_bias.clone(), list(data.calibration_batches())
         for reach in self.reaches:
             task.model.decision_bias.copy_(bias)  # each from there: the order of the reaches changes nothing
             requested = resolve_target("auto", task.model, data.mean_samples(), reach)
@@ -118,7 +119,7 @@ def conditions(task: AudioTask, clean: Sequence[AudioBatch], sample_rate: int) -
     return found
 
 
-def numbers(measured: Adaptation) -> dict[str, float]:
+def numbers(measured: Adaptation) -> dict[str, float | None]:
     """Means over the clips; `gain_correlation` is Spearman's, of the gain predicted with the one that is there.
 
     Duration is taken out: what a stride saves, and what a clip has to lose, both grow with it.
@@ -137,12 +138,19 @@ def numbers(measured: Adaptation) -> dict[str, float]:
         "short_loss": measured.short.losses.mean().item(),
         "full_acc": measured.full.is_right.double().mean().item(),
         "full_loss": measured.full.losses.mean().item(),
-        "gain_correlation": partial_rank_correlation(predicted, measured.gain.numpy(), duration),
-        "loss_correlation": partial_rank_correlation(own.trace.expected_compute.numpy(), own.losses.numpy(), duration),
+        "gain_correlation": known(partial_rank_correlation(predicted, measured.gain.numpy(), duration)),
+        "loss_correlation": known(
+            partial_rank_correlation(own.trace.expected_compute.numpy(), own.losses.numpy(), duration)
+        ),
         "routes": len(shares),
         "common_routes": int((np.asarray(shares) >= COMMON_ROUTE).sum()),
         "entropy": own.trace.entropy.mean().item(),
     }
+
+
+def known(value: float) -> float | None:
+    """JSON has no NaN: what is not there is null."""
+    return None if math.isnan(value) else value
 
 
 def without_decisions(own: Pass, batches: Sequence[AudioBatch]) -> tuple[dict[str, float], list[tuple[Any, ...]]]:

@@ -56,7 +56,7 @@ def passes(
             task.to(trainer.strategy.root_device)
             task.model.decision_bias.copy_(bias)  # each from there: their order changes nothing
             with Console().status(f"Meeting a budget of {budget:g} on validation clips"):
-                calibrated = calibrate(task.model, task.calibration_batches(data), budget).achieved
+                calibrated = calibrate(task.model, list(data.calibration_batches()), budget).achieved
         for level in (None, *snr_db):
             name = "clean" if level is None else f"{level:g} dB"
             trainer.test(task, dataloaders=TestBatches(data, level, f"Testing, {name}"), verbose=False)

@@ -5,7 +5,7 @@ What is under which tag:
 - `skip/...`, `jump/...`, `gate/open_rate/...`, `policy/routes`: the validation clips at the end of each epoch, decided
   deterministically. These are the figures to believe.
 - `train/...`, `policy/entropy`, `gate/threshold/...`: training steps since the last entry, decisions sampled.
-- pictures, text and sound: the same validation clips all through training, so one can watch a clip's route change.
+- pictures and text: the same validation clips all through training, so one can watch a clip's route change.
 
 TensorBoard keeps one kind of data per tag, so a histogram stands beside its scalar or picture under a longer name.
 """

@@ -86,7 +86,7 @@ def budgets_of(job: Job, run: Path) -> list[Job]:
         if budget:
             clean = budget["clean"]
             figures = {"test_acc": clean["acc"], "macs": clean["macs"], "compute_fraction": clean["fraction"]}
-            if job.clip_ms is not None:  # the probe timed both against the dense run
+            if job.clip_ms is not None:  # in proportion to the model's own time, which the probe took
                 figures["clip_ms"] = job.clip_ms * budget["time_fraction"] / probe["time_fraction"]
         found.append(replace(own, overrides=told, **figures))
     return found
@@ -141,8 +141,8 @@ class Measure(NamedTuple):
 def time_measured(groups: Iterable[Group]) -> Measure:
     """Of a test clip; of training where there are runs that do not know the former."""
     if all(group.clip_ms is not None for group in groups):
-        return Measure("milliseconds of testing per clip, as measured", lambda group: group.clip_ms)
-    return Measure("seconds of training, as measured", lambda group: group.seconds)
+        return Measure("milliseconds of testing per clip", lambda group: group.clip_ms)
+    return Measure("seconds of training", lambda group: group.seconds)
 
 
 def overrides_keys(overrides: Sequence[str]) -> set[str]:

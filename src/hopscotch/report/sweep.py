@@ -178,7 +178,7 @@ def jobs_table(jobs: Sequence[Job]) -> "Table":
     """One row per job, with what tells it from the others."""
     shared = shared_overrides(jobs)
     table = new_table(
-        "All jobs", ["model", "seed", "overrides", "status"], ["test acc", "compute", "MACs (M)", "seconds"]
+        "All jobs", ["model", "seed", "overrides", "status"], ["test acc", "compute", "M MACs", "seconds"]
     )
     for job in jobs:
         style = STYLES.get(job.status, "red")
@@ -190,9 +190,7 @@ def jobs_table(jobs: Sequence[Job]) -> "Table":
 def means_table(jobs: Sequence[Job]) -> "Table":
     """Mean over seeds, with the standard deviation where there are two or more."""
     shared = shared_overrides(jobs)
-    table = new_table(
-        "Means over seeds", ["model", "overrides"], ["seeds", "test acc", "compute", "MACs (M)", "seconds"]
-    )
+    table = new_table("Means over seeds", ["model", "overrides"], ["seeds", "test acc", "compute", "M MACs", "seconds"])
     for (model, overrides), members in groups(jobs).items():
         scored = [job for job in members if job.test_acc is not None]
         columns = [
@@ -208,7 +206,7 @@ def means_table(jobs: Sequence[Job]) -> "Table":
 def groups_table(found: "Sequence[Group]") -> "Table":
     """One row per group of seeds and speakers, cheapest first."""
     timed = any(group.clip_ms for group in found)
-    heads = ["runs", "test acc", "", "MACs (M)", *(["ms a clip"] if timed else []), "fit s"]
+    heads = ["runs", "test acc", "", "M MACs", *(["ms a clip"] if timed else []), "fit s"]
     table = new_table("Accuracy and cost, cheapest first; * Pareto set", ["#", "what"], heads)
     for row, group in enumerate(found, start=1):
         accuracy, macs, seconds = group.accuracy, group.macs, group.seconds

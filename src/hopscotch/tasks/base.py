@@ -9,12 +9,13 @@ can be repeated, and resumed, to the last bit.
 import math
 import time
 from collections.abc import Callable
-from itertools import islice
 from typing import Any, TypedDict
 
 import torch
 from jaxtyping import Float
 from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
@@ -25,7 +26,6 @@ from hopscotch.tasks.gains import fit_gains
 from hopscotch.tasks.policy_loss import PolicyLoss
 from hopscotch.types import AudioBatch, ModelOutput, detached, key_bits
 
-CALIBRATION_CLIPS = 256
 STAGES = ("train", "val", "test")
 OF_AN_EPOCH: dict[str, Any] = {"on_step": False, "on_epoch": True}  # what is logged: Lightning guesses by the hook
 
@@ -168,23 +168,26 @@ class AudioTask(LightningModule):
         if self.first_step_at is None:
             self.first_step_at = time.time()
 
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        """Clip in bfloat16, too: Lightning refuses it for a fused optimizer, whose gradients might be scaled."""
+        plugin = self.trainer.precision_plugin
+        if isinstance(plugin, MixedPrecision) and plugin.scaler is None:  # they are not: bfloat16 needs no scaling
+            norm = self.trainer.gradient_clip_val or 0.0
+            algorithm = self.trainer.gradient_clip_algorithm or "norm"
+            Precision.clip_gradients(plugin, optimizer, norm, GradClipAlgorithmType(algorithm))
+            return
+        super().configure_gradient_clipping(optimizer, *args, **kwargs)
+
     def on_validation_epoch_start(self) -> None:
         """Learn what decisions cost and meet the budget before both are judged: the checkpoint kept holds them."""
         if self.target is None or self.trainer.sanity_checking:
             return
         if not self._calibration_batches:
-            self._calibration_batches = self.calibration_batches(self.trainer.datamodule)
+            self._calibration_batches = list(self.trainer.datamodule.calibration_batches())
         if self.model.encoder.gain_net is not None:
             batches = list(self.trainer.datamodule.gain_batches())
             self.log("policy/gain_explained", fit_gains(self.model, self.clip_losses, batches, self.seed))
         self.calibration = calibrate(self.model, self._calibration_batches, self.target)
-
-    @staticmethod
-    def calibration_batches(data: Any) -> list[AudioBatch]:
-        """Validation clips to meet a budget on: not many more than 256, of all lengths."""
-        # A loader of our own: where workers persist, the trainer's has but one iterator, now about to be used.
-        step = -(-len(data.clips["val"]) // CALIBRATION_CLIPS)  # clips come sorted by length: spread evenly
-        return list(islice(data.val_dataloader(), 0, None, step))
 
     def _seed(self, key: int) -> None:
         """As `torch.manual_seed`, which takes a millisecond a step to note the seed of a GPU that is not in use."""
