@@ -23,8 +23,9 @@ more.
 Other keys of the run's configuration may be changed, too: data.batch_size=64, trainer.accelerator=cpu.
 
 Results go to outputs/<run>/report/evaluation/: clips.csv, metrics.json, per_class.csv and .md, confusion.png,
-conditions.csv and its picture; the curve of compute.budget to outputs/<run>/report/budgets.csv and .png, too. With out=
-all go there. The last line printed is the folder.
+conditions.csv and its picture; the curve of compute.budget (budgets.csv and .png) there, too, or, of the best
+checkpoint on the run's own clips, to outputs/<run>/report/, for the run's page. With out= all go there. The last line
+printed is the folder.
 """
 
 import sys

@@ -44,6 +44,8 @@ def main() -> None:
     names = [word for word in arguments.words if not word.startswith(KEYS)]
     if "run" not in keys or bool(names) == (arguments.explain is not None):
         parser.error("give run=<run folder> and files, or run=<run folder> and --explain <clip>")
+    if arguments.out is not None and (arguments.explain is None or arguments.out.suffix != ".png"):
+        parser.error(f"--out names a .png and goes with --explain, got {arguments.out}")
     if arguments.workers is not None and arguments.workers < 0:
         parser.error(f"--workers must be at least 0, got {arguments.workers}")
     try:

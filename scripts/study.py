@@ -28,14 +28,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="outputs/study_<experiment>")
     parser.add_argument("--beside", type=Path, nargs="+", default=[], metavar="DIR", help="studies for the same table")
     arguments = parser.parse_intermixed_args()
+    if arguments.lanes < 1:
+        parser.error(f"--lanes must be at least 1, got {arguments.lanes}")
     from hopscotch.config_errors import ConfigError
     from hopscotch.report.study import report_study
+    from hopscotch.report.sweep import refuse_other_folders
     from hopscotch.study import plan, run_jobs
 
     try:
         jobs = plan(arguments.overrides, quick=arguments.quick)
+        for folder in arguments.beside:
+            refuse_other_folders(folder, "--beside")
     except ConfigError as error:
         sys.exit(str(error))
+    except ValueError as error:
+        sys.exit(f"Error: {error}")
     named = [word.removeprefix("experiment=") for word in arguments.overrides if word.startswith("experiment=")]
     out = (arguments.out or ROOT / "outputs" / f"study_{'_'.join(named) or 'jobs'}").absolute()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the jobs are ended too
@@ -49,7 +56,8 @@ def main() -> None:
                     print(f"  did not finish: {folder}.log", flush=True)
         except ValueError as error:
             sys.exit(f"Error: {error}")
-    report_study(out, arguments.beside)
+    if not report_study(out, arguments.beside):
+        sys.exit(f"Error: there is no finished run in {out}, and so no table.")
     print(out / "study.md")
     sys.exit(1 if failed else 0)
 

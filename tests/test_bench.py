@@ -26,6 +26,14 @@ def test_a_ratio_is_that_of_the_medians_and_lies_within_its_interval() -> None:
     assert Times(["a", "b"], seconds).ratio("a", "a") == Ratio(1.0, 1.0, 1.0)
 
 
+def test_what_a_case_takes_beyond_another_is_held_to_the_interval_of_its_median() -> None:
+    imports = torch.ones(9, dtype=torch.float64)
+    step = imports + torch.tensor([1.4, 1.6, 2.3, 2.4, 2.5, 2.6, 2.7, 2.8, 2.9], dtype=torch.float64)
+    found = Times(["imports", "step"], torch.stack([imports, step], dim=1)).difference("step", "imports")
+    assert found.value == pytest.approx(2.5)
+    assert 1.6 < found.low < 2.5 < found.high < 2.9  # one fast round is no evidence
+
+
 def test_every_round_begins_with_another_case_and_runs_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "SHORTEST", 0.002)  # the calls do nothing: millions of them otherwise
     calls: list[str] = []

@@ -125,6 +125,13 @@ def test_resumed_run_keeps_its_curves_and_pictures(tmp_path: Path) -> None:
     assert second.has_layout
 
 
+def test_a_resumed_run_that_validates_on_fewer_clips_ranks_those(tmp_path: Path) -> None:
+    dashboard = SkipDashboard()
+    dashboard.hardest.load_state_dict({"times_wrong": {99: 7, 3: 2}, "num_evaluations": 7})
+    text = fit(tmp_path, stride_trace(), dashboard=dashboard).Tensors("wrong/clips/text_summary")[-1]
+    assert "| 0 | yes/3.wav | 3 of 8 |" in text.tensor_proto.string_val[0].decode()
+
+
 def test_without_pictures_the_numbers_remain(tmp_path: Path) -> None:
     events = fit(tmp_path, both_trace(), dashboard=SkipDashboard(pictures=False))
     assert events.Tags()["images"] == []

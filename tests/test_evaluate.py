@@ -126,6 +126,15 @@ def test_results_go_where_out_says_and_nowhere_else(run: Path, tmp_path: Path) -
     assert sorted(run.rglob("*")) == before
 
 
+def test_budgets_on_other_clips_are_not_shown_as_those_of_the_run(run: Path, tmp_path: Path) -> None:
+    write_tones(tmp_path / "others", clips_per_class=9)
+    folder = evaluate(run, ["data=folder", f"data.root={tmp_path / 'others'}", "compute.budget=0.9"])
+    again = evaluate(run, ["compute.budget=0.9"], ckpt=run / "checkpoints" / "best.ckpt", out=tmp_path / "out")
+    assert (folder / "budgets.csv").is_file()
+    assert (again / "budgets.csv").is_file()
+    assert not (run / "report" / "budgets.csv").exists()
+
+
 def test_what_is_printed_holds_accuracy_classes_and_conditions(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = evaluate(run, snr=[10])
     printed = capsys.readouterr().out
@@ -212,7 +221,8 @@ def test_clips_that_changed_since_training_are_told(
         (["compute.budgets=1"], r"An override must be key=value with a key of .* Did you mean compute.budget\?"),
         (["nonsense"], "An override must be key=value with a key of"),
         (["compute.budget=[0.5"], "An override must be key=value with a key of"),
-        (["compute.budget=[2.0]"], "compute.budget must be null, a fraction above 0 and up to 1, or a list of them"),
+        (["compute.budget=[2.0]"], "compute.budget must be null, a fraction above 0 and up to 1, or a list of some"),
+        (["compute.budget=[]"], r"or a list of some, got \[\]"),
         (["data.batch_size=0"], "data.batch_size must be at least 1, got 0"),
         (["data.sample_rate=16000"], "data.sample_rate must stay that of the model, 8000, got 16000"),
         (["data=folder", "data.root=x", "data.sample_rate=16000"], "data.sample_rate must stay that of the model"),

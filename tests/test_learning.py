@@ -52,3 +52,10 @@ def test_a_run_on_its_way_is_warned_of_by_what_it_logged(logged: dict[str, float
     assert [words in warning for warning in found if words] == [True] * (words is not None)
     assert len(found) == (words is not None)
     assert warnings_so_far([]) == []
+
+
+def test_weights_that_came_along_from_another_run_are_of_no_epoch_here() -> None:
+    kept = kept_epoch(LINES, kept_loss=1.0)
+    assert kept is not None
+    assert kept["epoch"] == 1
+    assert kept_epoch(LINES, kept_loss=0.9) is None

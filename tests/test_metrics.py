@@ -1,11 +1,15 @@
 """The figures of an evaluation, against the slow and obvious way to them."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from hopscotch.report.conditions import Condition
+from hopscotch.report.evaluation_figures import draw_confusion
 from hopscotch.report.evaluation_report import per_class_markdown, print_evaluation
 from hopscotch.report.metrics import NUM_BINS, ClassRow, Metrics, measure
+from hopscotch.report.run_pictures import shortened
 from hopscotch.report.traces import Evaluation
 from hopscotch.types import select_clips
 from tests.hand_made import stride_trace
@@ -106,3 +110,9 @@ def test_of_many_classes_those_recognised_worst_are_printed(capsys: pytest.Captu
 def test_a_bar_in_a_name_does_not_break_the_table() -> None:
     row = ClassRow("a|b", 1, 1.0, 1.0, 1.0, "", 0.5, 0.5, 1e6)
     assert per_class_markdown([row]).splitlines()[-1].startswith(r"| a\|b | 1 |")
+
+
+def test_a_dollar_in_a_name_is_no_formula(tmp_path: Path) -> None:
+    draw_confusion([[1, 0], [0, 1]], ["$1_$2", "five $"], tmp_path / "confusion.png")
+    assert (tmp_path / "confusion.png").stat().st_size > 1000
+    assert shortened("$1_$2") == r"\$1_\$2"

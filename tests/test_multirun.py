@@ -3,6 +3,9 @@
 import json
 from pathlib import Path
 
+import pytest
+
+import hopscotch.run
 from tests.tiny import TINY_MODEL, TINY_RUN, Command, tiny_folder
 
 SWEEP = ["-m", *TINY_MODEL, *TINY_RUN, "hydra.sweep.dir=all"]
@@ -41,8 +44,9 @@ def test_a_sweep_without_a_failure_ends_with_exit_code_0(command: Command, tones
     assert {"frontier.csv", "frontier.png", "sweep.jsonl"} <= {path.name for path in Path("all").iterdir()}
 
 
-def test_the_seconds_of_a_job_are_its_own(command: Command, tones: Path) -> None:
+def test_the_seconds_of_a_job_are_its_own(command: Command, tones: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hopscotch.run, "STARTED", hopscotch.run.STARTED - 1000)
     command(*SWEEP, *tiny_folder(tones), "model=dense", "seed=0,1")
     first, second = (job["seconds"] for job in ledger())
-    assert second["total"] < first["total"] + second["fit"] + 5  # not counted from the start of the sweep
-    assert second["to_first_step"] < second["total"] < 30
+    for seconds in (first, second):
+        assert seconds["to_first_step"] < seconds["total"] < 500  # not counted from the start of the process

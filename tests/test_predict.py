@@ -193,6 +193,21 @@ def test_a_wrong_option_is_named(trained: Path, options: dict[str, Any], message
         load(trained, **options)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--device", "abacus"], "device must be one that torch finds here, such as cpu, got abacus"),
+        (["--csv", "--out", "table.png"], "--out names a .png and goes with --explain, got table.png"),
+    ],
+)
+def test_what_cannot_be_done_is_said_and_is_code_2(
+    trained: Path, clips: list[Path], words: list[str], message: str
+) -> None:
+    ended = type_in(f"run={trained}", clips[0], *words)
+    assert ended.code == 2
+    assert message in ended.err
+
+
 def test_files_are_read_no_further_ahead_than_two_groups(
     trained: Path, clips: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

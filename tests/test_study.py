@@ -11,7 +11,7 @@ from hopscotch import study
 from hopscotch.config_errors import ConfigError
 from hopscotch.report.study import bootstrap, report_study
 from hopscotch.report.summary import Status, write_summary
-from hopscotch.report.thresholds import OPEN_RATE, THRESHOLD, read_gates
+from hopscotch.report.thresholds import OPEN_RATE, THRESHOLD, draw_thresholds, read_gates
 from hopscotch.study import plan, run_jobs
 
 
@@ -238,3 +238,17 @@ def test_thresholds_of_all_rules_are_read_from_the_metrics_and_drawn(tmp_path: P
     (tmp_path / "a" / "metrics.jsonl").unlink()
     report_study(tmp_path)
     assert not (tmp_path / "thresholds.png").exists(), "no gates, no picture"
+
+
+def test_lines_are_drawn_for_more_runs_than_there_are_colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *_, **__: drawn.append(figure))
+    runs = {}
+    for i in range(10):
+        runs[f"rule {i}"] = tmp_path / str(i)
+        runs[f"rule {i}"].mkdir()
+        line = {"step": 1, "epoch": 0, "gate/threshold/layer_00": 0.5, "gate/open_rate/layer_00": 0.1 * i}
+        (runs[f"rule {i}"] / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    assert draw_thresholds(runs, tmp_path / "thresholds.png")
+    looks = {(line.get_color(), line.get_linestyle()) for line in drawn[0].axes[0].lines}
+    assert len(drawn[0].axes[0].lines) == len(looks) == 10

@@ -194,7 +194,8 @@ def evaluate(
         folder, facts=facts, metrics=metrics, clips=clip_rows(first.evaluation, clips), conditions=conditions
     )
     if points := budget_points([row for row in conditions if row.snr_db is None]):
-        write_budgets(points, run / "report" if out is None else out)
+        is_own = out is None and ckpt is None and not changes_data(overrides)  # what the run's page may show as its own
+        write_budgets(points, run / "report" if is_own else folder)
     changed = not changes_data(overrides) and was_changed(run, data)
     warnings = ["the clips are not those of the training run: some came, went or changed since."] if changed else []
     print_evaluation(metrics, conditions, time=time, warnings=warnings)

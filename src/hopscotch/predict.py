@@ -97,7 +97,7 @@ class Predictor:
             raise ValueError(f"window must be above 0 s, got {window}.")
         if not 1 <= self.windowing.hop <= self.windowing.window:
             raise ValueError(f"hop must be above 0 s and at most the window of {self.window:g} s, got {hop}.")
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.eval().to(self.device)
         self.classes, self.sample_rate, self.batch_size = classes, sample_rate, batch_size
 
@@ -241,6 +241,15 @@ class Predictor:
             history=part.history,
             route=part.route,
         )
+
+
+def _device(name: str) -> torch.device:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts that it is there
+        why = str(error).splitlines()[0]
+        raise ValueError(f"device must be one that torch finds here, such as cpu, got {name}: {why}") from None
+    return torch.device(name)
 
 
 def load(run: str | Path, ckpt: str | Path | None = None, **options: Any) -> Predictor:

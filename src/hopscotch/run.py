@@ -181,9 +181,22 @@ def load_best(task: AudioTask, trainer: Trainer) -> None:
 
     Not by trainer.test(ckpt_path=...): where weights are averaged, Lightning would test those that were not validated.
     """
+    if kept := checkpoint_of(trainer):
+        load_weights(task, Path(kept.best_model_path))
+
+
+def checkpoint_of(trainer: Trainer) -> ModelCheckpoint | None:
+    """What kept the best weights; None where none were kept."""
     kept = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
-    if kept and kept[0].best_model_path:
-        load_weights(task, Path(kept[0].best_model_path))
+    return kept[0] if kept and kept[0].best_model_path else None
+
+
+def kept_loss(trainer: Trainer) -> float | None:
+    """val/loss of the weights that were kept; None without any, or where something else says which are the best."""
+    kept = checkpoint_of(trainer)
+    if kept is None or kept.monitor != "val/loss" or kept.best_model_score is None:
+        return None
+    return float(kept.best_model_score)
 
 
 def finish(
@@ -223,6 +236,7 @@ def finish(
         "seconds": {**seconds, "test_clip": traces.test_seconds / len(test.labels), "total": time.time() - started},
         "warnings": findings,
         "epochs": trainer.current_epoch,
+        "kept_loss": kept_loss(trainer),
         "started": datetime.fromtimestamp(started).astimezone().isoformat(timespec="seconds"),
         "data": data.summary(),
     }

@@ -14,7 +14,7 @@ import torch
 from hopscotch.bench.clips import write_clips
 from hopscotch.bench.loop import BATCH, bare
 from hopscotch.bench.table import Row, row
-from hopscotch.bench.timing import Ratio, Times
+from hopscotch.bench.timing import Times
 from hopscotch.build import build_data
 from hopscotch.config import compose
 from hopscotch.data.batches import KeyedLoader, one_thread
@@ -81,11 +81,9 @@ def start(rounds: int, device: str) -> Iterator[Row]:
             _process(run)
             extra[i, 1] = _to_first_step(Path(folder) / f"run{i}")
     times = Times(["imports", "first step"], extra)
-    difference = (extra[:, 1] - extra[:, 0]).sort().values
-    low, high = difference.quantile(torch.tensor([0.05, 0.95], dtype=torch.float64)).tolist()
     yield row(
         "seconds from process start to the first step, beyond importing torch and Lightning",
-        Ratio(float(difference.median()), low, high),
+        times.difference("first step", "imports"),
         (times.median("first step"), times.median("imports")),
         most=EXTRA_SECONDS,
         clips=3000,

@@ -38,19 +38,29 @@ class Times(NamedTuple):
     def median(self, name: str) -> float:
         return float(self._of(name).median())
 
-    def quantiles(self, name: str, shares: list[float]) -> list[float]:
-        return self._of(name).quantile(torch.tensor(shares, dtype=torch.float64)).tolist()
-
     def ratio(self, name: str, to: str) -> Ratio:
         """Of the medians of two cases, with its interval."""
         a, b = self._of(name), self._of(to)
-        drawn = torch.randint(len(a), (DRAWS, len(a)), generator=torch.Generator().manual_seed(0))
-        ratios = a[drawn].median(dim=1).values / b[drawn].median(dim=1).values
-        low, high = ratios.quantile(torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)).tolist()
+        drawn = _drawn(len(a))
+        low, high = _interval(a[drawn].median(dim=1).values / b[drawn].median(dim=1).values)
         return Ratio(float(a.median() / b.median()), low, high)
+
+    def difference(self, name: str, to: str) -> Ratio:
+        """The median of what a case takes beyond another one of the same round, in seconds, with its interval."""
+        beyond = self._of(name) - self._of(to)
+        low, high = _interval(beyond[_drawn(len(beyond))].median(dim=1).values)
+        return Ratio(float(beyond.median()), low, high)
 
     def _of(self, name: str) -> Tensor:
         return self.seconds[:, self.names.index(name)]
+
+
+def _drawn(rounds: int) -> Tensor:
+    return torch.randint(rounds, (DRAWS, rounds), generator=torch.Generator().manual_seed(0))
+
+
+def _interval(values: Tensor) -> list[float]:
+    return values.quantile(torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)).tolist()
 
 
 def interleave(cases: Mapping[str, Callable[[], object]], *, rounds: int, device: str = "cpu") -> Times:

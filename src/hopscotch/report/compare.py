@@ -56,7 +56,7 @@ class Column:
 
 
 def read_run(folder: Path) -> Run:
-    rule = f"A run to compare must be the folder of a finished run, got {folder}"
+    rule = f"A run to compare must be the folder of a run that came to its test, got {folder}"
     if not folder.is_dir():
         raise ValueError(f"{rule}: there is no such folder.")
     for needed in ("summary.json", "config.yaml"):

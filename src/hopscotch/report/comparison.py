@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from hopscotch.report.compare import (
     Column,
+    Run,
     columns_of,
     config_differences,
     metric_rows,
@@ -31,7 +32,8 @@ def compare_runs(folders: Sequence[Path], out: Path | None) -> None:
     console = make_console()
     for column in columns:
         for run in column.runs:
-            console.print(escape(f"{column.letter}  seed {run.seed}  {run.folder}"), highlight=False, soft_wrap=True)
+            words = f"{column.letter}  seed {run.seed}  {run.folder}{early(run)}"
+            console.print(escape(words), highlight=False, soft_wrap=True)
     console.print()
     if len(columns) > 1:
         console.print(side_by_side("Configurations, where they differ", columns, config_differences(columns)))
@@ -48,6 +50,10 @@ def compare_runs(folders: Sequence[Path], out: Path | None) -> None:
     for letter, interval in paired_differences(columns):
         console.print(f"accuracy of {letter} minus A on the same clips  {interval}  95 % over clips", highlight=False)
     show_clips(voices(columns), console, out)
+
+
+def early(run: Run) -> str:
+    return "" if run.summary["status"] == "finished" else f"  ({run.summary['status']} before its end)"
 
 
 def show_clips(columns: Sequence[Column], console: Console, out: Path | None) -> None:

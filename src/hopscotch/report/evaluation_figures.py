@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from hopscotch.report.run_pictures import shortened
+
 MAX_NUMBERED = 25  # classes up to which every cell holds its number
 DOTS_PER_INCH = 150
 INK = "#282828"
@@ -27,9 +29,10 @@ def draw_confusion(counts: Sequence[Sequence[int]], classes: Sequence[str], path
             ink = "white" if shares[label, prediction] > 0.6 else INK
             number = str(table[label, prediction])
             axes.text(prediction, label, number, ha="center", va="center", color=ink, fontsize=8)
+    names = [shortened(name) for name in classes]
     font = 9 if num_classes <= MAX_NUMBERED else 6
-    axes.set_xticks(range(num_classes), list(classes), rotation=90, fontsize=font)
-    axes.set_yticks(range(num_classes), list(classes), fontsize=font)
+    axes.set_xticks(range(num_classes), names, rotation=90, fontsize=font)
+    axes.set_yticks(range(num_classes), names, fontsize=font)
     axes.set(xlabel="taken for", ylabel="is")
     axes.tick_params(length=0, colors=INK)
     axes.spines[:].set_visible(False)

@@ -34,7 +34,8 @@ class HardestClips:
     def leaders(self, evaluation: Evaluation) -> list[int]:
         """Clips most often wrong, worst first; of two wrong equally often the one with the larger loss now."""
         losses = dict(zip(evaluation.indices.tolist(), evaluation.losses.tolist(), strict=True))
-        ranked = sorted(self.times_wrong, key=lambda clip: (-self.times_wrong[clip], -losses.get(clip, 0.0), clip))
+        here = self.times_wrong.keys() & losses.keys()  # a resumed run may validate on fewer
+        ranked = sorted(here, key=lambda clip: (-self.times_wrong[clip], -losses[clip], clip))
         return ranked[: self.num_clips]
 
     def write(self, writer: SummaryWriter, evaluation: Evaluation, clips: SplitClips, model: Any, step: int) -> None:

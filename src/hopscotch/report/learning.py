@@ -28,9 +28,16 @@ def epochs(lines: Lines) -> list[dict[str, Any]]:
     return [found[epoch] for epoch in sorted(found) if "val/loss" in found[epoch]]
 
 
-def kept_epoch(lines: Lines) -> dict[str, Any] | None:
-    """The epoch whose weights a run keeps: that of the lowest loss on validation clips."""
-    return min(epochs(lines), key=lambda epoch: epoch["val/loss"], default=None)
+def kept_epoch(lines: Lines, kept_loss: float | None = None) -> dict[str, Any] | None:
+    """The epoch whose weights a run keeps: that of the lowest loss on validation clips.
+
+    None where there is no validation yet, or where `kept_loss`, that of the checkpoint kept, is below all that were
+    logged: a run that goes on took it along.
+    """
+    best = min(epochs(lines), key=lambda epoch: epoch["val/loss"], default=None)
+    if best is not None and kept_loss is not None and kept_loss < best["val/loss"] * (1 - 1e-6):
+        return None
+    return best
 
 
 def warnings_so_far(lines: Lines) -> list[str]:

@@ -26,9 +26,9 @@ MAX_LABELLED = 20  # classes whose counts can be read in the matrix
 CURVES = (("loss", "loss"), ("acc", "accuracy"), ("compute_fraction", "compute fraction"))
 
 
-def draw_learning(lines: Lines, target: float | None) -> list[tuple["Figure", str]]:
+def draw_learning(lines: Lines, target: float | None, kept_loss: float | None = None) -> list[tuple["Figure", str]]:
     """Loss, accuracy and compute fraction over optimizer steps, of those that were logged."""
-    kept = kept_epoch(lines)
+    kept = kept_epoch(lines, kept_loss)
     drawn = []
     for tag, words in CURVES:
         train, val = curve(lines, f"train/{tag}"), curve(lines, f"val/{tag}")
@@ -129,7 +129,8 @@ def draw_routes(routes: Sequence[Route], num_clips: int) -> list[tuple["Figure",
 
 
 def shortened(name: str) -> str:
-    return name if len(name) <= 14 else f"{name[:13]}…"
+    """For the side of a picture: a dollar is a dollar there, and begins no formula."""
+    return (name if len(name) <= 14 else f"{name[:13]}…").replace("$", r"\$")
 
 
 def small_figure(width: float = SMALL[0], height: float = SMALL[1]) -> tuple["Figure", "Axes"]:

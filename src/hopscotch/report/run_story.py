@@ -149,17 +149,23 @@ def limit(run: RunFolder) -> object:
 
 
 def learning(run: RunFolder) -> list[Part]:
+    kept_loss = run.summary.get("kept_loss")
     target = (run.summary.get("compute") or {}).get("target")
-    parts: list[Part] = [Drawn(lambda: run_pictures.draw_learning(run.metrics, target))]
-    kept, rows = kept_epoch(run.metrics), epochs(run.metrics)
-    if kept is None:
+    parts: list[Part] = [Drawn(lambda: run_pictures.draw_learning(run.metrics, target, kept_loss))]
+    kept, rows = kept_epoch(run.metrics, kept_loss), epochs(run.metrics)
+    if not rows:
         return [*parts, Text("No validation yet.")]
     tags = [f"{split}/{tag}" for tag in ("loss", "acc", "compute_fraction") for split in ("train", "val")]
     tags = [tag for tag in tags if any(tag in row for row in rows)]
     lines = [
         [word, str(row["epoch"] + 1), str(row["step"] + 1), *(shown(row.get(tag)) for tag in tags)]
         for word, row in (("kept: lowest val/loss", kept), ("last", rows[-1]))
+        if row is not None
     ]
+    if kept is None:
+        parts.append(
+            Text(f"Kept are weights of the run that this one went on from, with a val/loss of {kept_loss:.4f}.")
+        )
     head = ["", "epoch", "steps", *tags]
     return [*parts, Table(head, lines, numbers=head[1:])]
 
@@ -213,7 +219,8 @@ def skipped(run: RunFolder) -> list[Part]:
     if kinds.jumps or kinds.strides or kinds.gates:
         parts += [Heading("Layer by layer"), layer_table(run, kinds)]
     if not (kinds.jumps or kinds.strides):
-        return [*parts, Text("Every test clip ran every layer, and attention read every position.")]
+        read = "which read the open tokens alone" if kinds.gates else "and attention read every position"
+        return [*parts, Text(f"Every test clip ran every layer, {read}.")]
     top = found[:NUM_ROUTES]
     share = sum(len(route.group.rows) for route in top) / len(run.clips)
     few = f"The {len(top)} commonest of {len(found)}, taken by {share:.1%} of the test clips."

@@ -138,7 +138,7 @@ def summarise(points: Sequence[Point]) -> dict[str, Any]:
     row: dict[str, Any] = {
         "runs": len({point.folder for point in points}),
         "acc": mean(accuracies),
-        "acc_sd": stdev(accuracies) if len(accuracies) > 1 else None,
+        "acc_sd": over_seeds(points),
         "macs_m": mean(point.clean["macs"] for point in points) / 1e6,
         "fraction": mean(point.clean["fraction"] for point in points),
         "seconds": mean(point.summary["seconds"]["fit"] for point in points),
@@ -164,6 +164,15 @@ def summarise(points: Sequence[Point]) -> dict[str, Any]:
         row[f"loss saved {name}"] = advantage(points, name, "dealt_loss", "own_loss")
         row[f"compute beside dealt {name}"] = mean(one[name]["fraction"] - one[name]["dealt_fraction"] for one in found)
     return row
+
+
+def over_seeds(points: Sequence[Point]) -> float | None:
+    """Deviation between seeds, each the mean over its left-out speakers and budgets; of seeds that have them all."""
+    by_seed: dict[int, list[float]] = {}
+    for point in points:
+        by_seed.setdefault(point.summary["seed"], []).append(point.clean["acc"])
+    whole = [mean(values) for values in by_seed.values() if len(values) == max(map(len, by_seed.values()))]
+    return stdev(whole) if len(whole) > 1 else None
 
 
 def advantage(points: Sequence[Point], name: str, better: str, worse: str) -> Interval:

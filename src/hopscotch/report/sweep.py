@@ -94,9 +94,9 @@ def report_folder(folder: Path, beside: Sequence[Path] = ()) -> None:
     print(folder / "index.html", flush=True)
 
 
-def refuse_other_folders(folder: Path) -> None:
+def refuse_other_folders(folder: Path, name: str = "sweep") -> None:
     """A sweep has runs in folders of its own; what came to nothing left a log or a line in the ledger."""
-    rule = f"sweep must be the folder of a sweep, got {folder}"
+    rule = f"{name} must be the folder of a sweep, got {folder}"
     if not folder.is_dir():
         raise ValueError(f"{rule}: there is no such folder.")
     if (folder / "config.yaml").is_file() or (folder / "summary.json").is_file():
@@ -192,7 +192,7 @@ def means_table(jobs: Sequence[Job]) -> "Table":
     shared = shared_overrides(jobs)
     table = new_table("Means over seeds", ["model", "overrides"], ["seeds", "test acc", "compute", "M MACs", "seconds"])
     for (model, overrides), members in groups(jobs).items():
-        scored = [job for job in members if job.test_acc is not None]
+        scored = [job for job in members if job.status == "finished" and job.test_acc is not None]  # to its end
         columns = [
             spread([job.test_acc for job in scored], 4),
             spread([job.compute_fraction for job in scored], 4),

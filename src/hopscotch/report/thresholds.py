@@ -7,6 +7,7 @@ from statistics import mean
 from hopscotch.report.frontier import COLOURS
 from hopscotch.report.jobs import read_lines
 
+STYLES = ("-", "--", ":", "-.")  # of lines that share a colour
 THRESHOLD, OPEN_RATE = "gate/threshold/layer_", "gate/open_rate/layer_"
 
 
@@ -36,10 +37,12 @@ def draw_thresholds(runs: Mapping[str, Path], path: Path) -> bool:
     for axes, (prefix, words) in zip(
         figure.subplots(1, 2), ((THRESHOLD, "threshold"), (OPEN_RATE, "share of open tokens, validation")), strict=True
     ):
-        for colour, (name, gates) in zip(COLOURS, series.items(), strict=False):
+        for number, (name, gates) in enumerate(series.items()):
+            turn, place = divmod(number, len(COLOURS))
+            colour, style = COLOURS[place], STYLES[turn % len(STYLES)]
             low, middle, high = zip(*gates[prefix], strict=True)
             epochs = range(1, len(middle) + 1)
-            axes.plot(epochs, middle, color=colour, label=name if prefix == THRESHOLD else None)
+            axes.plot(epochs, middle, style, color=colour, label=name if prefix == THRESHOLD else None)
             axes.fill_between(epochs, low, high, color=colour, alpha=0.12, linewidth=0)
         axes.set(xlabel="epoch", ylabel=words, ylim=(-0.02, 1.02))
         axes.grid(color="#e5e5e5")
