@@ -170,9 +170,15 @@ def set_up(lock: int) -> bool:
     if reason:
         with timed(f"making .venv with Python {version()} ({reason})"):
             make_venv(lock)
+    before = read_stamp(VENV)
     write_stamp(VENV, UNFINISHED)  # nothing that is interrupted from here on can pass for whole
     with timed("installing the versions of constraints.txt (5 GB on Linux; fetched the first time)"):
-        install(lock)
+        try:
+            install(lock)
+        except Refusal:  # as without a network: what was there is kept for the next call
+            if not reason:
+                write_stamp(VENV, before)
+            raise
     write_stamp(VENV, wanted_stamp(ROOT))
     return True
 

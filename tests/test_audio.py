@@ -99,6 +99,12 @@ def make_bad_file(kind: str, path: Path) -> Path:
         noise = np.random.default_rng(0).uniform(-0.5, 0.5, 4000)
         soundfile.write(path, noise, RATE, format="FLAC")
         path.write_bytes(path.read_bytes()[:5000])
+    elif kind == "flac from a pipe":
+        soundfile.write(path, samples, RATE, format="FLAC")
+        data = bytearray(path.read_bytes())
+        data[21] &= 0xF0  # the number of samples: 36 bits of STREAMINFO
+        data[22:26] = bytes(4)
+        path.write_bytes(data)
     elif kind == "nan":
         write(path, np.where(np.arange(4000) == 7, np.nan, samples), subtype="FLOAT")
     elif kind == "infinite":
@@ -123,6 +129,7 @@ def make_bad_file(kind: str, path: Path) -> Path:
         ("half a file", "is cut: its header promises 8000 bytes of audio, got 3956"),
         ("length too small", "header promises 1000 bytes of audio, but 7000 bytes follow"),
         ("cut flac", "Audio file "),
+        ("flac from a pipe", "its header must say how long it is, got"),
         ("nan", "samples must be finite, got 1 NaN"),
         ("infinite", "samples must be finite, got 1 NaN or infinite"),
         ("silent", "must not be silent, got 4000 frames of zeros"),

@@ -54,6 +54,22 @@ def test_an_interrupted_set_up_is_made_anew(checkout: Path) -> None:
     assert bootstrap.must_be_made(checkout / ".venv") == "an earlier call did not finish"
 
 
+def test_an_update_that_fails_keeps_what_was_there(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(lock: int) -> None:
+        assert (checkout / ".venv" / bootstrap.STAMP).read_text() == bootstrap.UNFINISHED
+        raise bootstrap.Refusal("no network")
+
+    before = bootstrap.read_stamp(checkout / ".venv")
+    (checkout / "constraints.txt").write_text("torch==2.12.0\n")
+    monkeypatch.setattr(bootstrap, "ROOT", checkout)
+    monkeypatch.setattr(bootstrap, "VENV", checkout / ".venv")
+    monkeypatch.setattr(bootstrap, "install", no_network)
+    with pytest.raises(bootstrap.Refusal, match="no network"):
+        bootstrap.set_up(0)
+    assert bootstrap.read_stamp(checkout / ".venv") == before
+    assert bootstrap.must_be_made(checkout / ".venv") == ""
+
+
 @pytest.mark.parametrize("lost", ["pyvenv.cfg", bootstrap.BIN])
 def test_a_venv_without_its_parts_is_made_anew(checkout: Path, lost: str) -> None:
     (checkout / ".venv" / lost).unlink()

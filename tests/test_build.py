@@ -131,6 +131,21 @@ def test_a_model_that_could_not_tell_the_order_of_sounds_is_refused(tmp_path: Pa
             build_model(cfg, num_classes=3)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("trainer.precision=16-mixed",), r"^task\.optimizer\.fused must be false under trainer\.precision=16-mixed"),
+        (
+            ("trainer.val_check_interval=3", "trainer.accumulate_grad_batches=2"),
+            r"^trainer\.val_check_interval must be a multiple of trainer\.accumulate_grad_batches, 2, got 3",
+        ),
+    ],
+)
+def test_keys_that_do_not_go_together_are_refused(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_trainer(tiny_config(tmp_path, tmp_path, "model=dense", *words), [], [])
+
+
 @pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, accelerator: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

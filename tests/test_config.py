@@ -111,6 +111,16 @@ def test_the_size_sets_the_width_of_the_encoder() -> None:
             "compute.budget=[]",
             "compute.budget must be null, a fraction above 0 and up to 1, or a list of some, got [].",
         ),
+        (
+            "model=jump_attention model.encoder.attention_depth=0",
+            "model.encoder.attention_depth must be at least 1, got 0.",
+        ),
+        (
+            "model=skip_attention model.encoder.strides=4",
+            "model.encoder.strides must be null, or a list of",
+        ),
+        ("model=skip_layer model.encoder.policy=null", "model.encoder.policy must be a map, got null."),
+        ("trainer.val_check_interval=0", "trainer.val_check_interval must be a number of batches of at least 1"),
         ("compute=0.6", "compute must be a map, got 0.6."),
         ("model.encoder=null", "model.encoder must be a map, got null."),
         ("data.batch_size=0", "data.batch_size must be at least 1, got 0."),

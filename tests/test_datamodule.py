@@ -1,6 +1,7 @@
 """datamodule.py: batches are the same bits whoever makes them, and no clip is read twice or lost."""
 
 import logging
+import pickle
 import threading
 import time
 from pathlib import Path
@@ -223,6 +224,14 @@ def test_a_budget_is_met_on_at_most_256_clips_of_all_lengths_whatever_the_batch_
     assert sorted(torch.cat([batch.indices for batch in few.calibration_batches()]).tolist()) == list(
         range(NUM_CLIPS["val"])
     )
+
+
+def test_a_source_can_be_sent_to_a_worker_without_the_trainer() -> None:
+    data = tones()
+    data.trainer = object()
+    sent = pickle.loads(pickle.dumps(data))
+    assert sent.__dict__.get("trainer") is None
+    assert torch.equal(sent.load(data.clips["val"][0]), data.load(data.clips["val"][0]))
 
 
 def test_setup_decodes_only_what_the_stage_needs_and_only_once() -> None:

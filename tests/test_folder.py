@@ -95,8 +95,44 @@ def test_a_class_without_clips_is_named(root: Path) -> None:
 def test_a_root_with_two_of_three_split_folders_is_not_taken_for_two_classes(tmp_path: Path) -> None:
     for split in ("train", "test"):
         add(tmp_path / split / "cat" / "0.wav")
-    with pytest.raises(ValueError, match="or train/, val/ and test/ with class folders in each; got test, train in"):
+    with pytest.raises(ValueError, match="with class folders in each; got test, train in"):
         folder(tmp_path).setup()
+
+
+@pytest.mark.parametrize("names", [("Train", "Val", "Test"), ("train", "val", "test", "extra_takes")])
+def test_split_folders_are_never_taken_for_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        for label in ("cat", "dog"):
+            add(tmp_path / name / label / "0.wav")
+    with pytest.raises(ValueError, match="so written, and nothing beside them"):
+        folder(tmp_path).setup()
+
+
+def test_a_class_may_be_named_test(tmp_path: Path) -> None:
+    for name in ("speech", "test"):
+        for i in range(5):
+            add(tmp_path / name / f"{i}.wav")
+    data = folder(tmp_path)
+    data.setup()
+    assert data.classes == ["speech", "test"]
+
+
+def test_files_beside_the_class_folders_are_named(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    add(root / "stray.wav")
+    (root / "readme.txt").write_text("no clip")
+    folder(root).setup()
+    assert "files beside the class folders are not used: stray.wav" in caplog.text
+    assert "readme" not in caplog.text
+
+
+def test_a_test_split_without_clips_is_found_before_training(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        for label in ("cat", "dog"):
+            add(tmp_path / split / label / "0.wav")
+    for label in ("cat", "dog"):
+        (tmp_path / "test" / label / "0.wav").unlink()
+    with pytest.raises(ValueError, match="the test split must hold at least one usable clip"):
+        folder(tmp_path).setup("fit")
 
 
 def test_a_class_without_training_clips_is_named(tmp_path: Path) -> None:

@@ -96,6 +96,16 @@ def test_empty_mel_bands_are_rejected() -> None:
         LogMel(sample_rate=8000, num_mels=128, window_seconds=0.032)
 
 
+def test_a_band_that_begins_above_all_sound_is_rejected() -> None:
+    with pytest.raises(ValueError, match=r"frontend\.min_hz must be below half of the sample rate, 4000, got 4000"):
+        LogMel(sample_rate=8000, num_mels=8, min_hz=4000.0)
+
+
+def test_a_window_without_samples_is_rejected() -> None:
+    with pytest.raises(ValueError, match=r"window_seconds >= hop_seconds >= 1 sample, got 1e-05 s"):
+        LogMel(sample_rate=8000, num_mels=8, window_seconds=1e-5)
+
+
 def test_a_hop_longer_than_the_window_is_rejected() -> None:
     with pytest.raises(
         ValueError, match=r"window_seconds >= hop_seconds >= 1 sample, got 0.01 s and 0.02 s at 8000 Hz"

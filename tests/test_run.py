@@ -107,6 +107,18 @@ def test_a_run_goes_on_from_a_checkpoint_in_a_new_folder(command: Command, tones
     assert "ckpt_path must be a checkpoint file, got none.ckpt" in command(*typed, "ckpt_path=none.ckpt").err
 
 
+def test_a_checkpoint_of_another_model_is_refused_in_one_message(command: Command, tones: Path) -> None:
+    typed = [*tiny_folder(tones), *TINY_MODEL, *TINY_RUN]
+    assert command(*typed, "hydra.run.dir=one", "model=dense").code == 0
+    ended = command(*typed, "hydra.run.dir=two", "model=skip_transformer", "ckpt_path=one/checkpoints/last.ckpt")
+    assert ended.code == 1
+    assert "Error: ckpt_path must be a checkpoint of the run's own model, got one/checkpoints/last.ckpt" in ended.err
+    assert "Traceback" not in ended.err
+    Path("words.ckpt").write_text("no checkpoint")
+    ended = command(*typed, "hydra.run.dir=three", "model=dense", "ckpt_path=words.ckpt")
+    assert "Error: ckpt_path must be a checkpoint that train.py wrote, got words.ckpt" in ended.err
+
+
 @pytest.mark.filterwarnings("ignore:.*could not find the monitored key:UserWarning")  # true, and no harm
 def test_a_run_too_short_for_a_validation_ends_well(command: Command, tones: Path) -> None:
     ended = command(*tiny_folder(tones), *TINY, "model=learned_skip", "trainer.max_steps=2")

@@ -196,6 +196,12 @@ def test_gradients_are_clipped_in_bfloat16_too(tones: Path, tmp_path: Path) -> N
     assert clipped == pytest.approx([1e-3] * len(norms), rel=1e-2)
 
 
+def test_an_optimizer_that_lacks_a_key_is_named(tones: Path, tmp_path: Path) -> None:
+    cfg = tiny_config(tones, tmp_path, "model=dense", "task.optimizer._target_=torch.optim.SGD")
+    with pytest.raises(ValueError, match=r"^task\.optimizer must hold what its _target_ takes: .*betas"):
+        fit(cfg)
+
+
 def test_every_validation_clip_is_judged_where_workers_load_them(tones: Path, tmp_path: Path) -> None:
     class Count(Callback):
         def on_validation_batch_end(

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hopscotch.report.traces import TraceBuffer, TraceCollector
+from hopscotch.report.traces import TraceBuffer, TraceCollector, united
 from hopscotch.tasks.base import Step
 from hopscotch.types import AudioBatch, ModelOutput, join_traces
 from tests.hand_made import FourClips, Replay, both_trace, jump_trace, make_trainer, stride_trace
@@ -43,6 +43,20 @@ def test_joined_traces_keep_every_clip() -> None:
     torch.testing.assert_close(joined.macs, torch.cat([stride_trace().macs, jump_trace().macs]))
     assert joined.summary is None
     assert joined.histories == [[], [], [], [], [], [2], [2], []]
+
+
+def test_evaluations_of_several_processes_are_one_with_each_clip_once() -> None:
+    parts = []
+    for indices in ([0, 2, 4, 6], [1, 3, 5, 0]):  # clip 0 was dealt twice, to fill the last batch
+        buffer = TraceBuffer()
+        add(buffer, indices, [index / 10 for index in indices])
+        parts.append(buffer.gather())
+    whole = united(parts)
+    assert whole.indices.tolist() == list(range(7))
+    torch.testing.assert_close(whole.losses, torch.arange(7) / 10)
+    torch.testing.assert_close(whole.trace.strides[4], parts[0].trace.strides[2])
+    torch.testing.assert_close(whole.trace.strides[5], parts[1].trace.strides[3])
+    assert whole.thresholds == parts[0].thresholds
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")

@@ -163,7 +163,24 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logg
             f"trainer.accelerator={cfg.trainer.accelerator} needs a CUDA device, and torch {torch.__version__} finds "
             "none: use trainer=cpu, or trainer=default, which takes what is there."
         )
+    _refuse_conflicts(cfg)
     return make_trainer(cfg.trainer, callbacks=callbacks, logger=loggers or False, default_root_dir=cfg.run_dir)
+
+
+def _refuse_conflicts(cfg: DictConfig) -> None:
+    """Keys that are good one by one, and not together."""
+    trainer, fused = cfg.trainer, cfg.task.optimizer.get("fused")
+    if trainer.precision == "16-mixed" and trainer.gradient_clip_val and fused:
+        raise ValueError(
+            "task.optimizer.fused must be false under trainer.precision=16-mixed with trainer.gradient_clip_val, got "
+            "true: it steps on gradients that are still scaled. bf16-mixed scales none."
+        )
+    every, step = trainer.val_check_interval, trainer.accumulate_grad_batches
+    if isinstance(every, int) and every % step:
+        raise ValueError(
+            f"trainer.val_check_interval must be a multiple of trainer.accumulate_grad_batches, {step}, got {every}: "
+            "a checkpoint in the middle of a step forgets its first batches."
+        )
 
 
 def make_trainer(node: DictConfig, **more: Any) -> Trainer:

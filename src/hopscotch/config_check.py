@@ -149,8 +149,12 @@ def _keep(rule: Rule, key: str, value: Any) -> None:
 
 
 def _like_default(key: str, value: Any, default: Any) -> None:
-    """A value takes the type of the default in YAML; a default of null takes anything, and null turns a map off."""
-    if default is ABSENT or default is None or (value is None and isinstance(default, DictConfig)):
+    """A value takes the type of the default in YAML; a default of null takes anything, and null turns a map off.
+
+    Not so within a model, which needs all of its parts.
+    """
+    is_off = value is None and isinstance(default, DictConfig) and not key.startswith("model.encoder.")
+    if default is ABSENT or default is None or is_off:
         return
     if not _same_kind(value, default):
         example = "" if isinstance(default, DictConfig) else f" like its default, {default}"

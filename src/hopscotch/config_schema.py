@@ -145,7 +145,7 @@ class Trainer:
     limit_val_batches: int | float = keeps(BATCHES)
     limit_test_batches: int | float = keeps(SOME_BATCHES)
     overfit_batches: int | float = keeps(BATCHES)
-    val_check_interval: int | float = keeps(BATCHES)
+    val_check_interval: int | float = keeps(SOME_BATCHES)
     check_val_every_n_epoch: int = keeps(at_least(1))
     num_sanity_val_steps: int = keeps(at_least(-1))
     log_every_n_steps: int = keeps(at_least(1))
@@ -285,6 +285,7 @@ SCHEMAS: dict[str, type] = {
 }
 
 # The encoders' types come from their YAML; what a type cannot say stands here, and need not for an encoder of your own.
+STRIDES = Rule("null, or a list of whole numbers, one per layer", lambda value: isinstance(value, list))
 JUMP_RULES: dict[str, Rule] = {
     "inner": one_of("adapter", "transformer"),
     "expansion": at_least(1),
@@ -296,7 +297,7 @@ JUMP_RULES: dict[str, Rule] = {
     "policy.estimator": one_of("reinforce", "gumbel", "gain", "random"),
 }
 ENCODER_RULES: dict[str, dict[str, Rule]] = {
-    "hopscotch.models.stack.Stack": {"first": at_least(1)},
+    "hopscotch.models.stack.Stack": {"first": at_least(1), "strides": STRIDES},
     "hopscotch.models.learned.LearnedStack": {
         "max_stride": at_least(1),
         "gate_input": one_of("layer", "encoder", "first"),
@@ -306,5 +307,5 @@ ENCODER_RULES: dict[str, dict[str, Rule]] = {
         "temperature_end": ABOVE_ZERO,
     },
     "hopscotch.models.jump.JumpStack": JUMP_RULES,
-    "hopscotch.models.jump_attention.JumpAttention": JUMP_RULES,
+    "hopscotch.models.jump_attention.JumpAttention": JUMP_RULES | {"attention_depth": at_least(1)},
 }

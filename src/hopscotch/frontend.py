@@ -51,12 +51,16 @@ class LogMel(nn.Module):
         self.num_mels = num_mels
         self.window = round(window_seconds * sample_rate)
         self.hop = round(hop_seconds * sample_rate)
-        self.fft = 2 ** math.ceil(math.log2(self.window))
+        if not min_hz < sample_rate / 2:
+            raise ValueError(
+                f"frontend.min_hz must be below half of the sample rate, {sample_rate / 2:g}, got {min_hz}."
+            )
         if self.hop < 1 or self.window < self.hop:
             raise ValueError(
                 "frontend needs window_seconds >= hop_seconds >= 1 sample, "
                 f"got {window_seconds} s and {hop_seconds} s at {sample_rate} Hz."
             )
+        self.fft = 2 ** math.ceil(math.log2(self.window))
         self.mel = torchaudio.transforms.MelSpectrogram(
             sample_rate,
             n_fft=self.fft,

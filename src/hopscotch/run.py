@@ -37,7 +37,7 @@ from hopscotch.report.summary import print_summary, write_summary
 from hopscotch.report.sweep import append_ledger
 from hopscotch.report.traces import Evaluation, TraceCollector
 from hopscotch.tasks.base import AudioTask
-from hopscotch.tasks.weights import load_weights
+from hopscotch.tasks.weights import load_weights, read_checkpoint
 from hopscotch.threads import warn_if_crowded
 
 Ended = Literal["finished", "stopped"]
@@ -55,7 +55,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     overrides = list(hydra_config.overrides.task)
     summary = attempt(cfg, run, overrides, time.time() if is_job else STARTED)
     if is_job:
-        append_ledger(run.parent, {"folder": run.name, "overrides": overrides, **summary})
+        rank_zero_only(append_ledger)(run.parent, {"folder": run.name, "overrides": overrides, **summary})
     elif summary["status"] == "failed":
         raise SystemExit(1)
     if summary["status"] == "stopped" and not summary["test"]:
@@ -122,8 +122,8 @@ def fit_and_test(cfg: DictConfig, run: Path, started: float) -> dict[str, Any]:
     if gc.get_freeze_count() == 0:
         gc.freeze()
     quiet()
-    if cfg.ckpt_path is not None and not Path(cfg.ckpt_path).is_file():
-        raise ValueError(f"ckpt_path must be a checkpoint file, got {cfg.ckpt_path}, which is not there.")
+    if cfg.ckpt_path is not None:
+        read_checkpoint(Path(cfg.ckpt_path), "ckpt_path")  # before any work
     if cfg.compute.budget is not None:
         raise ValueError(
             f"compute.budget must stay null in training, got {cfg.compute.budget}: compute.target is what a model "
@@ -138,8 +138,10 @@ def fit_and_test(cfg: DictConfig, run: Path, started: float) -> dict[str, Any]:
     data.setup("fit")
     model = build_model(cfg, data.num_classes)
     task = build_task(cfg, model, data)
-    if cfg.ckpt_path is None:  # a resumed model brings its scale along
+    if cfg.ckpt_path is None:
         model.frontend.measure(data.statistics_batches())
+    else:  # a resumed model brings its scale along; Lightning loads it once more, and says less of what does not fit
+        load_weights(task, Path(cfg.ckpt_path), "ckpt_path")
     interrupt = Interrupt(trainer)
     fit_started = time.time()
     with interrupt:

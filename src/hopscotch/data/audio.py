@@ -24,6 +24,7 @@ MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; a header outside this range is taken 
 MAX_TERM = 1_000  # of the resampling ratio, see `rate_ratio`
 BLOCK_SECONDS = 20.0  # of a recording that is read in blocks
 UNKNOWN_SIZE = 0x7FFF_F000  # bytes; writers to a pipe put this or more where they do not know the length
+MAX_FRAMES_PER_BYTE = 2**16  # of a file: a FLAC of silence comes to some thousands
 
 
 class AudioFileError(ValueError):
@@ -183,9 +184,11 @@ def _open(path: Path) -> soundfile.SoundFile:
     except soundfile.LibsndfileError as error:
         problem = f"libsndfile cannot read it ({error.error_string.rstrip('.')}); is it audio, as its name says?"
         raise _bad(path, problem) from None
-    if MIN_RATE <= file.samplerate <= MAX_RATE and file.frames > 0:
+    if MIN_RATE <= file.samplerate <= MAX_RATE and 0 < file.frames <= MAX_FRAMES_PER_BYTE * found.st_size:
         return file
     file.close()
+    if file.frames > MAX_FRAMES_PER_BYTE * found.st_size:  # as of a FLAC that was written to a pipe
+        raise _bad(path, f"its header must say how long it is, got {file.frames} frames; encode it anew.")
     if file.frames < 1:
         raise _bad(path, f"must hold at least one frame, got {file.frames}.")
     raise _bad(path, f"rate must lie in [{MIN_RATE}, {MAX_RATE}] Hz, got {file.samplerate}.")

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -69,6 +69,10 @@ class AudioDataModule(LightningDataModule):
         self._stores: dict[Split, ClipStore] = {}
         self._fingerprint = ""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For loader workers that are spawned: a source that they decode from, without trainer and model."""
+        return {key: value for key, value in self.__dict__.items() if key != "trainer"}
+
     # What a data source says.
 
     def find_clips(self) -> tuple[list[str], dict[Split, list[Clip]]]:
@@ -107,6 +111,8 @@ class AudioDataModule(LightningDataModule):
             if self._order is not None:
                 self.classes, self.clips = self._order, _renumbered(self.classes, self.clips, self._order)
             self._fingerprint = _fingerprint(self.clips)
+            for split in STAGES["test"] if stage == "test" else SPLITS:
+                self._check_clips(split)  # a test split without clips is found before hours of training
         gib = sum(clip.num_samples for clips in self.clips.values() for clip in clips) * BYTES_PER_SAMPLE / 2**30
         keep = gib <= self.cache_gib
         if not keep and not self._stores:

@@ -1,6 +1,7 @@
 """Your own clips: <root>/<class>/<any depth>/<clip>, or the same below train/, val/ and test/."""
 
 import hashlib
+import logging
 import os
 from collections import defaultdict
 from pathlib import Path
@@ -9,8 +10,12 @@ from hopscotch.data.audio import printable
 from hopscotch.data.augment import WaveformAugment
 from hopscotch.data.clips import Clip
 from hopscotch.data.datamodule import SPLITS, AudioDataModule, Split
+from hopscotch.data.some import some
 
-SPLIT_WORDS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
+log = logging.getLogger(__name__)
+
+TRAINING = {"train", "training"}
+SPLIT_WORDS = TRAINING | {"val", "valid", "validation", "dev", "test", "testing"}
 # What a class folder may hold beside audio without anyone meaning it as a clip.
 OTHER_SUFFIXES = {".txt", ".md", ".csv", ".tsv", ".json", ".yaml", ".yml", ".lab", ".textgrid", ".png", ".jpg", ".pdf"}
 
@@ -60,11 +65,14 @@ class Folder(AudioDataModule):
         tops = _folders(self.root)
         names = {top.name for top in tops}
         is_split = names == set(SPLITS)
-        if names and names <= SPLIT_WORDS and not is_split:
+        words = {name.lower() for name in names} & SPLIT_WORDS
+        if not is_split and words and (len(words) == len(names) or (words & TRAINING and words - TRAINING)):
             raise ValueError(
-                f"data.root must hold class folders, or train/, val/ and test/ with class folders in each; "
-                f"got {', '.join(sorted(names))} in {self.root}."
+                f"data.root must hold class folders, or train/, val/ and test/ (so written, and nothing beside them) "
+                f"with class folders in each; got {', '.join(sorted(names))} in {self.root}."
             )
+        if beside := [path.name for path in files_in(self.root)]:
+            log.warning("data.root: files beside the class folders are not used: %s", some(beside))
         class_folders = [folder for split in SPLITS for folder in _folders(self.root / split)] if is_split else tops
         classes = sorted({folder.name for folder in class_folders})
         if len(classes) < 2:
@@ -103,6 +111,15 @@ class Folder(AudioDataModule):
         return {"train": order, **parts}
 
 
+def files_in(folder: Path) -> list[Path]:
+    """Files right in the folder that may be clips."""
+    return sorted(path for path in folder.iterdir() if _may_be_clip(path.name) and path.is_file())
+
+
+def _may_be_clip(name: str) -> bool:
+    return not name.startswith(".") and Path(name).suffix.lower() not in OTHER_SUFFIXES
+
+
 def _folders(parent: Path) -> list[Path]:
     return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
 
@@ -121,9 +138,5 @@ def audio_files(folder: Path) -> list[Path]:
             if place not in seen:
                 seen.add(place)
                 folders.append(name)
-        found += [
-            Path(parent, name)
-            for name in sorted(names)
-            if not name.startswith(".") and Path(name).suffix.lower() not in OTHER_SUFFIXES
-        ]
+        found += [Path(parent, name) for name in sorted(names) if _may_be_clip(name)]
     return found

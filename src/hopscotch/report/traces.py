@@ -4,7 +4,7 @@ Lightning hands callbacks one step output at a time; everything the reports say 
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,11 +88,34 @@ class TraceBuffer:
         )
 
 
-class TraceCollector(Callback):
-    """Keep the clips of the last whole validation and test pass, for whoever reports at the end of a run.
+def of_all_processes(own: Evaluation) -> Evaluation:
+    """The evaluations of all processes as one; a clip that was dealt twice, to fill a batch, counts once."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return own
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, own)
+    return united(parts)
 
-    Under several processes each keeps its own share of the clips.
-    """
+
+def united(parts: Sequence[Evaluation]) -> Evaluation:
+    """In the order of the split, each clip once."""
+    indices = torch.cat([part.indices for part in parts])
+    order = indices.argsort(stable=True)
+    order = order[torch.cat([torch.tensor([True]), indices[order].diff() != 0])]
+
+    def picked(name: str) -> Tensor:
+        return torch.cat([getattr(part, name) for part in parts])[order]
+
+    columns = ("indices", "labels", "predictions", "confidences", "losses")
+    return Evaluation(
+        trace=select_clips(join_traces([part.trace for part in parts]), order),
+        **{name: picked(name) for name in columns},
+        thresholds=parts[0].thresholds,
+    )
+
+
+class TraceCollector(Callback):
+    """Keep the clips of the last whole validation and test pass, of all processes, for whoever reports at the end."""
 
     def __init__(self) -> None:
         self.buffer = TraceBuffer()
@@ -116,7 +139,7 @@ class TraceCollector(Callback):
         self.buffer.add(batch, outputs)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        evaluation = self.buffer.gather()
+        evaluation = of_all_processes(self.buffer.gather())
         if not trainer.sanity_checking:
             self.validation = evaluation
 
@@ -136,5 +159,5 @@ class TraceCollector(Callback):
         self.buffer.add(batch, outputs)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.test = self.buffer.gather()  # waits for a GPU
+        self.test = of_all_processes(self.buffer.gather())  # waits for a GPU
         self.test_seconds = time.perf_counter() - self._begun

@@ -229,12 +229,14 @@ class AudioTask(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Weight decay on matrices alone; the rate warms up linearly and falls along a cosine, step by step."""
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        optimizer = self.make_optimizer(
-            [
-                {"params": [p for p in parameters if p.ndim >= 2]},
-                {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-            ]
-        )
+        groups = [
+            {"params": [p for p in parameters if p.ndim >= 2]},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        try:
+            optimizer = self.make_optimizer(groups)
+        except TypeError as error:  # a key of the one optimizer that the other one has not
+            raise ValueError(f"task.optimizer must hold what its _target_ takes: {error}.") from None
         num_steps = max(1, int(self.trainer.estimated_stepping_batches))
         # Counting made the iterator over the training batches, too early: Lightning restores only later where a resumed
         # run stands. Without its loader it makes another.

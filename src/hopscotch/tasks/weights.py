@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from hopscotch.data.some import some
 
 
-def load_weights(task: nn.Module, path: Path) -> None:
+def load_weights(task: nn.Module, path: Path, key: str = "ckpt") -> None:
     """Every parameter and buffer, from a file that Lightning's ModelCheckpoint wrote."""
-    take_weights(task, read_checkpoint(path)["state_dict"], path)
+    take_weights(task, read_checkpoint(path, key)["state_dict"], path, key)
 
 
-def take_weights(module: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """`path` is where they came from, for the message."""
+def take_weights(module: nn.Module, weights: Mapping[str, Tensor], path: Path, key: str = "ckpt") -> None:
+    """`path` is where they came from, and `key` what named it, for the message."""
     own = module.state_dict()
     faults = []
     if missing := [name for name in own if name not in weights]:
@@ -32,18 +32,18 @@ def take_weights(module: nn.Module, weights: Mapping[str, Tensor], path: Path) -
     if shapes:
         faults.append(f"it differs in the shape of {some(shapes)}")
     if faults:
-        raise ValueError(f"ckpt must be a checkpoint of the run's own model, got {path}: {'; '.join(faults)}.")
+        raise ValueError(f"{key} must be a checkpoint of the run's own model, got {path}: {'; '.join(faults)}.")
     module.load_state_dict(weights)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, key: str = "ckpt") -> dict[str, Any]:
     """What Lightning's ModelCheckpoint wrote; there is a `state_dict` in it."""
     if not path.is_file():
-        raise ValueError(f"ckpt must be a checkpoint file, got {path}, which is not there.")
+        raise ValueError(f"{key} must be a checkpoint file, got {path}, which is not there.")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, TypeError, ValueError):
         checkpoint = None
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise ValueError(f"ckpt must be a checkpoint that train.py wrote, got {path}, which is none.")
+        raise ValueError(f"{key} must be a checkpoint that train.py wrote, got {path}, which is none.")
     return checkpoint

@@ -1,0 +1,27 @@
+"""Two processes train and test as one does: every clip counts, and nothing is written twice."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hopscotch.venv import PROJECT_ROOT
+from tests.tiny import TINY_MODEL, tiny_folder
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="gloo between processes that Lightning launches")
+def test_two_processes_report_all_clips(tones: Path, tmp_path: Path) -> None:
+    words = [*tiny_folder(tones), *TINY_MODEL, "trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=1"]
+    words += ["model=skip_transformer", "callbacks=quiet", "~logger", "trainer.enable_progress_bar=false"]
+    command = [sys.executable, str(PROJECT_ROOT / "train.py"), *words, f"hydra.run.dir={tmp_path / 'run'}"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    with (tmp_path / "run" / "report" / "clips.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len({row["path"] for row in rows}) == summary["data"]["clips"]["test"]
+    right = sum(row["label"] == row["prediction"] for row in rows)
+    assert f"test accuracy     {right / len(rows):.4f}  ({len(rows)} clips)" in ended.stdout
