@@ -10,8 +10,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from hopscotch.tasks.base import AudioTask
-from hopscotch.types import AudioBatch
-from tests.tiny import Watch, build, fit, tiny_config, weights
+from hopscotch.types import AudioBatch, nothing_skipped
+from tests.tiny import Watch, build, fit, make_batch, tiny_config, weights
 
 # Nothing random in a step, so that batches of any size see the same model.
 NO_NOISE = ("model.dropout=0", "augment=none", "data.val_fraction=0.15", "data.test_fraction=0.15")
@@ -200,6 +200,39 @@ def test_an_optimizer_that_lacks_a_key_is_named(tones: Path, tmp_path: Path) -> 
     cfg = tiny_config(tones, tmp_path, "model=dense", "task.optimizer._target_=torch.optim.SGD")
     with pytest.raises(ValueError, match=r"^task\.optimizer must hold what its _target_ takes: .*betas"):
         fit(cfg)
+
+
+@pytest.mark.parametrize(
+    "words", [("model=learned_skip",), ("model=skip_transformer",), ("model=dense", "model.open_rate=0.5")]
+)
+def test_a_second_pass_skips_nothing_and_teaches_the_first(tones: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
+    task, _ = build(tiny_config(tones, tmp_path, *words, "compute.dense_weight=2"))
+    task.model.eval()
+    batch = make_batch(6)
+    gaps = []
+    for bias in (1490.0, -1490.0):  # everything, and as little as can be
+        task.model.decision_bias.fill_(bias)
+        output = task.model(batch.waveform, batch.lengths)
+        whole = task.model(batch.waveform, batch.lengths, repeat=nothing_skipped(output.trace))
+        assert whole.trace.fraction.tolist() == [1.0] * 6
+        loss = task._dense_loss(output, batch)
+        gaps.append((loss / 2 - task.clip_losses(whole.logits, batch).mean()).item())  # type: ignore[union-attr]
+    assert gaps[0] == pytest.approx(0.0, abs=1e-5)
+    assert gaps[1] > 1e-4
+
+
+@pytest.mark.parametrize("model", ["learned_skip", "skip_layer", "skip_transformer", "jump_attention"])
+def test_every_model_learns_from_a_second_pass(tones: Path, tmp_path: Path, model: str) -> None:
+    words = (f"model={model}", "model.open_rate=0.6", "compute.dense_weight=1", "trainer.max_epochs=2")
+    trainer = fit(tiny_config(tones, tmp_path, *words))
+    assert trainer.global_step == 8
+    assert all(bool(torch.isfinite(value).all()) for value in weights(trainer).values())
+
+
+def test_without_its_weight_there_is_no_second_pass(tones: Path, tmp_path: Path) -> None:
+    task, _ = build(tiny_config(tones, tmp_path, "model=learned_skip"))
+    batch = make_batch(6)
+    assert task._dense_loss(task.model(batch.waveform, batch.lengths), batch) == 0.0
 
 
 def test_every_validation_clip_is_judged_where_workers_load_them(tones: Path, tmp_path: Path) -> None:

@@ -139,6 +139,7 @@ def build_task(cfg: DictConfig, model: AudioModel, data: AudioDataModule) -> Aud
         budget_weight=cfg.compute.weight,
         budget_warmup=cfg.compute.warmup,
         entropy_weight=cfg.compute.entropy_weight,
+        dense_weight=cfg.compute.dense_weight,
     )
 
 

@@ -73,6 +73,7 @@ class Compute:
     reach: float = keeps(SHARE)
     weight: float = keeps(at_least(0))
     entropy_weight: float = keeps(at_least(0))
+    dense_weight: float = keeps(at_least(0))
     warmup: float = keeps(SHARE)
     budget: Any = keeps(BUDGETS)
 

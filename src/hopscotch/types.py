@@ -119,6 +119,18 @@ def select_clips(trace: SkipTrace, rows: Int[Tensor, " clip"]) -> SkipTrace:
     return SkipTrace(**{field.name: select(field.name) for field in fields(SkipTrace)})
 
 
+def nothing_skipped(trace: SkipTrace) -> SkipTrace:
+    """Decisions to repeat: those of the same clips that skip nothing. Token gates of adapters stay as they are."""
+    return replace(
+        detached(trace),
+        strides=torch.ones_like(trace.strides),
+        visited=torch.ones_like(trace.visited),
+        jumps=torch.zeros_like(trace.jumps),
+        landings=torch.zeros_like(trace.landings),
+        tokens=None if trace.tokens is None else torch.ones_like(trace.tokens),
+    )
+
+
 class ModelOutput(NamedTuple):
     """What a model says of a batch, and what it did to say it."""
 

@@ -65,7 +65,7 @@ class AudioModel(nn.Module):
     ) -> ModelOutput:
         """`keys` seed each clip's spectrogram augmentation, in training.
 
-        In evaluation `repeat` holds decisions to take instead of the model's own: another trace of so many clips.
+        `repeat` holds decisions to take instead of the model's own: another trace of so many clips.
         """
         mel, frames = self.frontend(waveform, lengths)
         if self.training and self.spectrogram_augment is not None and keys is not None:

@@ -25,7 +25,7 @@ class Encoder(nn.Module):
         bias: Tensor | float = 0.0,
         repeat: SkipTrace | None = None,
     ) -> tuple[Float[Tensor, "batch time dim"], SkipTrace]:
-        """In evaluation `bias` > 0 asks the decisions for more compute; `repeat` holds decisions to take instead."""
+        """`bias` > 0 asks the decisions of an evaluation for more compute; `repeat` holds decisions to take instead."""
         raise NotImplementedError
 
     def macs_range(self, time: int) -> tuple[int, int]:

@@ -1,6 +1,10 @@
 """The training loop of an audio model: task loss, budget, policy, and `update_threshold` after every optimizer step.
 
     loss = task + w_b (mean expected compute - target)^2 + policy terms        (w_b warms up)
+         + w_d (task of the same clips, nothing skipped + KL(what that says || what was said))
+
+The last line is the sandwich rule with distillation in place (Yu and Huang 2019): one set of weights learns to do with
+all of the compute as well as with some, and the former teaches the latter.
 
 What is random in a step (dropout, Gumbel noise, sampled routes) is seeded by (seed, epoch, batch, rank), so that a run
 can be repeated, and resumed, to the last bit.
@@ -24,7 +28,7 @@ from hopscotch.models.audio_model import AudioModel
 from hopscotch.tasks.budget import Calibration, calibrate
 from hopscotch.tasks.gains import fit_gains
 from hopscotch.tasks.policy_loss import PolicyLoss
-from hopscotch.types import AudioBatch, ModelOutput, detached, key_bits
+from hopscotch.types import AudioBatch, ModelOutput, detached, key_bits, nothing_skipped
 
 STAGES = ("train", "val", "test")
 OF_AN_EPOCH: dict[str, Any] = {"on_step": False, "on_epoch": True}  # what is logged: Lightning guesses by the hook
@@ -65,13 +69,14 @@ class AudioTask(LightningModule):
         budget_weight: float,
         budget_warmup: float,
         entropy_weight: float,
+        dense_weight: float,
     ) -> None:
         super().__init__()
         self.model = model
         self.make_optimizer = optimizer
         self.seed, self.warmup, self.threshold_lr = seed, warmup, threshold_lr
         self.target, self.budget_weight, self.budget_warmup = target, budget_weight, budget_warmup
-        self.policy_loss = PolicyLoss(entropy_weight)
+        self.policy_loss, self.dense_weight = PolicyLoss(entropy_weight), dense_weight
         self.fractions = nn.ModuleDict({f"{stage}_fraction": MeanMetric() for stage in STAGES})
         self.calibration: Calibration | None = None
         self.first_step_at: float | None = None  # time.time() of the end of the first optimizer step
@@ -107,6 +112,7 @@ class AudioTask(LightningModule):
         losses = self.clip_losses(output.logits, batch)
         task_loss = losses.mean()
         loss = task_loss + self._budget_loss(output) + self._policy_loss(output, losses, batch)
+        loss = loss + self._dense_loss(output, batch)
         if loss.device.type == "cpu" or batch_idx % self.trainer.log_every_n_steps == 0:
             self._stop_if_not_finite(loss, losses, batch)
         self._step_loss.append((task_loss.detach(), len(losses)))
@@ -212,6 +218,15 @@ class AudioTask(LightningModule):
             return self.clip_losses(self.model(batch.waveform, batch.lengths, keys=batch.keys).logits, batch)
 
         return self.policy_loss(output.trace, losses.detach(), second_opinion, self.progress)
+
+    def _dense_loss(self, output: ModelOutput, batch: AudioBatch) -> Tensor | float:
+        if self.target is None or self.dense_weight == 0:
+            return 0.0
+        everything = nothing_skipped(output.trace)
+        logits = self.model(batch.waveform, batch.lengths, keys=batch.keys, repeat=everything).logits
+        said, taught = output.logits.log_softmax(dim=-1), logits.detach().log_softmax(dim=-1)
+        taken = nn.functional.kl_div(said, taught, reduction="batchmean", log_target=True)
+        return self.dense_weight * (self.clip_losses(logits, batch).mean() + taken)
 
     def _stop_if_not_finite(self, loss: Tensor, losses: Tensor, batch: AudioBatch) -> None:
         if bool(torch.isfinite(loss)):
