@@ -23,6 +23,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+
 REPORTS = ("report/index.html", "index.html")  # of a run, of a sweep
 WIDTHS = (1400, 400)  # pixels
 REPORT_HEIGHT = 3000  # pixels
@@ -128,4 +130,7 @@ def photograph(browser: str, address: str, picture: Path, size: str, *flags: str
 
 
 if __name__ == "__main__":
+    from hopscotch.venv import continue_in_venv
+
+    continue_in_venv()
     main()

@@ -25,6 +25,8 @@ import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ("dense", "learned_skip")
 PEER = "SpeechBrain x-vector"
@@ -111,4 +113,7 @@ def _mean(runs: list[dict[str, float | None]]) -> str:
 
 
 if __name__ == "__main__":
+    from hopscotch.venv import continue_in_venv
+
+    continue_in_venv()
     main()

@@ -135,6 +135,17 @@ def test_a_test_split_without_clips_is_found_before_training(tmp_path: Path) -> 
         folder(tmp_path).setup("fit")
 
 
+def test_clips_to_be_evaluated_on_need_none_to_train_on(tmp_path: Path) -> None:
+    add(tmp_path / "train" / "cat" / "0.wav")
+    for split in ("val", "test"):
+        for label in ("cat", "dog"):
+            add(tmp_path / split / label / "0.wav")
+    data = folder(tmp_path)
+    data.setup("validate")
+    data.setup("test")
+    assert len(data.clips["test"]) == 2
+
+
 def test_a_class_without_training_clips_is_named(tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
         add(tmp_path / split / "cat" / "0.wav")

@@ -59,3 +59,9 @@ def test_weights_that_came_along_from_another_run_are_of_no_epoch_here() -> None
     assert kept is not None
     assert kept["epoch"] == 1
     assert kept_epoch(LINES, kept_loss=0.9) is None
+
+
+def test_of_two_validations_in_an_epoch_the_better_one_is_kept() -> None:
+    losses = {4: 0.5, 9: 0.9, 14: 0.8, 19: 0.7}
+    lines = [{"step": step, "epoch": step // 10, "val/loss": loss} for step, loss in losses.items()]
+    assert kept_epoch(lines, kept_loss=0.5) == {"step": 4, "epoch": 0, "val/loss": 0.5}

@@ -1,6 +1,7 @@
 """What scripts say, and end with, when they are handed nothing to do."""
 
 import runpy
+import signal
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,12 @@ def script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
 
     def call(name: str, *words: object) -> tuple[int, str]:
         monkeypatch.setattr("sys.argv", [name, *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            runpy.run_path(str(PROJECT_ROOT / "scripts" / name), run_name="__main__")
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            with pytest.raises(SystemExit) as end:
+                runpy.run_path(str(PROJECT_ROOT / "scripts" / name), run_name="__main__")
+        finally:
+            signal.signal(signal.SIGTERM, before)
         code = end.value.code
         said = "".join(capsys.readouterr())
         return (1, f"{said}{code}") if isinstance(code, str) else (int(code or 0), said)

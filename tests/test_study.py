@@ -182,6 +182,26 @@ def test_a_quick_study_without_its_seed_says_so() -> None:
         plan(["model=dense", "seed=1,2"], quick=True)
 
 
+def test_a_word_that_refers_to_another_is_compared_as_it_was_typed(tmp_path: Path) -> None:
+    job = ["model.dim=${size.dim}", "seed=0"]
+    (name,) = study.job_names([job])
+    finish(tmp_path / name)
+    (tmp_path / name / "overrides.yaml").write_text("- model.dim=${size.dim}\n- seed=0\n")
+    assert [done for _, done, _ in run_jobs([job], tmp_path, 1)] == [True]
+
+
+def test_the_deviation_is_that_of_seeds_which_have_all_speakers(tmp_path: Path) -> None:
+    def deviation(*runs: tuple[str, int, list[int]]) -> object:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        for speaker, seed, right in runs:
+            write_job(folder / f"{speaker}{seed}", "sign", speaker, seed, right, [0.0] * len(right))
+        return report_study(folder)[0]["acc_sd"]
+
+    assert deviation(("lucas", 0, [1, 1]), ("theo", 1, [0, 1])) is None
+    both = deviation(("lucas", 0, [1, 1]), ("theo", 0, [0, 0]), ("lucas", 1, [1, 1]), ("theo", 1, [1, 1]))
+    assert both == pytest.approx(0.5 / 2**0.5)
+
+
 def test_a_long_name_of_a_job_stays_its_own() -> None:
     job = [f"model.encoder.some_key_{i}=value" for i in range(12)]
     names = set(study.job_names([[*job, f"seed={seed}", "experiment=x"] for seed in range(3)]))

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from hopscotch.tasks.base import AudioTask
-from hopscotch.types import AudioBatch, nothing_skipped
+from hopscotch.types import AudioBatch, skipping_nothing
 from tests.tiny import Watch, build, fit, make_batch, tiny_config, weights
 
 # Nothing random in a step, so that batches of any size see the same model.
@@ -213,12 +213,25 @@ def test_a_second_pass_skips_nothing_and_teaches_the_first(tones: Path, tmp_path
     for bias in (1490.0, -1490.0):  # everything, and as little as can be
         task.model.decision_bias.fill_(bias)
         output = task.model(batch.waveform, batch.lengths)
-        whole = task.model(batch.waveform, batch.lengths, repeat=nothing_skipped(output.trace))
+        whole = task.model(batch.waveform, batch.lengths, repeat=skipping_nothing(output.trace))
         assert whole.trace.fraction.tolist() == [1.0] * 6
         loss = task._dense_loss(output, batch)
         gaps.append((loss / 2 - task.clip_losses(whole.logits, batch).mean()).item())  # type: ignore[union-attr]
     assert gaps[0] == pytest.approx(0.0, abs=1e-5)
     assert gaps[1] > 1e-4
+
+
+@pytest.mark.parametrize("estimator", ["selected", "soft", "reinforce", "gain"])
+def test_the_second_pass_of_training_is_the_dense_run(tones: Path, tmp_path: Path, estimator: str) -> None:
+    words = ("model=learned_skip", f"model.encoder.estimator={estimator}", "model.dropout=0")
+    words += ("model.encoder.gate_input=first",) if estimator == "gain" else ()
+    model = build(tiny_config(tones, tmp_path, *words))[0].model
+    batch = make_batch(6)
+    model.decision_bias.fill_(1490.0)
+    dense = model.eval()(batch.waveform, batch.lengths)
+    model.spectrogram_augment = None
+    again = model.train()(batch.waveform, batch.lengths, repeat=skipping_nothing(dense.trace))
+    torch.testing.assert_close(again.logits, dense.logits, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("model", ["learned_skip", "skip_layer", "skip_transformer", "jump_attention"])

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
+from lightning.fabric.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
@@ -128,6 +129,10 @@ def compile_static_parts(encoder: Encoder, name: str) -> None:
 
 
 def build_task(cfg: DictConfig, model: AudioModel, data: AudioDataModule) -> AudioTask:
+    if cfg.compute.dense_weight > 0 and not model.decides:
+        rank_zero_warn(
+            f"compute.dense_weight={cfg.compute.dense_weight} changes nothing: {model.name} decides nothing."
+        )
     rest = DictConfig({key: value for key, value in cfg.task.items() if key != "optimizer"})
     return make(
         rest,

@@ -16,10 +16,9 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from hopscotch.config import MAX_NAME, compose_sweep, file_name
 from hopscotch.config_errors import ConfigError
+from hopscotch.report.jobs import read_overrides
 from hopscotch.report.sweep import planned_overrides
 from hopscotch.venv import PROJECT_ROOT
 
@@ -88,7 +87,7 @@ def _digest(job: Sequence[str]) -> str:
 def _refuse_another(folder: Path, job: Sequence[str]) -> None:
     """A finished run is this job's only if it was made of the same words."""
     words = folder / "overrides.yaml"
-    made_of = OmegaConf.load(words) if words.is_file() else job
+    made_of = read_overrides(words) if words.is_file() else job
     if other := [word for word in job if word not in made_of]:
         raise ValueError(
             f"--out must be a folder of this study, got {folder.parent}: its {folder.name} is finished, and was not "

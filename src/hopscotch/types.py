@@ -119,8 +119,11 @@ def select_clips(trace: SkipTrace, rows: Int[Tensor, " clip"]) -> SkipTrace:
     return SkipTrace(**{field.name: select(field.name) for field in fields(SkipTrace)})
 
 
-def nothing_skipped(trace: SkipTrace) -> SkipTrace:
-    """Decisions to repeat: those of the same clips that skip nothing. Token gates of adapters stay as they are."""
+def skipping_nothing(trace: SkipTrace) -> SkipTrace:
+    """Decisions to repeat: those of the same clips that skip nothing.
+
+    Not among them are token gates of adapters and strides that are fixed beforehand, which stay as they are.
+    """
     return replace(
         detached(trace),
         strides=torch.ones_like(trace.strides),

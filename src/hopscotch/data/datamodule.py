@@ -111,7 +111,7 @@ class AudioDataModule(LightningDataModule):
             if self._order is not None:
                 self.classes, self.clips = self._order, _renumbered(self.classes, self.clips, self._order)
             self._fingerprint = _fingerprint(self.clips)
-            for split in STAGES["test"] if stage == "test" else SPLITS:
+            for split in SPLITS if stage == "fit" else ():
                 self._check_clips(split)  # a test split without clips is found before hours of training
         gib = sum(clip.num_samples for clips in self.clips.values() for clip in clips) * BYTES_PER_SAMPLE / 2**30
         keep = gib <= self.cache_gib

@@ -252,7 +252,7 @@ class Route:
 
     def drawn_chance(self, layer: int) -> Float[Tensor, " batch"] | None:
         """n_layer of the route drawn, where the estimator trains by it."""
-        if not self.policy.training or self.policy.estimator != "gumbel" or layer == 0:
+        if not self.policy.training or self.policy.estimator != "gumbel" or layer == 0 or self.repeat is not None:
             return None
         if self._drawn is None:
             self._drawn = self._visits(self._draws)

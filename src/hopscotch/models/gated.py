@@ -51,11 +51,12 @@ class GatedEncoder(Encoder):
         repeat: SkipTrace | None = None,
     ) -> tuple[Float[Tensor, "batch time dim"], SkipTrace]:
         mask = valid_mask(lengths, x.shape[1])
-        decision = self.gate(x, mask, bias)
-        is_open, computed = decision.is_open, decision.computed
         if repeat is not None and repeat.tokens is not None and repeat.positions is not None:
             computed = stretched(repeat.tokens.to(x.device), repeat.positions.to(x.device), lengths, x.shape[1])
             is_open = computed.to(x.dtype)
+        else:
+            decision = self.gate(x, mask, bias)
+            is_open, computed = decision.is_open, decision.computed
         computed = computed | (torch.arange(x.shape[1], device=x.device) == 0)  # an encoder needs one token of a clip
         counts = computed.sum(dim=1)
         sizes, times = torch.stack([counts, lengths]).tolist()  # the one look at the device

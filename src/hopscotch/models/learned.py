@@ -56,7 +56,8 @@ class LearnedBlock(TransformerBlock):
         if choice is None:
             choice = self.attention.choose(normed, lengths, bias)
         if strides is not None:
-            choice = choice._replace(strides=strides)
+            chosen = nn.functional.one_hot(strides.long() - 1, choice.weights.shape[1]).to(choice.weights.dtype)
+            choice = choice._replace(strides=strides, weights=chosen)
         x = x + self.dropout(self.attention.attend(normed, lengths, choice))
         return self.feed_forward(x), choice
 

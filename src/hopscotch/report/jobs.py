@@ -115,7 +115,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_overrides(path: Path) -> list[str]:
-    return [str(override) for override in OmegaConf.load(path)] if path.exists() else []
+    """As they were typed: what they refer to is not looked up."""
+    words = OmegaConf.to_container(OmegaConf.load(path), resolve=False) if path.exists() else []
+    assert isinstance(words, list)
+    return [str(word) for word in words]
 
 
 def logged_error(path: Path) -> str | None:

@@ -29,15 +29,18 @@ def epochs(lines: Lines) -> list[dict[str, Any]]:
 
 
 def kept_epoch(lines: Lines, kept_loss: float | None = None) -> dict[str, Any] | None:
-    """The epoch whose weights a run keeps: that of the lowest loss on validation clips.
+    """The epoch whose weights a run keeps, as it was at the validation with the lowest loss.
 
     None where there is no validation yet, or where `kept_loss`, that of the checkpoint kept, is below all that were
     logged: a run that goes on took it along.
     """
-    best = min(epochs(lines), key=lambda epoch: epoch["val/loss"], default=None)
-    if best is not None and kept_loss is not None and kept_loss < best["val/loss"] * (1 - 1e-6):
+    losses = curve(lines, "val/loss")
+    step = min(losses, key=losses.__getitem__, default=None)
+    if step is None or (kept_loss is not None and kept_loss < losses[step] * (1 - 1e-6)):
         return None
-    return best
+    then = [line for line in lines if line["step"] == step and line.get("val/loss") == losses[step]][-1]
+    whole = next(epoch for epoch in epochs(lines) if epoch["epoch"] == then["epoch"])
+    return whole | {tag: value for tag, value in then.items() if value is not None}
 
 
 def warnings_so_far(lines: Lines) -> list[str]:

@@ -59,6 +59,7 @@ class Point:
     folder: Path
     reach: float | None  # None: its own
     words: tuple[str, ...]  # what tells it from points of another row
+    speaker: str  # left out; empty for none
     summary: dict[str, Any]
     found: dict[str, Any]  # of the probe: "clean" and "mixed"; empty without one
 
@@ -86,9 +87,10 @@ class Point:
 def points_of(folder: Path) -> list[Point]:
     overrides = read_overrides(folder / "overrides.yaml")
     words = tuple(word for word in overrides if word.partition("=")[0] not in HIDDEN)
+    speaker = next((word.partition("=")[2] for word in overrides if word.startswith("data.test_speaker=")), "")
     summary, found = read_json(folder / "summary.json"), read_json(folder / "report" / "adaptation.json")
     return [
-        Point(folder, budget.get("reach"), told, summary, dict(budget) or found)
+        Point(folder, budget.get("reach"), told, speaker, summary, dict(budget) or found)
         for told, budget in at_budgets(words, found)
     ]
 
@@ -138,7 +140,7 @@ def summarise(points: Sequence[Point]) -> dict[str, Any]:
     row: dict[str, Any] = {
         "runs": len({point.folder for point in points}),
         "acc": mean(accuracies),
-        "acc_sd": over_seeds(points),
+        "acc_sd": deviation_of_seeds(points),
         "macs_m": mean(point.clean["macs"] for point in points) / 1e6,
         "fraction": mean(point.clean["fraction"] for point in points),
         "seconds": mean(point.summary["seconds"]["fit"] for point in points),
@@ -166,12 +168,13 @@ def summarise(points: Sequence[Point]) -> dict[str, Any]:
     return row
 
 
-def over_seeds(points: Sequence[Point]) -> float | None:
-    """Deviation between seeds, each the mean over its left-out speakers and budgets; of seeds that have them all."""
-    by_seed: dict[int, list[float]] = {}
+def deviation_of_seeds(points: Sequence[Point]) -> float | None:
+    """A seed is the mean over left-out speakers and budgets; None with fewer than two seeds that have them all."""
+    by_seed: dict[int, dict[tuple[object, ...], float]] = {}
     for point in points:
-        by_seed.setdefault(point.summary["seed"], []).append(point.clean["acc"])
-    whole = [mean(values) for values in by_seed.values() if len(values) == max(map(len, by_seed.values()))]
+        by_seed.setdefault(point.summary["seed"], {})[(point.speaker, *point.words)] = point.clean["acc"]
+    everything = set().union(*by_seed.values())
+    whole = [mean(values.values()) for values in by_seed.values() if values.keys() == everything]
     return stdev(whole) if len(whole) > 1 else None
 
 

@@ -28,7 +28,7 @@ from hopscotch.models.audio_model import AudioModel
 from hopscotch.tasks.budget import Calibration, calibrate
 from hopscotch.tasks.gains import fit_gains
 from hopscotch.tasks.policy_loss import PolicyLoss
-from hopscotch.types import AudioBatch, ModelOutput, detached, key_bits, nothing_skipped
+from hopscotch.types import AudioBatch, ModelOutput, detached, key_bits, skipping_nothing
 
 STAGES = ("train", "val", "test")
 OF_AN_EPOCH: dict[str, Any] = {"on_step": False, "on_epoch": True}  # what is logged: Lightning guesses by the hook
@@ -222,7 +222,7 @@ class AudioTask(LightningModule):
     def _dense_loss(self, output: ModelOutput, batch: AudioBatch) -> Tensor | float:
         if self.target is None or self.dense_weight == 0:
             return 0.0
-        everything = nothing_skipped(output.trace)
+        everything = skipping_nothing(output.trace)
         logits = self.model(batch.waveform, batch.lengths, keys=batch.keys, repeat=everything).logits
         said, taught = output.logits.log_softmax(dim=-1), logits.detach().log_softmax(dim=-1)
         taken = nn.functional.kl_div(said, taught, reduction="batchmean", log_target=True)
