@@ -12,6 +12,7 @@ SOURCE = ROOT / "src" / "hopscotch"
 
 # A module may import those of earlier rows, and of its own package. Same row: side by side, out of each other's sight.
 TIERS = (
+    {"venv"},  # runs where no package is
     {"types", "config", "threads", "allocator"},
     {"compute"},
     {"data", "layers"},
@@ -90,7 +91,12 @@ def test_only_build_imports_hydra_utils() -> None:
 def test_config_imports_only_the_standard_library_and_hydra() -> None:
     names = set().union(*(imported(path) for path in MODULES if name_of(path) == "config"))
     assert {name.split(".")[0] for name in names} <= {*sys.stdlib_module_names, "hydra", "omegaconf", "hopscotch"}
-    assert house_names(names) <= {"config"}
+    assert house_names(names) <= {"config", "venv"}
+
+
+def test_what_looks_for_packages_imports_none() -> None:
+    (path,) = (path for path in MODULES if name_of(path) == "venv")
+    assert {name.split(".")[0] for name in imported(path)} <= set(sys.stdlib_module_names)
 
 
 @pytest.mark.parametrize("flags", [["--help"], ["--cfg", "job"]], ids=["help", "cfg"])
