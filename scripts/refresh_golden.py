@@ -9,6 +9,7 @@
 Say in the commit why they changed.
 """
 
+import argparse
 import math
 import os
 import sys
@@ -34,6 +35,7 @@ def kept(path: Path) -> list[float]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     quiet_lightning()
     warnings.simplefilter("ignore")
     GOLDEN.mkdir(exist_ok=True)

@@ -41,7 +41,7 @@ def make_trace(
     return SkipTrace(
         strides=strides,
         visited=torch.ones(clips, depth, dtype=torch.bool) if visited is None else visited,
-        jumps=torch.zeros(clips, depth, dtype=torch.int8) if jumps is None else jumps,
+        jumps=torch.full((clips, depth), -1, dtype=torch.int8) if jumps is None else jumps,
         landings=torch.zeros(clips, depth, dtype=torch.bool) if landings is None else landings,
         open_rate=torch.full((clips, depth), NAN) if open_rate is None else open_rate,
         macs=dense if macs is None else macs,

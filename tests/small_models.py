@@ -49,7 +49,8 @@ def make_encoder(
     """`open_rate`: behind a gate that lets so many tokens in, as at the end of training."""
     if open_rate is not None:
         encoder = make_encoder(name, ffn_ratio=ffn_ratio, convolution_width=convolution_width, **changes)
-        gated = GatedEncoder(encoder, DIM, gate={"open_rate": open_rate, "rate_floor": 0.1, "rate_ceiling": 0.98})
+        gate = {"rule": "target", "open_rate": open_rate, "rate_floor": 0.1, "rate_ceiling": 0.98}
+        gated = GatedEncoder(encoder, DIM, gate=gate)
         gated.set_progress(1.0)
         return gated
     kind, arguments = ENCODERS[name]

@@ -11,6 +11,7 @@ from hopscotch.build import build_model, build_task
 from hopscotch.report.adaptation import COLUMNS
 from hopscotch.tasks.adaptation import evaluate, measure_adaptation, measure_ends, with_noise, with_silence
 from hopscotch.tasks.base import AudioTask
+from hopscotch.tasks.budget import calibrate
 from hopscotch.types import AudioBatch, SkipTrace, select_clips
 from tests.small_models import decide_at_random
 from tests.tiny import SAMPLE_RATE, TINY_MODEL, TINY_RUN, Command, build, make_batch, tiny_config, tiny_folder
@@ -62,6 +63,18 @@ def test_a_clip_repeats_the_decisions_that_it_is_handed(make_task, name: str, se
     assert not torch.equal(dealt.losses[differ], own.losses[differ])
     if (~differ).any():
         torch.testing.assert_close(dealt.losses[~differ], own.losses[~differ], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["learned_skip_gain", "skip_transformer_gain"])
+def test_gains_are_predicted_from_what_the_clips_own_decisions_are_planned_from(make_task, name: str) -> None:
+    task = make_task(f"model={name}", "model.open_rate=0.5")
+    decide_at_random(task.model, batches()[0].waveform, batches()[0].lengths)
+    ends = measure_ends(task, batches())
+    calibrate(task.model, batches(), 0.6)
+    measured = measure_adaptation(task, batches(), ends)
+    assert 0 < measured.own.trace.tokens.float().mean() < 1
+    expected = task.model.encoder.predicted_cost(measured.own.trace.summary, ends.short.trace)
+    torch.testing.assert_close(measured.predicted, expected)
 
 
 @pytest.mark.parametrize("name", ["learned_skip", "skip_transformer"])

@@ -40,10 +40,32 @@ def test_auto_is_the_asked_share_of_the_way_from_the_floor(make_model, name: str
     assert resolve_target(ceiling, model, SAMPLES, 0.5) == ceiling
 
 
-@pytest.mark.parametrize("name", DECIDING)
-def test_a_bias_beyond_all_decisions_reaches_the_ceiling(make_model, name: str) -> None:
-    model, batches = make_model(name), [make_batch(6, samples=[SAMPLES])]
+@pytest.mark.parametrize("name", [*DECIDING, "dense"])
+def test_behind_a_gate_auto_is_no_more_than_training_ends_with(make_model, name: str) -> None:
+    model = make_model(name, "model.open_rate=0.5")
+    assert resolve_target("auto", model, SAMPLES, 1.0) == model.most_in_training(SAMPLES) < model.reachable(SAMPLES)[1]
+    floor, ceiling = model.reachable(SAMPLES)
+    assert resolve_target("auto", model, SAMPLES, 0.1) == pytest.approx(0.9 * floor + 0.1 * ceiling)
+
+
+@pytest.mark.parametrize("overrides", [(), ("model.open_rate=0.5",)], ids=["", "behind a gate"])
+@pytest.mark.parametrize("name", [*DECIDING, "skip_attention"])
+def test_a_bias_beyond_all_decisions_reaches_the_ceiling(make_model, name: str, overrides: tuple[str, ...]) -> None:
+    model, batches = make_model(name, *overrides), [make_batch(6, samples=[SAMPLES])]
     assert calibrate(model, batches, 1.0).achieved == pytest.approx(model.reachable(SAMPLES)[1], abs=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("skip_transformer", ("model.depth=2",)),
+        ("skip_transformer", ("model.encoder.jump.rule=literal", "model.encoder.jump.max=1")),
+        ("learned_skip", ("model.encoder.max_stride=1",)),
+    ],
+)
+def test_a_model_that_has_nothing_to_skip_is_refused(make_model, name: str, overrides: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} must have something to skip"):
+        resolve_target("auto", make_model(name, *overrides), SAMPLES, 0.5)
 
 
 @pytest.mark.parametrize("name", DECIDING)

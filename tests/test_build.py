@@ -221,3 +221,8 @@ def test_defaults_of_the_gate_are_those_of_the_configuration(maker: Any, prefix:
 
 def test_defaults_of_the_front_end_are_those_of_the_configuration() -> None:
     assert defaults_of(LogMel) == written(compose().frontend)
+
+
+def test_a_target_that_opens_more_tokens_than_training_does_is_warned_of(tones: Path, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"compute\.target=0\.950 is more than the 0\.\d+ that model\.open_rate=0\.4"):
+        build(tiny_config(tones, tmp_path, "model=dense", "model.open_rate=0.4", "compute.target=0.95"))

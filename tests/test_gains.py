@@ -4,12 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hopscotch.build import build_model
 from hopscotch.models.audio_model import AudioModel
+from hopscotch.tasks import gains
+from hopscotch.tasks.budget import calibrate
 from hopscotch.tasks.gains import fit_gains
 from hopscotch.types import AudioBatch
+from tests.small_models import decide_at_random
 from tests.tiny import make_batch, tiny_config
 
 PLANNED = {
@@ -98,6 +101,29 @@ def test_drawn_decisions_are_of_every_cost_and_the_same_for_a_seed(make_model, n
         assert fractions.min() < cheapest + 0.3 * (1 - cheapest)
 
 
+@pytest.mark.parametrize("name", PLANNED)
+def test_behind_a_gate_it_is_fitted_to_what_decisions_are_planned_from_in_use(
+    make_model, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted = []
+
+    def fit(model: AudioModel, net: nn.Module, summaries: Tensor, *_: object) -> float:
+        fitted.append(summaries)
+        return 0.0
+
+    monkeypatch.setattr(gains, "_fit", fit)
+    model = make_model(name, *PLANNED[name], "model.open_rate=0.5")
+    decide_at_random(model, batches()[0].waveform, batches()[0].lengths)
+    calibrate(model, batches(), 0.6)
+    bias = model.decision_bias.item()
+    traces = [model(batch.waveform, batch.lengths).trace for batch in batches()]
+    assert all(0 < float(trace.tokens.float().mean()) < 1 for trace in traces)
+    fit_gains(model, lambda logits, batch: logits.new_zeros(len(logits)), batches(), seed=0)
+    in_use = torch.cat([trace.summary.repeat(gains.NUM_DRAWS, 1) for trace in traces])
+    torch.testing.assert_close(fitted[0], in_use, rtol=0, atol=1e-5)
+    assert model.decision_bias.item() == bias
+
+
 def test_other_estimators_have_nothing_to_fit(make_model) -> None:
     assert all(make_model(name).encoder.gain_net is None for name in (*PLANNED, "dense"))
 
@@ -109,3 +135,5 @@ def test_what_is_decided_layer_by_layer_cannot_be_planned(make_model) -> None:
         ValueError, match=r"policy\.sees must be input or first under policy\.estimator=gain, got state"
     ):
         make_model("skip_transformer", "model.encoder.policy.estimator=gain", "model.encoder.policy.sees=state")
+    with pytest.raises(ValueError, match=r"policy\.heads must be per_layer under policy\.estimator=gain, got shared"):
+        make_model("skip_transformer", "model.encoder.policy.estimator=gain", "model.encoder.policy.heads=shared")

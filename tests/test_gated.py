@@ -189,9 +189,19 @@ def test_traces_of_batches_of_different_length_are_joined() -> None:
 
 
 def test_a_rate_that_the_gate_may_not_have_is_refused() -> None:
-    gate = {"open_rate": 0.05, "rate_floor": 0.1, "rate_ceiling": 0.98}
+    gate = {"rule": "target", "open_rate": 0.05, "rate_floor": 0.1, "rate_ceiling": 0.98}
     with pytest.raises(ValueError, match=r"model.open_rate must lie between .*, 0\.1 and 0\.98, got 0\.05\."):
         GatedEncoder(make_encoder("dense"), DIM, gate=gate)
+    with pytest.raises(ValueError, match=r"model.open_rate needs gate.rule=target, got sign"):
+        GatedEncoder(make_encoder("dense"), DIM, gate={**gate, "open_rate": 0.5, "rule": "sign"})
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_training_ends_with_so_many_macs_at_most(name: str) -> None:
+    """Counted on a clip of as many positions as are then let in."""
+    encoder, _ = make_gated(name)
+    gate, inner = encoder.gate.macs(30), encoder.encoder.macs_range(15)[1]
+    assert encoder.most_macs_in_training(30) == gate + inner < encoder.macs_range(30)[1]
 
 
 def test_no_part_of_the_encoder_is_left_without_gradient() -> None:

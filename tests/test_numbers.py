@@ -36,6 +36,8 @@ def test_kinds_follow_the_trace() -> None:
     assert kinds_of(dense_trace()) == Kinds()
     assert kinds_of(stride_trace()) == Kinds(strides=True, decides=True)
     assert kinds_of(jump_trace()) == Kinds(jumps=True, gates=True, decides=True)
+    going_on = make_trace(jumps=torch.tensor([[0, 0, -1]] * 4, dtype=torch.int8))
+    assert kinds_of(going_on).jumps, "a clip that went on everywhere could have jumped"
     assert kinds_of(both_trace()) | kinds_of(jump_trace()) == Kinds(True, True, True, True)
 
 

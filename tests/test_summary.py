@@ -98,7 +98,7 @@ def test_tensorboard_command_quotes_a_blank() -> None:
 def test_a_policy_that_takes_one_route_is_called_constant() -> None:
     constant = make_trace(strides=torch.full((4, 3), 2), entropy=0.1)
     (warning,) = find_warnings(evaluate(constant), decides=True, floor=0.5)
-    assert warning.startswith("constant policy: fewer than two routes are each taken by 10% of the test clips; 1 are")
+    assert warning.startswith("constant policy: fewer than two routes are each taken by 10% of the test clips; 1 is")
     assert find_warnings(evaluate(constant), decides=False, floor=1.0) == []  # a fixed pattern is meant to be constant
     assert find_warnings(evaluate(jump_trace()), decides=True, floor=0.5) == []
 
@@ -114,6 +114,11 @@ def test_a_missed_budget_is_named_with_its_figures(target: float, is_missed: boo
     """The trace costs 0.65; a tenth of the reachable range [0.5, 1] is 0.05."""
     warnings = find_warnings(evaluate(stride_trace()), decides=True, floor=0.5, target=target)
     assert [warning.startswith("budget missed: test clips use 0.650") for warning in warnings] == [True] * is_missed
+
+
+def test_a_run_that_never_validated_says_so_instead() -> None:
+    (warning,) = find_warnings(evaluate(stride_trace()), decides=True, floor=0.5, target=0.71, validated=False)
+    assert warning.startswith("not validated: decisions meet their budget")
 
 
 def test_dead_and_saturated_gates_are_named_with_their_layer() -> None:

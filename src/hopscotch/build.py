@@ -133,6 +133,14 @@ def build_task(cfg: DictConfig, model: AudioModel, data: AudioDataModule) -> Aud
         rank_zero_warn(
             f"compute.dense_weight={cfg.compute.dense_weight} changes nothing: {model.name} decides nothing."
         )
+    samples = data.mean_samples()
+    target = resolve_target(cfg.compute.target, model, samples, cfg.compute.reach)
+    if target is not None and target > model.most_in_training(round(samples)):
+        rank_zero_warn(
+            f"compute.target={target:.3f} is more than the {model.most_in_training(round(samples)):.3f} that "
+            f"model.open_rate={cfg.model.open_rate} leaves of the dense compute: tests will let in more tokens than "
+            "training ends with. Ask for less, or raise model.open_rate."
+        )
     rest = DictConfig({key: value for key, value in cfg.task.items() if key != "optimizer"})
     return make(
         rest,
@@ -140,7 +148,7 @@ def build_task(cfg: DictConfig, model: AudioModel, data: AudioDataModule) -> Aud
         optimizer=maker(cfg.task.optimizer),
         classes=data.classes,
         seed=cfg.seed,
-        target=resolve_target(cfg.compute.target, model, data.mean_samples(), cfg.compute.reach),
+        target=target,
         budget_weight=cfg.compute.weight,
         budget_warmup=cfg.compute.warmup,
         entropy_weight=cfg.compute.entropy_weight,

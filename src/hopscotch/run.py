@@ -219,7 +219,12 @@ def finish(
     data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
     floor = task.model.floor(round(data.mean_samples()))
     findings = find_warnings(
-        test, decides=task.model.decides, floor=floor, target=task.target, train_accuracy=train_accuracy
+        test,
+        decides=task.model.decides,
+        floor=floor,
+        target=task.target,
+        train_accuracy=train_accuracy,
+        validated=task.calibration is not None or bool(task.model.decision_bias),
     )
     compute = {
         "fraction": test.compute_fraction,

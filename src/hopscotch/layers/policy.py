@@ -77,6 +77,8 @@ class JumpPolicy(nn.Module):
         check_choice("jump.rule", rule, ("skip", "literal"))
         check_choice("policy.heads", heads, ("per_layer", "shared"))
         check_choice("policy.estimator", estimator, ESTIMATORS)
+        if estimator == "gain" and heads == "shared":
+            raise ValueError("policy.heads must be per_layer under policy.estimator=gain, got shared.")
         if max_jump < 1:
             raise ValueError(f"jump.max must be at least 1 layer, got {max_jump}.")
         if depth < 2:

@@ -89,10 +89,20 @@ class AudioModel(nn.Module):
 
     def reachable(self, samples: int) -> tuple[float, float]:
         """Smallest and largest fraction: strides fixed beforehand keep some models below 1 whatever they decide."""
+        time, fixed, dense = self._of_samples(samples)
+        cheapest = self.encoder.macs_range(time)[0]
+        return (cheapest + fixed) / dense, (self.encoder.most_macs(time) + fixed) / dense
+
+    def most_in_training(self, samples: int) -> float:
+        """The largest fraction that training ends with: a gate before the encoder then lets some tokens in, not all."""
+        time, fixed, dense = self._of_samples(samples)
+        return (self.encoder.most_macs_in_training(time) + fixed) / dense
+
+    def _of_samples(self, samples: int) -> tuple[int, int, int]:
+        """Positions of a clip of this many samples, MACs that no decision changes, and those of the dense run."""
         frames = self.frontend.frames(torch.tensor([samples]))
         time, fixed = int(self.stem.positions(frames)), int(self._fixed_macs(frames))
-        cheapest, dense = self.encoder.macs_range(time)
-        return (cheapest + fixed) / (dense + fixed), (self.encoder.most_macs(time) + fixed) / (dense + fixed)
+        return time, fixed, self.encoder.macs_range(time)[1] + fixed
 
     def _fixed_macs(self, frames: Tensor) -> Tensor:
         return self.stem.macs(frames) + self.head.macs(self.stem.positions(frames))

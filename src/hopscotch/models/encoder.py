@@ -36,6 +36,10 @@ class Encoder(nn.Module):
         """MACs with every decision at its dearest: the dense run, unless something is left out whatever is decided."""
         return self.macs_range(time)[1]
 
+    def most_macs_in_training(self, time: int) -> int:
+        """MACs of the dearest decisions that training knows: `most_macs`, unless it holds some of them back."""
+        return self.most_macs(time)
+
     def static_parts(self) -> Sequence[nn.Module]:
         """Parts that do the same for every clip that comes by, whatever was decided: worth compiling."""
         return ()

@@ -5,7 +5,8 @@
 The open tokens of a clip lie side by side in the encoder, in their order, so that their number decides the cost of all
 its layers: scores of attention fall with its square. In evaluation on a CPU, clips with about as many open tokens go
 through it together, for none of them should pay for the padding to another. Training begins with nearly all tokens
-open. A few closed ones, drawn at random, come along, so that they can learn to open; they change nothing.
+open. A few closed ones, drawn at random, come along, so that they can learn to open: open tokens hear them, they
+themselves stay as they are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,10 @@ class GatedEncoder(Encoder):
     def __init__(self, encoder: Encoder, dim: int, *, gate: Mapping[str, Any]) -> None:
         super().__init__()
         rate, floor, ceiling = (gate[key] for key in ("open_rate", "rate_floor", "rate_ceiling"))
+        if gate["rule"] != "target":
+            raise ValueError(
+                f"model.open_rate needs gate.rule=target, got {gate['rule']}: no other rule holds an open rate."
+            )
         if not floor <= rate <= ceiling:
             raise ValueError(
                 f"model.open_rate must lie between gate.rate_floor and gate.rate_ceiling, {floor} and {ceiling}, "
@@ -136,6 +141,10 @@ class GatedEncoder(Encoder):
 
     def most_macs(self, time: int) -> int:
         return self.gate.macs(time) + self.encoder.most_macs(time)
+
+    def most_macs_in_training(self, time: int) -> int:
+        """MACs with as many tokens let in as training ends with, and nothing else skipped."""
+        return self.gate.macs(time) + self.encoder_range(max(1, round(self.rates[1] * time)))[1]
 
     def static_parts(self) -> Sequence[nn.Module]:
         return self.encoder.static_parts()

@@ -55,7 +55,7 @@ class JumpAttention(Encoder):
         return cheap + fixed, dense + fixed_dense
 
     def most_macs(self, time: int) -> int:
-        return self.jump.most_macs(time) + self.attention.macs_range(time)[0]
+        return self.jump.most_macs(time) + self.attention.most_macs(time)
 
     def static_parts(self) -> Sequence[nn.Module]:
         return [*self.jump.static_parts(), *self.attention.static_parts()]

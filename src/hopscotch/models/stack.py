@@ -68,6 +68,9 @@ class Stack(Encoder):
         positions, strides = torch.tensor(time), torch.tensor(self.strides)
         return int(self._macs(positions, strides)), int(self._macs(positions, torch.ones_like(strides)))
 
+    def most_macs(self, time: int) -> int:
+        return self.macs_range(time)[0]
+
     def static_parts(self) -> Sequence[nn.Module]:
         return list(self.blocks)
 

@@ -1,4 +1,4 @@
-"""Show in TensorBoard, while it trains, what a model skips: the tags of DESIGN.md section 10.
+"""Show in TensorBoard, while it trains, what a model skips.
 
 What is under which tag:
 

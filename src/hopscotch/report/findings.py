@@ -19,12 +19,21 @@ def find_warnings(
     floor: float,
     target: float | None = None,
     train_accuracy: float | None = None,
+    validated: bool = True,
 ) -> list[str]:
-    """Warnings in words, for the summary of a run: `decides` says whether the model has any decision to take."""
+    """Warnings in words, for the summary of a run: `decides` says whether the model has any decision to take.
+
+    `validated`: whether the weights that were tested ever met their budget, which happens before every validation.
+    """
     warnings = []
+    if decides and not validated:
+        warnings.append(
+            "not validated: decisions meet their budget, and planned gains are fitted, before a validation, and none "
+            "came. See trainer.limit_val_batches and check_val_every_n_epoch."
+        )
     if decides:
         warnings += constant_policy(test)
-    if decides and target is not None:
+    if decides and validated and target is not None:
         warnings += missed_budget(test, target, floor)
     return warnings + stuck_gates(test) + overfitting(test, train_accuracy)
 
@@ -35,9 +44,10 @@ def constant_policy(test: Evaluation) -> list[str]:
     if num_common >= 2:
         return []
     kind = "constant policy" if shares[0] > 0.5 else "scattered rather than constant policy"
+    in_use = "1 is" if len(shares) == 1 else f"{len(shares)} are"
     return [
         f"{kind}: fewer than two routes are each taken by {COMMON_ROUTE:.0%} of the test clips; "
-        f"{len(shares)} are in use, the commonest by {shares[0]:.0%}. Try another compute.target, or train longer."
+        f"{in_use} in use, the commonest by {shares[0]:.0%}. Try another compute.target, or train longer."
     ]
 
 
@@ -49,7 +59,8 @@ def missed_budget(test: Evaluation, target: float, floor: float) -> list[str]:
     side = "more" if fraction > target else "less"
     return [
         f"budget missed: test clips use {fraction:.3f} of the dense compute, {side} than compute.target={target:.3f} "
-        f"by over {tolerance:.3f}. Train longer, or raise compute.weight."
+        f"by over {tolerance:.3f}. Train longer, or raise compute.weight (of no "
+        "use to estimators gain and random, and to a gate alone: no gradient of the budget moves these)."
     ]
 
 

@@ -1,6 +1,6 @@
 """Turn a trace into the numbers of the dashboard: pure functions, weighted by clips.
 
-Three numbers with three names (DESIGN.md section 6):
+Three numbers with three names:
 
     jump rate     decisions to jump (action > 0) / decisions taken
     jump skipped  layers not run / depth
@@ -38,12 +38,12 @@ class Kinds:
 
 
 def kinds_of(trace: SkipTrace) -> Kinds:
-    """What this trace gives away: stride 1 is plain attention and skips nothing.
+    """What this trace gives away: an action, be it to go on, is taken by models with jumps alone.
 
-    A jump model that never jumped looks like a plain stack here, so callers join the kinds of all traces of a run:
-    while training it samples, and sooner or later it jumps.
+    Stride 1 is plain attention and skips nothing: a model that could choose others looks like a plain stack where it
+    did not, so callers join the kinds of all traces of a run. While training it samples.
     """
-    jumps = bool((trace.jumps > 0).any())
+    jumps = bool((trace.jumps >= 0).any())
     return Kinds(
         strides=bool((trace.strides > 1).any()),
         jumps=jumps,

@@ -36,7 +36,7 @@ def write_summary(
     warnings: Sequence[str] = (),
     **facts: object,
 ) -> Path:
-    """Write `summary.json` (DESIGN.md section 9), whole or not at all. `facts` are further keys, such as `error`.
+    """Write `summary.json`, whole or not at all. `facts` are further keys, such as `error`.
 
     A run that failed early has no test figures: those keys are there, and null.
     """

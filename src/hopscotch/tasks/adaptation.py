@@ -95,11 +95,10 @@ def evaluate(task: AudioTask, batches: Sequence[AudioBatch], repeat: SkipTrace |
 
 
 class Ends(NamedTuple):
-    """What every budget has in common: the cheapest decisions, nothing skipped, and what is predicted between them."""
+    """What every budget has in common: the cheapest decisions, and nothing skipped."""
 
     short: Pass
     full: Pass
-    predicted: Float[Tensor, " clip"] | None  # None of a model that predicts no gain
 
 
 @torch.no_grad()
@@ -111,12 +110,7 @@ def measure_ends(task: AudioTask, batches: Sequence[AudioBatch]) -> Ends:
     task.model.decision_bias.fill_(math.sinh(REACH))
     full = evaluate(task, batches)
     task.model.decision_bias.copy_(bias)
-    predicted = None
-    if task.model.encoder.gain_net is not None:
-        assert short.trace.summary is not None
-        summary = short.trace.summary.to(bias.device)
-        predicted = task.model.encoder.predicted_cost(summary, short.trace).cpu()
-    return Ends(short, full, predicted)
+    return Ends(short, full)
 
 
 def measure_adaptation(task: AudioTask, batches: Sequence[AudioBatch], ends: Ends) -> Adaptation:
@@ -135,8 +129,18 @@ def measure_adaptation(task: AudioTask, batches: Sequence[AudioBatch], ends: End
         dealt_macs=torch.stack([deal.trace.macs for deal in deals]).double().mean(0),
         short=ends.short,
         full=ends.full,
-        predicted=own.trace.expected_compute.cpu() if ends.predicted is None else ends.predicted,
+        predicted=_predicted(task.model, own.trace, ends.short.trace),
     )
+
+
+@torch.no_grad()
+def _predicted(model: AudioModel, own: SkipTrace, short: SkipTrace) -> Float[Tensor, " clip"]:
+    """From what the clip's own decisions were planned from."""
+    if model.encoder.gain_net is None:
+        return own.expected_compute
+    assert own.summary is not None
+    device = model.decision_bias.device
+    return model.encoder.predicted_cost(own.summary.to(device), short).cpu()
 
 
 @torch.no_grad()

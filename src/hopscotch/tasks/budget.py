@@ -29,15 +29,22 @@ def resolve_target(target: str | float, model: AudioModel, mean_samples: float, 
     """compute.target as a fraction; None for a model that decides nothing.
 
     "auto" lies in what the model can reach, [floor, ceiling]: floor + reach (ceiling - floor). The ceiling is 1,
-    but for models that have strides fixed beforehand as well.
+    but for models that have strides fixed beforehand as well. A gate before the encoder caps it at what training ends
+    with: tests are not to let in more tokens.
     """
     if not model.decides:
         if target != "auto":
             raise ValueError(f"compute.target must stay auto for {model.name}, which decides nothing, got {target}.")
         return None
     floor, ceiling = model.reachable(round(mean_samples))
+    if floor == ceiling:
+        raise ValueError(
+            f"{model.name} must have something to skip, and nothing that it decides changes what it costs: jumps need "
+            "model.depth above 2 and model.encoder.jump.max above 1 under jump.rule=literal, strides a "
+            "model.encoder.max_stride above 1."
+        )
     if target == "auto":
-        return floor + reach * (ceiling - floor)
+        return min(floor + reach * (ceiling - floor), model.most_in_training(round(mean_samples)))
     if not floor <= float(target) <= ceiling:
         raise ValueError(
             f"compute.target must lie between the floor of {model.name}, {floor:.3f}, and {ceiling:.3g}, got {target}. "

@@ -9,6 +9,7 @@ The net that is fitted reads what the model plans its decisions from; the model 
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +43,7 @@ def fit_gains(
     # Lightning validates in inference mode, whose tensors nothing can be fitted to.
     with torch.inference_mode(False):
         with torch.no_grad():
-            summaries, decisions, costs = _measure(model, clip_losses, batches, generator)
+            summaries, decisions, costs = _measure(model, clip_losses, batches, generator, bias)
         explained = _fit(model, net, summaries, decisions, costs, generator)
     model.decision_bias.copy_(bias)
     model.train(was_training)
@@ -54,8 +55,13 @@ def _measure(
     clip_losses: Callable[[Tensor, AudioBatch], Tensor],
     batches: Sequence[AudioBatch],
     generator: torch.Generator,
+    usual: Tensor,
 ) -> tuple[Tensor, SkipTrace, Tensor]:
-    """What a clip's decisions are planned from, decisions drawn for it, and what these cost: a row for each draw."""
+    """What a clip's decisions are planned from, decisions drawn for it, and what these cost: a row for each draw.
+
+    A gate before the encoder lets in what it does with the `usual` bias, in the dense run, too: what is planned is
+    planned from these tokens.
+    """
     device = model.decision_bias.device
     summaries, traces, costs = [], [], []
     for batch in batches:
@@ -67,6 +73,12 @@ def _measure(
 
         output, dense = run(None)
         planned = output.trace
+        if planned.tokens is not None:
+            highest = model.decision_bias.clone()
+            model.decision_bias.copy_(usual)
+            planned = replace(planned, tokens=run(None)[0].trace.tokens)
+            model.decision_bias.copy_(highest)
+            output, dense = run(planned)
         for _ in range(NUM_DRAWS):
             output, losses = run(model.encoder.random_decisions(planned, generator))
             assert output.trace.summary is not None
