@@ -1,6 +1,7 @@
 """What a model's decisions are worth: repeated, dealt to the wrong clips, at their cheapest, and not at all."""
 
 import csv
+import itertools
 import json
 from pathlib import Path
 
@@ -8,8 +9,16 @@ import pytest
 import torch
 
 from hopscotch.build import build_model, build_task
-from hopscotch.report.adaptation import COLUMNS
-from hopscotch.tasks.adaptation import evaluate, measure_adaptation, measure_ends, with_noise, with_silence
+from hopscotch.report.adaptation import COLUMNS, numbers
+from hopscotch.tasks import adaptation
+from hopscotch.tasks.adaptation import (
+    evaluate,
+    measure_adaptation,
+    measure_ends,
+    time_fraction,
+    with_noise,
+    with_silence,
+)
 from hopscotch.tasks.base import AudioTask
 from hopscotch.tasks.budget import calibrate
 from hopscotch.types import AudioBatch, SkipTrace, select_clips
@@ -63,6 +72,27 @@ def test_a_clip_repeats_the_decisions_that_it_is_handed(make_task, name: str, se
     assert not torch.equal(dealt.losses[differ], own.losses[differ])
     if (~differ).any():
         torch.testing.assert_close(dealt.losses[~differ], own.losses[~differ], rtol=0, atol=1e-5)
+
+
+def test_dealt_decisions_are_those_of_other_clips(make_task) -> None:
+    task = make_task("model=learned_skip")
+    decide_at_random(task.model, batches()[0].waveform, batches()[0].lengths)
+    measured = measure_adaptation(task, batches(), measure_ends(task, batches()))
+    assert not torch.equal(measured.dealt_macs, measured.own.trace.macs.double())
+    assert not torch.equal(measured.dealt_losses, measured.own.losses)
+
+
+def test_a_gain_that_is_predicted_right_has_a_correlation_of_one(make_task) -> None:
+    task = make_task("model=learned_skip")
+    measured = measure_adaptation(task, batches(), measure_ends(task, batches()))
+    found = numbers(measured._replace(predicted=measured.gain))
+    assert found["gain_correlation"] == pytest.approx(1.0)
+
+
+def test_the_share_of_time_is_the_models_own_over_the_dense_run(make_task, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.accumulate(itertools.cycle([0.0, 1.0, 0.0, 4.0]))  # its own pass a second, the dense one four
+    monkeypatch.setattr(adaptation.time, "perf_counter", lambda: next(clock))
+    assert time_fraction(make_task("model=learned_skip"), batches()) == 0.25
 
 
 @pytest.mark.parametrize("name", ["learned_skip_gain", "skip_transformer_gain"])

@@ -1,14 +1,17 @@
 """Noise in evaluation: of the level asked for, the same at every call and in any batch, and gone afterwards."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
 
 from hopscotch.build import make_trainer
+from hopscotch.report import conditions
 from hopscotch.report.conditions import TestBatches, passes
 from hopscotch.tasks.base import AudioTask
+from hopscotch.tasks.budget import calibrate
 from tests.tiny import build, tiny_config
 
 
@@ -66,3 +69,19 @@ def test_noise_is_the_same_at_every_call(tones: Path, tmp_path: Path) -> None:
     assert [row.condition for row in first] == [row.condition for row in again]
     assert torch.equal(first[1].logits, again[1].logits)
     assert not torch.equal(first[1].logits, first[0].logits)
+
+
+def test_budgets_are_met_on_validation_clips(tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def met(model: Any, batches: Any, target: float) -> Any:
+        seen.append(sorted(torch.cat([batch.lengths for batch in batches]).tolist()))
+        return calibrate(model, batches, target)
+
+    seen: list[list[int]] = []
+    monkeypatch.setattr(conditions, "calibrate", met)
+    cfg = tiny_config(tones, tmp_path, "model=skip_transformer")
+    task, data = build(cfg)
+    data.setup("test")
+    trainer = make_trainer(cfg.trainer, logger=False, enable_checkpointing=False)
+    list(passes(task.eval(), data, trainer, [0.9], []))
+    lengths = {split: sorted(clip.num_samples for clip in data.clips[split]) for split in ("val", "test")}
+    assert seen == [lengths["val"]] != [lengths["test"]]

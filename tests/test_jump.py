@@ -406,3 +406,11 @@ def test_a_plan_costs_one_look_at_the_device_a_forward(monkeypatch: pytest.Monke
     monkeypatch.undo()
     if is_training:
         assert trace.visited.sum() < trace.visited.numel(), "somebody jumped, so the look was needed"
+
+
+def test_the_memorys_gate_and_the_closing_one_are_counted_to_the_last_mac() -> None:
+    time = torch.tensor(7)
+    layers = {mix: SkipLayer(16, 2, 4, inner="transformer", jump_mix=mix) for mix in ("convex", "none")}
+    assert layers["convex"].layer_macs(0, time) - layers["none"].layer_macs(0, time) == 16
+    block = SkipLayer(16, 2, 4)
+    assert block.constant_macs(time) == block.policy.macs() + 7 * 16 + 2 * 7 * 16 * 64

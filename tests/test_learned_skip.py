@@ -153,3 +153,9 @@ def test_choices_keep_a_chance_however_many_they_are() -> None:
     assert torch.allclose(chances.sum(dim=1), torch.ones(2))
     assert chances.min() > 0.005
     assert torch.equal(floored(sure[:, :8]), (1 - 0.02 * 8) * sure[:, :8] + 0.02)
+
+
+def test_the_gate_reads_its_input_and_does_not_steer_it() -> None:
+    pooled = torch.randn(3, DIM, requires_grad=True)
+    StrideGate(DIM, 4).train()(pooled).probabilities[:, 0].sum().backward()
+    assert pooled.grad is None

@@ -25,6 +25,13 @@ from tests.tiny import TINY_MODEL, TINY_RUN, Command, Ended, tiny_folder, write_
 TINY = [*TINY_MODEL, *TINY_RUN, "hydra.run.dir=run"]
 
 
+MEASURED_AND_DRAWN = ("frontend.scale", "head.linear.weight")
+
+
+def state(folder: str) -> dict[str, torch.Tensor]:
+    return torch.load(f"{folder}/checkpoints/best.ckpt", weights_only=True)["state_dict"]
+
+
 def summary(folder: str | Path = "run") -> dict:
     return json.loads((Path(folder) / "summary.json").read_text(encoding="utf-8"))
 
@@ -282,3 +289,30 @@ def test_ctrl_c_ends_a_real_process_in_order(tones: Path, tmp_path: Path) -> Non
     assert "Traceback" not in err
     assert summary(tmp_path / "run")["status"] == "stopped"
     assert out.splitlines()[-1] == str(tmp_path / "run")
+
+
+def test_the_weights_that_are_tested_are_the_best_ones(
+    command: Command, tones: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Spoil(Callback):
+        """The last weights are no good."""
+
+        def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
+            pl_module.model.head.linear.bias.data.fill_(7.0)
+
+        def on_test_start(self, trainer: Trainer, pl_module: Any) -> None:
+            tested.append(pl_module.model.head.linear.bias.detach().clone())
+
+    tested: list[torch.Tensor] = []
+    monkeypatch.setattr(hopscotch.run, "build_callbacks", lambda cfg: [*build_callbacks(cfg), Spoil()])
+    assert command(*tiny_folder(tones), *TINY, "model=dense").code == 0
+    assert torch.equal(tested[0], state("run")["model.head.linear.bias"])
+
+
+def test_a_run_measures_its_clips_and_draws_its_weights_by_the_seed(command: Command, tones: Path) -> None:
+    for seed in (0, 1):
+        typed = [*tiny_folder(tones), *TINY_MODEL, *TINY_RUN, "model=dense", "task.optimizer.lr=1e-9"]
+        assert command(*typed, f"hydra.run.dir=run{seed}", f"seed={seed}").code == 0
+    scale, weights = ([state(f"run{seed}")[f"model.{name}"] for seed in (0, 1)] for name in MEASURED_AND_DRAWN)
+    assert not torch.equal(scale[0], torch.ones_like(scale[0]))
+    assert not torch.allclose(weights[0], weights[1], atol=1e-3)

@@ -3,12 +3,13 @@
 import logging
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from hopscotch.data import word_corpus
+from hopscotch.data import word_corpus, words
 from hopscotch.data.datamodule import Split
 from hopscotch.data.synthetic_words import SyntheticWords
 from hopscotch.data.word_corpus import corpus_path, kept_corpus, make_corpus
@@ -94,15 +95,24 @@ def test_the_data_module_tells_labels_facts_and_lengths(cache: Path) -> None:
     assert {split: len(clips) for split, clips in data.clips.items()} == SMALL
     for clips in data.clips.values():
         assert set(Counter(clip.label for clip in clips).values()) == {len(clips) // 20}
-    speakers = [{clip.facts["speaker"] for clip in clips} for clips in data.clips.values()]
-    assert len(set.union(*speakers)) == sum(map(len, speakers))
-
     third = data.clips["val"][3]
     made = clip(0, "val", 3)
     assert third.name == f"val/{WORDS[3]}_00003"
     assert third.facts["snr_db"] == made.snr_db
     assert third.num_samples == len(made.samples)
     assert torch.equal(data.load(third), torch.from_numpy(made.samples.astype(np.float32) / 32768))
+
+
+def test_a_word_of_a_split_is_spoken_by_its_speakers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(seed: int, split: Split, number: int) -> Any:
+        splits.append(split)
+        return speaker(seed, split, number)
+
+    splits: list[Split] = []
+    monkeypatch.setattr(words, "speaker", asked)
+    for split in SPEAKERS:
+        scene(0, split, 3)
+    assert splits == list(SPEAKERS)
 
 
 def test_the_test_batches_hold_every_clip_once(cache: Path) -> None:

@@ -9,8 +9,10 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from hopscotch.tasks import base
 from hopscotch.tasks.base import AudioTask
-from hopscotch.types import AudioBatch, skipping_nothing
+from hopscotch.tasks.budget import calibrate
+from hopscotch.types import AudioBatch, key_bits, skipping_nothing
 from tests.tiny import Watch, build, fit, make_batch, tiny_config, weights
 
 # Nothing random in a step, so that batches of any size see the same model.
@@ -219,6 +221,68 @@ def test_a_second_pass_skips_nothing_and_teaches_the_first(tones: Path, tmp_path
         gaps.append((loss / 2 - task.clip_losses(whole.logits, batch).mean()).item())  # type: ignore[union-attr]
     assert gaps[0] == pytest.approx(0.0, abs=1e-5)
     assert gaps[1] > 1e-4
+
+
+def test_the_second_pass_learns_from_the_labels_and_the_first_from_it(tones: Path, tmp_path: Path) -> None:
+    """KL(teacher || pupil), and no gradient to the teacher."""
+    task, _ = build(tiny_config(tones, tmp_path, "model=learned_skip", "compute.dense_weight=2"))
+    model, batch = task.model.eval(), make_batch(6)
+    with torch.no_grad():
+        model.head.linear.weight.mul_(20)  # so that the two directions differ
+    model.decision_bias.fill_(-1490.0)
+    output = model(batch.waveform, batch.lengths)
+    dense = model(batch.waveform, batch.lengths, repeat=skipping_nothing(output.trace)).logits
+    own = 2 * task.clip_losses(dense, batch).mean()
+    teacher, pupil = dense.detach().softmax(-1), output.logits.detach().softmax(-1)
+    from_it = 2 * (teacher * (teacher / pupil).log()).sum(-1).mean()
+    other_way = 2 * (pupil * (pupil / teacher).log()).sum(-1).mean()
+    assert abs(from_it - other_way) > 1e-5
+    loss = task._dense_loss(output._replace(logits=output.logits.detach()), batch)
+    torch.testing.assert_close(loss, own + from_it, rtol=0, atol=1e-6)
+    weight = model.head.linear.weight
+    (ours,), (theirs,) = torch.autograd.grad(loss, weight), torch.autograd.grad(own, weight)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_the_loss_of_a_step_has_the_second_pass_in_it(tones: Path, tmp_path: Path) -> None:
+    class Beside(Callback):
+        def on_train_batch_end(
+            self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+        ) -> None:
+            beside.append(float(outputs["loss"] - outputs["step"].task_loss))
+
+    beside: list[float] = []
+    words = ("model=learned_skip", "compute.weight=0", "compute.entropy_weight=0", "compute.dense_weight=2")
+    fit(tiny_config(tones, tmp_path, *words), Beside())
+    assert min(beside) > 0.5
+
+
+def test_gains_are_fitted_to_training_clips_and_then_the_budget_is_met(
+    tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fitted(model: Any, clip_losses: Any, batches: Any, seed: int) -> float:
+        done.append(f"fit to {sum(len(batch.labels) for batch in batches)} clips")
+        return 0.5
+
+    def calibrated(*what: Any) -> Any:
+        done.append("calibrate")
+        return calibrate(*what)
+
+    done: list[str] = []
+    monkeypatch.setattr(base, "fit_gains", fitted)
+    monkeypatch.setattr(base, "calibrate", calibrated)
+    trainer = fit(tiny_config(tones, tmp_path, "model=skip_transformer_gain"))
+    assert done == ["fit to 15 clips", "calibrate"]
+    assert trainer.callback_metrics["policy/gain_explained"] == 0.5
+
+
+def test_what_is_random_in_a_step_follows_the_seed(
+    tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(AudioTask, "_seed", lambda self, key: seen.append(key))
+    trainer = fit(tiny_config(tones, tmp_path, "model=dense", "seed=5"))
+    assert seen == [key_bits(5, 0, step, 0) for step in range(trainer.global_step)]
 
 
 @pytest.mark.parametrize("estimator", ["selected", "soft", "reinforce", "gain"])

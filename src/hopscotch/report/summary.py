@@ -92,7 +92,7 @@ def print_summary(
     )
     console.print(f"[bold]parameters[/bold]        {parameters:,}", highlight=False)
     if kinds.decides or kinds.strides or kinds.jumps or kinds.gates:
-        console.print()
+        console.print("\nWhat the test clips did")  # no title of the table, which would be broken to its width
         console.print(layer_table(test, kinds))
     for warning in warnings:
         console.print(f"[yellow]warning:[/yellow] {warning}", highlight=False, soft_wrap=True)
@@ -105,7 +105,7 @@ def print_summary(
 
 def layer_table(test: Evaluation, kinds: Kinds) -> Table:
     """Shares of the test clips by layer: who ran it, with which stride, and how open its gate was."""
-    table = Table(title="What the test clips did", title_justify="left", box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     means = layer_means(test.trace)
     columns: dict[str, list[str]] = {"layer": [str(layer) for layer in range(test.trace.visited.shape[1])]}
     if kinds.jumps:
