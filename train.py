@@ -33,5 +33,7 @@ if __name__ == "__main__":
 
     continue_in_venv()
     from hopscotch.config import run_hydra
+    from hopscotch.ending import quiet_end
 
-    run_hydra(task)
+    with quiet_end():
+        run_hydra(task)

@@ -10,9 +10,8 @@
     ...
 
 Each figure is a ratio of medians over interleaved rounds (`start`: a difference in seconds), in one process but for
-`allocator`, `start`, `predict` and `supply`. A bar fails where the
-90 % interval excludes it; the exit code is then 1. Tables (CSV, Markdown, JSON) go to --out. Nothing else should run on
-the machine meanwhile.
+`allocator`, `start`, `predict` and `supply`. A bar fails where the 90 % interval excludes it; the exit code is then 1.
+Tables (CSV, Markdown, JSON) go to --out. Nothing else should run on the machine meanwhile.
 """
 
 import argparse
@@ -39,10 +38,12 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds instead of {ROUNDS}")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (2)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", choices=("cpu", "cuda"), default=device, help="what is measured (what is there)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows here, too")
+    out = ROOT / "outputs" / f"benchmark_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
     parser.add_argument(
-        "--out", type=Path, default=ROOT / "outputs" / f"benchmark_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
+        "--out", type=Path, default=out, metavar="DIR", help="folder for tables (outputs/benchmark_<now>)"
     )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -24,16 +24,17 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="run", help="a run's folder")
     parser.add_argument("--out", type=Path, metavar="CSV", help="file for all clips on which they disagree")
     arguments = parser.parse_args()
+    if arguments.out is not None and arguments.out.is_dir():
+        parser.error(f"--out must be a file, got the folder {arguments.out}")
     from hopscotch.report.comparison import compare_runs
 
-    try:
-        compare_runs(arguments.runs, arguments.out)
-    except ValueError as error:
-        sys.exit(f"Error: {error}")
+    compare_runs(arguments.runs, arguments.out)
 
 
 if __name__ == "__main__":
+    from hopscotch.ending import quiet_end
     from hopscotch.venv import continue_in_venv
 
     continue_in_venv()
-    main()
+    with quiet_end(ValueError, OSError):
+        main()

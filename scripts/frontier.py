@@ -29,14 +29,13 @@ def main() -> None:
         sys.exit(0 if "--help" in arguments else 2)
     from hopscotch.report.sweep import report_folder
 
-    try:
-        report_folder(sweeps[0], beside)
-    except ValueError as error:
-        sys.exit(f"Error: {error}")
+    report_folder(sweeps[0], beside)
 
 
 if __name__ == "__main__":
+    from hopscotch.ending import quiet_end
     from hopscotch.venv import continue_in_venv
 
     continue_in_venv()
-    main()
+    with quiet_end(ValueError, OSError):
+        main()

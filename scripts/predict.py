@@ -17,7 +17,6 @@ scripts/evaluate.py, which has the data, sets others.
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -48,13 +47,7 @@ def main() -> None:
         parser.error(f"--out names a .png and goes with --explain, got {arguments.out}")
     if arguments.workers is not None and arguments.workers < 0:
         parser.error(f"--workers must be at least 0, got {arguments.workers}")
-    try:
-        sys.exit(1 if predict(keys, names, arguments) else 0)
-    except BrokenPipeError:  # the program at the other end has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(1 if predict(keys, names, arguments) else 0)
 
 
 def predict(keys: dict[str, str], names: list[str], arguments: argparse.Namespace) -> bool:
@@ -69,7 +62,7 @@ def predict(keys: dict[str, str], names: list[str], arguments: argparse.Namespac
     try:
         files = find_files(names)
         model = load(keys["run"], keys.get("ckpt"), **options)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)
     if arguments.explain is None:
@@ -79,13 +72,15 @@ def predict(keys: dict[str, str], names: list[str], arguments: argparse.Namespac
         return print_answers(model, files, form, workers) > 0
     try:
         print(explain(model, arguments.explain, arguments.out))
-    except AudioFileError as error:
+    except (AudioFileError, OSError) as error:
         sys.exit(f"Error: {error}")
     return False
 
 
 if __name__ == "__main__":
+    from hopscotch.ending import quiet_end
     from hopscotch.venv import continue_in_venv
 
     continue_in_venv()
-    main()
+    with quiet_end():
+        main()

@@ -13,6 +13,7 @@ import argparse
 import os
 import signal
 import sys
+from contextlib import closing
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,21 +42,17 @@ def main() -> None:
             refuse_other_folders(folder, "--beside")
     except ConfigError as error:
         sys.exit(str(error))
-    except ValueError as error:
-        sys.exit(f"Error: {error}")
     named = [word.removeprefix("experiment=") for word in arguments.overrides if word.startswith("experiment=")]
     out = (arguments.out or ROOT / "outputs" / f"study_{'_'.join(named) or 'jobs'}").absolute()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the jobs are ended too
     failed = []
     if not arguments.table:
-        try:
-            for number, (folder, finished, seconds) in enumerate(run_jobs(jobs, out, arguments.lanes), start=1):
+        with closing(run_jobs(jobs, out, arguments.lanes)) as ended:  # closed, it ends the jobs that still run
+            for number, (folder, finished, seconds) in enumerate(ended, start=1):
                 print(f"{number} of {len(jobs)}  {seconds:6.1f} s  {folder.name}", flush=True)
                 if not finished:
                     failed.append(folder)
                     print(f"  did not finish: {folder}.log", flush=True)
-        except ValueError as error:
-            sys.exit(f"Error: {error}")
     if not report_study(out, arguments.beside):
         sys.exit(f"Error: there is no finished run in {out}, and so no table.")
     print(out / "study.md")
@@ -63,7 +60,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    from hopscotch.ending import quiet_end
     from hopscotch.venv import continue_in_venv
 
     continue_in_venv()
-    main()
+    with quiet_end(ValueError, OSError):
+        main()

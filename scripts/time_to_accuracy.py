@@ -40,7 +40,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="runs of each (3)")
     parser.add_argument("--peers", type=Path, help="folder with the peer's script a_sb.py")
     parser.add_argument("--peers-python", default=sys.executable, help="a python that has speechbrain")
-    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / f"time_{time.strftime('%Y-%m-%d_%H-%M-%S')}")
+    out = ROOT / "outputs" / f"time_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
+    parser.add_argument(
+        "--out", type=Path, default=out, metavar="DIR", help="folder for runs and tables (outputs/time_<now>)"
+    )
     arguments = parser.parse_intermixed_args()
     roots = [word.removeprefix("data.root=") for word in arguments.overrides if word.startswith("data.root=")]
     if not roots:
@@ -59,11 +62,12 @@ def main() -> None:
 
 
 def ours(model: str, seed: int, overrides: list[str], out: Path) -> dict[str, float | None]:
+    from hopscotch.config import quoted
+
     folder = out / f"{model}_{seed}"
-    words = [f"model={model}", f"seed={seed}", "experiment=fsdd", "callbacks=watch", f"hydra.run.dir={folder}"]
-    with (out / f"{folder.name}.log").open("w", encoding="utf-8") as log:
-        command = [sys.executable, str(ROOT / "train.py"), *words, "trainer.enable_progress_bar=false", *overrides]
-        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
+    words = [f"model={model}", f"seed={seed}", "experiment=fsdd", "callbacks=watch", f"hydra.run.dir={quoted(folder)}"]
+    command = [sys.executable, str(ROOT / "train.py"), *words, "trainer.enable_progress_bar=false", *overrides]
+    logged(command, out / f"{folder.name}.log")
     with (folder / "report" / "watch.csv").open(newline="", encoding="utf-8") as file:
         epochs = [(float(row["seconds"]), float(row["test_acc"])) for row in csv.DictReader(file)]
     return passes(epochs, json.loads((folder / "summary.json").read_text(encoding="utf-8"))["test"]["acc"])
@@ -73,11 +77,17 @@ def peer(scripts: Path, python: str, root: str, out: Path) -> dict[str, float | 
     recordings = Path(root).absolute() / "recordings"
     places = {"PEERS_FSDD": recordings, "PEERS_WORK": out / "peer_work", "PEERS_OUT": out / "peer"}
     environment = os.environ | {name: str(place) for name, place in places.items()} | {"PEERS_T0": str(time.time())}
-    with (out / "peer.log").open("a", encoding="utf-8") as log:
-        command = [python, str(scripts / "a_sb.py"), "--epochs", str(PEER_EPOCHS)]
-        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True, env=environment)
+    logged([python, str(scripts / "a_sb.py"), "--epochs", str(PEER_EPOCHS)], out / "peer.log", environment)
     found = json.loads((out / "peer" / "A_sb.json").read_text(encoding="utf-8"))["epochs"]
     return passes([(epoch["wall"], epoch["acc"]) for epoch in found], found[-1]["acc"])
+
+
+def logged(command: list[str], log: Path, environment: dict[str, str] | None = None) -> None:
+    """Run it, what it prints going to the end of the log."""
+    with log.open("a", encoding="utf-8") as file:
+        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False, env=environment).returncode
+    if code != 0:
+        raise ValueError(f"{command[1]} ended with {code}, and said why in {log}.")
 
 
 def passes(epochs: list[tuple[float, float]], final: float) -> dict[str, float | None]:
@@ -113,7 +123,9 @@ def _mean(runs: list[dict[str, float | None]]) -> str:
 
 
 if __name__ == "__main__":
+    from hopscotch.ending import quiet_end
     from hopscotch.venv import continue_in_venv
 
     continue_in_venv()
-    main()
+    with quiet_end(ValueError, OSError):
+        main()

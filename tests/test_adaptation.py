@@ -102,8 +102,11 @@ def test_gains_are_predicted_from_what_the_clips_own_decisions_are_planned_from(
     ends = measure_ends(task, batches())
     calibrate(task.model, batches(), 0.6)
     measured = measure_adaptation(task, batches(), ends)
-    assert 0 < measured.own.trace.tokens.float().mean() < 1
-    expected = task.model.encoder.predicted_cost(measured.own.trace.summary, ends.short.trace)
+    own = measured.own.trace
+    assert own.tokens is not None
+    assert own.summary is not None
+    assert 0 < own.tokens.float().mean() < 1
+    expected = task.model.encoder.predicted_cost(own.summary, ends.short.trace)
     torch.testing.assert_close(measured.predicted, expected)
 
 

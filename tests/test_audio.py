@@ -109,6 +109,10 @@ def make_bad_file(kind: str, path: Path) -> Path:
         write(path, np.where(np.arange(4000) == 7, np.nan, samples), subtype="FLOAT")
     elif kind == "infinite":
         write(path, np.where(np.arange(4000) == 7, np.inf, samples), subtype="FLOAT")
+    elif kind == "huge":
+        write(path, np.where(np.arange(4000) == 7, -1e18, samples), subtype="FLOAT")
+    elif kind == "antiphase":
+        write(path, np.stack([samples, -samples], axis=1), subtype="FLOAT")
     elif kind == "silent":
         write(path, np.zeros(4000))
     elif kind == "1 Hz":
@@ -132,6 +136,8 @@ def make_bad_file(kind: str, path: Path) -> Path:
         ("flac from a pipe", "its header must say how long it is, got"),
         ("nan", "samples must be finite, got 1 NaN"),
         ("infinite", "samples must be finite, got 1 NaN or infinite"),
+        ("huge", "samples must be at most 1e+12 in magnitude, got 1e+18"),
+        ("antiphase", "must not be silent, got 4000 frames of zeros only, the channels averaged"),
         ("silent", "must not be silent, got 4000 frames of zeros"),
         ("1 Hz", "rate must lie in [1000, 768000] Hz, got 1"),
         ("folder", "must be a regular file"),
@@ -173,9 +179,11 @@ def test_blocks_laid_end_to_end_are_the_clip(tmp_path: Path, rate: int, seconds:
 
 
 def test_blocks_refuse_what_a_clip_refuses_at_their_end(tmp_path: Path) -> None:
-    silent = write(tmp_path / "silent.wav", np.zeros(4000))
-    with pytest.raises(AudioFileError, match=r"silent\.wav: must not be silent, got 4000 frames"):
-        list(read_blocks(silent, RATE, 0.1))
+    samples = tone(440, RATE)
+    for silent in (np.zeros(4000), np.stack([samples, -samples], axis=1)):
+        path = write(tmp_path / "silent.wav", silent, subtype="FLOAT")
+        with pytest.raises(AudioFileError, match=r"silent\.wav: must not be silent, got 4000 frames"):
+            list(read_blocks(path, RATE, 0.1))
     noise = np.random.default_rng(0).standard_normal(8 * RATE) * 0.1
     flac = tmp_path / "cut.flac"
     soundfile.write(flac, noise, RATE)

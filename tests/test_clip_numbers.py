@@ -28,6 +28,7 @@ from hopscotch.report.clip_table import ClipRow, clip_rows, read_clips, write_cl
 from hopscotch.report.clips import SplitClips
 from hopscotch.report.numbers import history_cells, layer_means, stride_shares
 from hopscotch.report.run_pictures import route_cells
+from hopscotch.report.run_story import group_table
 from hopscotch.report.traces import Evaluation
 from hopscotch.types import SkipTrace
 from tests.hand_made import CLASSES, FourClips, both_trace, dense_trace, jump_trace, make_trace, stride_trace
@@ -113,7 +114,12 @@ def test_the_interval_of_compute_narrows_with_the_clips_and_is_that_of_a_ratio()
     deviation = np.std([-10, 10] * 50, ddof=1)
     assert many.compute_interval == pytest.approx((0.5 - 1.96 * deviation / 1000, 0.5 + 1.96 * deviation / 1000), 1e-4)
     assert np.diff(few.compute_interval) > np.diff(many.compute_interval)
-    assert Group("one", (clip(),)).compute_interval == (0.5, 0.5)
+    one = Group("one", (clip(),))
+    assert np.isnan(one.compute_interval).all()
+    assert [row[5] for row in group_table([one, few], "class").rows] == [
+        "",
+        "{:.3f} to {:.3f}".format(*few.compute_interval),
+    ]
 
 
 def test_bins_hold_equal_numbers_and_every_clip_once() -> None:

@@ -5,10 +5,11 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from hopscotch import config_schema
-from hopscotch.config import CONF, compose, file_name
+from hopscotch.config import CONF, compose, file_name, quoted
 from hopscotch.config_check import refuse_missing
 from hopscotch.config_errors import ConfigError
 from tests.tiny import skip_without_plugin
@@ -249,3 +250,9 @@ def test_folder_names_need_no_quotes() -> None:
         "model-dense_b-1-2_lr-1e-3"
     )
     assert len(file_name([f"key{i}=value" for i in range(50)])) == 100
+
+
+def test_a_value_in_quotes_comes_through_hydras_grammar_as_it_was() -> None:
+    for value in ("/a/plain", "/é , (x) = {y} ' \" # [z] & w", "C:\\a\\"):
+        override = OverridesParser.create().parse_override(f"hydra.run.dir={quoted(value)}")
+        assert override.value() == value

@@ -345,3 +345,8 @@ def test_a_progress_bar_never_changes_what_is_decoded(monkeypatch: pytest.Monkey
     monkeypatch.setattr("hopscotch.data.progress.PATIENCE", 0.0)
     data = tones()
     assert torch.equal(data._stores["train"][5], data.load(data.clips["train"][5]))
+
+
+def test_what_is_random_in_a_clip_follows_the_seed() -> None:
+    batch = next(iter(tones(seed=5).train_dataloader()))
+    assert batch.keys.tolist() == [key_bits(5, 0, index) for index in batch.indices.tolist()]

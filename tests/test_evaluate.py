@@ -190,18 +190,27 @@ def test_classes_come_out_in_the_order_that_the_model_knows(run: Path) -> None:
 
 def test_classes_that_differ_are_named(run: Path, tmp_path: Path) -> None:
     root = write_other_tones(tmp_path / "mine", {"middle": "centre"})
-    rule = (
-        "the classes must be the 3 that the model was trained on; not found here: middle; unknown to the model: centre"
-    )
-    with pytest.raises(ValueError, match=rule):
+    with pytest.raises(ValueError, match="must be among the 3 that the model was trained on, got centre"):
         load(run, ["data=folder", f"data.root={root}"])
+
+
+def test_a_class_without_clips_here_is_named_and_the_others_are_judged(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = write_other_tones(tmp_path / "mine", {})
+    shutil.rmtree(root / "middle")
+    folder = evaluate(run, ["data=folder", f"data.root={root}"])
+    assert "1 of the 3 classes have no clip here: middle" in caplog.text
+    rows = {row["label"]: row for row in read_json(folder / "metrics.json")["per_class"]}
+    assert {name: row["clips"] for name, row in rows.items()} == {"high": 1, "low": 1, "middle": 0}
+    assert rows["middle"]["acc"] is None
 
 
 def test_the_classes_of_a_run_that_has_not_ended_are_those_of_its_own_clips(run: Path, tmp_path: Path) -> None:
     (run / "summary.json").unlink()
     assert load(run).data.classes == sorted(CLASS_HZ)
     root = write_other_tones(tmp_path / "mine", {"middle": "centre"})
-    with pytest.raises(ValueError, match="not found here: middle"):
+    with pytest.raises(ValueError, match=r"that the model was trained on, got centre"):
         load(run, ["data=folder", f"data.root={root}"])
 
 

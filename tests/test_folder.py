@@ -1,6 +1,11 @@
 """folder.py: any folder of class folders trains, and one that cannot says which key and file are wrong."""
 
+import os
+import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,6 +128,47 @@ def test_files_beside_the_class_folders_are_named(root: Path, caplog: pytest.Log
     folder(root).setup()
     assert "files beside the class folders are not used: stray.wav" in caplog.text
     assert "readme" not in caplog.text
+
+
+def test_files_beside_the_class_folders_of_a_split_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for split in ("train", "val", "test"):
+        for label in ("cat", "dog"):
+            add(tmp_path / split / label / "0.wav")
+    add(tmp_path / "val" / "stray.wav")
+    folder(tmp_path).setup()
+    assert f"files beside the class folders are not used: {Path('val', 'stray.wav')}" in caplog.text
+
+
+@pytest.mark.parametrize("where", [".", "cat", "cat/deep"])
+def test_a_folder_that_cannot_be_listed_is_named(root: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    add(root / "cat" / "deep" / "0.wav")
+    place = root / where
+
+    def listing(listed: Callable[[Any], Any], path: Any) -> Any:
+        if Path(path) == place:
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    for name in ("listdir", "scandir"):
+        monkeypatch.setattr(os, name, partial(listing, getattr(os, name)))
+    with pytest.raises(ValueError, match=re.escape(f"Folder {place}: cannot be listed (Permission denied).")):
+        folder(root).setup()
+
+
+def test_a_class_that_is_a_broken_link_is_named(root: Path) -> None:
+    (root / "emu").symlink_to(root / "gone")
+    with pytest.raises(ValueError, match=r"a link must lead to a class folder, got .*emu, which leads nowhere"):
+        folder(root).setup()
+
+
+def test_a_file_that_two_splits_share_by_a_link_is_named(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        for label in ("cat", "dog"):
+            add(tmp_path / split / label / "0.wav")
+    (tmp_path / "test" / "dog" / "again.wav").symlink_to(tmp_path / "train" / "dog" / "0.wav")
+    names = f"got {Path('train/dog/0.wav')} in train and {Path('test/dog/again.wav')} in test, which are the same file"
+    with pytest.raises(ValueError, match=re.escape(names)):
+        folder(tmp_path).setup()
 
 
 def test_a_test_split_without_clips_is_found_before_training(tmp_path: Path) -> None:

@@ -86,6 +86,24 @@ def test_settings_that_contradict_are_refused(root: Path, changes: dict[str, str
         fsdd(root, **changes)
 
 
+def test_a_speaker_may_have_an_underscore_and_a_suffix_capitals(root: Path) -> None:
+    for path in (root / "recordings").glob("*_ben_*.wav"):
+        path.rename(path.with_name(path.name.replace("ben", "ben_2").replace(".wav", ".WAV")))
+    data = fsdd(root, split="speaker", test_speaker="ben_2")
+    data.setup()
+    assert {split: len(clips) for split, clips in data.clips.items()} == {"train": 20, "val": 10, "test": 30}
+
+
+def test_recordings_whose_names_do_not_fit_are_counted_and_named(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fsdd(root).setup()
+    assert caplog.text == ""
+    for name in ("seven_ann_3.wav", "7_ann.wav", "README.md"):
+        (root / "recordings" / name).touch()
+    fsdd(root).setup()
+    assert "<digit>_<speaker>_<take>.wav are not used, 2 of 62: 7_ann.wav, seven_ann_3.wav" in caplog.text
+    assert "README" not in caplog.text
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the real data set is not beside this checkout")
 def test_the_real_data_set_splits_into_2400_300_and_300_clips() -> None:
     data = fsdd(SHARED)

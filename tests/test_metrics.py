@@ -1,5 +1,7 @@
 """The figures of an evaluation, against the slow and obvious way to them."""
 
+import json
+import math
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,7 @@ import torch
 
 from hopscotch.report.conditions import Condition
 from hopscotch.report.evaluation_figures import draw_confusion
-from hopscotch.report.evaluation_report import per_class_markdown, print_evaluation
+from hopscotch.report.evaluation_report import per_class_markdown, print_evaluation, write_evaluation
 from hopscotch.report.metrics import NUM_BINS, ClassRow, Metrics, measure
 from hopscotch.report.run_pictures import shortened
 from hopscotch.report.traces import Evaluation
@@ -116,3 +118,12 @@ def test_a_dollar_in_a_name_is_no_formula(tmp_path: Path) -> None:
     draw_confusion([[1, 0], [0, 1]], ["$1_$2", "five $"], tmp_path / "confusion.png")
     assert (tmp_path / "confusion.png").stat().st_size > 1000
     assert shortened("$1_$2") == r"\$1_\$2"
+
+
+def test_metrics_json_has_null_for_what_is_no_number(tmp_path: Path) -> None:
+    evaluation, logits = scored()
+    metrics = measure(evaluation, logits, CLASSES)._replace(calibration_error=math.nan)
+    condition = Condition("clean", None, None, None, 0.5, 1e6, 0.5, 0.5)
+    write_evaluation(tmp_path, facts={"test": {"loss": math.inf}}, metrics=metrics, clips=[], conditions=[condition])
+    found = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail)
+    assert (found["test"]["loss"], found["calibration_error"], found["acc"]) == (None, None, metrics.acc)

@@ -94,6 +94,7 @@ def test_a_folder_a_pattern_and_a_file_are_found(tmp_path: Path, monkeypatch: py
     assert [str(path) for path in find_files(["a"])] == ["a/1.wav", "a/b/2.flac"]
     assert [str(path) for path in find_files(["?.wav", "c[1].wav"])] == ["d.wav", "c[1].wav"]
     assert [str(path) for path in find_files(["a/**/*.flac"])] == ["a/b/2.flac"]
+    assert [str(path) for path in find_files(["a/b/**", "a/b/2.flac"])] == ["a/b/2.flac"]
     assert [str(path) for path in find_files(["*/b"])] == ["a/b"] if os.name == "nt" else ["a/b/2.flac"]
     assert [str(path) for path in find_files(["gone.wav"])] == ["gone.wav"]
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import runpy
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from hopscotch.checkpoint import restore
 from hopscotch.data.audio import AudioFileError, read_clip
 from hopscotch.data.datamodule import Split
 from hopscotch.predict import Predictor, load
-from hopscotch.report.answers import Answer, Prediction
+from hopscotch.report.answers import Answer, Prediction, write_json
 from hopscotch.report.numbers import history_cells
 from tests.tiny import SAMPLE_RATE, Ended
 
@@ -125,6 +126,7 @@ def test_a_waveform_gets_the_answer_of_its_file(model: Predictor, clips: list[Pa
     samples, rate = soundfile.read(clips[0], dtype="float32")
     assert_same(model(samples, sample_rate=rate), model(clips[0]))
     assert_same(model(torch.from_numpy(samples), rate), model(str(clips[0])))
+    assert_same(model(samples[::-1].copy()[::-1], float(rate)), model(clips[0]))
     assert model(np.repeat(samples, 2), sample_rate=2 * rate).seconds == model(clips[0]).seconds
 
 
@@ -137,6 +139,11 @@ def test_a_wrong_waveform_is_named(model: Predictor, tmp_path: Path) -> None:
         model(torch.ones(9))
     with pytest.raises(ValueError, match="must be finite"):
         model(torch.full((9,), torch.nan), 8000)
+    with pytest.raises(ValueError, match=r"must be at most 1e\+12 in magnitude, got 1e\+18"):
+        model(torch.tensor([0.0, -1e18]), 8000)
+    for rate in (0, -8000, 8000.5, float("nan")):
+        with pytest.raises(ValueError, match=rf"whole number of Hz in \[1000, 768000\], got {rate!r}"):
+            model(torch.ones(9), rate)
     with pytest.raises(AudioFileError, match=r"none\.wav: cannot be opened"):
         model(tmp_path / "none.wav")
 
@@ -185,6 +192,8 @@ def test_a_long_waveform_is_cut_as_its_file_is(trained: Path, long_file: Path) -
         ({"window": 0.0}, "window must be above 0 s, got 0.0"),
         ({"window": 1.0, "hop": 2.0}, "hop must be above 0 s and at most the window of 1 s, got 2.0"),
         ({"hop": 0.0}, "hop must be above 0 s"),
+        ({"window": float("nan")}, "window must be a finite number of seconds, got nan"),
+        ({"hop": float("inf")}, "hop must be a finite number of seconds, got inf"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
     ],
 )
@@ -273,6 +282,14 @@ def test_json_is_a_list_of_objects_and_a_bad_file_one_of_them(
     assert ended.err.splitlines() == [f"Error: {second['error']}", "1 of 3 files failed."]
 
 
+def test_json_has_null_for_what_is_no_number() -> None:
+    prediction = Prediction("a", math.nan, {"a": math.nan}, math.inf, [1], [], "x", 1.0)
+    file = io.StringIO()
+    write_json([Answer("a.wav", prediction, None)], file)
+    (written,) = json.loads(file.getvalue(), parse_constant=pytest.fail)
+    assert (written["confidence"], written["compute"], written["strides"]) == (None, None, [1])
+
+
 def test_csv_has_a_row_per_label(trained: Path, model: Predictor, clips: list[Path], long_file: Path) -> None:
     ended = type_in(f"run={trained}", clips[0], long_file, "gone.wav", "--csv")
     rows = list(csv.DictReader(io.StringIO(ended.out)))
@@ -325,3 +342,13 @@ def test_explain_draws_a_page_where_it_is_told_to(trained: Path, clips: list[Pat
     assert page.stat().st_size > 10_000
     ended = type_in(f"run={trained}", "--explain", tmp_path / "none.wav")
     assert (ended.code, ended.err.count("Error: Audio file")) == (1, 1)
+    ended = type_in(f"run={trained}", "--explain", clips[0], "--out", clips[1] / "page.png")
+    assert (ended.code, ended.err.count("\n"), ended.err[:14]) == (1, 1, "Error: [Errno ")
+
+
+def test_a_waveform_of_another_rate_is_resampled(trained: Path) -> None:
+    def tone(rate: int) -> torch.Tensor:
+        return torch.sin(2 * torch.pi * 440 * torch.arange(rate // 2) / rate)
+
+    resampled = load(trained).resampled(tone(16000), 16000)
+    torch.testing.assert_close(resampled[200:-200], tone(8000)[200:-200], rtol=0, atol=1e-3)

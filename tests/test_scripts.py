@@ -1,7 +1,9 @@
 """What scripts say, and end with, when they are handed nothing to do."""
 
+import argparse
 import runpy
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,66 @@ def test_a_study_that_cannot_be_is_refused(script, words: list[str], code: int, 
 def test_a_sweep_and_a_run_that_are_not_there_are_named(script, tmp_path: Path) -> None:
     assert script("frontier.py", f"sweep={tmp_path / 'none'}")[1].endswith("none: there is no such folder.")
     assert script("compare.py", tmp_path / "none")[1].endswith("none: there is no such folder.")
+
+
+def test_a_table_of_clips_cannot_be_a_folder(script, tmp_path: Path) -> None:
+    code, said = script("compare.py", tmp_path, "--out", tmp_path)
+    assert code == 2
+    assert said.endswith(f"error: --out must be a file, got the folder {tmp_path}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "called"),
+    [
+        (["compare.py", "a"], "hopscotch.report.comparison.compare_runs"),
+        (["frontier.py", "sweep=a"], "hopscotch.report.sweep.report_folder"),
+        (["study.py", "model=dense", "--table"], "hopscotch.report.study.report_study"),
+    ],
+)
+def test_a_full_disk_is_one_line(script, monkeypatch: pytest.MonkeyPatch, words: list[str], called: str) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(called, full)
+    assert script(*words) == (1, "Error: [Errno 28] No space left on device")
+
+
+def test_a_study_that_is_stopped_ends_its_jobs_and_says_nothing(script, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = []
+
+    def run_jobs(*_: object):
+        try:
+            yield Path("a"), True, 1.0
+            raise KeyboardInterrupt
+        finally:
+            ended.append(True)
+
+    monkeypatch.setattr("hopscotch.study.run_jobs", run_jobs)
+    assert script("study.py", "model=dense") == (130, "1 of 1     1.0 s  a\n")
+    assert ended
+
+
+def test_a_command_that_fails_names_its_log(script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
+        asked.append(command)
+        return subprocess.CompletedProcess(command, 3)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    code, said = script("time_to_accuracy.py", "data.root=x", "--out", tmp_path / "a, b")
+    assert (code, said.count("\n")) == (1, 0)
+    assert said.endswith(f"train.py ended with 3, and said why in {tmp_path / 'a, b' / 'dense_0.log'}.")
+    assert f'hydra.run.dir="{tmp_path / "a, b" / "dense_0"}"' in asked[0]
+
+
+@pytest.mark.parametrize("name", ["benchmark", "compare", "predict", "study", "time_to_accuracy"])
+def test_every_option_has_its_help(script, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    options = []
+    monkeypatch.setattr(argparse.ArgumentParser, "print_help", lambda parser: options.extend(parser._actions))
+    script(f"{name}.py", "--help")
+    assert len(options) > 1
+    assert [option.dest for option in options if option.option_strings and not option.help] == []
 
 
 @pytest.mark.parametrize("most", [1.0, 3.0])

@@ -9,7 +9,7 @@ import pytest
 
 from hopscotch import study
 from hopscotch.config_errors import ConfigError
-from hopscotch.report.study import bootstrap, report_study
+from hopscotch.report.study import MAX_DRAWN, NUM_DRAWS, bootstrap, report_study
 from hopscotch.report.summary import Status, write_summary
 from hopscotch.report.thresholds import OPEN_RATE, THRESHOLD, draw_thresholds, read_gates
 from hopscotch.study import plan, run_jobs
@@ -72,7 +72,7 @@ def test_a_job_is_a_run_of_train_py_with_its_own_log_and_threads(tmp_path: Path,
     assert called["running"]
     assert not running
     assert called["words"][1].endswith("train.py")
-    assert called["words"][2:] == ["model=dense", "trainer.enable_progress_bar=false", f"hydra.run.dir={left}"]
+    assert called["words"][2:] == ["model=dense", "trainer.enable_progress_bar=false", f'hydra.run.dir="{left}"']
     assert (called["log"], called["threads"]) == (f"{left}.log", "1")
 
 
@@ -229,6 +229,7 @@ def test_the_table_joins_seeds_and_speakers_and_pairs_clips(tmp_path: Path) -> N
     written = list(csv.DictReader((tmp_path / "study.csv").read_text().splitlines()))
     assert [row["what"] for row in written] == ["rule sign", "rule off", "m, all of these"]
     assert (tmp_path / "study.md").read_text().count("\n") == 5
+    assert report_study(tmp_path, [tmp_path]) == list(rows.values()), "beside itself a study is counted once"
 
 
 def test_the_interval_holds_the_true_mean_about_as_often_as_it_says() -> None:
@@ -236,6 +237,13 @@ def test_the_interval_holds_the_true_mean_about_as_often_as_it_says() -> None:
     samples = [bootstrap(generator.normal(0.2, 1.0, size=60)) for _ in range(200)]
     inside = sum(sample.low <= 0.2 <= sample.high for sample in samples)
     assert 0.88 <= inside / 200 <= 0.99
+
+
+def test_values_that_are_drawn_in_parts_have_the_interval_of_all_at_once() -> None:
+    values = np.random.default_rng(2).normal(size=3 * MAX_DRAWN // NUM_DRAWS + 1)
+    drawn = np.random.default_rng(0).integers(len(values), size=(NUM_DRAWS, len(values)))
+    found = bootstrap(values)
+    assert (found.low, found.high) == tuple(np.quantile(values[drawn].mean(axis=1), (0.025, 0.975)))
 
 
 def test_thresholds_of_all_rules_are_read_from_the_metrics_and_drawn(tmp_path: Path) -> None:

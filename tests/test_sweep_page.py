@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hopscotch.report.frontier import frontier_figure
-from hopscotch.report.jobs import read_jobs
+from hopscotch.report.jobs import logged_error, read_jobs
 from hopscotch.report.points import group_points, read_points
 from hopscotch.report.sweep import append_ledger, report_folder
 from tests.test_points import write_run
@@ -38,7 +38,7 @@ def test_a_sweep_half_done_is_reported_as_what_it_is(tmp_path: Path, capsys: pyt
     write_run(tmp_path / "skip_0", "model=skip", "seed=0", acc=0.8)
     (tmp_path / "skip_1").mkdir()
     (tmp_path / "skip_1" / "overrides.yaml").write_text("- model=skip\n- seed=1\n")
-    (tmp_path / "skip_2.log").write_text("Error: model.dim <must> be at least 1, got 0.\n")
+    (tmp_path / "model-skip_seed-2.log").write_text("Error: model.dim <must> be at least 1, got 0.\n")
     append_ledger(tmp_path, {"folder": "skip_3", "overrides": ["model=skip"], "status": "failed"})
     with (tmp_path / "sweep.jsonl").open("a") as file:
         file.write('{"folder": "cut sho')
@@ -48,7 +48,12 @@ def test_a_sweep_half_done_is_reported_as_what_it_is(tmp_path: Path, capsys: pyt
     assert "3 of 6 jobs have finished" in html
     assert "model.dim &lt;must&gt; be at least 1, got 0." in html
     assert "are lacking in 1 (skip)" in html or "are lacking in 2 (skip)" in html
-    for told in ("3 of 6 jobs failed or never ended", "no summary skip_1", "skip_2: model.dim <must>", "failed skip_3"):
+    for told in (
+        "3 of 6 jobs failed or never ended",
+        "no summary skip_1",
+        "model-skip_seed-2: model.dim <must>",
+        "failed skip_3",
+    ):
         assert told in out
     assert out.splitlines()[-1] == str(tmp_path / "index.html")
 
@@ -103,6 +108,35 @@ def test_controls_of_another_study_stand_beside(tmp_path: Path) -> None:
     assert [row["model"] for row in rows] == ["control: depth", "skip"]
     assert tmp_path / "one" / ".." / "two" / "b" in links(tmp_path / "one")
     assert len(read_jobs(tmp_path / "one")) == 1
+
+
+def test_a_sweep_beside_itself_is_counted_once(tmp_path: Path) -> None:
+    write_run(tmp_path / "one" / "a", "model=skip", "seed=0")
+    report_folder(tmp_path / "one", [tmp_path / "one", tmp_path / "one" / ".." / "one"])
+    rows = list(csv.DictReader((tmp_path / "one" / "groups.csv").read_text().splitlines()))
+    assert [row["runs"] for row in rows] == ["1"]
+    assert "Beside it" not in (tmp_path / "one" / "index.html").read_text(encoding="utf-8")
+
+
+def test_what_is_no_job_is_not_counted_as_one(tmp_path: Path) -> None:
+    write_run(tmp_path / "model-dense_seed-0", "model=dense", "seed=0")
+    for name in ("model-dense_seed-0", "model-dense_seed-1", "model-dense_0123abcd", "in_progress", "nohup"):
+        (tmp_path / f"{name}.log").write_text("words\n")
+    for name in ("in_progress", "notes"):
+        (tmp_path / name).mkdir()
+    names = {"model-dense_seed-0", "model-dense_seed-1", "model-dense_0123abcd", "in_progress"}
+    assert {job.folder for job in read_jobs(tmp_path)} == names
+
+
+def test_the_reason_in_a_log_is_its_last_error_or_its_last_line(tmp_path: Path) -> None:
+    log = tmp_path / "seed-0.log"
+    assert logged_error(log) is None
+    log.write_text("\n")
+    assert logged_error(log) is None
+    log.write_text("reading\nseed must be at least 0, got -1.\n\n")
+    assert logged_error(log) == "seed must be at least 0, got -1."
+    log.write_text("Error: first\nError: second\nrun: outputs/x\n")
+    assert logged_error(log) == "second"
 
 
 @pytest.mark.parametrize(

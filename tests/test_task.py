@@ -238,6 +238,7 @@ def test_the_second_pass_learns_from_the_labels_and_the_first_from_it(tones: Pat
     other_way = 2 * (pupil * (pupil / teacher).log()).sum(-1).mean()
     assert abs(from_it - other_way) > 1e-5
     loss = task._dense_loss(output._replace(logits=output.logits.detach()), batch)
+    assert isinstance(loss, Tensor)
     torch.testing.assert_close(loss, own + from_it, rtol=0, atol=1e-6)
     weight = model.head.linear.weight
     (ours,), (theirs,) = torch.autograd.grad(loss, weight), torch.autograd.grad(own, weight)

@@ -24,6 +24,7 @@ from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import setup_globals
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -54,6 +55,11 @@ def file_name(given: str | Sequence[Any]) -> str:
         if not re.search(r"[/\\]", value) or isinstance(given, str):  # a path says little and is long
             parts.append(re.sub(r"[^\w.+]+", "-", f"{key.rpartition('.')[2]} {value}").strip("-"))
     return "_".join(parts)[:MAX_NAME]
+
+
+def quoted(value: object) -> str:
+    """As the value of an override: as it stands, whatever signs of Hydra's grammar are in it."""
+    return QuotedString(str(value), Quote.double).with_quotes()
 
 
 def run_dir() -> str:

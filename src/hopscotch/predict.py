@@ -10,19 +10,21 @@ A clip's answer does not depend on what it is batched with. The compute budget i
 calibrated to: another one takes validation clips, which are not here (scripts/evaluate.py compute.budget=...).
 """
 
+import math
 import multiprocessing
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from hopscotch.checkpoint import restore
-from hopscotch.data.audio import AudioFileError, printable, rate_ratio, resampler
+from hopscotch.data.audio import MAX_MAGNITUDE, MAX_RATE, MIN_RATE, AudioFileError, printable, rate_ratio, resampler
 from hopscotch.data.batches import one_ahead
 from hopscotch.data.pieces import Piece, Windowing, groups, pieces_of
 from hopscotch.data.progress import progress_beside
@@ -85,6 +87,9 @@ class Predictor:
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        for name, seconds in (("window", window), ("hop", hop)):
+            if seconds is not None and not math.isfinite(seconds * sample_rate):
+                raise ValueError(f"{name} must be a finite number of seconds, got {seconds}.")
         usual = UNKNOWN_WINDOW if mean_seconds is None else max(LEAST_WINDOW, WINDOW_RATIO * mean_seconds)
         self.window = usual if window is None else window  # seconds
         self.hop = self.window / 2 if hop is None else hop  # seconds
@@ -101,7 +106,7 @@ class Predictor:
         self.model = model.eval().to(self.device)
         self.classes, self.sample_rate, self.batch_size = classes, sample_rate, batch_size
 
-    def __call__(self, clip: Any, sample_rate: int | None = None) -> Prediction:
+    def __call__(self, clip: Any, sample_rate: float | None = None) -> Prediction:
         """Of a file, or of a waveform: a tensor or array of floats, one channel, with its `sample_rate` in Hz."""
         if isinstance(clip, str | Path):
             (answer,) = self.predict([clip])
@@ -157,8 +162,10 @@ class Predictor:
                     said = []
                     yield Answer(printable(piece.path), prediction, piece.error)
 
-    def resampled(self, waveform: Any, sample_rate: int | None) -> Float[Tensor, " sample"]:
+    def resampled(self, waveform: Any, sample_rate: float | None) -> Float[Tensor, " sample"]:
         """A waveform at the model's rate."""
+        if isinstance(waveform, np.ndarray):
+            waveform = np.asarray(waveform, order="C")  # torch refuses negative strides
         tensor = torch.as_tensor(waveform)
         if not tensor.is_floating_point() or tensor.ndim != 1 or len(tensor) == 0:
             raise ValueError(
@@ -167,10 +174,15 @@ class Predictor:
             )
         if sample_rate is None:
             raise ValueError(f"A waveform needs its rate: model(waveform, sample_rate={self.sample_rate}), in Hz.")
+        if not (MIN_RATE <= sample_rate <= MAX_RATE and sample_rate % 1 == 0):
+            rule = f"must be a whole number of Hz in [{MIN_RATE}, {MAX_RATE}]"
+            raise ValueError(f"The sample_rate of a waveform {rule}, got {sample_rate!r}.")
         if not torch.isfinite(tensor).all():
             raise ValueError("A waveform must be finite, got NaN or infinite samples.")
+        if (largest := tensor.abs().max()) > MAX_MAGNITUDE:
+            raise ValueError(f"A waveform must be at most {MAX_MAGNITUDE:g} in magnitude, got {largest:g}.")
         tensor = tensor.detach().float().cpu()
-        source, target = rate_ratio(sample_rate, self.sample_rate)
+        source, target = rate_ratio(int(sample_rate), self.sample_rate)
         return tensor if source == target else resampler(source, target)(tensor)
 
     def _run(self, clips: list[tuple[int, Tensor]]) -> list[Said]:

@@ -16,7 +16,7 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from hopscotch.config import MAX_NAME, compose_sweep, file_name
+from hopscotch.config import MAX_NAME, compose_sweep, file_name, quoted
 from hopscotch.config_errors import ConfigError
 from hopscotch.report.jobs import read_overrides
 from hopscotch.report.sweep import planned_overrides
@@ -104,7 +104,7 @@ def run_job(job: Sequence[str], folder: Path, threads: str, running: set[subproc
         shutil.rmtree(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     started = time.time()
-    words = [*job, "trainer.enable_progress_bar=false", f"hydra.run.dir={folder}"]
+    words = [*job, "trainer.enable_progress_bar=false", f"hydra.run.dir={quoted(folder)}"]
     with Path(f"{folder}.log").open("w", encoding="utf-8") as log:
         process = subprocess.Popen(
             [sys.executable, str(PROJECT_ROOT / "train.py"), *words],

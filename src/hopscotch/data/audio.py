@@ -23,6 +23,7 @@ from torchaudio.transforms import Resample
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; a header outside this range is taken for damage
 MAX_TERM = 1_000  # of the resampling ratio, see `rate_ratio`
 BLOCK_SECONDS = 20.0  # of a recording that is read in blocks
+MAX_MAGNITUDE = 1e12  # of a sample, 1 being full scale; the powers of larger ones overflow float32
 UNKNOWN_SIZE = 0x7FFF_F000  # bytes; writers to a pipe put this or more where they do not know the length
 MAX_FRAMES_PER_BYTE = 2**16  # of a file: a FLAC of silence comes to some thousands
 
@@ -63,9 +64,9 @@ def read_up_to(path: Path, sample_rate: int, most: int | None) -> Float[Tensor, 
         samples = _decode(path, file, header.num_frames)
     if len(samples) != header.num_frames:
         raise _cut(path, header, len(samples))
-    if not samples.any():
-        raise _silent(path, header)
     waveform = _mono(samples)
+    if not waveform.any():
+        raise _silent(path, header)
     source, target = rate_ratio(header.rate, sample_rate)
     if source == target:
         return waveform
@@ -86,8 +87,9 @@ def read_blocks(path: Path, sample_rate: int, seconds: float = BLOCK_SECONDS) ->
         reach = 0 if source == target else source * (2 + resampler(source, target).width // source)
         held, begin, done, read, is_silent = torch.zeros(0), 0, 0, 0, True  # counted in frames of the file
         while len(block := _decode(path, file, max(1, round(seconds * header.rate)))):
-            held, read = torch.cat([held, _mono(block)]), read + len(block)
-            is_silent = is_silent and not block.any()
+            waveform = _mono(block)
+            held, read = torch.cat([held, waveform]), read + len(block)
+            is_silent = is_silent and not bool(waveform.any())
             ready = (read - reach) // source * source if read < header.num_frames else read
             if ready <= done:
                 continue
@@ -146,9 +148,12 @@ def _decode(path: Path, file: soundfile.SoundFile, num_frames: int) -> Float[np.
         samples = samples[: file.buffer_read_into(samples, dtype="float32")]
     except soundfile.LibsndfileError as error:
         raise _bad(path, f"decoding failed ({error.error_string.rstrip('.')}).") from None
-    if not np.isfinite(samples).all():
+    largest = np.abs(samples).max(initial=0.0)
+    if not np.isfinite(largest):
         num_bad = int((~np.isfinite(samples)).sum())
         raise _bad(path, f"samples must be finite, got {num_bad} NaN or infinite values.")
+    if largest > MAX_MAGNITUDE:
+        raise _bad(path, f"samples must be at most {MAX_MAGNITUDE:g} in magnitude, got {largest:g}.")
     return samples
 
 
@@ -162,7 +167,7 @@ def _cut(path: Path, header: Header, num_read: int) -> AudioFileError:
 
 
 def _silent(path: Path, header: Header) -> AudioFileError:
-    return _bad(path, f"must not be silent, got {header.num_frames} frames of zeros only.")
+    return _bad(path, f"must not be silent, got {header.num_frames} frames of zeros only, the channels averaged.")
 
 
 def _bad(path: Path, problem: str) -> AudioFileError:

@@ -245,13 +245,11 @@ def _check(key: str, value: object, is_good: bool, rule: str) -> None:
 
 
 def _renumbered(found: list[str], clips: dict[Split, list[Clip]], wanted: list[str]) -> dict[Split, list[Clip]]:
-    faults = {
-        "not found here": [name for name in wanted if name not in found],
-        "unknown to the model": [name for name in found if name not in wanted],
-    }
-    if any(faults.values()):
-        words = "; ".join(f"{what}: {some(names)}" for what, names in faults.items() if names)
-        raise ValueError(f"data: the classes must be the {len(wanted)} that the model was trained on; {words}.")
+    if unknown := [name for name in found if name not in wanted]:
+        rule = f"data: the classes must be among the {len(wanted)} that the model was trained on"
+        raise ValueError(f"{rule}, got {some(unknown)}.")
+    if missing := [name for name in wanted if name not in found]:
+        log.warning("data: %d of the %d classes have no clip here: %s", len(missing), len(wanted), some(missing))
     number = [wanted.index(name) for name in found]
     return {split: [replace(clip, label=number[clip.label]) for clip in part] for split, part in clips.items()}
 

@@ -5,6 +5,7 @@ import logging
 import os
 from collections import defaultdict
 from pathlib import Path
+from typing import NoReturn
 
 from hopscotch.data.audio import printable
 from hopscotch.data.augment import WaveformAugment
@@ -71,7 +72,8 @@ class Folder(AudioDataModule):
                 f"data.root must hold class folders, or train/, val/ and test/ (so written, and nothing beside them) "
                 f"with class folders in each; got {', '.join(sorted(names))} in {self.root}."
             )
-        if beside := [path.name for path in files_in(self.root)]:
+        parents = [self.root, *tops] if is_split else [self.root]
+        if beside := [printable(path.relative_to(self.root)) for parent in parents for path in files_in(parent)]:
             log.warning("data.root: files beside the class folders are not used: %s", some(beside))
         class_folders = [folder for split in SPLITS for folder in _folders(self.root / split)] if is_split else tops
         classes = sorted({folder.name for folder in class_folders})
@@ -86,6 +88,7 @@ class Folder(AudioDataModule):
         for name in classes:
             for split, part in (self._given(by_class[name]) if is_split else self._deal(by_class[name])).items():
                 clips[split] += part
+        _refuse_shared(clips)
         return [printable(Path(name)) for name in classes], clips
 
     def _read_headers(self, class_folders: list[Path], classes: list[str]) -> dict[str, list[Clip]]:
@@ -113,7 +116,7 @@ class Folder(AudioDataModule):
 
 def files_in(folder: Path) -> list[Path]:
     """Files right in the folder that may be clips."""
-    return sorted(path for path in folder.iterdir() if _may_be_clip(path.name) and path.is_file())
+    return [path for path in _listed(folder) if _may_be_clip(path.name) and path.is_file()]
 
 
 def _may_be_clip(name: str) -> bool:
@@ -121,7 +124,36 @@ def _may_be_clip(name: str) -> bool:
 
 
 def _folders(parent: Path) -> list[Path]:
-    return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
+    """Class folders, or those of the splits."""
+    for path in _listed(parent):
+        if path.is_symlink() and not path.exists() and _may_be_clip(path.name):
+            raise ValueError(f"data.root: a link must lead to a class folder, got {path}, which leads nowhere.")
+    return [path for path in _listed(parent) if path.is_dir() and not path.name.startswith(".")]
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        _refuse_unlisted(error)
+
+
+def _refuse_unlisted(error: OSError) -> NoReturn:
+    raise ValueError(f"Folder {printable(Path(error.filename))}: cannot be listed ({error.strerror}).") from None
+
+
+def _refuse_shared(clips: dict[Split, list[Clip]]) -> None:
+    """A file in two splits, by a link, would be tested on after training on it."""
+    known: dict[str, tuple[Split, str]] = {}
+    for split, part in clips.items():
+        for clip in part:
+            assert clip.path is not None
+            other, name = known.setdefault(os.path.realpath(clip.path), (split, clip.name))
+            if other != split:
+                raise ValueError(
+                    f"data.root: a file must be in one split alone, got {name} in {other} and {clip.name} in {split}, "
+                    "which are the same file."
+                )
 
 
 def audio_files(folder: Path) -> list[Path]:
@@ -131,7 +163,7 @@ def audio_files(folder: Path) -> list[Path]:
     """
     found: list[Path] = []
     seen = {os.path.realpath(folder)}
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_refuse_unlisted):
         below, folders[:] = sorted(name for name in folders if not name.startswith(".")), []
         for name in below:
             place = os.path.realpath(os.path.join(parent, name))

@@ -1,15 +1,20 @@
 """Free Spoken Digit Dataset: ten digits, six speakers, recordings/<digit>_<speaker>_<take>.wav."""
 
 import difflib
+import logging
 import re
 from pathlib import Path
 
 from hopscotch.data.augment import WaveformAugment
 from hopscotch.data.clips import Clip
 from hopscotch.data.datamodule import AudioDataModule, Split
+from hopscotch.data.folder import files_in
+from hopscotch.data.some import some
+
+log = logging.getLogger(__name__)
 
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-NAME = re.compile(r"(?P<digit>\d)_(?P<speaker>[^_]+)_(?P<take>\d+)\.wav")
+NAME = re.compile(r"(?P<digit>\d)_(?P<speaker>.+)_(?P<take>\d+)\.wav", re.IGNORECASE)
 TEST_TAKES = range(5)  # the data set's own test set
 VAL_TAKES = range(5, 10)  # our share of its training set
 
@@ -56,6 +61,9 @@ class Fsdd(AudioDataModule):
         found = [(path, match) for path in sorted(recordings.iterdir()) if (match := NAME.fullmatch(path.name))]
         if not found:
             raise ValueError(f"data.root: {recordings} must hold <digit>_<speaker>_<take>.wav files, got none.")
+        if others := [path.name for path in files_in(recordings) if not NAME.fullmatch(path.name)]:
+            rule = "data.root: recordings not named <digit>_<speaker>_<take>.wav are not used, %d of %d: %s"
+            log.warning(rule, len(others), len(others) + len(found), some(others))
         self._check_speaker(sorted({match["speaker"] for _, match in found}))
         clips: dict[Split, list[Clip]] = {"train": [], "val": [], "test": []}
         for path, match in found:

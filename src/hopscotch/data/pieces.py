@@ -49,7 +49,10 @@ class Piece(NamedTuple):
 
 
 def find_files(words: Iterable[str]) -> list[Path]:
-    """The files that were named: a folder stands for every file in it that may be audio, a pattern for what it fits."""
+    """The files that were named: a folder stands for every file in it that may be audio, a pattern for what it fits.
+
+    A file that was named twice, as by `**`, comes once.
+    """
     found: list[Path] = []
     for word in words:
         path = Path(word)
@@ -66,7 +69,7 @@ def find_files(words: Iterable[str]) -> list[Path]:
             if not files:
                 raise ValueError(f"A pattern must fit at least one file, got none for {word}.")
             found += files
-    return found
+    return list(dict.fromkeys(found))
 
 
 def pieces_of(path: Path, sample_rate: int, windowing: Windowing) -> Iterator[Piece]:

@@ -6,7 +6,6 @@ report/adaptation.csv    the same clip by clip, for statistics over runs
 """
 
 import csv
-import json
 import math
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.report.clips import clips_of
 from hopscotch.report.findings import COMMON_ROUTE
+from hopscotch.report.json_text import json_text
 from hopscotch.report.numbers import partial_rank_correlation, route_shares
 from hopscotch.tasks.adaptation import (
     Adaptation,
@@ -83,7 +83,7 @@ class AdaptationProbe(Callback):
                     {"reach": reach, "requested": budget.requested, "calibrated": budget.achieved, **measured(reach)}
                 )
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / f"{FILE}.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        (self.folder / f"{FILE}.json").write_text(json_text(found, indent=2) + "\n", encoding="utf-8")
         with (self.folder / f"{FILE}.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(COLUMNS)

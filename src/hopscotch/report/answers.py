@@ -4,10 +4,11 @@ Written file by file as answers come, so that a hundred thousand take no more me
 """
 
 import csv
-import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+from hopscotch.report.json_text import json_text
 
 DIGITS = 6  # of what is written: the last bits of a float32 depend on the batch
 ABSENT = "·"
@@ -98,7 +99,7 @@ def write_json(answers: Iterable[Answer], file: Sink) -> None:
     """A list of objects, one a line."""
     file.write("[")
     for number, answer in enumerate(answers):
-        file.write((",\n " if number else "\n ") + json.dumps(as_object(answer)))
+        file.write((",\n " if number else "\n ") + json_text(as_object(answer)))
     file.write("\n]\n")
 
 

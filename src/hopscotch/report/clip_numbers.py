@@ -43,10 +43,10 @@ class Group:
 
     @property
     def compute_interval(self) -> tuple[float, float]:
-        """Of no width for a single clip, of which nothing is known but itself."""
+        """NaN for a single clip, of which nothing is known but itself."""
         macs = np.array([row.macs for row in self.rows], dtype=float)
         dense = np.array([row.dense_macs for row in self.rows], dtype=float)
-        deviation = (macs - self.compute * dense).std(ddof=1) if len(macs) > 1 else 0.0
+        deviation = (macs - self.compute * dense).std(ddof=1) if len(macs) > 1 else math.nan
         half = float(DEVIATIONS * math.sqrt(len(macs)) * deviation / dense.sum())
         return self.compute - half, self.compute + half
 

@@ -7,7 +7,6 @@ conditions.csv     a row for each budget and level of noise; conditions.png wher
 """
 
 import csv
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from hopscotch.report.clip_table import FILE as CLIPS_FILE
 from hopscotch.report.clip_table import ClipRow, write_clips
 from hopscotch.report.conditions import Condition, budget_points
 from hopscotch.report.evaluation_figures import draw_confusion, draw_noise
+from hopscotch.report.json_text import json_text
 from hopscotch.report.metrics import ClassRow, Metrics, as_json
 
 CONDITIONS_PICTURE = "conditions.png"
@@ -45,7 +45,7 @@ def write_evaluation(
         **as_json(metrics, classes),
         "conditions": [condition._asdict() for condition in conditions],
     }
-    (folder / "metrics.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (folder / "metrics.json").write_text(json_text(content, indent=2) + "\n", encoding="utf-8")
     write_table(ClassRow._fields, metrics.per_class, folder / "per_class.csv")
     (folder / "per_class.md").write_text(per_class_markdown(metrics.per_class), encoding="utf-8")
     write_table(Condition._fields, conditions, folder / "conditions.csv")

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from omegaconf import OmegaConf
 LEDGER = "sweep.jsonl"
 NOT_FAILED = ("finished", "stopped")
 SPEAKER = "data.test_speaker"
+FILES = ("config.yaml", "overrides.yaml", "summary.json")  # one of them at least is in a job's folder
+STUDY_JOB = re.compile(r"(.*_)?seed-\d+(_.*)?|.*_[0-9a-f]{8}")  # as hopscotch.study.job_names has it
 JOINED = ("seed", SPEAKER)  # what does not tell rows of a study apart
 HIDDEN = (
     *JOINED,
@@ -54,8 +57,10 @@ class Job:
 def read_jobs(sweep_folder: Path, planned: Sequence[Sequence[str]] = ()) -> list[Job]:
     """All jobs of a sweep: those with a folder, in the order of their numbers, then those that never started."""
     ledger = {row["folder"]: row for row in read_lines(sweep_folder / LEDGER)}
-    names = {path.name for path in sweep_folder.glob("[!.]*") if path.is_dir()}
-    names |= {path.stem for path in sweep_folder.glob("[!.]*.log")}  # scripts/study.py keeps one beside each folder
+    names = {path.name for path in sweep_folder.glob("[!.]*") if any((path / file).is_file() for file in FILES)}
+    # scripts/study.py keeps a log beside each folder, and of a job that came to none a log alone.
+    logs = {path.stem for path in sweep_folder.glob("[!.]*.log")}
+    names |= {name for name in logs if (sweep_folder / name).is_dir() or STUDY_JOB.fullmatch(name)}
     jobs, started = [], []
     for name in sorted(names | set(ledger), key=job_number):
         summary = read_json(sweep_folder / name / "summary.json")
@@ -114,6 +119,14 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} must be JSON: {error}.") from None
 
 
+def each_once(folders: Iterable[Path]) -> list[Path]:
+    """Without those that are another name of one before."""
+    found: dict[Path, Path] = {}
+    for folder in folders:
+        found.setdefault(folder.resolve(), folder)
+    return list(found.values())
+
+
 def read_overrides(path: Path) -> list[str]:
     """As they were typed: what they refer to is not looked up."""
     words = OmegaConf.to_container(OmegaConf.load(path), resolve=False) if path.exists() else []
@@ -123,8 +136,9 @@ def read_overrides(path: Path) -> list[str]:
 
 def logged_error(path: Path) -> str | None:
     """The last complaint in what a job printed, where that was kept."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-    return next((line.removeprefix("Error: ") for line in reversed(lines) if "Error: " in line), None)
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    said = [line for line in reversed(lines) if line.strip()]
+    return next((line.removeprefix("Error: ") for line in said if "Error: " in line), said[0] if said else None)
 
 
 def groups(jobs: Iterable[Job]) -> dict[tuple[str, tuple[str, ...]], list[Job]]:

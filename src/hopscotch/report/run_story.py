@@ -174,6 +174,10 @@ def shown(value: float | None, digits: int = 4) -> str:
     return "" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
+def interval_shown(low: float, high: float) -> str:
+    return "" if math.isnan(low) else f"{low:.3f} to {high:.3f}"
+
+
 def group_table(groups: Sequence[Group], word: str) -> Table:
     head = [word, "clips", "accuracy", "95 % interval", "compute", "95 % interval", "million MACs a clip"]
     rows = [
@@ -181,9 +185,9 @@ def group_table(groups: Sequence[Group], word: str) -> Table:
             group.name,
             str(len(group.rows)),
             shown(group.accuracy),
-            "{:.3f} to {:.3f}".format(*group.accuracy_interval),
+            interval_shown(*group.accuracy_interval),
             shown(group.compute),
-            "{:.3f} to {:.3f}".format(*group.compute_interval),
+            interval_shown(*group.compute_interval),
             f"{group.macs / 1e6:.2f}",
         ]
         for group in groups
@@ -238,7 +242,7 @@ def skipped(run: RunFolder) -> list[Part]:
             str(len(route.group.rows)),
             f"{len(route.group.rows) / len(run.clips):.1%}",
             shown(route.group.accuracy),
-            "{:.3f} to {:.3f}".format(*route.group.accuracy_interval),
+            interval_shown(*route.group.accuracy_interval),
             shown(route.group.compute),
         ]
         for route in top

@@ -16,11 +16,12 @@ import numpy as np
 from jaxtyping import Float
 
 from hopscotch.report.frontier import draw_frontier
-from hopscotch.report.jobs import HIDDEN, at_budgets, label, read_json, read_overrides
+from hopscotch.report.jobs import HIDDEN, at_budgets, each_once, label, read_json, read_overrides
 from hopscotch.report.points import group_points, read_points
 from hopscotch.report.thresholds import draw_thresholds
 
 NUM_DRAWS = 2000  # of the bootstrap
+MAX_DRAWN = 2**20  # values that are drawn at once: 16 MiB
 SETS = ("clean", "mixed")
 SHOWN = {  # of study.csv, in study.md
     "what": "what",
@@ -100,7 +101,8 @@ def report_study(folder: Path, beside: Sequence[Path] = ()) -> list[dict[str, An
 
     `beside`: other studies whose runs stand in the same table and picture, such as the controls.
     """
-    found = [path for where in (folder, *beside) for path in sorted(where.glob("*/summary.json"))]
+    studies = each_once((folder, *beside))
+    found = [path for where in studies for path in sorted(where.glob("*/summary.json"))]
     jobs = [path.parent for path in found if read_json(path)["status"] == "finished"]
     groups: dict[tuple[str, ...], list[Point]] = {}
     for point in (point for job in jobs for point in points_of(job)):
@@ -130,7 +132,7 @@ def report_study(folder: Path, beside: Sequence[Path] = ()) -> list[dict[str, An
     for row, members in zip(rows, groups.values(), strict=False):
         named.setdefault(members[0].folder, row["what"])  # a run, not the budgets that it was asked for afterwards
     draw_thresholds({what: job for job, what in named.items()}, folder / "thresholds.png")
-    draw_frontier(group_points([point for where in (folder, *beside) for point in read_points(where)]), folder)
+    draw_frontier(group_points([point for where in studies for point in read_points(where)]), folder)
     return rows
 
 
@@ -192,8 +194,11 @@ def advantage(points: Sequence[Point], name: str, better: str, worse: str) -> In
 
 def bootstrap(values: Float[np.ndarray, " clip"]) -> Interval:
     """The mean of the values with its 95 % interval."""
-    drawn = np.random.default_rng(0).integers(len(values), size=(NUM_DRAWS, len(values)))
-    low, high = np.quantile(values[drawn].mean(axis=1), (0.025, 0.975))
+    generator = np.random.default_rng(0)
+    rows = max(1, MAX_DRAWN // len(values))
+    sizes = [(min(rows, NUM_DRAWS - done), len(values)) for done in range(0, NUM_DRAWS, rows)]
+    means = [values[generator.integers(len(values), size=size)].mean(axis=1) for size in sizes]
+    low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
     return Interval(float(values.mean()), float(low), float(high))
 
 

@@ -1,6 +1,5 @@
 """End a run: `summary.json` for programs, a page in the terminal for its owner."""
 
-import json
 import os
 import platform
 import shlex
@@ -15,6 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from hopscotch.report.json_text import json_text
 from hopscotch.report.numbers import Kinds, attention_layers, kinds_of, layer_means, stride_shares
 from hopscotch.report.traces import Evaluation
 
@@ -55,7 +55,7 @@ def write_summary(
     path = Path(run_folder) / FILE_NAME
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".json.unfinished")  # in the same folder: a rename across file systems is a copy
-    unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    unfinished.write_text(json_text(content, indent=2) + "\n", encoding="utf-8")
     os.replace(unfinished, path)
     return path
 

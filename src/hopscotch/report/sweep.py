@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from hopscotch.report.jobs import LEDGER, Job, groups, read_jobs, shared_overrides
+from hopscotch.report.jobs import LEDGER, Job, each_once, groups, read_jobs, shared_overrides
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,6 +78,7 @@ def report_folder(folder: Path, beside: Sequence[Path] = ()) -> None:
 
     for where in (folder, *beside):
         refuse_other_folders(where)
+    _, *beside = each_once((folder, *beside))
     plan = plan_of(folder)
     jobs = read_jobs(folder, () if plan is None else planned_overrides(plan))
     from hopscotch.report.sweep_page import cautions
