@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from hopscotch.report.jobs import read_jobs
+from hopscotch.report import score
+from hopscotch.report.jobs import Job, read_jobs
 from hopscotch.report.summary import Status, write_summary
-from hopscotch.report.sweep import SweepTable, append_ledger, planned_overrides, report_sweep
+from hopscotch.report.sweep import SweepTable, append_ledger, planned_overrides, report_sweep, trials_table
 
 PLAN = ("model=dense,learned_skip", "seed=0,1")
 
@@ -181,3 +182,12 @@ def test_hydra_lets_the_exit_code_pass(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stderr
     assert done.stdout.splitlines()[-1] == str(tmp_path)
     assert "never started" in done.stdout
+
+
+def test_trials_stand_best_first_and_those_without_a_score_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = {"0_a": 0.2, "1_b": None, "2_c": 0.9, "3_d": -0.1}
+    monkeypatch.setattr(score, "read_score", lambda run: scores[run.name])
+    table = trials_table(tmp_path, [Job(folder, "dense", "0", (), "finished") for folder in scores])
+    assert list(table.columns[0].cells) == ["2", "0", "3", "1"]
