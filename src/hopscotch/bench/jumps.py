@@ -1,6 +1,7 @@
 """What jumping over layers and closing tokens saves in seconds (items `routes`, `routes_long` and `tokens`)."""
 
 from collections.abc import Callable, Iterator
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -28,11 +29,15 @@ class RandomRoutes(JumpPolicy):
     going_on = 1.0
 
     def forward(self, summary: Tensor) -> Tensor:
-        logits = super().forward(summary)  # its price is paid
-        generator = torch.Generator().manual_seed(0)
-        goes_on = torch.rand(logits.shape[:2], generator=generator) < self.going_on
-        action = torch.where(goes_on, 0, self.num_actions - 1).to(summary.device)
-        return logits + DECIDED * torch.nn.functional.one_hot(action, self.num_actions)
+        decided = routes_at_random(len(summary), self.depth - 1, self.num_actions, self.going_on)
+        return super().forward(summary) + decided.to(summary.device)
+
+
+@cache  # drawing is no part of what is timed
+def routes_at_random(batch: int, decisions: int, num_actions: int, going_on: float) -> Tensor:
+    """Logits of the actions that are taken."""
+    goes_on = torch.rand(batch, decisions, generator=torch.Generator().manual_seed(0)) < going_on
+    return DECIDED * torch.nn.functional.one_hot(torch.where(goes_on, 0, num_actions - 1), num_actions)
 
 
 def routes(rounds: int, device: str) -> Iterator[Row]:

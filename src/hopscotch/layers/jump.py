@@ -270,10 +270,14 @@ class _Walk:
         self.block, self.mask, self.lengths, self.route, self.bias = block, mask, lengths, route, bias
         self.clips = list(range(len(x)))
         self.tokens, self.start = _Rows(x), _Rows(x)
-        self.memory = None if block.mix == "none" else _Rows(block.work_mem.expand(len(x), -1))
+        self.memory = None if block.mix == "none" else block.work_mem.expand(len(x), -1)
         self.shares = (mask / lengths[:, None]).to(x.dtype)  # of each position in its clip's mean
         self.open_rates: list[Tensor] = []  # per layer (batch,), 1 where not visited
         self.num_open: list[Tensor] = []  # per layer (batch,)
+
+    def _index(self, clips: list[int]) -> Tensor | None:
+        """None where all clips of the batch are meant."""
+        return None if clips == self.clips else sent(clips, self.lengths.device)
 
     def everyone(self) -> Tensor:
         """The tokens of all clips, wherever they are."""
@@ -287,8 +291,7 @@ class _Walk:
             self.num_open.append(torch.zeros_like(self.lengths))
         if not clips:
             return
-        index = None if clips == self.clips else sent(clips, self.lengths.device)
-        x = self.tokens.take(clips)
+        index, x = self._index(clips), self.tokens.take(clips)
         if isinstance(module, Adapter):
             y, decision = module(x, _picked(self.mask, index), GATE_SHARE * self.bias)
             self.open_rates[-1] = _put(self.open_rates[-1], index, decision.open_rate)
@@ -307,10 +310,11 @@ class _Walk:
         if self.memory is None or not clips:
             return
         if clips != self.route.visiting[layer]:
-            index = sent(clips, self.lengths.device)
+            index = self._index(clips)
         mean = (self.tokens.take(clips) * _picked(self.shares, index)[:, :, None]).sum(dim=1)
         keep = torch.sigmoid(self.block.memory_gate(mean))
-        self.memory.put(clips, torch.lerp(mean, self.memory.take(clips), keep.to(mean.dtype)))
+        remembered = torch.lerp(mean, _picked(self.memory, index), keep.to(mean.dtype))
+        self.memory = _put(self.memory, index, remembered)
 
     def land(self, layer: int) -> None:
         """Mix the start and the memory into the clips that jump from here."""
@@ -320,7 +324,8 @@ class _Walk:
         block, x = self.block, self.tokens.take(clips)
         actions = sent(self.route.jumped(layer, clips), x.device)
         share = block.jump_weights.index_select(0, actions - 1)[:, None, None]
-        mixed = torch.lerp(self.memory.take(clips)[:, None], self.start.take(clips), share)
+        memory = _picked(self.memory, self._index(clips))
+        mixed = torch.lerp(memory[:, None], self.start.take(clips), share)
         y = x + mixed if block.mix == "literal" else torch.lerp(x, mixed, torch.sigmoid(block.convex))
         self.tokens.put(clips, y)
 
