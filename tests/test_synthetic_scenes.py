@@ -14,11 +14,10 @@ from hopscotch.data import word_corpus
 from hopscotch.data.datamodule import SPLITS, Split
 from hopscotch.data.formants import Speaker
 from hopscotch.data.scenes import (
-    KEYWORDS,
+    CONFUSABLE,
     MIN_SECONDS,
     NOISE,
-    NUM_OTHERS,
-    OTHERS,
+    PLAIN,
     SCENE_RATE,
     SILENCE,
     KeywordScene,
@@ -31,6 +30,7 @@ from hopscotch.data.word_corpus import corpus_path, kept_corpus, make_corpus
 from hopscotch.data.words import SNR_RANGE, WORDS, speaker
 from tests.tiny import TINY_MODEL, TINY_RUN, build, fit
 
+KEYWORDS, OTHERS, NUM_OTHERS = PLAIN.keywords, PLAIN.others, PLAIN.num_others
 SHORT = KEYWORD_SCENES._replace(numbers=(MIN_SECONDS,))
 SMALL: dict[Split, int] = {"train": 10, "val": 2, "test": 3}
 
@@ -46,7 +46,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def source(folder: Path, **changes: float) -> SyntheticScenes:
-    numbers: dict[str, Any] = {"num_train": 10, "num_val": 2, "num_test": 3, "corpus_seed": 0}
+    numbers: dict[str, Any] = {"num_train": 10, "num_val": 2, "num_test": 3, "corpus_seed": 0, "confusable": False}
     numbers |= {"sample_rate": SCENE_RATE, "scene_seconds": MIN_SECONDS, "cache_gib": 1.0} | changes
     return SyntheticScenes(**numbers, cache_dir=str(folder), batch_size=4, num_workers=0, seed=0, augment=None)
 
@@ -73,6 +73,25 @@ def test_exactly_one_word_is_a_keyword_and_the_label_says_which(scenes: list[Key
         num_others.add(len(said) - 1)
     assert num_others == set(range(NUM_OTHERS[0], NUM_OTHERS[1] + 1))
     assert sorted(scene.label for scene in scenes) == sorted(2 * [*range(10)])
+
+
+def test_in_confusable_scenes_the_partner_of_every_keyword_is_another_word() -> None:
+    assert sorted([*CONFUSABLE.keywords, *CONFUSABLE.others]) == sorted(WORDS)
+    phonemes = [["".join(sorted(word)) for word in part] for part in (CONFUSABLE.keywords, CONFUSABLE.others)]
+    assert sorted(phonemes[0]) == sorted(phonemes[1])
+    for index in range(10):
+        scene = keyword_scene(8.0, 0, "test", index, CONFUSABLE)
+        said = [stretch.sound for stretch in scene.plan if stretch.sound not in (NOISE, SILENCE)]
+        assert [word for word in said if word in CONFUSABLE.keywords] == [CONFUSABLE.keywords[scene.label]]
+        assert 1 <= len(said) - 1 <= 4
+
+
+def test_the_data_module_makes_confusable_scenes_when_asked(cache: Path) -> None:
+    data = source(cache, confusable=True)
+    data.setup()
+    assert data.classes == list(CONFUSABLE.keywords)
+    made = numbered_scene(MIN_SECONDS, 0, ("test", 2), CONFUSABLE)
+    assert torch.equal(data.load(data.clips["test"][2]), torch.from_numpy(made.samples.astype(np.float32) / 32768))
 
 
 def test_stretches_lie_within_the_scene_and_never_overlap(scenes: list[KeywordScene]) -> None:

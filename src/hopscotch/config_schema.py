@@ -202,6 +202,7 @@ class SyntheticWords(Source):
 @dataclass
 class SyntheticScenes(SyntheticWords):
     scene_seconds: float = keeps(at_least(5))
+    confusable: bool = MISSING
 
 
 @dataclass

@@ -6,7 +6,8 @@ A scene is laid out as stretches that do not overlap: exactly one of ten keyword
 bursts of noise, and digital silence. The background is heard everywhere but in the silences, and its power is the mean
 over where it is; every word of a scene has the same power. Keywords have partners of the same phonemes in another order
 (bada and daba): most among the keywords, two among the other words, so a model has to find the words and then listen
-to them. A scene without other words says plainly what its keyword is.
+to them. A scene without other words says plainly what its keyword is. In confusable scenes the partner of every keyword
+is another word, and other words are always said: there one layer is not enough.
 
 Words are spoken at 16 kHz and every sound is halved to 8 kHz. What is lost above 4 kHz is half of the bursts of /d/ and
 /t/, and nearly all of the friction of /s/ (6 kHz), as on the telephone; no two words differ by it alone.
@@ -24,9 +25,21 @@ from hopscotch.data.formants import SAMPLE_RATE, Floats, speak
 from hopscotch.data.words import LEVEL_RANGE, SNR_RANGE, SPEAKERS, WORDS, SpokenClip, keyed, speaker
 
 SCENE_RATE = SAMPLE_RATE // 2  # Hz
-KEYWORDS = (*WORDS[0:4], *WORDS[12:18])  # two families of four and half of another
-OTHERS = tuple(word for word in WORDS if word not in KEYWORDS)
-NUM_OTHERS = (0, 4)  # words beside the keyword, drawn evenly
+
+
+class Vocabulary(NamedTuple):
+    """What is said in a scene."""
+
+    keywords: tuple[str, ...]
+    num_others: tuple[int, int]  # words beside the keyword, drawn evenly
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        return tuple(word for word in WORDS if word not in self.keywords)
+
+
+PLAIN = Vocabulary((*WORDS[0:4], *WORDS[12:18]), (0, 4))  # two families of four and half of another
+CONFUSABLE = Vocabulary(WORDS[0::2], (1, 4))  # the partner of each is among the others
 MIN_SECONDS = 5.0  # five words of the slowest speaker take 3.7 s
 FILLED = (0.3, 0.7)  # share of the time without words that is given to bursts and silence, uniform
 FILLER_SECONDS = (0.2, 1.5)  # of one burst or silence, uniform
@@ -49,18 +62,19 @@ class KeywordScene(NamedTuple):
     bursts: Floats
     background: Floats
     plan: tuple[Stretch, ...]  # in order of time
-    label: int  # position in KEYWORDS
+    label: int  # position in the keywords
     speaker: int  # within the split
     snr_db: float
 
 
-def keyword_scene(seconds: float, seed: int, split: str, index: int) -> KeywordScene:
+def keyword_scene(seconds: float, seed: int, split: str, index: int, vocabulary: Vocabulary = PLAIN) -> KeywordScene:
     """Scene `index` of a split, taken apart."""
     rng = keyed(seed, f"scene {split}", index)
-    label = index % len(KEYWORDS)  # any number of scenes is balanced to within one
+    label = index % len(vocabulary.keywords)  # any number of scenes is balanced to within one
     number = int(rng.integers(SPEAKERS[split]))
     snr_db, level = float(rng.uniform(*SNR_RANGE)), 10 ** (rng.uniform(*LEVEL_RANGE) / 20)
-    said = [KEYWORDS[label], *rng.choice(OTHERS, rng.integers(*NUM_OTHERS, endpoint=True)).tolist()]
+    num_others = rng.integers(*vocabulary.num_others, endpoint=True)
+    said = [vocabulary.keywords[label], *rng.choice(vocabulary.others, num_others).tolist()]
     sounds = [(word, _at(level, halved(speak(word, speaker(seed, split, number), rng)))) for word in said]
 
     length = round(seconds * SCENE_RATE)
@@ -72,11 +86,15 @@ def keyword_scene(seconds: float, seed: int, split: str, index: int) -> KeywordS
     return KeywordScene(speech * quieter, bursts * quieter, background * quieter, plan, label, number, snr_db)
 
 
-def numbered_scene(seconds: float, seed: int, job: tuple[str, int]) -> SpokenClip:
-    """A scene, (split, index) being `job`, as 16-bit samples at 8 kHz; its label is a position in KEYWORDS."""
-    speech, bursts, background, _, label, number, snr_db = keyword_scene(seconds, seed, *job)
+def numbered_scene(seconds: float, seed: int, job: tuple[str, int], vocabulary: Vocabulary = PLAIN) -> SpokenClip:
+    """A scene, (split, index) being `job`, as 16-bit samples at 8 kHz; its label is a position in the keywords."""
+    speech, bursts, background, _, label, number, snr_db = keyword_scene(seconds, seed, *job, vocabulary)
     samples = np.round((speech + bursts + background) * 32767).astype(np.int16)
     return SpokenClip(samples, label, number, snr_db)
+
+
+def confusable_scene(seconds: float, seed: int, job: tuple[str, int]) -> SpokenClip:
+    return numbered_scene(seconds, seed, job, CONFUSABLE)
 
 
 def halved(sound: Floats) -> Floats:

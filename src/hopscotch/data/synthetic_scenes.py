@@ -8,15 +8,21 @@ from hopscotch.data.word_corpus import Recipe
 KEYWORD_SCENES = Recipe(
     name="synthetic_scenes",
     title="Making scenes",
-    classes=scenes.KEYWORDS,
+    classes=scenes.PLAIN.keywords,
     sample_rate=scenes.SCENE_RATE,
     make=scenes.numbered_scene,
     modules=(formants, words, scenes),
 )
+CONFUSABLE_SCENES = KEYWORD_SCENES._replace(
+    name="confusable_scenes", classes=scenes.CONFUSABLE.keywords, make=scenes.confusable_scene
+)
 
 
 class SyntheticScenes(SyntheticWords):
-    """Which of ten keywords was said among other words, noise and silence; speakers and seeds as in SyntheticWords."""
+    """Which of ten keywords was said among other words, noise and silence; speakers and seeds as in SyntheticWords.
+
+    `confusable`: the partner of every keyword, the same phonemes in another order, is among the other words.
+    """
 
     recipe = KEYWORD_SCENES
 
@@ -27,6 +33,7 @@ class SyntheticScenes(SyntheticWords):
         num_val: int,
         num_test: int,
         scene_seconds: float,
+        confusable: bool,
         corpus_seed: int,
         cache_dir: str | None,
         sample_rate: int,
@@ -51,4 +58,5 @@ class SyntheticScenes(SyntheticWords):
         )
         if scene_seconds < scenes.MIN_SECONDS:
             raise ValueError(f"data.scene_seconds must be at least {scenes.MIN_SECONDS:g}, got {scene_seconds:g}.")
-        self.recipe = self.recipe._replace(numbers=(float(scene_seconds),))
+        recipe = CONFUSABLE_SCENES if confusable else KEYWORD_SCENES
+        self.recipe = recipe._replace(numbers=(float(scene_seconds),))
