@@ -164,7 +164,7 @@ def test_a_probe_asks_the_finished_model_for_other_budgets(command: Command, ton
 
 def test_a_reach_is_a_share(command: Command, tones: Path) -> None:
     words = ["model=learned_skip", *tiny_folder(tones), *TINY_MODEL, *TINY_RUN]
-    done = command(*words, "callbacks=probe", "callbacks.adaptation.reaches=[0.5,1.5]")
+    done = command(*words, "callbacks=probe", "hydra.run.dir=run", "callbacks.adaptation.reaches=[0.5,1.5]")
     assert done.code == 1
     assert "callbacks.adaptation.reaches must be a list of shares, 0 to 1, got [0.5, 1.5]" in done.err
 

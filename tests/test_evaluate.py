@@ -268,7 +268,7 @@ def test_a_budget_is_refused_by_a_model_that_decides_nothing(command: Command, t
 
 
 def test_a_budget_given_to_training_is_refused(command: Command, tones: Path) -> None:
-    ended: Any = command(*tiny_folder(tones), *TINY_MODEL, *TINY_RUN, "compute.budget=0.8")
+    ended: Any = command(*tiny_folder(tones), *TINY_MODEL, *TINY_RUN, "hydra.run.dir=run", "compute.budget=0.8")
     assert ended.code == 1
     assert "compute.budget must stay null in training, got 0.8" in ended.err
 

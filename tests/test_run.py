@@ -111,7 +111,10 @@ def test_a_run_goes_on_from_a_checkpoint_in_a_new_folder(command: Command, tones
     assert ended.code == 0, ended.err
     assert (summary("one")["epochs"], summary("two")["epochs"]) == (1, 2)
     assert min(line["step"] for line in read_metrics("two/metrics.jsonl")) == 4
-    assert "ckpt_path must be a checkpoint file, got none.ckpt" in command(*typed, "ckpt_path=none.ckpt").err
+    assert (
+        "ckpt_path must be a checkpoint file, got none.ckpt"
+        in command(*typed, "hydra.run.dir=three", "ckpt_path=none.ckpt").err
+    )
 
 
 def test_a_checkpoint_of_another_model_is_refused_in_one_message(command: Command, tones: Path) -> None:
