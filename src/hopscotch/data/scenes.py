@@ -6,8 +6,8 @@ A scene is laid out as stretches that do not overlap: exactly one of ten keyword
 bursts of noise, and digital silence. The background is heard everywhere but in the silences, and its power is the mean
 over where it is; every word of a scene has the same power. Keywords have partners of the same phonemes in another order
 (bada and daba): most among the keywords, two among the other words, so a model has to find the words and then listen
-to them. A scene without other words says plainly what its keyword is. In confusable scenes the partner of every keyword
-is another word, and other words are always said: there one layer is not enough.
+to them. A scene without other words says plainly what its keyword is. In confusable scenes, which are harder, the
+partner of every keyword is another word, and other words are always said.
 
 Words are spoken at 16 kHz and every sound is halved to 8 kHz. What is lost above 4 kHz is half of the bursts of /d/ and
 /t/, and nearly all of the friction of /s/ (6 kHz), as on the telephone; no two words differ by it alone.
