@@ -135,9 +135,9 @@ def build_task(cfg: DictConfig, model: AudioModel, data: AudioDataModule) -> Aud
         )
     samples = data.mean_samples()
     target = resolve_target(cfg.compute.target, model, samples, cfg.compute.reach)
-    if target is not None and target > model.most_in_training(round(samples)):
+    if target is not None and target > (most := model.most_in_training(round(samples))):
         rank_zero_warn(
-            f"compute.target={target:.3f} is more than the {model.most_in_training(round(samples)):.3f} that "
+            f"compute.target={target:.3f} is more than the {most:.3f} that "
             f"model.open_rate={cfg.model.open_rate} leaves of the dense compute: tests will let in more tokens than "
             "training ends with. Ask for less, or raise model.open_rate."
         )

@@ -125,10 +125,11 @@ def _may_be_clip(name: str) -> bool:
 
 def _folders(parent: Path) -> list[Path]:
     """Class folders, or those of the splits."""
-    for path in _listed(parent):
+    paths = _listed(parent)
+    for path in paths:
         if path.is_symlink() and not path.exists() and _may_be_clip(path.name):
             raise ValueError(f"data.root: a link must lead to a class folder, got {path}, which leads nowhere.")
-    return [path for path in _listed(parent) if path.is_dir() and not path.name.startswith(".")]
+    return [path for path in paths if path.is_dir() and not path.name.startswith(".")]
 
 
 def _listed(folder: Path) -> list[Path]:
