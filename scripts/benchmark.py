@@ -4,6 +4,7 @@
     python scripts/benchmark.py --quick                  fewer rounds: a look, not evidence
     python scripts/benchmark.py --only strides routes    some items
     python scripts/benchmark.py --json rows.json         the rows for a program
+    python scripts/benchmark.py --bf16                   in bfloat16: a GPU, where there is one
 
     SkipAttention, stride 4: share of the promised speed-up, forward   batch 8, time 500, dim 256, heads 4,
     promised 2.27   0.949 (0.835 to 1.096)   >= 0.8   yes   23.18   50.01
@@ -29,7 +30,7 @@ def main() -> None:
     import torch
 
     from hopscotch.allocator import keep_freed_memory
-    from hopscotch.bench.suite import ITEMS
+    from hopscotch.bench.suite import ITEMS, measure
     from hopscotch.bench.table import as_json, line, write
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -40,17 +41,21 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (2)")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", choices=("cpu", "cuda"), default=device, help="what is measured (what is there)")
+    parser.add_argument("--bf16", action="store_true", help="in bfloat16, by autocast")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows here, too")
     out = ROOT / "outputs" / f"benchmark_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
     parser.add_argument(
         "--out", type=Path, default=out, metavar="DIR", help="folder for tables (outputs/benchmark_<now>)"
     )
     arguments = parser.parse_args()
+    if arguments.json is not None:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)  # hours later it is too late to find no folder
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()  # as train.py, evaluate.py and predict.py do
     rows = []
     for item in arguments.only:
-        for row in ITEMS[item](QUICK_ROUNDS if arguments.quick else ROUNDS, arguments.device):
+        rounds = QUICK_ROUNDS if arguments.quick else ROUNDS
+        for row in measure(item, rounds, arguments.device, bf16=arguments.bf16):
             rows.append(row)
             print(line(row), flush=True)
         write(rows, arguments.out)

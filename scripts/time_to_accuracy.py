@@ -2,6 +2,8 @@
 
     python scripts/time_to_accuracy.py data.root=../shared/data/fsdd
     python scripts/time_to_accuracy.py data.root=../shared/data/fsdd --peers ../shared/peers --peers-python PYTHON
+    python scripts/time_to_accuracy.py data.root=../shared/data/fsdd --quick               one round: a look
+    python scripts/time_to_accuracy.py data.root=../shared/data/fsdd --out DIR             goes on with what was stopped
 
     what | seconds to 95% | seconds to 99% | test accuracy at the end | runs
     ---|---|---|---|---
@@ -12,7 +14,7 @@
 Runs take turns (--rounds 3: seeds 0, 1, 2), each a process alone on all cores; seconds count from the start of the
 process and hold the test after every epoch, as the peer's do. Medians, with the range. "At the end" is the mean test
 accuracy of the checkpoint that was best by validation; of the peer, which has no validation clips, of its last epoch.
-The peer needs an environment of its own (its README). Tables go to --out.
+The peer needs an environment of its own (its README). Runs and tables go to --out; what is finished there is kept.
 """
 
 import argparse
@@ -23,6 +25,9 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
@@ -38,6 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="+", metavar="override", help="as for train.py, with data.root=<folder>")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each (3)")
+    parser.add_argument("--quick", action="store_true", help="one run of each: --rounds 1")
     parser.add_argument("--peers", type=Path, help="folder with the peer's script a_sb.py")
     parser.add_argument("--peers-python", default=sys.executable, help="a python that has speechbrain")
     out = ROOT / "outputs" / f"time_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
@@ -51,20 +57,31 @@ def main() -> None:
     out = arguments.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     runs: dict[str, list[dict[str, float | None]]] = {}
-    for seed in range(arguments.rounds):
+    for seed in range(1 if arguments.quick else arguments.rounds):
         for model in MODELS:
-            runs.setdefault(model, []).append(ours(model, seed, arguments.overrides, out))
+            run = partial(ours, model, seed, arguments.overrides, out)
+            runs.setdefault(model, []).append(once(out / f"{model}_{seed}.json", run))
         if arguments.peers is not None:
-            runs.setdefault(PEER, []).append(peer(arguments.peers.absolute(), arguments.peers_python, roots[-1], out))
+            run = partial(peer, arguments.peers.absolute(), arguments.peers_python, roots[-1], out)
+            runs.setdefault(PEER, []).append(once(out / f"peer_{seed}.json", run))
         write(runs, out)
     print((out / "table.md").read_text(encoding="utf-8"))
     print(out / "table.md")
 
 
+def once(kept: Path, run: Callable[[], dict[str, float | None]]) -> dict[str, float | None]:
+    """What the run came to: kept from before, or found now and kept."""
+    if not kept.exists():
+        found = json.dumps(run())
+        kept.write_text(found, encoding="utf-8")
+    return json.loads(kept.read_text(encoding="utf-8"))
+
+
 def ours(model: str, seed: int, overrides: list[str], out: Path) -> dict[str, float | None]:
     from hopscotch.config import quoted
 
-    folder = out / f"{model}_{seed}"
+    tries = (out / f"{model}_{seed}_{number}" for number in count(1))
+    folder = next(path for path in tries if not path.exists())  # beside one that was stopped
     words = [f"model={model}", f"seed={seed}", "experiment=fsdd", "callbacks=watch", f"hydra.run.dir={quoted(folder)}"]
     command = [sys.executable, str(ROOT / "train.py"), *words, "trainer.enable_progress_bar=false", *overrides]
     logged(command, out / f"{folder.name}.log")

@@ -1,16 +1,19 @@
 """The benchmark's own arithmetic, and that what it compares computes the same. Nothing is timed here."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from hopscotch.bench import timing
+from hopscotch.bench import suite, timing
 from hopscotch.bench.attention import MAX_STRIDE, sdpa_masked, sketch_masked
 from hopscotch.bench.clip import peak_megabytes
 from hopscotch.bench.clips import SAMPLE_RATE, write_clips
 from hopscotch.bench.jumps import RandomRoutes
+from hopscotch.bench.passes import TRAINING, one_pass, threads
 from hopscotch.bench.table import Row, as_markdown, row, write
 from hopscotch.bench.timing import Ratio, Times, interleave
 from hopscotch.layers.jump import SkipLayer
@@ -72,6 +75,36 @@ def test_the_tables_say_what_fails_and_where_it_was_measured(tmp_path: Path) -> 
     assert kept[0]["threads"] == torch.get_num_threads()
     assert "slow thing | time 100 | 1.500 (1.400 to 1.600) | <= 1 | NO | 3.00 | 2.00" in as_markdown(rows)
     assert (tmp_path / "table.csv").read_text().splitlines()[1].startswith("slow thing,time=100,1.5,1.4,1.6,1.0,False")
+
+
+def test_a_row_says_how_many_threads_it_had_not_how_many_there_are_later() -> None:
+    with threads(1):
+        alone = row("alone", Ratio(1, 1, 1), (1, 1))
+    with threads(2):
+        rows = [alone, row("both", Ratio(1, 1, 1), (1, 1))]
+    text = as_markdown(rows)
+    assert "alone | threads 1 |" in text
+    assert "both | threads 2 |" in text
+    assert f"torch {torch.__version__}" in text.splitlines()[-1]
+    assert "threads" not in text.splitlines()[-1]
+
+
+def test_bfloat16_is_what_an_item_computes_in_and_its_rows_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = nn.Linear(4, 4), torch.ones(2, 4)
+    seen = []
+
+    def item(rounds: int, device: str) -> Iterator[Row]:
+        step = one_pass(layer, lambda x: seen.append(out := layer(x)) or out, x, TRAINING)
+        for _ in range(rounds):
+            step()
+        yield row("a step", Ratio(1, 1, 1), (1, 1))
+
+    monkeypatch.setattr(suite, "ITEMS", {"item": item})
+    (half,) = suite.measure("item", 2, "cpu", bf16=True)
+    (full,) = suite.measure("item", 1, "cpu")
+    assert [out.dtype for out in seen] == [torch.bfloat16, torch.bfloat16, torch.float32]
+    assert [r.machine["precision"] for r in (half, full)] == ["bfloat16", "float32"]
+    assert full.machine["device"] == "CPU"
 
 
 def test_the_masked_forms_compute_what_the_packed_one_does() -> None:

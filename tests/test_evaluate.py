@@ -93,6 +93,11 @@ def test_one_table_holds_every_budget_in_every_noise(run: Path) -> None:
     assert [row["requested"] for row in kept] == ["0.9", "1.0"]
     assert [(row["fraction"], row["acc"]) for row in kept] == [(row["fraction"], row["acc"]) for row in clean]
     assert (folder / "conditions.png").stat().st_size > 1000
+    head, _, *lines = (folder / "conditions.md").read_text().splitlines()
+    assert head.startswith("| condition | requested |")
+    assert [line.split(" | ")[5] for line in lines] == [f"{float(row['acc']):.4f}" for row in rows]
+    head, _, *lines = (run / "report" / "budgets.md").read_text().splitlines()
+    assert [line.split(" | ")[0] for line in (head, *lines)] == ["| requested", "| 0.900", "| 1.000"]
 
 
 def test_the_curve_is_kept_and_its_compute_rises_with_the_budget(run: Path) -> None:

@@ -76,6 +76,15 @@ def test_the_package_imports_neither_its_scripts_nor_its_tests() -> None:
     assert [path for path in MODULES if outside & {name.split(".")[0] for name in imported(path)}] == []
 
 
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_matplotlib_is_imported_where_a_picture_is_drawn(path: Path) -> None:
+    """Of ours, that is: torchmetrics, which Lightning imports, brings its own."""
+    at_the_top = ast.parse(path.read_text(encoding="utf-8")).body
+    names = {alias.name for node in at_the_top if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in at_the_top if isinstance(node, ast.ImportFrom)}
+    assert [name for name in names if name.split(".")[0] == "matplotlib"] == []
+
+
 def test_models_and_layers_know_neither_lightning_nor_hydra() -> None:
     plain = {"types", "compute", "frontend", "layers", "models"}
     frameworks = {"lightning", "hydra", "omegaconf"}

@@ -19,13 +19,13 @@ def script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
 
     def call(name: str, *words: object) -> tuple[int, str]:
         monkeypatch.setattr("sys.argv", [name, *map(str, words)])
-        before = signal.getsignal(signal.SIGTERM)
+        before, code = signal.getsignal(signal.SIGTERM), None
         try:
-            with pytest.raises(SystemExit) as end:
-                runpy.run_path(str(PROJECT_ROOT / "scripts" / name), run_name="__main__")
+            runpy.run_path(str(PROJECT_ROOT / "scripts" / name), run_name="__main__")
+        except SystemExit as end:
+            code = end.code
         finally:
             signal.signal(signal.SIGTERM, before)
-        code = end.value.code
         said = "".join(capsys.readouterr())
         return (1, f"{said}{code}") if isinstance(code, str) else (int(code or 0), said)
 
@@ -106,8 +106,33 @@ def test_a_command_that_fails_names_its_log(script, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(subprocess, "run", run)
     code, said = script("time_to_accuracy.py", "data.root=x", "--out", tmp_path / "a, b")
     assert (code, said.count("\n")) == (1, 0)
-    assert said.endswith(f"train.py ended with 3, and said why in {tmp_path / 'a, b' / 'dense_0.log'}.")
-    assert f'hydra.run.dir="{tmp_path / "a, b" / "dense_0"}"' in asked[0]
+    assert said.endswith(f"train.py ended with 3, and said why in {tmp_path / 'a, b' / 'dense_0_1.log'}.")
+    assert f'hydra.run.dir="{tmp_path / "a, b" / "dense_0_1"}"' in asked[0]
+
+
+def test_a_timing_that_was_stopped_goes_on_with_the_runs_that_are_missing(
+    script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
+        (word,) = (word for word in command if word.startswith("hydra.run.dir="))
+        folder = Path(word.partition("=")[2].strip('"'))
+        asked.append(folder.name)
+        (folder / "report").mkdir(parents=True)
+        if asked == ["dense_0_1", "learned_skip_0_1"]:  # the first time
+            return subprocess.CompletedProcess(command, 1)
+        (folder / "report" / "watch.csv").write_text("seconds,test_acc\n8,0.94\n16,0.97\n")
+        (folder / "summary.json").write_text('{"test": {"acc": 0.99}}')
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    words = ["time_to_accuracy.py", "data.root=x", "--quick", "--out", tmp_path]
+    assert script(*words)[0] == 1
+    code, said = script(*words)
+    assert code == 0, said
+    assert asked == ["dense_0_1", "learned_skip_0_1", "learned_skip_0_2"]
+    assert "dense | 16.0 (16.0 to 16.0) | passed by 0 of 1 | 0.9900 | 1" in said
 
 
 @pytest.mark.parametrize("name", ["benchmark", "compare", "predict", "study", "time_to_accuracy"])
@@ -126,7 +151,7 @@ def test_a_benchmark_whose_bar_does_not_hold_ends_with_1(
     row = Row("a thing", 2.0, 1.5, 2.5, most, at_least=False, milliseconds=2.0, baseline_milliseconds=1.0)
     monkeypatch.setattr(suite, "ITEMS", {"thing": lambda rounds, device: iter([row])})
     monkeypatch.setattr("torch.set_num_threads", lambda number: None)
-    code, said = script("benchmark.py", "--out", tmp_path / "out", "--json", tmp_path / "rows.json")
+    code, said = script("benchmark.py", "--out", tmp_path / "out", "--json", tmp_path / "new" / "rows.json")
     assert code == (0 if most == 3.0 else 1)
     assert "a thing" in said
-    assert '"holds": ' + ("true" if most == 3.0 else "false") in (tmp_path / "rows.json").read_text()
+    assert '"holds": ' + ("true" if most == 3.0 else "false") in (tmp_path / "new" / "rows.json").read_text()

@@ -9,7 +9,7 @@ import pytest
 
 from hopscotch import study
 from hopscotch.config_errors import ConfigError
-from hopscotch.report.study import MAX_DRAWN, NUM_DRAWS, bootstrap, report_study
+from hopscotch.report.study import MAX_DRAWN, NUM_DRAWS, bootstrap, over_seeds, report_study
 from hopscotch.report.summary import Status, write_summary
 from hopscotch.report.thresholds import OPEN_RATE, THRESHOLD, draw_thresholds, read_gates
 from hopscotch.study import plan, run_jobs
@@ -200,6 +200,32 @@ def test_the_deviation_is_that_of_seeds_which_have_all_speakers(tmp_path: Path) 
     assert deviation(("lucas", 0, [1, 1]), ("theo", 1, [0, 1])) is None
     both = deviation(("lucas", 0, [1, 1]), ("theo", 0, [0, 0]), ("lucas", 1, [1, 1]), ("theo", 1, [1, 1]))
     assert both == pytest.approx(0.5 / 2**0.5)
+
+
+def test_the_interval_over_seeds_is_students() -> None:
+    found = over_seeds([0.017, 0.032, 0.011])
+    assert found is not None
+    # deviation 0.010817, over the root of three 0.006245, times 4.303
+    assert (found.value, found.low, found.high) == pytest.approx((0.02, 0.02 - 0.02687, 0.02 + 0.02687), abs=1e-5)
+    assert over_seeds([0.017]) is None
+    many = over_seeds([0.0, 1.0] * 10)  # more seeds than the table has: wider than need be
+    assert many is not None
+    assert many.high - many.value == pytest.approx(2.262 * 0.51299 / 20**0.5, abs=1e-4)
+
+
+def test_a_seed_has_its_own_saving_and_the_table_its_compute_by_condition(tmp_path: Path) -> None:
+    for seed, speaker in ((0, "lucas"), (0, "theo"), (1, "lucas"), (1, "theo"), (2, "lucas")):
+        write_job(tmp_path / f"{speaker}{seed}", "sign", speaker, seed, [1, 1], [0.5, 0.5])
+        path = tmp_path / f"{speaker}{seed}" / "report" / "adaptation.json"
+        found = json.loads(path.read_text())
+        found["mixed"]["dealt_loss"] = 1.5 + 0.1 * seed
+        path.write_text(json.dumps(found))
+    (row,) = report_study(tmp_path)
+    assert row["loss saved mixed by seed"].value == pytest.approx((0.5 + 0.6) / 2)  # seed 2 lacks a speaker
+    heads, _, cells = (tmp_path / "study.md").read_text().splitlines()
+    told = dict(zip(heads.split(" | "), cells.split(" | "), strict=True))
+    assert told["compute, clean"] == "0.500"
+    assert told["in noise: loss saved, interval over seeds"].startswith("+0.550 (")
 
 
 def test_a_long_name_of_a_job_stays_its_own() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from hopscotch.allocator import keep_freed_memory
+from hopscotch.bench.passes import threads
 from hopscotch.bench.table import Row, row
 from hopscotch.bench.timing import interleave
 from hopscotch.build import build_model
@@ -17,6 +18,7 @@ MODELS = ("dense", "skip_transformer")
 BATCHES = (4, 8, 32)  # clips
 SECONDS = 10.0  # of each
 NUM_CLASSES = 10
+THREADS = 1
 
 
 def allocator(rounds: int, device: str) -> Iterator[Row]:
@@ -25,6 +27,11 @@ def allocator(rounds: int, device: str) -> Iterator[Row]:
     with get_context("spawn").Pool(1) as pool:
         if not pool.apply(keep_freed_memory):
             return  # another C library, or a user who has set it himself: nothing to compare
+    with threads(THREADS):
+        yield from _against_each_other(rounds)
+
+
+def _against_each_other(rounds: int) -> Iterator[Row]:
     for name in MODELS:
         for batch in BATCHES:
             with _process(name, batch, keeps=True) as kept, _process(name, batch, keeps=False) as given_back:
@@ -68,7 +75,7 @@ def _work(pipe: Any, name: str, batch: int, keeps: bool) -> None:
     """Until told to end. Untrained weights: only time counts."""
     if keeps:
         keep_freed_memory()
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)
     torch.manual_seed(0)
     cfg = compose([f"model={name}", "data=synthetic_scenes", "size=tiny", "model.stem_stride=2"])
     model = build_model(cfg, NUM_CLASSES).eval()

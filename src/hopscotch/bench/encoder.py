@@ -15,7 +15,7 @@ STRIDED = (0.83, 0.70, 0.62)  # bar of stride 4 in training, for each shape
 DENSE = 1.03
 DEPTH = 2
 STRIDE = 4
-CONVOLUTION = 7  # positions; conf/model's own. PyTorch's encoder has none, so there is no bar
+CONVOLUTION = 7  # positions; conf/model's own. PyTorch's encoder has none, and the bars are the same
 
 
 def encoder(rounds: int, device: str) -> Iterator[Row]:
@@ -36,6 +36,7 @@ def _against_peer(
     ours = Stack(dim, heads, DEPTH).to(device)
     strided = Stack(dim, heads, DEPTH, strides=[STRIDE] * DEPTH).to(device)
     convolved = Stack(dim, heads, DEPTH, convolution_width=CONVOLUTION).to(device)
+    both = Stack(dim, heads, DEPTH, strides=[STRIDE] * DEPTH, convolution_width=CONVOLUTION).to(device)
     x = torch.randn(batch, time, dim, device=device)
     lengths = torch.full((batch,), time, device=device)
     shapes = {"batch": batch, "time": time, "dim": dim, "heads": heads, "depth": DEPTH, "ffn_ratio": 4}
@@ -45,12 +46,15 @@ def _against_peer(
             "ours": one_pass(ours, lambda x: ours(x, lengths)[0], x, direction),
             "strided": one_pass(strided, lambda x: strided(x, lengths)[0], x, direction),
             "convolved": one_pass(convolved, lambda x: convolved(x, lengths)[0], x, direction),
+            "both": one_pass(both, lambda x: both(x, lengths)[0], x, direction),
         }
         times = interleave(cases, rounds=rounds, device=device)
+        strided_most, beside = strided_bar if direction == TRAINING else None, f"with a convolution of {CONVOLUTION}"
         for name, words, most in (
             ("ours", "dense", DENSE),
-            ("strided", f"stride {STRIDE}", strided_bar if direction == TRAINING else None),
-            ("convolved", f"dense with a convolution of {CONVOLUTION}", None),
+            ("strided", f"stride {STRIDE}", strided_most),
+            ("convolved", f"dense, {beside},", DENSE),
+            ("both", f"stride {STRIDE}, {beside},", strided_most),
         ):
             yield row(
                 f"{words} stack: time / torch.nn.TransformerEncoder, {direction}",

@@ -2,14 +2,11 @@
 
 import csv
 import json
-import os
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import torch
-
+from hopscotch.bench.machine import Facts, machine
 from hopscotch.bench.timing import Ratio
 
 
@@ -26,6 +23,7 @@ class Row:
     milliseconds: float  # median of what `name` says
     baseline_milliseconds: float  # median of what it is compared with
     shapes: dict[str, float | int | str] = field(default_factory=dict)
+    machine: Facts = field(default_factory=machine)
 
     @property
     def holds(self) -> bool:
@@ -51,27 +49,22 @@ def row(
     return Row(name, ratio.value, ratio.low, ratio.high, bar, least is not None, mine, other, dict(shapes))
 
 
-def machine() -> dict[str, str | int]:
-    """What stands beside every row."""
-    return {
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count() or 0,
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-    }
-
-
 def as_json(rows: Sequence[Row]) -> str:
-    beside = machine()
-    return json.dumps([asdict(r) | {"holds": r.holds} | beside for r in rows], indent=1) + "\n"
+    return json.dumps([_flat(r) for r in rows], indent=1) + "\n"
+
+
+def _flat(r: Row) -> dict[str, object]:
+    fields = asdict(r)
+    return {**fields, "holds": r.holds, **fields.pop("machine")}
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
-    beside = ", ".join(f"{key} {value}" for key, value in machine().items())
+    """What all rows were measured on stands below; what tells a row from others, such as its threads, in the row."""
+    same = dict(set.intersection(*(set(r.machine.items()) for r in rows))) if rows else {}
+    below = ", ".join(f"{key} {value}" for key, value in (rows[0].machine if rows else {}).items() if key in same)
     head = "what | on | ratio (90 % interval) | bar | holds | ms | of ms\n---|---|---|---|---|---|---\n"
-    return head + "\n".join(" | ".join(_cells(r)) for r in rows) + f"\n\n{beside}\n"
+    lines = [" | ".join(_cells(r, {key: value for key, value in r.machine.items() if key not in same})) for r in rows]
+    return head + "\n".join(lines) + f"\n\n{below}\n"
 
 
 def line(r: Row) -> str:
@@ -79,10 +72,12 @@ def line(r: Row) -> str:
     return "   ".join(filter(None, _cells(r)))
 
 
-def _cells(r: Row) -> list[str]:
+def _cells(r: Row, own: Facts | None = None) -> list[str]:
     bar = "" if r.bar is None else f"{'>=' if r.at_least else '<='} {r.bar:.3g}"
     holds = "" if r.bar is None else "yes" if r.holds else "NO"
-    on = ", ".join(f"{key} {v:.3g}" if isinstance(v, float) else f"{key} {v}" for key, v in r.shapes.items())
+    on = ", ".join(
+        f"{key} {v:.3g}" if isinstance(v, float) else f"{key} {v}" for key, v in (r.shapes | (own or {})).items()
+    )
     interval = f"{r.ratio:.3f} ({r.low:.3f} to {r.high:.3f})"
     return [r.name, on, interval, bar, holds, f"{r.milliseconds:.2f}", f"{r.baseline_milliseconds:.2f}"]
 
@@ -94,8 +89,9 @@ def write(rows: Sequence[Row], folder: Path) -> None:
     (folder / "table.md").write_text(as_markdown(rows), encoding="utf-8")
     with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["name", "shapes", "ratio", "low", "high", "bar", "holds", "ms", "baseline_ms"])
+        facts = list(rows[0].machine) if rows else []
+        writer.writerow(["name", "shapes", "ratio", "low", "high", "bar", "holds", "ms", "baseline_ms", *facts])
         for r in rows:
             shapes = " ".join(f"{key}={value}" for key, value in r.shapes.items())
             numbers = [r.ratio, r.low, r.high, r.bar, r.holds, r.milliseconds, r.baseline_milliseconds]
-            writer.writerow([r.name, shapes, *numbers])
+            writer.writerow([r.name, shapes, *numbers, *(r.machine[name] for name in facts)])

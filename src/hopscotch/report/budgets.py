@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from hopscotch.report.markdown import markdown_table
+
+HEADS = ("requested", "on validation", "on test", "million MACs", "accuracy")  # of budgets.md
 MIN_SPAN = 0.05  # of the axis of accuracy: a few clips more or less are no mountain
 
 
@@ -17,12 +20,17 @@ class BudgetPoint(NamedTuple):
 
 
 def write_budgets(points: Sequence[BudgetPoint], folder: Path) -> None:
-    """budgets.csv and budgets.png."""
+    """budgets.csv, budgets.md and budgets.png."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "budgets.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(BudgetPoint._fields)
         writer.writerows(points)
+    cells = [
+        [f"{p.requested:.3f}", f"{p.calibrated:.3f}", f"{p.fraction:.3f}", f"{p.macs / 1e6:.2f}", f"{p.acc:.4f}"]
+        for p in points
+    ]
+    (folder / "budgets.md").write_text(markdown_table(HEADS, cells, HEADS) + "\n", encoding="utf-8")
     draw_budgets({"": points}, folder / "budgets.png")
 
 

@@ -3,7 +3,7 @@
 clips.csv          what the model made of every clip, under the first condition
 metrics.json       all figures below, and how they came about
 per_class.csv .md  class by class; confusion.png  who was taken for whom
-conditions.csv     a row for each budget and level of noise; conditions.png where there are several
+conditions.csv .md a row for each budget and level of noise; conditions.png where there are several
 """
 
 import csv
@@ -21,10 +21,10 @@ from hopscotch.report.clip_table import ClipRow, write_clips
 from hopscotch.report.conditions import Condition, budget_points
 from hopscotch.report.evaluation_figures import draw_confusion, draw_noise
 from hopscotch.report.json_text import json_text
+from hopscotch.report.markdown import markdown_table
 from hopscotch.report.metrics import ClassRow, Metrics, as_json
 
 CONDITIONS_PICTURE = "conditions.png"
-BAR = r"\|"  # in a cell of Markdown
 MAX_PRINTED = 40  # classes; the others are in the file
 
 
@@ -47,8 +47,9 @@ def write_evaluation(
     }
     (folder / "metrics.json").write_text(json_text(content, indent=2) + "\n", encoding="utf-8")
     write_table(ClassRow._fields, metrics.per_class, folder / "per_class.csv")
-    (folder / "per_class.md").write_text(per_class_markdown(metrics.per_class), encoding="utf-8")
+    (folder / "per_class.md").write_text(per_class_markdown(metrics.per_class) + "\n", encoding="utf-8")
     write_table(Condition._fields, conditions, folder / "conditions.csv")
+    (folder / "conditions.md").write_text(conditions_markdown(conditions) + "\n", encoding="utf-8")
     draw_confusion(metrics.confusion, classes, folder / "confusion.png")
     draw_conditions(conditions, folder / CONDITIONS_PICTURE)
 
@@ -87,9 +88,12 @@ def digits(value: float | None, places: int) -> str:
 
 
 def per_class_markdown(rows: Iterable[ClassRow]) -> str:
-    rules = ["---" if head in LEFT else "---:" for head in CLASS_HEADS]
-    lines = [CLASS_HEADS, rules, *map(class_cells, rows)]
-    return "".join(f"| {' | '.join(cell.replace('|', BAR) for cell in line)} |\n" for line in lines)
+    return markdown_table(CLASS_HEADS, map(class_cells, rows), [head for head in CLASS_HEADS if head not in LEFT])
+
+
+def conditions_markdown(conditions: Sequence[Condition]) -> str:
+    heads, rows = condition_cells(conditions)
+    return markdown_table(heads, rows, [head for head in heads if head not in LEFT])
 
 
 def print_evaluation(
@@ -135,7 +139,12 @@ def print_classes(rows: Sequence[ClassRow], console: Console) -> None:
 
 
 def print_conditions(conditions: Sequence[Condition], console: Console) -> None:
-    budgets = {row.requested for row in conditions}
+    has_many = len({row.requested for row in conditions}) > 1
+    print_table("One checkpoint, many budgets" if has_many else "By condition", *condition_cells(conditions), console)
+
+
+def condition_cells(conditions: Sequence[Condition]) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows, for a person; those of budgets only where any was asked for."""
     heads = ("condition", "requested", "on validation", "on test", "million MACs", "accuracy", "macro F1")
     rows = [
         [
@@ -146,9 +155,9 @@ def print_conditions(conditions: Sequence[Condition], console: Console) -> None:
         ]
         for row in conditions
     ]
-    title = "One checkpoint, many budgets" if len(budgets) > 1 else "By condition"
-    wanted = [place for place, head in enumerate(heads) if budgets != {None} or head not in heads[1:3]]
-    print_table(title, [heads[i] for i in wanted], ([row[i] for i in wanted] for row in rows), console)
+    has_budgets = any(row.requested is not None for row in conditions)
+    wanted = [place for place, head in enumerate(heads) if has_budgets or head not in heads[1:3]]
+    return [heads[i] for i in wanted], [[row[i] for i in wanted] for row in rows]
 
 
 def print_table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]], console: Console) -> None:

@@ -1,9 +1,9 @@
 """The story of a run as Markdown, for whoever meets the run's folder in an editor or on a server."""
 
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from hopscotch.report.markdown import escape, markdown_table
 from hopscotch.report.story import Code, Drawn, Facts, Folded, Heading, Part, Section, Stored, Table, Text, Warn
 
 
@@ -38,15 +38,4 @@ def render(part: Part, folder: Path) -> str:
         case Stored(path, caption):
             return f"![{escape(caption)}]({path.relative_to(folder).as_posix()})"
         case Table(head, rows, numbers):
-            return render_table(head, rows, numbers)
-
-
-def render_table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[str]) -> str:
-    rule = ["---:" if word in numbers else "---" for word in head]
-    lines = [list(map(escape, head)), rule, *(list(map(escape, row)) for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def escape(text: str) -> str:
-    """Letters that Markdown would take for its own."""
-    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(text.split()))
+            return markdown_table(head, rows, numbers)

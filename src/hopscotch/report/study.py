@@ -2,11 +2,11 @@
 
 `advantage` is the accuracy of a model's own decisions minus that of the same decisions dealt to the wrong clips, paired
 clip by clip, averaged over seeds; its 95 % interval comes from drawing clips anew (bootstrap), for clips are what a
-model will meet anew.
+model will meet anew. How much another training would move it is another question: the interval over seeds is Student's.
 """
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -23,6 +23,7 @@ from hopscotch.report.thresholds import draw_thresholds
 NUM_DRAWS = 2000  # of the bootstrap
 MAX_DRAWN = 2**20  # values that are drawn at once: 16 MiB
 SETS = ("clean", "mixed")
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 0.975 quantiles, 1 to 9 degrees of freedom
 SHOWN = {  # of study.csv, in study.md
     "what": "what",
     "runs": "runs",
@@ -36,6 +37,7 @@ SHOWN = {  # of study.csv, in study.md
     "loss saved clean": "loss saved over dealt",
     "advantage mixed": "in noise: accuracy over dealt",
     "loss saved mixed": "in noise: loss saved over dealt",
+    "loss saved mixed by seed": "in noise: loss saved, interval over seeds",
     "gain_correlation": "gain correlation",
     "entropy": "entropy",
     "routes": "routes",
@@ -124,8 +126,9 @@ def report_study(folder: Path, beside: Sequence[Path] = ()) -> list[dict[str, An
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
-    shown = [name for name in SHOWN if name in columns]
-    lines = [" | ".join(SHOWN[name] for name in shown), "|".join(["---"] * len(shown))]
+    heads = SHOWN | {name: name.replace("fraction", "compute,") for name in columns if name.startswith("fraction ")}
+    shown = [name for name in heads if name in columns]
+    lines = [" | ".join(heads[name] for name in shown), "|".join(["---"] * len(shown))]
     lines += [" | ".join(written(row.get(name)) for name in shown) for row in rows]
     (folder / "study.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     named: dict[Path, str] = {}
@@ -166,18 +169,33 @@ def summarise(points: Sequence[Point]) -> dict[str, Any]:
     for name in SETS:
         row[f"advantage {name}"] = advantage(points, name, "own_acc", "dealt_acc")
         row[f"loss saved {name}"] = advantage(points, name, "dealt_loss", "own_loss")
+        saved = seed_means(points, lambda point, name=name: point.found[name]["dealt_loss"] - point.found[name]["loss"])
+        row[f"loss saved {name} by seed"] = over_seeds(saved)
         row[f"compute beside dealt {name}"] = mean(one[name]["fraction"] - one[name]["dealt_fraction"] for one in found)
     return row
 
 
 def deviation_of_seeds(points: Sequence[Point]) -> float | None:
-    """A seed is the mean over left-out speakers and budgets; None with fewer than two seeds that have them all."""
+    """None with fewer than two seeds."""
+    means = seed_means(points, lambda point: point.clean["acc"])
+    return stdev(means) if len(means) > 1 else None
+
+
+def seed_means(points: Sequence[Point], value: Callable[[Point], float]) -> list[float]:
+    """Of each seed the mean over left-out speakers and budgets, where it has all that any seed has."""
     by_seed: dict[int, dict[tuple[object, ...], float]] = {}
     for point in points:
-        by_seed.setdefault(point.summary["seed"], {})[(point.speaker, *point.words)] = point.clean["acc"]
+        by_seed.setdefault(point.summary["seed"], {})[(point.speaker, *point.words)] = value(point)
     everything = set().union(*by_seed.values())
-    whole = [mean(values.values()) for values in by_seed.values() if values.keys() == everything]
-    return stdev(whole) if len(whole) > 1 else None
+    return [mean(values.values()) for values in by_seed.values() if values.keys() == everything]
+
+
+def over_seeds(means: Sequence[float]) -> Interval | None:
+    """The mean with its 95 % interval, seeds taken as drawn from a normal distribution; None with fewer than two."""
+    if len(means) < 2:
+        return None
+    half = STUDENT[min(len(means) - 1, len(STUDENT)) - 1] * stdev(means) / len(means) ** 0.5
+    return Interval(mean(means), mean(means) - half, mean(means) + half)
 
 
 def advantage(points: Sequence[Point], name: str, better: str, worse: str) -> Interval:
