@@ -63,7 +63,7 @@ def overrides_for(choice: str, tones: Path, digits: Path, folder: Path) -> list[
         speaker = [] if choice.endswith(("=fsdd", "=adapts_fsdd")) else ["data.test_speaker=theo"]
         return [choice, f"data.root={digits}", *speaker, *model, *QUICK]
     less = {"debug=overfit": ["trainer.overfit_batches=1"], "logger=csv": ["callbacks=quiet"]}
-    for control in ("stride_2", "stride_8", "depth_1_stride_8"):
+    for control in ("stride_2", "stride_8", "depth_1_stride_8", "depth_2_stride_8"):
         less[f"control={control}"] = [f"model.encoder.strides=[1,2,{control[-1]}]"]  # as deep as the tiny model
     return [choice, *tiny_folder(tones), *model, *QUICK, *less.get(choice, [])]
 
