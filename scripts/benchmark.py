@@ -30,30 +30,36 @@ def main() -> None:
     import torch
 
     from hopscotch.allocator import keep_freed_memory
-    from hopscotch.bench.suite import ITEMS, measure
+    from hopscotch.bench.suite import ELSEWHERE, ITEMS, check_precision, measure
     from hopscotch.bench.table import as_json, line, write
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--only", nargs="+", choices=sorted(ITEMS), default=list(ITEMS), metavar="ITEM", help=str(list(ITEMS))
+        "--only", nargs="+", choices=sorted(ITEMS), metavar="ITEM", help=f"{list(ITEMS)}; without it all that can be"
     )
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds instead of {ROUNDS}")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (2)")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", choices=("cpu", "cuda"), default=device, help="what is measured (what is there)")
-    parser.add_argument("--bf16", action="store_true", help="in bfloat16, by autocast")
+    parser.add_argument("--bf16", action="store_true", help=f"in bfloat16, by autocast; not {', '.join(ELSEWHERE)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows here, too")
     out = ROOT / "outputs" / f"benchmark_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
     parser.add_argument(
         "--out", type=Path, default=out, metavar="DIR", help="folder for tables (outputs/benchmark_<now>)"
     )
     arguments = parser.parse_args()
+    items = arguments.only or [name for name in ITEMS if not (arguments.bf16 and name in ELSEWHERE)]
+    if arguments.bf16:
+        try:
+            check_precision(items)
+        except ValueError as error:
+            parser.error(str(error))
     if arguments.json is not None:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)  # hours later it is too late to find no folder
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()  # as train.py, evaluate.py and predict.py do
     rows = []
-    for item in arguments.only:
+    for item in items:
         rounds = QUICK_ROUNDS if arguments.quick else ROUNDS
         for row in measure(item, rounds, arguments.device, bf16=arguments.bf16):
             rows.append(row)

@@ -60,21 +60,24 @@ def main() -> None:
     for seed in range(1 if arguments.quick else arguments.rounds):
         for model in MODELS:
             run = partial(ours, model, seed, arguments.overrides, out)
-            runs.setdefault(model, []).append(once(out / f"{model}_{seed}.json", run))
+            runs.setdefault(model, []).append(once(out / f"{model}_{seed}.json", arguments.overrides, run))
         if arguments.peers is not None:
             run = partial(peer, arguments.peers.absolute(), arguments.peers_python, roots[-1], out)
-            runs.setdefault(PEER, []).append(once(out / f"peer_{seed}.json", run))
+            runs.setdefault(PEER, []).append(once(out / f"peer_{seed}.json", arguments.overrides, run))
         write(runs, out)
     print((out / "table.md").read_text(encoding="utf-8"))
     print(out / "table.md")
 
 
-def once(kept: Path, run: Callable[[], dict[str, float | None]]) -> dict[str, float | None]:
+def once(kept: Path, overrides: list[str], run: Callable[[], dict[str, float | None]]) -> dict[str, float | None]:
     """What the run came to: kept from before, or found now and kept."""
     if not kept.exists():
-        found = json.dumps(run())
+        found = json.dumps({"overrides": overrides, "found": run()})
         kept.write_text(found, encoding="utf-8")
-    return json.loads(kept.read_text(encoding="utf-8"))
+    content = json.loads(kept.read_text(encoding="utf-8"))
+    if content["overrides"] != overrides:
+        raise ValueError(f"{kept} was made with {content['overrides']}, not with {overrides}: choose another --out.")
+    return content["found"]
 
 
 def ours(model: str, seed: int, overrides: list[str], out: Path) -> dict[str, float | None]:
@@ -85,9 +88,12 @@ def ours(model: str, seed: int, overrides: list[str], out: Path) -> dict[str, fl
     words = [f"model={model}", f"seed={seed}", "experiment=fsdd", "callbacks=watch", f"hydra.run.dir={quoted(folder)}"]
     command = [sys.executable, str(ROOT / "train.py"), *words, "trainer.enable_progress_bar=false", *overrides]
     logged(command, out / f"{folder.name}.log")
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    if summary["status"] != "finished":
+        raise ValueError(f"{folder} must hold a finished run, it is {summary['status']}. The same command goes on.")
     with (folder / "report" / "watch.csv").open(newline="", encoding="utf-8") as file:
         epochs = [(float(row["seconds"]), float(row["test_acc"])) for row in csv.DictReader(file)]
-    return passes(epochs, json.loads((folder / "summary.json").read_text(encoding="utf-8"))["test"]["acc"])
+    return passes(epochs, summary["test"]["acc"])
 
 
 def peer(scripts: Path, python: str, root: str, out: Path) -> dict[str, float | None]:

@@ -73,6 +73,7 @@ def test_the_tables_say_what_fails_and_where_it_was_measured(tmp_path: Path) -> 
         ("other", 1, None, True, {}),
     ]
     assert kept[0]["threads"] == torch.get_num_threads()
+    assert "machine" not in kept[0]
     assert "slow thing | time 100 | 1.500 (1.400 to 1.600) | <= 1 | NO | 3.00 | 2.00" in as_markdown(rows)
     assert (tmp_path / "table.csv").read_text().splitlines()[1].startswith("slow thing,time=100,1.5,1.4,1.6,1.0,False")
 
@@ -97,14 +98,19 @@ def test_bfloat16_is_what_an_item_computes_in_and_its_rows_say_so(monkeypatch: p
         step = one_pass(layer, lambda x: seen.append(out := layer(x)) or out, x, TRAINING)
         for _ in range(rounds):
             step()
+            with torch.no_grad():
+                layer.weight.mul_(2)
         yield row("a step", Ratio(1, 1, 1), (1, 1))
 
     monkeypatch.setattr(suite, "ITEMS", {"item": item})
     (half,) = suite.measure("item", 2, "cpu", bf16=True)
     (full,) = suite.measure("item", 1, "cpu")
     assert [out.dtype for out in seen] == [torch.bfloat16, torch.bfloat16, torch.float32]
+    assert not torch.equal(seen[0], seen[1]), "no step may run with the weights of the one before"
     assert [r.machine["precision"] for r in (half, full)] == ["bfloat16", "float32"]
     assert full.machine["device"] == "CPU"
+    with pytest.raises(ValueError, match=r"--bf16 must go without start: they run in processes that stay in float32"):
+        suite.check_precision(["strides", "start"])
 
 
 def test_the_masked_forms_compute_what_the_packed_one_does() -> None:

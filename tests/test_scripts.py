@@ -1,6 +1,7 @@
 """What scripts say, and end with, when they are handed nothing to do."""
 
 import argparse
+import json
 import runpy
 import signal
 import subprocess
@@ -123,16 +124,23 @@ def test_a_timing_that_was_stopped_goes_on_with_the_runs_that_are_missing(
         if asked == ["dense_0_1", "learned_skip_0_1"]:  # the first time
             return subprocess.CompletedProcess(command, 1)
         (folder / "report" / "watch.csv").write_text("seconds,test_acc\n8,0.94\n16,0.97\n")
-        (folder / "summary.json").write_text('{"test": {"acc": 0.99}}')
+        status = "stopped" if folder.name == "learned_skip_0_2" else "finished"
+        (folder / "summary.json").write_text(json.dumps({"status": status, "test": {"acc": 0.99}}))
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(subprocess, "run", run)
     words = ["time_to_accuracy.py", "data.root=x", "--quick", "--out", tmp_path]
     assert script(*words)[0] == 1
     code, said = script(*words)
+    assert code == 1
+    assert f"{tmp_path / 'learned_skip_0_2'} must hold a finished run, it is stopped." in said
+    code, said = script(*words)
     assert code == 0, said
-    assert asked == ["dense_0_1", "learned_skip_0_1", "learned_skip_0_2"]
+    assert asked == ["dense_0_1", "learned_skip_0_1", "learned_skip_0_2", "learned_skip_0_3"]
     assert "dense | 16.0 (16.0 to 16.0) | passed by 0 of 1 | 0.9900 | 1" in said
+    code, said = script("time_to_accuracy.py", "data.root=y", "--quick", "--out", tmp_path)
+    assert code == 1
+    assert "was made with ['data.root=x'], not with ['data.root=y']" in said
 
 
 @pytest.mark.parametrize("name", ["benchmark", "compare", "predict", "study", "time_to_accuracy"])

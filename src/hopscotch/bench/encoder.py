@@ -15,7 +15,7 @@ STRIDED = (0.83, 0.70, 0.62)  # bar of stride 4 in training, for each shape
 DENSE = 1.03
 DEPTH = 2
 STRIDE = 4
-CONVOLUTION = 7  # positions; conf/model's own. PyTorch's encoder has none, and the bars are the same
+CONVOLUTION = 7  # positions, conf/model's own: `dense` is held to the bars as it comes, though PyTorch's has none
 
 
 def encoder(rounds: int, device: str) -> Iterator[Row]:
@@ -49,7 +49,8 @@ def _against_peer(
             "both": one_pass(both, lambda x: both(x, lengths)[0], x, direction),
         }
         times = interleave(cases, rounds=rounds, device=device)
-        strided_most, beside = strided_bar if direction == TRAINING else None, f"with a convolution of {CONVOLUTION}"
+        strided_most = strided_bar if direction == TRAINING else None
+        beside = f"with a convolution of {CONVOLUTION}"
         for name, words, most in (
             ("ours", "dense", DENSE),
             ("strided", f"stride {STRIDE}", strided_most),

@@ -95,7 +95,7 @@ def loop(rounds: int, device: str) -> Iterator[Row]:
 def _of_model(name: str, root: Path, folder: Path, rounds: int, device: str) -> Iterator[Row]:
     accelerator = "gpu" if device == "cuda" else "cpu"
     common = [f"model={name}", "data=folder", f"data.root={root}", "data.sample_rate=8000", f"trainer={accelerator}"]
-    common.append(f"data.batch_size={BATCH}")
+    common += [f"data.batch_size={BATCH}", "trainer.precision=32-true"]  # as the bare loop
     configs = {kind: compose([*common, f"callbacks={kind}", "trainer.max_epochs=1"]) for kind in ("quiet", "default")}
     configs["profiled"] = compose([*common, "callbacks=quiet", "trainer.max_epochs=1", "trainer.profiler=simple"])
     data = build_data(configs["quiet"])

@@ -1,6 +1,6 @@
 """The items of the benchmark, by name, in the order in which they run."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -36,9 +36,20 @@ ITEMS: dict[str, Item] = {
 }
 
 
+ELSEWHERE = ("allocator", "start", "predict")  # in processes of their own, which autocast does not reach
+
+
+def check_precision(names: Sequence[str]) -> None:
+    """What can be measured in bfloat16."""
+    if wrong := [name for name in names if name in ELSEWHERE]:
+        raise ValueError(f"--bf16 must go without {', '.join(wrong)}: they run in processes that stay in float32.")
+
+
 def measure(name: str, rounds: int, device: str, *, bf16: bool = False) -> Iterator[Row]:
     """The rows of an item, with what they were measured on. `bf16`: products in bfloat16, weights in float32."""
-    # Cached casts of weights would outlive the graph of a round.
+    if name == "allocator":
+        device = "cpu"
+    # A cached cast of a weight would outlive the step that changes the weight.
     with torch.autocast(device, torch.bfloat16, enabled=bf16, cache_enabled=False):
         for row in ITEMS[name](rounds, device):
             yield replace(row, machine=device_facts(device, bf16=bf16) | row.machine)

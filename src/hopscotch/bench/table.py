@@ -55,7 +55,8 @@ def as_json(rows: Sequence[Row]) -> str:
 
 def _flat(r: Row) -> dict[str, object]:
     fields = asdict(r)
-    return {**fields, "holds": r.holds, **fields.pop("machine")}
+    facts = fields.pop("machine")
+    return {**fields, "holds": r.holds, **facts}
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
