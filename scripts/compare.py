@@ -9,6 +9,8 @@
     ...
     accuracy of B minus A on the same clips  -0.003 (-0.015 to +0.008)  95 % over clips
 
+    python scripts/compare.py outputs/<run> outputs/<run> --evaluation     as scripts/evaluate.py last judged each
+
 Runs that differ in nothing but the seed are one column. The first 20 clips are shown; --out writes all of them.
 """
 
@@ -23,12 +25,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="run", help="a run's folder")
     parser.add_argument("--out", type=Path, metavar="CSV", help="file for all clips on which they disagree")
+    parser.add_argument(
+        "--evaluation", action="store_true", help="by the last scripts/evaluate.py of each run, and not by its test"
+    )
     arguments = parser.parse_args()
     if arguments.out is not None and arguments.out.is_dir():
         parser.error(f"--out must be a file, got the folder {arguments.out}")
     from hopscotch.report.comparison import compare_runs
 
-    compare_runs(arguments.runs, arguments.out)
+    compare_runs(arguments.runs, arguments.out, evaluated=arguments.evaluation)
 
 
 if __name__ == "__main__":

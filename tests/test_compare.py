@@ -1,6 +1,7 @@
 """Runs side by side: who is a column, what differs, which clips decide."""
 
 import csv
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,7 +31,10 @@ def write_run(
         "run_dir": str(folder),
         "seed": seed,
         "model": {"name": "m", "dim": dim},
-        "callbacks": {"keep": {"dirpath": f"{folder}/checkpoints"}},
+        "callbacks": {
+            "keep": {"dirpath": f"{folder}/checkpoints"},
+            "dashboard": {"hparams": {"seed": seed, "dim": dim}},
+        },
     }
     folder.mkdir(parents=True)
     OmegaConf.save(OmegaConf.create({**config, **changes}), folder / "config.yaml")
@@ -144,7 +148,7 @@ def test_clips_of_the_same_name_with_other_labels_or_lengths_are_not_the_same(tm
     assert "a is yes in" in (why_not_paired(columns_of([a, b])) or "")
     assert "a has 1 s in" in (why_not_paired(columns_of([a, c])) or "")
     (runs[2] / "report" / "clips.csv").unlink()
-    assert why_not_paired(columns_of([a, read_run(runs[2])])) == f"{runs[2]} has no report/clips.csv."
+    assert why_not_paired(columns_of([a, read_run(runs[2])])) == f"{runs[2]} has no clips.csv in its report."
 
 
 def test_a_folder_that_is_no_finished_run_is_refused(tmp_path: Path) -> None:
@@ -163,3 +167,25 @@ def test_a_run_is_not_compared_with_itself(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a", LABELS)
     with pytest.raises(ValueError, match="two different runs"):
         compare_runs([run, run / ".." / "a"], None)
+
+
+def test_runs_are_compared_by_their_evaluations_where_that_is_asked(tmp_path: Path) -> None:
+    first, second = (write_run(tmp_path / name, LABELS, dim=dim) for name, dim in (("x", 8), ("y", 16)))
+    said = {
+        first: ("yes", "no", "no"),
+        second: ("yes", "yes", "yes"),
+    }  # 1 1 0, 1 0 1: other clips than those of the test
+    for run, words in said.items():
+        folder = run / "report" / "evaluation"
+        write_clips([clip(f"new{i}", LABELS[i], word) for i, word in enumerate(words)], folder / "clips.csv")
+        metrics = {"test": {"acc": 2 / 3, "loss": 0.7}, "compute": {"fraction": 0.25, "macs": 1e6, "dense_macs": 4e6}}
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+    columns = columns_of([read_run(run, evaluated=True) for run in said])
+    assert [column.runs[0].summary["compute"]["fraction"] for column in columns] == [0.25, 0.25]
+    assert [row.path for row in columns[0].runs[0].clips or ()] == ["new0", "new1", "new2"]
+    ((_, interval),) = paired_differences(columns)
+    assert interval.value == pytest.approx(0.0)
+    assert read_run(first).summary["compute"]["fraction"] == 0.5
+    third = write_run(tmp_path / "z", LABELS)
+    with pytest.raises(ValueError, match=r"z has not been evaluated: python scripts/evaluate\.py run=.*z$"):
+        read_run(third, evaluated=True)

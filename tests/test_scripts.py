@@ -75,7 +75,7 @@ def test_a_table_of_clips_cannot_be_a_folder(script, tmp_path: Path) -> None:
     ],
 )
 def test_a_full_disk_is_one_line(script, monkeypatch: pytest.MonkeyPatch, words: list[str], called: str) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(called, full)

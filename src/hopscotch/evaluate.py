@@ -24,7 +24,7 @@ from hopscotch.report.budgets import write_budgets
 from hopscotch.report.clip_table import clip_rows
 from hopscotch.report.clips import SplitClips
 from hopscotch.report.conditions import budget_points, passes
-from hopscotch.report.evaluation_report import print_evaluation, write_evaluation
+from hopscotch.report.evaluation_report import FOLDER, print_evaluation, write_evaluation
 from hopscotch.report.jobs import read_json
 from hopscotch.report.metrics import measure
 from hopscotch.report.run_folder import config_of
@@ -34,7 +34,6 @@ from hopscotch.tasks.base import AudioTask
 from hopscotch.tasks.weights import load_weights
 from hopscotch.types import AudioBatch
 
-FOLDER = Path("report") / "evaluation"
 OWN_WORDS = ("run", "ckpt", "out", "snr")  # of this command; all other keys are the run's
 KEPT = ("sample_rate", "batch_size", "num_workers", "cache_gib")  # of the run's data, whatever clips come instead
 

@@ -18,11 +18,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from hopscotch.report.clip_table import FILE as CLIPS_FILE
 from hopscotch.report.clip_table import ClipRow, read_clips
+from hopscotch.report.evaluation_report import FOLDER, METRICS_FILE
 from hopscotch.report.jobs import read_json
 from hopscotch.report.study import Interval, bootstrap
 
 RUN = "<run>"  # stands for the run's own folder, which tells no configuration from another
 NOT_COMPARED = ("run_dir", "seed")
+COPIES = "callbacks.dashboard.hparams."  # of other keys, the seed among them
 ABSENT = "-"
 SAME_SECONDS = 0.05  # by which clips may differ that are the same at another sample rate
 
@@ -55,7 +57,8 @@ class Column:
         )
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path, *, evaluated: bool = False) -> Run:
+    """`evaluated`: as its last evaluation judged it, and not its test."""
     rule = f"A run to compare must be the folder of a run that came to its test, got {folder}"
     if not folder.is_dir():
         raise ValueError(f"{rule}: there is no such folder.")
@@ -66,6 +69,12 @@ def read_run(folder: Path) -> Run:
     if not summary.get("test"):
         raise ValueError(f"{rule}: it {summary['status']} before its test ({summary.get('error', 'no reason given')}).")
     clips = folder / "report" / CLIPS_FILE
+    if evaluated:
+        clips, metrics = folder / FOLDER / CLIPS_FILE, folder / FOLDER / METRICS_FILE
+        if not metrics.is_file():
+            raise ValueError(f"{folder} has not been evaluated: python scripts/evaluate.py run={folder}")
+        found = read_json(metrics)
+        summary |= {"test": found["test"], "compute": found["compute"]}
     return Run(folder, read_config(folder), summary, read_clips(clips) if clips.is_file() else None)
 
 
@@ -83,7 +92,7 @@ def read_config(folder: Path) -> dict[str, str]:
             found[path] = str(node).replace(own, RUN)
 
     walk(OmegaConf.to_container(cfg, resolve=True), "")
-    return {key: value for key, value in found.items() if key not in NOT_COMPARED}
+    return {key: value for key, value in found.items() if key not in NOT_COMPARED and not key.startswith(COPIES)}
 
 
 def columns_of(runs: Sequence[Run]) -> list[Column]:
@@ -162,7 +171,7 @@ def why_not_paired(columns: Sequence[Column]) -> str | None:
     runs = [run for column in columns for run in column.runs]
     for run in runs:
         if run.clips is None:
-            return f"{run.folder} has no report/{CLIPS_FILE}."
+            return f"{run.folder} has no {CLIPS_FILE} in its report."
     first, *others = runs
     known = {row.path: row for row in first.clips or ()}
     for run in others:

@@ -26,9 +26,13 @@ if TYPE_CHECKING:
 NUM_SHOWN = 20  # clips
 
 
-def compare_runs(folders: Sequence[Path], out: Path | None) -> None:
-    """`out`: where all disagreements go, as CSV. ValueError names a folder that is no finished run."""
-    columns = columns_of([read_run(folder) for folder in {folder.resolve(): folder for folder in folders}.values()])
+def compare_runs(folders: Sequence[Path], out: Path | None, *, evaluated: bool = False) -> None:
+    """`out`: where all disagreements go, as CSV. ValueError names a folder that is no finished run.
+
+    `evaluated`: by the last evaluation of each, on other clips or in noise, and not by its test.
+    """
+    each = {folder.resolve(): folder for folder in folders}.values()
+    columns = columns_of([read_run(folder, evaluated=evaluated) for folder in each])
     console = make_console()
     for column in columns:
         for run in column.runs:

@@ -24,6 +24,8 @@ from hopscotch.report.json_text import json_text
 from hopscotch.report.markdown import markdown_table
 from hopscotch.report.metrics import ClassRow, Metrics, as_json
 
+FOLDER = Path("report") / "evaluation"  # of a run
+METRICS_FILE = "metrics.json"
 CONDITIONS_PICTURE = "conditions.png"
 MAX_PRINTED = 40  # classes; the others are in the file
 
@@ -45,7 +47,7 @@ def write_evaluation(
         **as_json(metrics, classes),
         "conditions": [condition._asdict() for condition in conditions],
     }
-    (folder / "metrics.json").write_text(json_text(content, indent=2) + "\n", encoding="utf-8")
+    (folder / METRICS_FILE).write_text(json_text(content, indent=2) + "\n", encoding="utf-8")
     write_table(ClassRow._fields, metrics.per_class, folder / "per_class.csv")
     (folder / "per_class.md").write_text(per_class_markdown(metrics.per_class) + "\n", encoding="utf-8")
     write_table(Condition._fields, conditions, folder / "conditions.csv")
