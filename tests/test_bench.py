@@ -13,6 +13,7 @@ from hopscotch.bench.attention import MAX_STRIDE, sdpa_masked, sketch_masked
 from hopscotch.bench.clip import peak_megabytes
 from hopscotch.bench.clips import SAMPLE_RATE, write_clips
 from hopscotch.bench.jumps import RandomRoutes
+from hopscotch.bench.loop import WARM_UP, Between, Stopwatch
 from hopscotch.bench.passes import TRAINING, one_pass, threads
 from hopscotch.bench.table import Row, as_markdown, row, write
 from hopscotch.bench.timing import Ratio, Times, interleave
@@ -111,6 +112,15 @@ def test_bfloat16_is_what_an_item_computes_in_and_its_rows_say_so(monkeypatch: p
     assert full.machine["device"] == "CPU"
     with pytest.raises(ValueError, match=r"--bf16 must go without start: they run in processes that stay in float32"):
         suite.check_precision(["strides", "start"])
+
+
+def test_a_step_of_the_trainer_is_what_the_bare_loops_leave_of_its_time() -> None:
+    watch, between = Stopwatch(), Between([], loop=None)  # pyright: ignore[reportArgumentType]
+    # Each second a bare step of 0.4, then one of the trainer; five to warm up, in which everything is slower.
+    between.begun = [2.0 * i for i in range(WARM_UP)] + [10.0 + i for i in range(4)]
+    between.seconds = [1.5] * WARM_UP + [0.4] * 4
+    watch.begun = [begun + seconds for begun, seconds in zip(between.begun, between.seconds, strict=True)]
+    assert watch.step_seconds(between) == pytest.approx((0.6, 0.4))
 
 
 def test_the_masked_forms_compute_what_the_packed_one_does() -> None:

@@ -1,7 +1,8 @@
 """What the training loop costs beside the arithmetic (item `loop`).
 
 A bare loop does the same work on the same batches: forward, losses, backward, clipping, optimizer, averaged weights,
-thresholds. What the Trainer, metrics, logs and pictures take is the difference.
+thresholds. What the Trainer, metrics, logs and pictures take is the difference. For a step the two take turns, a step
+each, in the same process: from one run of seconds to the next a shared machine changes by more than the bar.
 """
 
 import contextlib
@@ -53,6 +54,23 @@ class Kept:
         return len(self.batches)
 
 
+class Between(Kept):
+    """The same, and before each batch the bare loop takes a step with it: when it began, and how long it took."""
+
+    def __init__(self, batches: Sequence[AudioBatch], loop: "BareLoop") -> None:
+        super().__init__(batches)
+        self.loop = loop
+        self.begun: list[float] = []
+        self.seconds: list[float] = []
+
+    def __iter__(self) -> Iterator[AudioBatch]:
+        for batch in self.batches:
+            self.begun.append(time.perf_counter())
+            self.loop.step(batch)
+            self.seconds.append(time.perf_counter() - self.begun[-1])
+            yield batch
+
+
 class Stopwatch(Callback):
     """When steps began and ended."""
 
@@ -67,9 +85,12 @@ class Stopwatch(Callback):
     def on_train_batch_end(self, *_: Any, **__: Any) -> None:
         self.ended.append(time.perf_counter())
 
-    @property
-    def step_seconds(self) -> float:
-        return (self.begun[-1] - self.begun[WARM_UP]) / (len(self.begun) - 1 - WARM_UP)
+    def step_seconds(self, between: Between) -> tuple[float, float]:
+        """Of the trainer and of the bare loop, whose steps lie between."""
+        first, last = self.begun[WARM_UP], self.begun[-1]
+        pairs = zip(between.begun, between.seconds, strict=True)
+        others = [seconds for begun, seconds in pairs if first <= begun < last]
+        return (last - first - sum(others)) / (len(self.begun) - 1 - WARM_UP), sum(others) / len(others)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         profiler = trainer.profiler  # pyright: ignore[reportAttributeAccessIssue]  # Lightning sets it in __init__
@@ -103,21 +124,23 @@ def _of_model(name: str, root: Path, folder: Path, rounds: int, device: str) -> 
     batches = [batch for batch, _ in zip(data.train_dataloader(), range(NUM_STEPS), strict=False)]
     validation = list(data.val_dataloader())[:NUM_VALIDATION_BATCHES]
     names = ["bare", "telemetry", "pictures"]
-    steps = torch.zeros(rounds, 3, dtype=torch.float64)
+    steps = torch.zeros(rounds, 2, dtype=torch.float64)
     epochs = torch.zeros(rounds, 3, dtype=torch.float64)
     waiting = []
     for i in range(rounds):
         for k in (torch.arange(3) + i).remainder(3).tolist():
             if names[k] == "bare":
-                steps[i, k], epochs[i, k] = bare(configs["quiet"], data, batches, validation, device)
+                epochs[i, k] = bare(configs["quiet"], data, batches, validation, device)[1]
                 continue
             cfg = configs["quiet" if names[k] == "telemetry" else "default"]
-            watch, epochs[i, k] = lightning(cfg, data, batches, validation, folder / f"{name}_{i}_{k}")
-            steps[i, k] = watch.step_seconds
+            epochs[i, k] = lightning(cfg, data, Kept(batches), validation, folder / f"{name}_{i}_{k}")[1]
+        between = Between(batches, BareLoop(configs["quiet"], data, device))
+        watch, _ = lightning(configs["quiet"], data, between, validation, folder / f"{name}_{i}_s")
+        steps[i, 1], steps[i, 0] = watch.step_seconds(between)
         waiting.append(
             lightning(configs["profiled"], data, None, validation, folder / f"{name}_{i}_w")[0].waiting_share
         )
-    yield _row(f"{name}: a training step, telemetry / bare loop", Times(names, steps), "telemetry", TELEMETRY)
+    yield _row(f"{name}: a training step, telemetry / bare loop", Times(names[:2], steps), "telemetry", TELEMETRY)
     yield _row(f"{name}: an epoch with validation, telemetry / bare loop", Times(names, epochs), "telemetry", None)
     yield _row(f"{name}: an epoch with validation, pictures / bare loop", Times(names, epochs), "pictures", PICTURES)
     share = torch.tensor([waiting, [1.0] * rounds], dtype=torch.float64).T
@@ -134,7 +157,7 @@ def _row(words: str, times: Times, name: str, most: float | None) -> Row:
 def lightning(
     cfg: DictConfig,
     data: AudioDataModule,
-    batches: Sequence[AudioBatch] | None,
+    batches: Kept | None,
     validation: list[AudioBatch],
     run: Path,
 ) -> tuple[Stopwatch, float]:
@@ -146,50 +169,65 @@ def lightning(
     with contextlib.redirect_stdout(io.StringIO()):
         trainer = build_trainer(cfg, callbacks, [*build_loggers(cfg), MetricsLog(run)])
         task = build_task(cfg, build_model(cfg, data.num_classes), data)
-        loaders = {"train_dataloader": lambda: Kept(batches)} if batches is not None else {}
+        loaders = {"train_dataloader": lambda: batches} if batches is not None else {}
         with _replaced(data, val_dataloader=lambda: Kept(validation), **loaders):
             trainer.fit(task, datamodule=data)
     return watch, time.perf_counter() - watch.begun[0]
+
+
+class BareLoop:
+    """A training without Lightning."""
+
+    def __init__(self, cfg: DictConfig, data: AudioDataModule, device: str) -> None:
+        self.task = build_task(cfg, build_model(cfg, data.num_classes), data).to(device)
+        self.model, self.device = self.task.model, device
+        self.optimizer = self.task.make_optimizer([{"params": list(self.model.parameters())}])
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1.0)
+        self.average = MovingAverage(self.model, 0.99)
+        self.model.train()
+
+    def step(self, batch: AudioBatch) -> None:
+        task, model = self.task, self.model
+        here = AudioBatch(*(part.to(self.device) for part in batch))
+        output = model(here.waveform, here.lengths, keys=here.keys)
+        losses = task.clip_losses(output.logits, here)
+
+        def second_opinion() -> torch.Tensor:
+            return task.clip_losses(model(here.waveform, here.lengths, keys=here.keys).logits, here)
+
+        task_loss = losses.mean()
+        loss = task_loss + task.policy_loss(output.trace, losses.detach(), second_opinion, 0.0)
+        if task.target is not None:
+            loss = loss + task.budget_weight * (output.trace.expected_compute.mean() - task.target) ** 2
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.average.update_parameters(model)
+        model.update_threshold(task_loss.detach(), task.threshold_lr)
+
+    def validate(self, batches: list[AudioBatch]) -> None:
+        """And meet the budget before."""
+        if self.task.target is not None:
+            calibrate(self.model, batches, self.task.target)
+        self.model.eval()
+        with torch.no_grad():
+            for batch in batches:
+                self.model(batch.waveform.to(self.device), batch.lengths.to(self.device))
 
 
 def bare(
     cfg: DictConfig, data: AudioDataModule, batches: list[AudioBatch], validation: list[AudioBatch], device: str
 ) -> tuple[float, float]:
     """Seconds of a step, and of the epoch with its validation."""
-    task = build_task(cfg, build_model(cfg, data.num_classes), data).to(device)
-    model, target = task.model, task.target
-    optimizer = task.make_optimizer([{"params": list(model.parameters())}])
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-    average = MovingAverage(model, 0.99)
+    loop = BareLoop(cfg, data, device)
     begun = []
-    model.train()
     for batch in batches:
         begun.append(time.perf_counter())
-        here = AudioBatch(*(part.to(device) for part in batch))
-        output = model(here.waveform, here.lengths, keys=here.keys)
-        losses = task.clip_losses(output.logits, here)
-
-        def second_opinion(here: AudioBatch = here) -> torch.Tensor:
-            return task.clip_losses(model(here.waveform, here.lengths, keys=here.keys).logits, here)
-
-        task_loss = losses.mean()
-        loss = task_loss + task.policy_loss(output.trace, losses.detach(), second_opinion, 0.0)
-        if target is not None:
-            loss = loss + task.budget_weight * (output.trace.expected_compute.mean() - target) ** 2
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        scheduler.step()
-        average.update_parameters(model)
-        model.update_threshold(task_loss.detach(), task.threshold_lr)
+        loop.step(batch)
     step = (begun[-1] - begun[WARM_UP]) / (len(begun) - 1 - WARM_UP)
-    if target is not None:
-        calibrate(model, validation, target)
-    model.eval()
-    with torch.no_grad():
-        for batch in validation:
-            model(batch.waveform.to(device), batch.lengths.to(device))
+    loop.validate(validation)
     return step, time.perf_counter() - begun[0]
 
 
