@@ -65,8 +65,10 @@ class Between(Kept):
 
     def __iter__(self) -> Iterator[AudioBatch]:
         for batch in self.batches:
+            self.loop.wait()  # for the trainer's step
             self.begun.append(time.perf_counter())
             self.loop.step(batch)
+            self.loop.wait()
             self.seconds.append(time.perf_counter() - self.begun[-1])
             yield batch
 
@@ -206,6 +208,11 @@ class BareLoop:
         self.scheduler.step()
         self.average.update_parameters(model)
         model.update_threshold(task_loss.detach(), task.threshold_lr)
+
+    def wait(self) -> None:
+        """Until a GPU has done what it was asked."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
 
     def validate(self, batches: list[AudioBatch]) -> None:
         """And meet the budget before."""
