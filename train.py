@@ -20,20 +20,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
 def task(cfg: "DictConfig") -> float:
     """Train with one checked configuration; the score is for `hparams_search`."""
-    from hopscotch.allocator import keep_freed_memory
     from hopscotch.report.score import score_of
     from hopscotch.run import train  # and with it torch
+    from hopscotch.system import keep_freed_memory
 
     keep_freed_memory()
     return score_of(Path(cfg.run_dir), train(cfg))
 
 
 if __name__ == "__main__":
-    from hopscotch.venv import continue_in_venv
+    from hopscotch.system import continue_in_venv
 
     continue_in_venv()
-    from hopscotch.config import run_hydra
-    from hopscotch.ending import quiet_end
+    from hopscotch.config.compose import run_hydra
+    from hopscotch.system import quiet_end
 
     with quiet_end():
         run_hydra(task)

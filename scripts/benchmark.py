@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "src"))
+sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
 ROUNDS, QUICK_ROUNDS = 9, 3
 
@@ -29,9 +29,9 @@ ROUNDS, QUICK_ROUNDS = 9, 3
 def main() -> None:
     import torch
 
-    from hopscotch.allocator import keep_freed_memory
-    from hopscotch.bench.suite import ELSEWHERE, ITEMS, check_precision, measure
-    from hopscotch.bench.table import as_json, line, write
+    from hopscotch.system import keep_freed_memory
+    from scripts.studies.bench.suite import ELSEWHERE, ITEMS, check_precision, measure
+    from scripts.studies.bench.table import as_json, line, write
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from hopscotch.venv import continue_in_venv
+    from hopscotch.system import continue_in_venv
 
     continue_in_venv()
     main()

@@ -18,7 +18,8 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
 
 def main() -> None:
@@ -31,14 +32,13 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.out is not None and arguments.out.is_dir():
         parser.error(f"--out must be a file, got the folder {arguments.out}")
-    from hopscotch.report.comparison import compare_runs
+    from scripts.studies.compare import compare_runs
 
     compare_runs(arguments.runs, arguments.out, evaluated=arguments.evaluation)
 
 
 if __name__ == "__main__":
-    from hopscotch.ending import quiet_end
-    from hopscotch.venv import continue_in_venv
+    from hopscotch.system import continue_in_venv, quiet_end
 
     continue_in_venv()
     with quiet_end(ValueError, OSError):

@@ -41,9 +41,9 @@ def main() -> None:
         sys.exit(0 if words else 2)
     from lightning.fabric.utilities.exceptions import MisconfigurationException  # and with it torch
 
-    from hopscotch.allocator import keep_freed_memory
     from hopscotch.evaluate import evaluate, parse
     from hopscotch.run import quiet
+    from hopscotch.system import keep_freed_memory
 
     keep_freed_memory()
     quiet()
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from hopscotch.venv import continue_in_venv
+    from hopscotch.system import continue_in_venv
 
     continue_in_venv()
     main()

@@ -33,8 +33,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from hopscotch.ending import quiet_end
-    from hopscotch.venv import continue_in_venv
+    from hopscotch.system import continue_in_venv, quiet_end
 
     continue_in_venv()
     with quiet_end(ValueError, OSError):

@@ -52,10 +52,10 @@ def main() -> None:
 
 def predict(keys: dict[str, str], names: list[str], arguments: argparse.Namespace) -> bool:
     """Whether any file failed."""
-    from hopscotch.allocator import keep_freed_memory
     from hopscotch.data.audio import AudioFileError
-    from hopscotch.data.pieces import find_files  # and with it torch
+    from hopscotch.data.windows import find_files  # and with it torch
     from hopscotch.predict import explain, load, print_answers, usual_workers
+    from hopscotch.system import keep_freed_memory
 
     keep_freed_memory()
     options = {key: getattr(arguments, key) for key in ("window", "hop", "batch_size", "device")}
@@ -78,8 +78,7 @@ def predict(keys: dict[str, str], names: list[str], arguments: argparse.Namespac
 
 
 if __name__ == "__main__":
-    from hopscotch.ending import quiet_end
-    from hopscotch.venv import continue_in_venv
+    from hopscotch.system import continue_in_venv, quiet_end
 
     continue_in_venv()
     with quiet_end():

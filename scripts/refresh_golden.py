@@ -21,11 +21,11 @@ os.environ["OMP_NUM_THREADS"] = "1"  # as in the tests
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
-from hopscotch.venv import continue_in_venv  # noqa: E402
+from hopscotch.system import continue_in_venv  # noqa: E402
 
 continue_in_venv()
 
-from hopscotch.report.quiet import quiet_lightning  # noqa: E402
+from hopscotch.report.progress import quiet_lightning  # noqa: E402
 from tests.test_golden import GOLDEN, TOLERANCE, lines, training_losses  # noqa: E402
 from tests.tiny import MODELS, write_tones  # noqa: E402
 

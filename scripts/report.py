@@ -42,7 +42,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from hopscotch.venv import continue_in_venv
+    from hopscotch.system import continue_in_venv
 
     continue_in_venv()
     main()

@@ -130,7 +130,7 @@ def photograph(browser: str, address: str, picture: Path, size: str, *flags: str
 
 
 if __name__ == "__main__":
-    from hopscotch.venv import continue_in_venv
+    from hopscotch.system import continue_in_venv
 
     continue_in_venv()
     main()

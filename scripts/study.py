@@ -17,7 +17,7 @@ from contextlib import closing
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "src"))
+sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
 
 def main() -> None:
@@ -31,10 +31,10 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     if arguments.lanes < 1:
         parser.error(f"--lanes must be at least 1, got {arguments.lanes}")
-    from hopscotch.config_errors import ConfigError
-    from hopscotch.report.study import report_study
+    from hopscotch.config.errors import ConfigError
     from hopscotch.report.sweep import refuse_other_folders
-    from hopscotch.study import plan, run_jobs
+    from scripts.studies.runner import plan, run_jobs
+    from scripts.studies.table import report_study
 
     try:
         jobs = plan(arguments.overrides, quick=arguments.quick)
@@ -60,8 +60,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from hopscotch.ending import quiet_end
-    from hopscotch.venv import continue_in_venv
+    from hopscotch.system import continue_in_venv, quiet_end
 
     continue_in_venv()
     with quiet_end(ValueError, OSError):

@@ -81,7 +81,7 @@ def once(kept: Path, overrides: list[str], run: Callable[[], dict[str, float | N
 
 
 def ours(model: str, seed: int, overrides: list[str], out: Path) -> dict[str, float | None]:
-    from hopscotch.config import quoted
+    from hopscotch.config.compose import quoted
 
     tries = (out / f"{model}_{seed}_{number}" for number in count(1))
     folder = next(path for path in tries if not path.exists())  # beside one that was stopped
@@ -146,8 +146,7 @@ def _mean(runs: list[dict[str, float | None]]) -> str:
 
 
 if __name__ == "__main__":
-    from hopscotch.ending import quiet_end
-    from hopscotch.venv import continue_in_venv
+    from hopscotch.system import continue_in_venv, quiet_end
 
     continue_in_venv()
     with quiet_end(ValueError, OSError):

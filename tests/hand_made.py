@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from hopscotch.data.clips import Clip
 from hopscotch.data.datamodule import AudioDataModule, Split
-from hopscotch.tasks.base import Step, StepOutput
+from hopscotch.training.task import Step, StepOutput
 from hopscotch.types import AudioBatch, ModelOutput, SkipTrace
 
 CLASSES = ["no", "yes"]

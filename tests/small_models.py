@@ -7,15 +7,14 @@ from torch import Tensor, nn
 
 from hopscotch.frontend import LogMel
 from hopscotch.layers.gate import Gate
-from hopscotch.layers.learned_skip import StrideGate
 from hopscotch.layers.policy import JumpPolicy
+from hopscotch.layers.stride import StrideGate
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.models.encoder import Encoder
-from hopscotch.models.gated import GatedEncoder
-from hopscotch.models.jump import JumpStack
-from hopscotch.models.jump_attention import JumpAttention
-from hopscotch.models.learned import LearnedStack
+from hopscotch.models.jumps import JumpAttention, JumpStack
 from hopscotch.models.stack import Stack
+from hopscotch.models.strides import LearnedStack
+from hopscotch.models.token_gate import GatedEncoder
 
 MODELS = (
     "dense",

@@ -9,19 +9,11 @@ import pytest
 import torch
 
 from hopscotch.build import build_model, build_task
-from hopscotch.report.adaptation import COLUMNS, numbers
-from hopscotch.tasks import adaptation
-from hopscotch.tasks.adaptation import (
-    evaluate,
-    measure_adaptation,
-    measure_ends,
-    time_fraction,
-    with_noise,
-    with_silence,
-)
-from hopscotch.tasks.base import AudioTask
-from hopscotch.tasks.budget import calibrate
+from hopscotch.conditions import time_fraction, with_noise, with_silence
+from hopscotch.training.calibration import calibrate
+from hopscotch.training.task import AudioTask
 from hopscotch.types import AudioBatch, SkipTrace, select_clips
+from scripts.studies.decision_value import COLUMNS, evaluate, measure_adaptation, measure_ends, numbers
 from tests.small_models import decide_at_random
 from tests.tiny import SAMPLE_RATE, TINY_MODEL, TINY_RUN, Command, build, make_batch, tiny_config, tiny_folder
 
@@ -91,7 +83,7 @@ def test_a_gain_that_is_predicted_right_has_a_correlation_of_one(make_task) -> N
 
 def test_the_share_of_time_is_the_models_own_over_the_dense_run(make_task, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = itertools.accumulate(itertools.cycle([0.0, 1.0, 0.0, 4.0]))  # its own pass a second, the dense one four
-    monkeypatch.setattr(adaptation.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr("hopscotch.conditions.time.perf_counter", lambda: next(clock))
     assert time_fraction(make_task("model=learned_skip"), batches()) == 0.25
 
 

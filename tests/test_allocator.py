@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from hopscotch.allocator import SETTINGS, keep_freed_memory
+from hopscotch.system import SETTINGS, keep_freed_memory
 
 FAULTS = """
 import ctypes, resource, sys
-from hopscotch.allocator import keep_freed_memory
+from hopscotch.system import keep_freed_memory
 ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: pages of 4 KiB
 keeps = keep_freed_memory() if sys.argv[1] == "keep" else False
 def faults():

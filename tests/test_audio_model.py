@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from hopscotch.data.spec_augment import SpecAugment
+from hopscotch.data.augment import SpecAugment
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.types import ModelOutput, SkipTrace
 from tests.small_models import DECIDING, MODELS, decide_at_random, make_clips, make_model

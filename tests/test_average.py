@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from hopscotch.tasks.average import AveragedWeights, MovingAverage
+from hopscotch.training.callbacks import AveragedWeights, MovingAverage
 
 
 class OneWeight(LightningModule):

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from hopscotch.bench import suite, timing
-from hopscotch.bench.attention import MAX_STRIDE, sdpa_masked, sketch_masked
-from hopscotch.bench.clip import peak_megabytes
-from hopscotch.bench.clips import SAMPLE_RATE, write_clips
-from hopscotch.bench.jumps import RandomRoutes
-from hopscotch.bench.loop import WARM_UP, Between, Stopwatch
-from hopscotch.bench.passes import TRAINING, one_pass, threads
-from hopscotch.bench.table import Row, as_markdown, row, write
-from hopscotch.bench.timing import Ratio, Times, interleave
 from hopscotch.layers.jump import SkipLayer
-from hopscotch.layers.learned_skip import LearnedSkip
+from hopscotch.layers.stride import LearnedSkip
+from scripts.studies.bench import suite, timing
+from scripts.studies.bench.attention import MAX_STRIDE, sdpa_masked, sketch_masked
+from scripts.studies.bench.clip import peak_megabytes
+from scripts.studies.bench.clips import SAMPLE_RATE, write_clips
+from scripts.studies.bench.jumps import RandomRoutes
+from scripts.studies.bench.loop import WARM_UP, Between, Stopwatch
+from scripts.studies.bench.passes import TRAINING, one_pass, threads
+from scripts.studies.bench.table import Row, as_markdown, row, write
+from scripts.studies.bench.timing import Ratio, Times, interleave
 
 
 def test_a_ratio_is_that_of_the_medians_and_lies_within_its_interval() -> None:

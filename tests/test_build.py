@@ -10,14 +10,13 @@ from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from hopscotch.build import ALLOWED, build_callbacks, build_loggers, build_model, build_trainer, make, make_trainer
-from hopscotch.config import CONF, compose
+from hopscotch.config.compose import CONF, compose
 from hopscotch.frontend import LogMel
 from hopscotch.layers.gate import Gate
 from hopscotch.layers.jump import SkipLayer
-from hopscotch.models.jump import JumpStack
-from hopscotch.models.jump_attention import JumpAttention
-from hopscotch.models.learned import LearnedStack
+from hopscotch.models.jumps import JumpAttention, JumpStack
 from hopscotch.models.stack import Stack
+from hopscotch.models.strides import LearnedStack
 from tests.tiny import MODELS, build, skip_without_plugin, tiny_config, tiny_folder, write_tone
 
 ELSEWHERE = {"trainer=ddp", "trainer=gpu"}  # need processes, or a GPU: they are composed in test_config.py

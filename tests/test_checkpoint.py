@@ -1,96 +1,56 @@
-"""A model comes out of its run's folder, and whatever else a folder holds is named."""
+"""A checkpoint that does not fit is told in one message."""
 
-import json
-import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
+from torch import nn
 
-from hopscotch.checkpoint import restore
-
-
-@pytest.fixture
-def copy(trained: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(trained, tmp_path / "run"))
+from hopscotch.training.checkpoint import load_weights
 
 
-def edit(run: Path, **changes: Any) -> dict[str, Any]:
-    """Change keys of the checkpoint; None takes them out."""
-    path = run / "checkpoints" / "best.ckpt"
-    checkpoint = {**torch.load(path, weights_only=True), **changes}
-    torch.save({key: value for key, value in checkpoint.items() if value is not None}, path)
-    return checkpoint
+def make_net(width: int = 3) -> nn.Module:
+    return nn.ModuleDict({f"layer{i}": nn.Linear(2, width) for i in range(4)})
 
 
-def test_a_checkpoint_knows_its_classes_and_how_long_clips_were(trained: Path) -> None:
-    checkpoint = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
-    assert checkpoint["classes"] == ["high", "low", "middle"]
-    assert checkpoint["clip_seconds"]["longest"] == pytest.approx(0.24)  # of tests/tiny.py's tones
-    assert 0.12 < checkpoint["clip_seconds"]["mean"] < 0.24
+def kept(net: nn.Module, path: Path) -> Path:
+    torch.save({"state_dict": net.state_dict()}, path)
+    return path
 
 
-def test_the_model_has_the_weights_of_the_checkpoint_and_needs_no_data(copy: Path) -> None:
-    cfg = OmegaConf.load(copy / "config.yaml")
-    cfg.data.root = str(copy / "gone")
-    OmegaConf.save(cfg, copy / "config.yaml")
-    restored = restore(copy)
-    kept = torch.load(copy / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
-    assert not restored.model.training
-    assert restored.classes == ["high", "low", "middle"]
-    for name, value in restored.model.state_dict().items():
-        assert torch.equal(value, kept[f"model.{name}"]), name
+def test_weights_that_fit_are_taken(tmp_path: Path) -> None:
+    net, other = make_net(), make_net()
+    load_weights(net, kept(other, tmp_path / "a.ckpt"))
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in net.state_dict().items())
 
 
-def test_an_older_checkpoint_takes_its_classes_from_the_summary(copy: Path) -> None:
-    edit(copy, classes=None, clip_seconds=None)
-    with pytest.raises(ValueError, match="must hold the names of its classes"):
-        restore(copy)
-    data = {"classes": ["c", "b", "a"], "seconds": {"train": 6.0}, "clips": {"train": 4}}
-    (copy / "summary.json").write_text(json.dumps({"data": data}))
-    restored = restore(copy)
-    assert restored.classes == ["c", "b", "a"]
-    assert (restored.mean_seconds, restored.longest_seconds) == (1.5, None)
+def test_weights_missing_and_unknown_are_named_a_few_of_each(tmp_path: Path) -> None:
+    path = kept(nn.ModuleDict({"strange": nn.Linear(2, 3)}), tmp_path / "a.ckpt")
+    rule = "ckpt must be a checkpoint of the run's own model, got .*a.ckpt: it lacks layer0.weight, .* and 3 more; "
+    with pytest.raises(ValueError, match=rule + "it has strange.weight, strange.bias, which the model has not"):
+        load_weights(make_net(), path)
 
 
-def test_another_checkpoint_may_be_named(copy: Path) -> None:
-    other = copy / "other.ckpt"
-    shutil.move(copy / "checkpoints" / "best.ckpt", other)
-    assert restore(copy, other).classes == ["high", "low", "middle"]
-    with pytest.raises(ValueError, match=r"got .*run: no checkpoints.best\.ckpt there yet"):
-        restore(copy)
-    with pytest.raises(ValueError, match=r"got .*none\.ckpt, which is not there"):
-        restore(copy, copy / "none.ckpt")
+def test_shapes_that_differ_are_named(tmp_path: Path) -> None:
+    path = kept(make_net(width=5), tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=r"layer0.weight \(\(5, 2\) there, \(3, 2\) in the model\)"):
+        load_weights(make_net(), path)
 
 
-def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"run must be the folder of a run, got .*: no config\.yaml there"):
-        restore(tmp_path)
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut"])
+def test_a_file_that_is_no_checkpoint_is_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"ckpt must be a checkpoint that train.py wrote, got .*a.ckpt"):
+        load_weights(make_net(), path)
 
 
-def test_a_checkpoint_of_another_model_is_named(copy: Path) -> None:
-    weights = edit(copy)["state_dict"]
-    edit(copy, state_dict={name: value for name, value in weights.items() if "attention" not in name})
-    with pytest.raises(ValueError, match=r"run's own model, got .*best\.ckpt: it lacks encoder"):
-        restore(copy)
+def test_weights_alone_are_no_checkpoint(tmp_path: Path) -> None:
+    torch.save(make_net().state_dict(), tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=r"ckpt must be a checkpoint that train\.py wrote"):
+        load_weights(make_net(), tmp_path / "a.ckpt")
 
 
-def test_labels_that_do_not_match_are_named(copy: Path) -> None:
-    edit(copy, classes=["a", "b"])
-    with pytest.raises(ValueError, match=r"must have a name for each of its 3 classes, got a, b\."):
-        restore(copy)
-
-
-@pytest.mark.parametrize("content", [b"", b"nonsense", b"PK\x03\x04 half a zip"])
-def test_a_damaged_checkpoint_is_named(copy: Path, content: bytes) -> None:
-    (copy / "checkpoints" / "best.ckpt").write_bytes(content)
-    with pytest.raises(ValueError, match=r"must be a checkpoint that train\.py wrote, got .*best\.ckpt"):
-        restore(copy)
-
-
-def test_a_file_of_weights_alone_is_named(copy: Path) -> None:
-    torch.save({"weights": torch.zeros(1)}, copy / "checkpoints" / "best.ckpt")
-    with pytest.raises(ValueError, match=r"must be a checkpoint that train\.py wrote, got .*best\.ckpt"):
-        restore(copy)
+def test_a_checkpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"ckpt must be a checkpoint file, got .*none\.ckpt, which is not there"):
+        load_weights(make_net(), tmp_path / "none.ckpt")

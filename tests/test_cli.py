@@ -9,8 +9,8 @@ import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import DictConfig, OmegaConf
 
-from hopscotch.config import CONF, run_hydra
-from hopscotch.venv import PROJECT_ROOT
+from hopscotch.config.compose import CONF, run_hydra
+from hopscotch.system import PROJECT_ROOT
 
 NO_TABLE = "~hydra.callbacks.sweep"  # these jobs write no summary
 Run = Callable[..., list[DictConfig]]

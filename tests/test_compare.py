@@ -9,10 +9,18 @@ import pytest
 from omegaconf import OmegaConf
 
 from hopscotch.report.clip_table import ClipRow, write_clips
-from hopscotch.report.compare import columns_of, config_differences, paired_differences, read_run, why_not_paired
-from hopscotch.report.comparison import compare_runs
-from hopscotch.report.disagree import disagreements, verdict_of, voices
 from hopscotch.report.summary import write_summary
+from scripts.studies.compare import (
+    columns_of,
+    compare_runs,
+    config_differences,
+    disagreements,
+    paired_differences,
+    read_run,
+    verdict_of,
+    voices,
+    why_not_paired,
+)
 
 LABELS = ("yes", "no", "yes", "no")
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from hopscotch.build import build_model
-from hopscotch.layers.transformer import TransformerBlock
-from hopscotch.venv import PROJECT_ROOT
+from hopscotch.layers.block import TransformerBlock
+from hopscotch.system import PROJECT_ROOT
 from tests.tiny import tiny_config
 
 STATIC = {"dense": 3, "skip_attention": 3, "skip_transformer": 3, "jump_attention": 4}
@@ -54,7 +54,7 @@ def test_a_missing_compiler_is_named_before_training(tmp_path: Path, monkeypatch
 SAME = """
 import torch
 from hopscotch.build import build_model
-from hopscotch.config import compose
+from hopscotch.config.compose import compose
 
 def build(value):
     return build_model(compose(["model=dense", "size=tiny", f"trainer.compile={value}"]), num_classes=3).eval()

@@ -10,12 +10,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hopscotch.compute import attention_macs, block_macs, convolution_macs, kept_keys, linear_macs
+from hopscotch.conditions import nothing_skipped
 from hopscotch.layers import attention
 from hopscotch.layers.attention import SkipAttention
+from hopscotch.layers.block import TransformerBlock
 from hopscotch.layers.jump import SkipLayer
-from hopscotch.layers.transformer import TransformerBlock
 from hopscotch.models.audio_model import AudioModel
-from hopscotch.tasks.adaptation import nothing_skipped
 from tests.small_models import DEPTH, DIM, HEADS, MODELS, decide_at_random, make_clips, make_model, skip_nothing
 
 

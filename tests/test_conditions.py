@@ -7,11 +7,11 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
+from hopscotch import conditions
 from hopscotch.build import make_trainer
-from hopscotch.report import conditions
-from hopscotch.report.conditions import TestBatches, passes
-from hopscotch.tasks.base import AudioTask
-from hopscotch.tasks.budget import calibrate
+from hopscotch.conditions import TestBatches, passes
+from hopscotch.training.calibration import calibrate
+from hopscotch.training.task import AudioTask
 from tests.tiny import build, tiny_config
 
 

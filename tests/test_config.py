@@ -8,10 +8,10 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from hopscotch import config_schema
-from hopscotch.config import CONF, compose, file_name, quoted
-from hopscotch.config_check import refuse_missing
-from hopscotch.config_errors import ConfigError
+from hopscotch.config import schema as config_schema
+from hopscotch.config.check import refuse_missing
+from hopscotch.config.compose import CONF, compose, file_name, quoted
+from hopscotch.config.errors import ConfigError
 from tests.tiny import skip_without_plugin
 
 CHOICES = [

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hopscotch.layers.convolution import DepthwiseConvolution
+from hopscotch.layers.block import DepthwiseConvolution
 
 DIM = 6
 

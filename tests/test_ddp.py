@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hopscotch.venv import PROJECT_ROOT
+from hopscotch.system import PROJECT_ROOT
 from tests.tiny import TINY_MODEL, tiny_folder
 
 

@@ -5,8 +5,7 @@ import sys
 
 import pytest
 
-from hopscotch.ending import quiet_end
-from hopscotch.venv import PROJECT_ROOT
+from hopscotch.system import PROJECT_ROOT, quiet_end
 
 
 def test_errors_that_are_named_are_one_line_and_others_are_not_caught() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hopscotch.data.formants import (
+from hopscotch.data.synthetic.formants import (
     FRAME,
     PHONEMES,
     SAMPLE_RATE,

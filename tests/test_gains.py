@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from hopscotch.build import build_model
 from hopscotch.models.audio_model import AudioModel
-from hopscotch.tasks import gains
-from hopscotch.tasks.budget import calibrate
-from hopscotch.tasks.gains import fit_gains
+from hopscotch.training import gains
+from hopscotch.training.calibration import calibrate
+from hopscotch.training.gains import fit_gains
 from hopscotch.types import AudioBatch
 from tests.small_models import decide_at_random
 from tests.tiny import make_batch, tiny_config

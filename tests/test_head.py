@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hopscotch.models.head import Head, Pooling
+from hopscotch.models.audio_model import Head, Pooling
 
 DIM = 8
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from hopscotch.config import compose
-from hopscotch.config_errors import ConfigError
+from hopscotch.config.compose import compose
+from hopscotch.config.errors import ConfigError
 from hopscotch.report.score import read_score
-from hopscotch.venv import PROJECT_ROOT
+from hopscotch.system import PROJECT_ROOT
 from tests.tiny import TINY_MODEL, TINY_RUN, Command, has_plugin, tiny_folder
 
 PLUGINS = {"hydra/sweeper=optuna": "hydra_optuna_sweeper", "hydra/launcher=joblib": "hydra_joblib_launcher"}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hopscotch.layers.hyper import MiniHyperConnection
+from hopscotch.layers.adapter import MiniHyperConnection
 
 
 @pytest.mark.parametrize("expansion", [1, 2, 3])

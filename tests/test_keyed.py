@@ -2,7 +2,7 @@
 
 import torch
 
-from hopscotch.data.keyed import keyed_bits, keyed_uniform
+from hopscotch.data.sampling import keyed_bits, keyed_uniform
 from hopscotch.types import key_bits
 
 MASK = 2**64 - 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hopscotch.report.conditions import Condition
+from hopscotch.conditions import Condition
 from hopscotch.report.evaluation_figures import draw_confusion
 from hopscotch.report.evaluation_report import per_class_markdown, print_evaluation, write_evaluation
 from hopscotch.report.metrics import NUM_BINS, ClassRow, Metrics, measure

@@ -9,7 +9,7 @@ import soundfile
 import torch
 
 from hopscotch.data.audio import read_clip
-from hopscotch.data.pieces import Windowing, find_files, groups, pieces_of, windows_of
+from hopscotch.data.windows import Windowing, find_files, groups, pieces_of, windows_of
 from tests.tiny import SAMPLE_RATE, write_tone
 
 WINDOWING = Windowing(longest=2000, window=1600, hop=800)
@@ -79,7 +79,7 @@ def test_files_are_opened_when_their_turn_comes(tmp_path: Path) -> None:
 
 
 def test_long_pieces_wait_in_smaller_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hopscotch.data.pieces.MAX_SAMPLES", 3000)
+    monkeypatch.setattr("hopscotch.data.windows.MAX_SAMPLES", 3000)
     path = write_noise(tmp_path / "long.wav", 16_000)
     sizes = [len(group) for group in groups([path], SAMPLE_RATE, WINDOWING, first=1000, most=1000)]
     assert sum(sizes) == len(WINDOWING.starts(16_000))

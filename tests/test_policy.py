@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from hopscotch.layers import policy as policy_module
-from hopscotch.layers.learned_skip import COST_UNIT, PROBABILITY_FLOOR
 from hopscotch.layers.policy import (
     JumpPolicy,
     Route,
@@ -15,6 +14,7 @@ from hopscotch.layers.policy import (
     shortest_route,
     skipped_layers,
 )
+from hopscotch.layers.stride import COST_UNIT, PROBABILITY_FLOOR
 
 CPU = torch.device("cpu")
 RULES: tuple[Any, ...] = ("skip", "literal")

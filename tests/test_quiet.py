@@ -2,7 +2,7 @@ import logging
 
 import pytest
 
-from hopscotch.report.quiet import quiet_lightning
+from hopscotch.report.progress import quiet_lightning
 
 
 def test_lightning_says_a_thing_once_and_advertises_nothing(caplog: pytest.LogCaptureFixture) -> None:

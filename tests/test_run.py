@@ -19,7 +19,7 @@ from lightning.pytorch import Callback, Trainer
 import hopscotch.run
 from hopscotch.build import build_callbacks
 from hopscotch.report.metrics_log import read_metrics
-from hopscotch.venv import PROJECT_ROOT
+from hopscotch.system import PROJECT_ROOT
 from tests.tiny import TINY_MODEL, TINY_RUN, Command, Ended, tiny_folder, write_tone, write_tones
 
 TINY = [*TINY_MODEL, *TINY_RUN, "hydra.run.dir=run"]

@@ -22,7 +22,7 @@ from hopscotch.report.run_folder import read_run
 from hopscotch.report.run_report import CARD, PAGE, write_report
 from hopscotch.report.run_story import command
 from hopscotch.report.sounds import Sounds, find_sounds
-from hopscotch.venv import PROJECT_ROOT
+from hopscotch.system import PROJECT_ROOT
 from tests.tiny import TINY_MODEL, TINY_RUN, Command, tiny_folder
 
 CONFIG = """

@@ -10,8 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from hopscotch.data.batches import Batches, KeyedLoader
-from hopscotch.data.clips import Clip, ClipStore
+from hopscotch.data.clips import Batches, Clip, ClipStore, KeyedLoader
 from hopscotch.data.sampling import (
     Position,
     ShuffledBatches,

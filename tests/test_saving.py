@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
-from hopscotch.tasks.saving import BestAndLast
+from hopscotch.training.callbacks import BestAndLast
 
 LOSSES = (3.0, 1.0, 2.0, 0.5)  # on validation: the third epoch is not the best
 

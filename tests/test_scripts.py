@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from hopscotch.bench import suite
-from hopscotch.bench.table import Row
-from hopscotch.venv import PROJECT_ROOT
+from hopscotch.system import PROJECT_ROOT
+from scripts.studies.bench import suite
+from scripts.studies.bench.table import Row
 
 
 @pytest.fixture
@@ -69,9 +69,9 @@ def test_a_table_of_clips_cannot_be_a_folder(script, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "called"),
     [
-        (["compare.py", "a"], "hopscotch.report.comparison.compare_runs"),
+        (["compare.py", "a"], "scripts.studies.compare.compare_runs"),
         (["frontier.py", "sweep=a"], "hopscotch.report.sweep.report_folder"),
-        (["study.py", "model=dense", "--table"], "hopscotch.report.study.report_study"),
+        (["study.py", "model=dense", "--table"], "scripts.studies.table.report_study"),
     ],
 )
 def test_a_full_disk_is_one_line(script, monkeypatch: pytest.MonkeyPatch, words: list[str], called: str) -> None:
@@ -92,7 +92,7 @@ def test_a_study_that_is_stopped_ends_its_jobs_and_says_nothing(script, monkeypa
         finally:
             ended.append(True)
 
-    monkeypatch.setattr("hopscotch.study.run_jobs", run_jobs)
+    monkeypatch.setattr("scripts.studies.runner.run_jobs", run_jobs)
     assert script("study.py", "model=dense") == (130, "1 of 1     1.0 s  a\n")
     assert ended
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from hopscotch.data import shares
-from hopscotch.data.shares import shares_of, side_by_side
+from hopscotch.data import windows
+from hopscotch.data.windows import shares_of, side_by_side
 
 
 @pytest.mark.parametrize(("num_files", "num_workers", "sizes"), [(8, 2, [2, 2, 2, 2]), (9, 2, [3, 3, 3]), (1, 4, [1])])
@@ -17,7 +17,7 @@ def test_every_worker_has_two_shares(num_files: int, num_workers: int, sizes: li
 
 
 def test_long_recordings_make_small_shares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shares, "MAX_BYTES", 10)
+    monkeypatch.setattr(windows, "MAX_BYTES", 10)
     files = [tmp_path / name for name in ("long", "a", "b", "c")]
     for file, size in zip(files, (100, 4, 6, 1), strict=True):
         file.write_bytes(bytes(size))

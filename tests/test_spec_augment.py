@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hopscotch.data.spec_augment import SpecAugment
+from hopscotch.data.augment import SpecAugment
 from hopscotch.types import key_bits
 
 

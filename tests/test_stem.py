@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hopscotch.models.stem import POSITION_WIDTH, ConvPositions, ConvStem, Positions, sinusoids
+from hopscotch.models.audio_model import POSITION_WIDTH, ConvPositions, ConvStem, Positions, sinusoids
 
 DIM = 16
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hopscotch import study
-from hopscotch.config_errors import ConfigError
-from hopscotch.report.study import MAX_DRAWN, NUM_DRAWS, bootstrap, over_seeds, report_study
+from hopscotch.config.errors import ConfigError
 from hopscotch.report.summary import Status, write_summary
-from hopscotch.report.thresholds import OPEN_RATE, THRESHOLD, draw_thresholds, read_gates
-from hopscotch.study import plan, run_jobs
+from scripts.studies import runner
+from scripts.studies.runner import plan, run_jobs
+from scripts.studies.table import MAX_DRAWN, NUM_DRAWS, bootstrap, over_seeds, report_study
+from scripts.studies.thresholds import OPEN_RATE, THRESHOLD, draw_thresholds, read_gates
 
 
 def test_the_plan_is_that_of_a_sweep_and_quick_keeps_one_seed() -> None:
@@ -43,7 +43,7 @@ def test_a_finished_job_is_not_run_again_and_an_unfinished_one_is(tmp_path: Path
         finish(folder, status="failed" if "seed=2" in job else "finished")
         return 3.0
 
-    monkeypatch.setattr(study, "run_job", run_job)
+    monkeypatch.setattr(runner, "run_job", run_job)
     ended = {folder.name: (finished, seconds) for folder, finished, seconds in run_jobs(jobs, tmp_path, 2)}
     assert sorted(ran) == jobs[1:]
     assert ended == {
@@ -63,11 +63,11 @@ def test_a_job_is_a_run_of_train_py_with_its_own_log_and_threads(tmp_path: Path,
         def wait(self) -> None:
             called["running"] = self in running
 
-    monkeypatch.setattr(study.subprocess, "Popen", Process)
+    monkeypatch.setattr(runner.subprocess, "Popen", Process)
     left = tmp_path / "job"
     finish(left, status="failed")
     running: set = set()
-    study.run_job(["model=dense"], left, "1", running)
+    runner.run_job(["model=dense"], left, "1", running)
     assert not left.exists()
     assert called["running"]
     assert not running
@@ -85,8 +85,8 @@ def test_threads_are_shared_out_among_the_lanes_unless_the_environment_says_how_
         seen.append(threads)
         return 0.0
 
-    monkeypatch.setattr(study, "run_job", run_job)
-    monkeypatch.setattr(study.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(runner, "run_job", run_job)
+    monkeypatch.setattr(runner.os, "cpu_count", lambda: 8)
     for given, lanes in (("", 2), ("", 16), ("3", 1)):
         monkeypatch.setenv("OMP_NUM_THREADS", given)
         list(run_jobs([["a=1"]], tmp_path, lanes))
@@ -95,7 +95,7 @@ def test_threads_are_shared_out_among_the_lanes_unless_the_environment_says_how_
 
 def test_whoever_stops_a_study_stops_its_jobs(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "train.py").write_text("import sys, time; time.sleep(600 * ('b' in sys.argv))")
-    monkeypatch.setattr(study, "PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr(runner, "PROJECT_ROOT", tmp_path)
     jobs = run_jobs([["a"], ["b"]], tmp_path / "out", 2)
     folder, finished, _ = next(jobs)
     assert (folder.name, finished) == ("a", False)
@@ -162,7 +162,7 @@ def test_jobs_that_their_names_do_not_tell_apart_all_run(tmp_path: Path, monkeyp
         finish(folder)
         return 1.0
 
-    monkeypatch.setattr(study, "run_job", run_job)
+    monkeypatch.setattr(runner, "run_job", run_job)
     folders = {folder.name for folder, _, _ in run_jobs(jobs, tmp_path, 1)}
     assert sorted(ran) == sorted(jobs)
     assert len(folders) == 3
@@ -184,7 +184,7 @@ def test_a_quick_study_without_its_seed_says_so() -> None:
 
 def test_a_word_that_refers_to_another_is_compared_as_it_was_typed(tmp_path: Path) -> None:
     job = ["model.dim=${size.dim}", "seed=0"]
-    (name,) = study.job_names([job])
+    (name,) = runner.job_names([job])
     finish(tmp_path / name)
     (tmp_path / name / "overrides.yaml").write_text("- model.dim=${size.dim}\n- seed=0\n")
     assert [done for _, done, _ in run_jobs([job], tmp_path, 1)] == [True]
@@ -230,10 +230,10 @@ def test_a_seed_has_its_own_saving_and_the_table_its_compute_by_condition(tmp_pa
 
 def test_a_long_name_of_a_job_stays_its_own() -> None:
     job = [f"model.encoder.some_key_{i}=value" for i in range(12)]
-    names = set(study.job_names([[*job, f"seed={seed}", "experiment=x"] for seed in range(3)]))
+    names = set(runner.job_names([[*job, f"seed={seed}", "experiment=x"] for seed in range(3)]))
     assert len(names) == 3
     assert all(len(name) <= 100 for name in names)
-    assert study.job_names([["model=dense", "experiment=x", "seed=1"]]) == ["model-dense_seed-1"]
+    assert runner.job_names([["model=dense", "experiment=x", "seed=1"]]) == ["model-dense_seed-1"]
 
 
 def test_the_table_joins_seeds_and_speakers_and_pairs_clips(tmp_path: Path) -> None:

@@ -8,12 +8,13 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from hopscotch.config import compose
-from hopscotch.config_errors import ConfigError
-from hopscotch.data import word_corpus
+from hopscotch.config.compose import compose
+from hopscotch.config.errors import ConfigError
 from hopscotch.data.datamodule import SPLITS, Split
-from hopscotch.data.formants import Speaker
-from hopscotch.data.scenes import (
+from hopscotch.data.synthetic import corpus
+from hopscotch.data.synthetic.corpus import corpus_path, kept_corpus, make_corpus
+from hopscotch.data.synthetic.formants import Speaker
+from hopscotch.data.synthetic.scenes import (
     CONFUSABLE,
     MIN_SECONDS,
     NOISE,
@@ -25,9 +26,8 @@ from hopscotch.data.scenes import (
     keyword_scene,
     numbered_scene,
 )
-from hopscotch.data.synthetic_scenes import KEYWORD_SCENES, SyntheticScenes
-from hopscotch.data.word_corpus import corpus_path, kept_corpus, make_corpus
-from hopscotch.data.words import SNR_RANGE, WORDS, speaker
+from hopscotch.data.synthetic.source import KEYWORD_SCENES, SyntheticScenes
+from hopscotch.data.synthetic.words import SNR_RANGE, WORDS, speaker
 from tests.tiny import TINY_MODEL, TINY_RUN, build, fit
 
 KEYWORDS, OTHERS, NUM_OTHERS = PLAIN.keywords, PLAIN.others, PLAIN.num_others
@@ -165,8 +165,8 @@ def test_a_longer_corpus_begins_with_the_shorter_one_and_processes_change_nothin
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     short = make_corpus({"train": 3}, 0, SHORT, processes=1)["train"]
-    monkeypatch.setattr(word_corpus, "FEW_CLIPS", 0)
-    monkeypatch.setattr(word_corpus, "CHUNK", 1)
+    monkeypatch.setattr(corpus, "FEW_CLIPS", 0)
+    monkeypatch.setattr(corpus, "CHUNK", 1)
     long = make_corpus({"train": 6}, 0, SHORT, processes=2)["train"]
     assert np.array_equal(long.samples[: len(short.samples)], short.samples)
     for name in ("lengths", "labels", "speakers", "snr_db"):
@@ -213,7 +213,7 @@ def test_nobody_speaks_in_two_splits(monkeypatch: pytest.MonkeyPatch) -> None:
         heard.append(speaker(*key))
         return heard[-1]
 
-    monkeypatch.setattr("hopscotch.data.scenes.speaker", overheard)
+    monkeypatch.setattr("hopscotch.data.synthetic.scenes.speaker", overheard)
     pitches = []
     for split in SPLITS:
         heard.clear()
@@ -238,17 +238,17 @@ def test_scenes_are_decoded_once_where_they_fit_and_on_demand_where_not(
 
 def test_scenes_are_made_once_and_found_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = kept_corpus(cache, SMALL, 0, SHORT)
-    monkeypatch.setattr(word_corpus, "make_corpus", lambda *_, **__: pytest.fail("made twice"))
+    monkeypatch.setattr(corpus, "make_corpus", lambda *_, **__: pytest.fail("made twice"))
     again = kept_corpus(cache, SMALL, 0, SHORT)
     assert np.array_equal(first["test"].samples, again["test"].samples)
     assert [path.name for path in (cache / "synthetic_scenes").iterdir()] == [corpus_path(cache, SMALL, 0, SHORT).name]
 
 
 def test_other_parameters_have_another_file_and_words_keep_theirs(cache: Path) -> None:
-    recipes = [SHORT, SHORT._replace(numbers=(6.0,)), word_corpus.SPOKEN_WORDS]
+    recipes = [SHORT, SHORT._replace(numbers=(6.0,)), corpus.SPOKEN_WORDS]
     paths = {corpus_path(cache, SMALL, seed, recipe) for seed in (0, 1) for recipe in recipes}
     assert len(paths) == 6
-    assert corpus_path(cache, SMALL, 0) == corpus_path(cache, SMALL, 0, word_corpus.SPOKEN_WORDS)
+    assert corpus_path(cache, SMALL, 0) == corpus_path(cache, SMALL, 0, corpus.SPOKEN_WORDS)
 
 
 @pytest.mark.filterwarnings("ignore:.*exists and is not empty:UserWarning")

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from hopscotch.data import word_corpus, words
 from hopscotch.data.datamodule import Split
-from hopscotch.data.synthetic_words import SyntheticWords
-from hopscotch.data.word_corpus import corpus_path, kept_corpus, make_corpus
-from hopscotch.data.words import SNR_RANGE, SPEAKERS, WORDS, clip, scene, speaker
+from hopscotch.data.synthetic import corpus, words
+from hopscotch.data.synthetic.corpus import corpus_path, kept_corpus, make_corpus
+from hopscotch.data.synthetic.source import SyntheticWords
+from hopscotch.data.synthetic.words import SNR_RANGE, SPEAKERS, WORDS, clip, scene, speaker
 
 SMALL: dict[Split, int] = {"train": 40, "val": 20, "test": 20}
 
@@ -51,7 +51,7 @@ def test_a_longer_split_begins_with_the_shorter_one() -> None:
 
 
 def test_more_processes_make_the_same_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(word_corpus, "FEW_CLIPS", 0)
+    monkeypatch.setattr(corpus, "FEW_CLIPS", 0)
     alone, together = (make_corpus({"train": 20}, 0, processes=count)["train"] for count in (1, 2))
     assert all(np.array_equal(left, right) for left, right in zip(alone, together, strict=True))
 
@@ -125,7 +125,7 @@ def test_the_test_batches_hold_every_clip_once(cache: Path) -> None:
 
 def test_the_corpus_is_made_once_and_found_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = kept_corpus(cache, SMALL, 0)
-    monkeypatch.setattr(word_corpus, "make_corpus", lambda *_, **__: pytest.fail("made twice"))
+    monkeypatch.setattr(corpus, "make_corpus", lambda *_, **__: pytest.fail("made twice"))
     again = kept_corpus(cache, SMALL, 0)
     assert np.array_equal(first["test"].samples, again["test"].samples)
     assert [path.name for path in (cache / "synthetic_words").iterdir()] == [corpus_path(cache, SMALL, 0).name]

@@ -9,9 +9,9 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from hopscotch.tasks import base
-from hopscotch.tasks.base import AudioTask
-from hopscotch.tasks.budget import calibrate
+from hopscotch.training import task as base
+from hopscotch.training.calibration import calibrate
+from hopscotch.training.task import AudioTask
 from hopscotch.types import AudioBatch, key_bits, skipping_nothing
 from tests.tiny import Watch, build, fit, make_batch, tiny_config, weights
 

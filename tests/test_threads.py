@@ -3,7 +3,7 @@ import warnings
 import pytest
 import torch
 
-from hopscotch import threads
+from hopscotch import system
 
 
 @pytest.fixture
@@ -15,21 +15,21 @@ def two_threads():
 
 
 def test_crowded_cores_are_told_with_what_helps(two_threads: None, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(threads, "seconds_together", lambda: 0.012)
+    monkeypatch.setattr(system, "seconds_together", lambda: 0.012)
     with pytest.warns(UserWarning, match="2 threads need 12 ms.*OMP_NUM_THREADS=1.*OMP_WAIT_POLICY=passive"):
-        threads.warn_if_crowded()
+        system.warn_if_crowded()
 
 
 def test_free_cores_and_single_threads_are_no_news(two_threads: None, monkeypatch: pytest.MonkeyPatch):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        monkeypatch.setattr(threads, "seconds_together", lambda: 0.0001)
-        threads.warn_if_crowded()
-        monkeypatch.setattr(threads, "seconds_together", lambda: 1.0)
+        monkeypatch.setattr(system, "seconds_together", lambda: 0.0001)
+        system.warn_if_crowded()
+        monkeypatch.setattr(system, "seconds_together", lambda: 1.0)
         torch.set_num_threads(1)
-        threads.warn_if_crowded()
+        system.warn_if_crowded()
     assert said == []
 
 
 def test_the_time_measured_is_of_something_done():
-    assert threads.seconds_together() > 0
+    assert system.seconds_together() > 0

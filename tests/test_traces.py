@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hopscotch.report.traces import TraceBuffer, TraceCollector, united
-from hopscotch.tasks.base import Step
+from hopscotch.training.task import Step
 from hopscotch.types import AudioBatch, ModelOutput, join_traces
 from tests.hand_made import FourClips, Replay, both_trace, jump_trace, make_trainer, stride_trace
 

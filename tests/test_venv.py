@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from hopscotch import venv
+from hopscotch import system
 
 SCRIPT = """
 import sys
 sys.path.insert(0, {source!r})
-from hopscotch.venv import continue_in_venv
+from hopscotch.system import continue_in_venv
 continue_in_venv()
 print("went on")
 """
@@ -23,7 +23,7 @@ def script(tmp_path: Path) -> Path:
     """A command of another checkout, which has nothing but itself."""
     package = tmp_path / "src" / "hopscotch"
     package.mkdir(parents=True)
-    shutil.copy(venv.__file__, package)
+    shutil.copy(system.__file__, package)
     (package / "__init__.py").touch()
     path = tmp_path / "command.py"
     path.write_text(SCRIPT.format(source=str(package.parent)))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hopscotch.report.watch import COLUMNS
+from scripts.studies.watch import COLUMNS
 from tests.tiny import TINY_MODEL, TINY_RUN, Command, tiny_folder
 
 

@@ -17,9 +17,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig
 
 from hopscotch.build import build_data, build_model, build_task, make_trainer
-from hopscotch.config import compose, run_hydra
+from hopscotch.config.compose import compose, run_hydra
 from hopscotch.data.datamodule import AudioDataModule
-from hopscotch.tasks.base import AudioTask
+from hopscotch.training.task import AudioTask
 from hopscotch.types import AudioBatch
 from train import task
 

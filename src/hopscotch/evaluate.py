@@ -13,25 +13,24 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from hopscotch.build import build_data, build_model, build_task, make_trainer
-from hopscotch.checkpoint import checkpoint_of
-from hopscotch.config import compose, register
-from hopscotch.config_check import check_trained, refuse_missing
-from hopscotch.config_errors import flat, nearest
-from hopscotch.config_schema import is_number
+from hopscotch.conditions import TIMED_BATCHES, passes, time_fraction
+from hopscotch.config.check import check_trained, refuse_missing
+from hopscotch.config.compose import compose, register
+from hopscotch.config.errors import flat, nearest
+from hopscotch.config.schema import is_number
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.models.audio_model import AudioModel
-from hopscotch.report.budgets import write_budgets
+from hopscotch.report.budgets import budget_points, write_budgets
 from hopscotch.report.clip_table import clip_rows
 from hopscotch.report.clips import SplitClips
-from hopscotch.report.conditions import budget_points, passes
 from hopscotch.report.evaluation_report import FOLDER, print_evaluation, write_evaluation
 from hopscotch.report.jobs import read_json
 from hopscotch.report.metrics import measure
 from hopscotch.report.run_folder import config_of
 from hopscotch.report.summary import FILE_NAME as SUMMARY
-from hopscotch.tasks.adaptation import TIMED_BATCHES, time_fraction
-from hopscotch.tasks.base import AudioTask
-from hopscotch.tasks.weights import load_weights
+from hopscotch.restore import checkpoint_of
+from hopscotch.training.checkpoint import load_weights
+from hopscotch.training.task import AudioTask
 from hopscotch.types import AudioBatch
 
 OWN_WORDS = ("run", "ckpt", "out", "snr")  # of this command; all other keys are the run's

@@ -23,17 +23,16 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from hopscotch.checkpoint import restore
 from hopscotch.data.audio import MAX_MAGNITUDE, MAX_RATE, MIN_RATE, AudioFileError, printable, rate_ratio, resampler
-from hopscotch.data.batches import one_ahead
-from hopscotch.data.pieces import Piece, Windowing, groups, pieces_of
+from hopscotch.data.clips import one_ahead
 from hopscotch.data.progress import progress_beside
-from hopscotch.data.shares import side_by_side
+from hopscotch.data.windows import Piece, Windowing, groups, pieces_of, side_by_side
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.report.answers import Answer, Form, Prediction, Window, counted, write_csv, write_json, write_table
 from hopscotch.report.clip_table import LETTERS
 from hopscotch.report.explain import explained, save
 from hopscotch.report.numbers import LANDED, history_cells
+from hopscotch.restore import restore
 from hopscotch.types import join_traces
 
 BATCH = 64  # clips

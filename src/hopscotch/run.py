@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 
 from hopscotch.build import build_callbacks, build_data, build_loggers, build_model, build_task, build_trainer
-from hopscotch.config import STARTED
+from hopscotch.config.compose import STARTED
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.report.clip_table import FILE as CLIPS_FILE
 from hopscotch.report.clip_table import clip_rows, write_clips
@@ -29,16 +29,16 @@ from hopscotch.report.clips import SplitClips
 from hopscotch.report.figures import draw_report
 from hopscotch.report.findings import find_warnings
 from hopscotch.report.metrics_log import MetricsLog
-from hopscotch.report.quiet import quiet_lightning
+from hopscotch.report.progress import quiet_lightning
 from hopscotch.report.run_folder import read_run
 from hopscotch.report.run_report import write_report
 from hopscotch.report.sounds import Sounds
 from hopscotch.report.summary import print_summary, write_summary
 from hopscotch.report.sweep import append_ledger
 from hopscotch.report.traces import Evaluation, TraceCollector
-from hopscotch.tasks.base import AudioTask
-from hopscotch.tasks.weights import load_weights, read_checkpoint
-from hopscotch.threads import warn_if_crowded
+from hopscotch.system import warn_if_crowded
+from hopscotch.training.checkpoint import load_weights, read_checkpoint
+from hopscotch.training.task import AudioTask
 
 Ended = Literal["finished", "stopped"]
 

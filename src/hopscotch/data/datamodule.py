@@ -15,10 +15,8 @@ from torch.utils.data import Sampler
 
 from hopscotch.data.audio import AudioFileError, num_resampled, printable, read_clip, read_header
 from hopscotch.data.augment import WaveformAugment
-from hopscotch.data.batches import Batches, KeyedLoader
-from hopscotch.data.clips import Clip, ClipStore, decode
+from hopscotch.data.clips import Batches, Clip, ClipStore, KeyedLoader, decode, some
 from hopscotch.data.sampling import Pair, Position, ShuffledBatches, SortedBatches, trainer_position
-from hopscotch.data.some import some
 from hopscotch.types import AudioBatch, key_bits
 
 log = logging.getLogger(__name__)

@@ -9,9 +9,8 @@ from typing import NoReturn
 
 from hopscotch.data.audio import printable
 from hopscotch.data.augment import WaveformAugment
-from hopscotch.data.clips import Clip
+from hopscotch.data.clips import Clip, some
 from hopscotch.data.datamodule import SPLITS, AudioDataModule, Split
-from hopscotch.data.some import some
 
 log = logging.getLogger(__name__)
 

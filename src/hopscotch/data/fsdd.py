@@ -6,10 +6,9 @@ import re
 from pathlib import Path
 
 from hopscotch.data.augment import WaveformAugment
-from hopscotch.data.clips import Clip
+from hopscotch.data.clips import Clip, some
 from hopscotch.data.datamodule import AudioDataModule, Split
 from hopscotch.data.folder import files_in
-from hopscotch.data.some import some
 
 log = logging.getLogger(__name__)
 

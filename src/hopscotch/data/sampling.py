@@ -1,4 +1,9 @@
-"""Which clips make up which batch: a function of (seed, epoch) alone, so that a killed run resumes in step.
+"""Random numbers that are a function of a clip's key: no generator, no state, no neighbours.
+
+A counter-based generator: the finaliser of splitmix64 (Steele, Lea, Flood 2014) hashes (key, stream, counter), on
+whatever device the keys are. Every use has a stream of its own, so no two decisions share a number.
+
+Which clips make up which batch: a function of (seed, epoch) alone, so that a killed run resumes in step.
 
 A batch is a list of (epoch, index) pairs. The epoch travels with the index, so workers need no `set_epoch`, and a
 clip's noise key is a function of what it is handed.
@@ -8,10 +13,32 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float, Int
 from lightning.pytorch import Trainer
+from torch import Tensor
 from torch.utils.data import Sampler
 
 from hopscotch.types import key_bits
+
+STEP = -0x61C8864680B583EB  # 2^64 / golden ratio, as the signed number that int64 holds; products wrap
+
+
+def keyed_bits(keys: Int[Tensor, " batch"], stream: int, counters: Int[Tensor, " count"]) -> Int[Tensor, "batch count"]:
+    """64 random bits per key and counter."""
+    return _mix(_mix(keys.long() + (stream + 1))[:, None] + counters * STEP)
+
+
+def keyed_uniform(keys: Int[Tensor, " batch"], stream: int, count: int) -> Float[Tensor, "batch count"]:
+    """Numbers in [0, 1), 24 bits each."""
+    bits = keyed_bits(keys, stream, torch.arange(count, device=keys.device))
+    return (bits >> 40 & 0xFFFFFF).float() * 2.0**-24
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ (x >> 30 & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9; the masks make shifts logical
+    x = (x ^ (x >> 27 & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
+    return x ^ (x >> 31 & 0x1FFFFFFFF)
+
 
 BATCHES_PER_BUCKET = 8  # sorted by length together: little padding, yet every epoch mixes clips anew
 

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from hopscotch.compute import block_macs, feed_forward_macs
 from hopscotch.layers.adapter import Adapter
 from hopscotch.layers.attention import check_heads
+from hopscotch.layers.block import TransformerBlock
 from hopscotch.layers.gate import Gate, Rule
 from hopscotch.layers.policy import (
     Heads,
@@ -43,7 +44,6 @@ from hopscotch.layers.policy import (
     shortest_route,
 )
 from hopscotch.layers.pooling import masked_mean, masked_mean_and_std
-from hopscotch.layers.transformer import TransformerBlock
 from hopscotch.types import SkipTrace, valid_mask
 
 Mix = Literal["literal", "convex", "none"]

@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Bool, Float, Int8
 from torch import Tensor, nn
 
-from hopscotch.layers.learned_skip import COST_UNIT, floored, gumbel_noise
+from hopscotch.layers.stride import COST_UNIT, floored, gumbel_noise
 
 JumpRule = Literal["skip", "literal"]
 Sees = Literal["input", "first", "state"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hopscotch.compute import block_macs
 from hopscotch.layers.attention import check_stride
-from hopscotch.layers.transformer import TransformerBlock
+from hopscotch.layers.block import TransformerBlock
 from hopscotch.models.encoder import Encoder, fixed_trace
 from hopscotch.types import SkipTrace
 

@@ -11,6 +11,19 @@ HEADS = ("requested", "on validation", "on test", "million MACs", "accuracy")  #
 MIN_SPAN = 0.05  # of the axis of accuracy: a few clips more or less are no mountain
 
 
+class Condition(NamedTuple):
+    """What one pass came to."""
+
+    condition: str  # "clean", or the level of the noise
+    snr_db: float | None
+    requested: float | None  # compute.budget; None: as trained
+    calibrated: float | None  # what the validation clips came to under that budget
+    fraction: float  # of the test clips
+    macs: float  # mean per test clip
+    acc: float
+    f1: float  # mean over classes
+
+
 class BudgetPoint(NamedTuple):
     requested: float  # fraction of the dense MACs
     calibrated: float  # fraction that the validation clips came to
@@ -53,3 +66,12 @@ def draw_budgets(curves: Mapping[str, Sequence[BudgetPoint]], path: Path) -> Non
     if len(curves) > 1:
         figure.legend(loc="outside right upper", frameon=False)
     figure.savefig(path, dpi=150, facecolor="white")
+
+
+def budget_points(conditions: Sequence[Condition]) -> list[BudgetPoint]:
+    """The budgets that were asked for."""
+    return [
+        BudgetPoint(row.requested, row.calibrated, row.fraction, row.macs, row.acc)
+        for row in conditions
+        if row.requested is not None and row.calibrated is not None
+    ]

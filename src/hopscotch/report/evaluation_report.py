@@ -15,10 +15,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hopscotch.report.budgets import draw_budgets
+from hopscotch.report.budgets import Condition, budget_points, draw_budgets
 from hopscotch.report.clip_table import FILE as CLIPS_FILE
 from hopscotch.report.clip_table import ClipRow, write_clips
-from hopscotch.report.conditions import Condition, budget_points
 from hopscotch.report.evaluation_figures import draw_confusion, draw_noise
 from hopscotch.report.json_text import json_text
 from hopscotch.report.markdown import markdown_table

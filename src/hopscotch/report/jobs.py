@@ -14,7 +14,7 @@ LEDGER = "sweep.jsonl"
 NOT_FAILED = ("finished", "stopped")
 SPEAKER = "data.test_speaker"
 FILES = ("config.yaml", "overrides.yaml", "summary.json")  # one of them at least is in a job's folder
-STUDY_JOB = re.compile(r"(.*_)?seed-\d+(_.*)?|.*_[0-9a-f]{8}")  # as hopscotch.study.job_names has it
+STUDY_JOB = re.compile(r"(.*_)?seed-\d+(_.*)?|.*_[0-9a-f]{8}")  # as scripts.studies.runner.job_names has it
 JOINED = ("seed", SPEAKER)  # what does not tell rows of a study apart
 HIDDEN = (
     *JOINED,

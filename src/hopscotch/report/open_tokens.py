@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hopscotch.layers.gate import Gate, GateDecision
-from hopscotch.models.gated import GatedEncoder
+from hopscotch.models.token_gate import GatedEncoder
 from hopscotch.types import SkipTrace
 
 

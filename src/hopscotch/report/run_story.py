@@ -30,7 +30,7 @@ from hopscotch.report.numbers import Kinds
 from hopscotch.report.run_folder import RunFolder
 from hopscotch.report.story import Code, Drawn, Facts, Folded, Heading, Part, Section, Stored, Table, Text, Warn
 from hopscotch.report.summary import percent
-from hopscotch.venv import PROJECT_ROOT
+from hopscotch.system import PROJECT_ROOT
 
 NUM_CLIPS = 10  # in each list of single clips
 NUM_ROUTES = 12

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from hopscotch.tasks.base import Step
+from hopscotch.training.task import Step
 from hopscotch.types import AudioBatch, SkipTrace, join_traces, select_clips
 
 

@@ -1,0 +1,93 @@
+"""One clip at a time, as a keyword spotter runs: from waveform to label on one thread (item `clip`)."""
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from hopscotch.build import build_model
+from hopscotch.conditions import nothing_skipped
+from hopscotch.config.compose import CONF, compose
+from hopscotch.models.audio_model import AudioModel
+from hopscotch.training.calibration import calibrate
+from hopscotch.types import AudioBatch
+from scripts.studies.bench.passes import threads
+from scripts.studies.bench.table import Row, row
+from scripts.studies.bench.timing import interleave
+
+SECONDS = (1.0, 10.0)  # of the clip
+FRACTION = 0.8  # of the compute, or the floor of a model that cannot go so low: then without a bar
+NUM_CALLS = 50  # timed one by one, for the quantiles
+NUM_CLASSES = 10
+
+
+def clip(rounds: int, device: str) -> Iterator[Row]:
+    """Every model at a fraction of 0.8 against itself with nothing skipped. Untrained weights: only time counts."""
+    with threads(1):
+        for name in sorted(path.stem for path in (CONF / "model").glob("*.yaml")):
+            cfg = compose([f"model={name}"])
+            torch.manual_seed(0)
+            model = build_model(cfg, NUM_CLASSES).to(device).eval()
+            for seconds in SECONDS:
+                yield _against_itself(model, seconds, cfg.data.sample_rate, rounds, device)
+
+
+def _against_itself(model: AudioModel, seconds: float, sample_rate: int, rounds: int, device: str) -> Row:
+    waveform = 0.1 * torch.randn(1, int(seconds * sample_rate), device=device)
+    lengths = torch.tensor([waveform.shape[1]], device=device)
+    if model.decides:
+        batch = AudioBatch(waveform, lengths, lengths, lengths, lengths)
+        floor = model.floor(waveform.shape[1])
+        fraction = calibrate(model, [batch], max(FRACTION - 0.01, floor)).achieved
+        if floor <= FRACTION < fraction:  # a single clip moves in steps: take the next below
+            calibrate(model, [batch], floor)
+
+    def label(model: AudioModel) -> Callable[[], Tensor]:
+        @torch.no_grad()
+        def call() -> Tensor:
+            return model(waveform, lengths).logits.argmax()
+
+        return call
+
+    with torch.no_grad():
+        fraction = model(waveform, lengths).trace.fraction.item()
+    dense = copy.deepcopy(model)
+    with nothing_skipped(dense):
+        times = interleave({"adaptive": label(model), "dense": label(dense)}, rounds=rounds, device=device)
+    p50, p95 = quantiles(label(model), [0.5, 0.95])
+    has_bar = model.decides and fraction <= FRACTION
+    return row(
+        f"{model.name}, one clip: time / itself with nothing skipped",
+        times.ratio("adaptive", "dense"),
+        (times.median("adaptive"), times.median("dense")),
+        most=1.0 if has_bar else None,
+        clip_seconds=seconds,
+        fraction=fraction,
+        p50_ms=1000 * p50,
+        p95_ms=1000 * p95,
+        peak_mb=peak_megabytes(label(model)),
+    )
+
+
+def quantiles(call: Callable[[], Tensor], shares: list[float]) -> list[float]:
+    """Of the seconds of single calls."""
+    seconds = []
+    for _ in range(NUM_CALLS):
+        begun = time.perf_counter()
+        call().item()  # waits for a GPU
+        seconds.append(time.perf_counter() - begun)
+    return torch.tensor(seconds, dtype=torch.float64).quantile(torch.tensor(shares, dtype=torch.float64)).tolist()
+
+
+def peak_megabytes(call: Callable[[], object]) -> float:
+    """The most that a call holds at once of the memory it asks torch for."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as measured:
+        call()
+    results: Any = measured.profiler  # its raw events keep the order of allocations; the typed ones do not
+    events = results.kineto_results.events()
+    return max(accumulate(event.nbytes() for event in events if event.name() == "[memory]")) / 2**20

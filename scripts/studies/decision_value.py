@@ -1,0 +1,285 @@
+"""Where a model spends its compute, measured at the end of a run: `callbacks=probe`.
+
+report/adaptation.json   accuracy and compute in silence and noise; what the model's own decisions are worth, at the
+                         budget of the run and at others
+report/adaptation.csv    the same clip by clip, for statistics over runs
+
+Does a model spend compute where it helps? Its decisions, against the same decisions dealt to the wrong clips.
+
+Every clip is judged in several ways, on the same waveform:
+
+    own      the model's own decisions
+    dealt    the decisions that the model took for some other clip: the same compute, no information
+    short    every decision at its cheapest
+    full     nothing skipped
+    gain     loss(short) - loss(full): what more compute is worth to this clip, and what a policy should know
+    predicted   the gain that the model expects; of a model that predicts none, the compute that it plans for the clip
+
+and what decisions and fixed strides leave of the time is measured beside it, in turn with the dense run on the same
+batches.
+"""
+
+import csv
+import math
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+from hopscotch.conditions import time_fraction, with_noise, with_silence
+from hopscotch.data.datamodule import AudioDataModule
+from hopscotch.models.audio_model import AudioModel
+from hopscotch.report.clips import clips_of
+from hopscotch.report.findings import COMMON_ROUTE
+from hopscotch.report.json_text import json_text
+from hopscotch.report.numbers import partial_rank_correlation, route_shares
+from hopscotch.training.calibration import REACH, Calibration, calibrate, resolve_target
+from hopscotch.training.task import AudioTask
+from hopscotch.types import AudioBatch, SkipTrace, join_traces, key_bits, select_clips
+
+FILE = "adaptation"
+SNR_DB = (20.0, 10.0, 5.0, 0.0)
+MIXED_DB = (0.0, 20.0)  # drawn clip by clip
+SILENCE_SECONDS = 1.0  # at most, at either end
+NUM_DEALS = 4  # permutations over which the dealt decisions are averaged
+COLUMNS = ("reach", "set", "clip", "own_loss", "own_acc", "own_macs", "dense_macs")
+COLUMNS += ("dealt_loss", "dealt_acc", "dealt_macs", "short_loss", "full_loss", "predicted")
+
+
+class Pass(NamedTuple):
+    """One pass over the clips of a split."""
+
+    losses: Float[Tensor, " clip"]
+    is_right: Bool[Tensor, " clip"]
+    trace: SkipTrace
+
+    @property
+    def compute_fraction(self) -> float:
+        return self.trace.macs.sum().item() / self.trace.dense_macs.sum().item()
+
+
+class Adaptation(NamedTuple):
+    """What was measured of the same clips; `dealt_*` are means over the deals."""
+
+    indices: Int[Tensor, " clip"]
+    own: Pass
+    dealt_losses: Float[Tensor, " clip"]
+    dealt_is_right: Float[Tensor, " clip"]  # share of the deals in which the clip was recognised
+    dealt_macs: Float[Tensor, " clip"]
+    short: Pass
+    full: Pass
+    predicted: Float[Tensor, " clip"]
+
+    @property
+    def gain(self) -> Float[Tensor, " clip"]:
+        return self.short.losses - self.full.losses
+
+
+class AdaptationProbe(Callback):
+    """`folder`: where the two files go. `reaches`: budgets to ask the finished model for beside its own.
+
+    A reach is a share of the way from the model's floor to everything, as in compute.reach; the model's bias is set
+    anew for each, nothing is trained. A model that decides nothing has one budget.
+    """
+
+    def __init__(self, *, folder: str, reaches: Sequence[float]) -> None:
+        if not all(isinstance(reach, int | float) and 0 <= reach <= 1 for reach in reaches):
+            raise ValueError(f"callbacks.adaptation.reaches must be a list of shares, 0 to 1, got {list(reaches)}.")
+        self.folder, self.reaches = Path(folder), tuple(reaches)
+
+    @rank_zero_only
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, AudioTask)
+        clips = clips_of(trainer, "test")
+        clean = list(clips.datamodule.test_dataloader())
+        sets = {"clean": clean, "mixed": with_noise(clean, *MIXED_DB, clips.sample_rate)}
+        decides = pl_module.model.decides
+        ends = {name: measure_ends(pl_module, batches) for name, batches in sets.items()} if decides else {}
+        rows: list[tuple[object, ...]] = []
+
+        def measured(reach: float | None) -> dict[str, Any]:
+            found: dict[str, Any] = {"time_fraction": time_fraction(pl_module, clean)} if decides else {}
+            for name, batches in sets.items():
+                if decides:
+                    adaptation = measure_adaptation(pl_module, batches, ends[name])
+                    found[name], listed = numbers(adaptation), by_clip(adaptation)
+                else:
+                    found[name], listed = without_decisions(evaluate(pl_module, batches), batches)
+                rows.extend((reach, name, clips.name(index), *row) for index, *row in listed)
+            return found
+
+        found = {"conditions": conditions(pl_module, clean, clips.sample_rate), **measured(None), "budgets": []}
+        if decides:
+            for reach, budget in self._at_reaches(pl_module, clips.datamodule):
+                found["budgets"].append(
+                    {"reach": reach, "requested": budget.requested, "calibrated": budget.achieved, **measured(reach)}
+                )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / f"{FILE}.json").write_text(json_text(found, indent=2) + "\n", encoding="utf-8")
+        with (self.folder / f"{FILE}.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            writer.writerows((*row, *[""] * (len(COLUMNS) - len(row))) for row in rows)
+
+    def _at_reaches(self, task: AudioTask, data: AudioDataModule) -> Generator[tuple[float, Calibration]]:
+        """Every reach with its budget, the model's bias being set for it; afterwards as it was."""
+        bias, batches = task.model.decision_bias.clone(), list(data.calibration_batches())
+        for reach in self.reaches:
+            task.model.decision_bias.copy_(bias)  # each from there: the order of the reaches changes nothing
+            requested = resolve_target("auto", task.model, data.mean_samples(), reach)
+            assert requested is not None
+            yield reach, calibrate(task.model, batches, requested)
+        task.model.decision_bias.copy_(bias)
+
+
+def conditions(task: AudioTask, clean: Sequence[AudioBatch], sample_rate: int) -> list[dict[str, Any]]:
+    """Accuracy, loss and mean compute fraction of the same clips under each condition."""
+    sets = {"clean": list(clean), "silence": with_silence(clean, SILENCE_SECONDS, sample_rate)}
+    sets |= {f"{snr:g} dB": with_noise(clean, snr, snr, sample_rate) for snr in SNR_DB}
+    found = []
+    for name, batches in sets.items():
+        own = evaluate(task, batches)
+        found.append(
+            {
+                "condition": name,
+                "acc": own.is_right.double().mean().item(),
+                "loss": own.losses.mean().item(),
+                "fraction": own.compute_fraction,
+                "macs": own.trace.macs.double().mean().item(),
+            }
+        )
+    return found
+
+
+def numbers(measured: Adaptation) -> dict[str, float | None]:
+    """Means over the clips; `gain_correlation` is Spearman's, of the gain predicted with the one that is there.
+
+    Duration is taken out: what a stride saves, and what a clip has to lose, both grow with it.
+    """
+    own, shares = measured.own, route_shares(measured.own.trace)
+    predicted, duration = measured.predicted.numpy(), own.trace.dense_macs.numpy().astype(float)
+    return {
+        "acc": own.is_right.double().mean().item(),
+        "loss": own.losses.mean().item(),
+        "fraction": own.compute_fraction,
+        "macs": own.trace.macs.double().mean().item(),
+        "dealt_acc": measured.dealt_is_right.mean().item(),
+        "dealt_loss": measured.dealt_losses.mean().item(),
+        "dealt_fraction": (measured.dealt_macs.sum() / own.trace.dense_macs.sum()).item(),
+        "short_acc": measured.short.is_right.double().mean().item(),
+        "short_loss": measured.short.losses.mean().item(),
+        "full_acc": measured.full.is_right.double().mean().item(),
+        "full_loss": measured.full.losses.mean().item(),
+        "gain_correlation": known(partial_rank_correlation(predicted, measured.gain.numpy(), duration)),
+        "loss_correlation": known(
+            partial_rank_correlation(own.trace.expected_compute.numpy(), own.losses.numpy(), duration)
+        ),
+        "routes": len(shares),
+        "common_routes": int((np.asarray(shares) >= COMMON_ROUTE).sum()),
+        "entropy": own.trace.entropy.mean().item(),
+    }
+
+
+def known(value: float) -> float | None:
+    """JSON has no NaN: what is not there is null."""
+    return None if math.isnan(value) else value
+
+
+def without_decisions(own: Pass, batches: Sequence[AudioBatch]) -> tuple[dict[str, float], list[tuple[Any, ...]]]:
+    """What is left of `numbers` and `by_clip` where nothing is decided."""
+    indices = torch.cat([batch.indices for batch in batches])
+    columns = (indices, own.losses, own.is_right.int(), own.trace.macs, own.trace.dense_macs)
+    found = {"acc": own.is_right.double().mean().item(), "loss": own.losses.mean().item()}
+    return found, list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def by_clip(measured: Adaptation) -> list[tuple[Any, ...]]:
+    """Position of the clip in its split, then its values in the order of COLUMNS."""
+    own = measured.own
+    columns = (
+        measured.indices,
+        own.losses,
+        own.is_right.int(),
+        own.trace.macs,
+        own.trace.dense_macs,
+        measured.dealt_losses,
+        measured.dealt_is_right,
+        measured.dealt_macs,
+        measured.short.losses,
+        measured.full.losses,
+        measured.predicted,
+    )
+    return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+@torch.no_grad()
+def evaluate(task: AudioTask, batches: Sequence[AudioBatch], repeat: SkipTrace | None = None) -> Pass:
+    """`repeat`: decisions to take instead of the model's own, clip by clip."""
+    model, device = task.model.eval(), task.model.decision_bias.device
+    losses, is_right, traces, first = [], [], [], 0
+    for batch in batches:
+        size = len(batch.labels)
+        rows = torch.arange(first, first + size)
+        taken = None if repeat is None else select_clips(repeat, rows)
+        batch = AudioBatch(*(part.to(device) for part in batch))
+        output = model(batch.waveform, batch.lengths, repeat=taken)
+        losses.append(task.clip_losses(output.logits, batch).cpu())
+        is_right.append((output.logits.argmax(dim=-1) == batch.labels).cpu())
+        traces.append(output.trace)
+        first += size
+    return Pass(torch.cat(losses), torch.cat(is_right), join_traces(traces))
+
+
+class Ends(NamedTuple):
+    """What every budget has in common: the cheapest decisions, and nothing skipped."""
+
+    short: Pass
+    full: Pass
+
+
+@torch.no_grad()
+def measure_ends(task: AudioTask, batches: Sequence[AudioBatch]) -> Ends:
+    """For a model that decides; its bias is as it was afterwards."""
+    bias = task.model.decision_bias.clone()
+    task.model.decision_bias.fill_(-math.sinh(REACH))
+    short = evaluate(task, batches)
+    task.model.decision_bias.fill_(math.sinh(REACH))
+    full = evaluate(task, batches)
+    task.model.decision_bias.copy_(bias)
+    return Ends(short, full)
+
+
+def measure_adaptation(task: AudioTask, batches: Sequence[AudioBatch], ends: Ends) -> Adaptation:
+    """Of a model that decides, at the budget that its bias is set for."""
+    own = evaluate(task, batches)
+    generator = torch.Generator().manual_seed(key_bits(task.seed))
+    deals = []
+    for _ in range(NUM_DEALS):
+        order = torch.randperm(len(own.losses), generator=generator)
+        deals.append(evaluate(task, batches, select_clips(own.trace, order)))
+    return Adaptation(
+        indices=torch.cat([batch.indices for batch in batches]),
+        own=own,
+        dealt_losses=torch.stack([deal.losses for deal in deals]).mean(0),
+        dealt_is_right=torch.stack([deal.is_right for deal in deals]).float().mean(0),
+        dealt_macs=torch.stack([deal.trace.macs for deal in deals]).double().mean(0),
+        short=ends.short,
+        full=ends.full,
+        predicted=_predicted(task.model, own.trace, ends.short.trace),
+    )
+
+
+@torch.no_grad()
+def _predicted(model: AudioModel, own: SkipTrace, short: SkipTrace) -> Float[Tensor, " clip"]:
+    """From what the clip's own decisions were planned from."""
+    if model.encoder.gain_net is None:
+        return own.expected_compute
+    assert own.summary is not None
+    device = model.decision_bias.device
+    return model.encoder.predicted_cost(own.summary.to(device), short).cpu()

@@ -1,0 +1,159 @@
+"""Pass over the test clips again and again: at every budget, in every noise."""
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from lightning.pytorch import Trainer
+from rich.console import Console
+from torch import Tensor
+
+from hopscotch.data.augment import WaveformAugment
+from hopscotch.data.clips import KeyedLoader
+from hopscotch.data.datamodule import AudioDataModule
+from hopscotch.data.progress import with_progress
+from hopscotch.layers.attention import SkipAttention
+from hopscotch.models.audio_model import AudioModel
+from hopscotch.report.budgets import Condition
+from hopscotch.report.metrics import ScoreCollector, macro_f1
+from hopscotch.report.traces import Evaluation
+from hopscotch.training.calibration import REACH, calibrate
+from hopscotch.training.task import AudioTask
+from hopscotch.types import AudioBatch
+
+TIMED_BATCHES = 8  # spread over the split
+TIMED_ROUNDS = 3  # of each, the fastest counts: other work on the machine only ever adds
+
+
+class Pass(NamedTuple):
+    condition: Condition
+    evaluation: Evaluation
+    logits: Float[Tensor, "clip classes"]  # in the order of the evaluation
+    logged: dict[str, float]  # by the task, as at the end of training: loss, acc, ...
+
+
+def passes(
+    task: AudioTask, data: AudioDataModule, trainer: Trainer, budgets: Sequence[float | None], snr_db: Sequence[float]
+) -> Iterator[Pass]:
+    """For each budget the clips as they are, then in noise of each level; the model is afterwards as it was.
+
+    The test is Lightning's, as at the end of training, so that its figures are the same to the last digit.
+    """
+    collector = ScoreCollector()
+    trainer.callbacks.append(collector)  # pyright: ignore[reportAttributeAccessIssue]
+    bias = task.model.decision_bias.clone()
+    for budget in budgets:
+        calibrated = None
+        if budget is not None:
+            task.to(trainer.strategy.root_device)
+            task.model.decision_bias.copy_(bias)  # each from there: their order changes nothing
+            with Console().status(f"Meeting a budget of {budget:g} on validation clips"):
+                calibrated = calibrate(task.model, list(data.calibration_batches()), budget).achieved
+        for level in (None, *snr_db):
+            name = "clean" if level is None else f"{level:g} dB"
+            trainer.test(task, dataloaders=TestBatches(data, level, f"Testing, {name}"), verbose=False)
+            evaluation = collector.test
+            assert evaluation is not None
+            logged = {tag.removeprefix("test/"): float(value) for tag, value in trainer.callback_metrics.items()}
+            condition = Condition(
+                condition=name,
+                snr_db=level,
+                requested=budget,
+                calibrated=calibrated,
+                fraction=evaluation.compute_fraction,
+                macs=evaluation.trace.macs.double().mean().item(),
+                acc=logged["acc"],
+                f1=macro_f1(evaluation, data.num_classes),
+            )
+            yield Pass(condition, evaluation, collector.logits, logged)
+    task.model.decision_bias.copy_(bias)
+
+
+class TestBatches:
+    """The test clips as a trainer reads them, in noise or not, with a bar on the terminal if it takes long.
+
+    The noise of a clip is a function of (seed, position in the split), whatever its level.
+    """
+
+    __test__ = False  # none of pytest's
+
+    def __init__(self, data: AudioDataModule, snr_db: float | None, title: str) -> None:
+        self.loader: KeyedLoader = data.test_dataloader()
+        self.sample_rate, self.snr_db, self.title = data.sample_rate, snr_db, title
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[AudioBatch]:
+        for batch in with_progress(self.loader, len(self), self.title):
+            if self.snr_db is None:
+                yield batch
+            else:
+                yield from with_noise([batch], self.snr_db, self.snr_db, self.sample_rate)
+
+
+def with_noise(
+    batches: Sequence[AudioBatch], lowest_db: float, highest_db: float, sample_rate: int
+) -> list[AudioBatch]:
+    """The same clips in noise, its level drawn between two signal-to-noise ratios; a clip's noise follows its key."""
+    return _changed(batches, sample_rate, noise_probability=1.0, noise_snr_db=(lowest_db, highest_db))
+
+
+def with_silence(batches: Sequence[AudioBatch], seconds: float, sample_rate: int) -> list[AudioBatch]:
+    """The same clips between two silences, each of up to so many seconds."""
+    return _changed(batches, sample_rate, silence_probability=1.0, silence_seconds=seconds)
+
+
+@torch.no_grad()
+def time_fraction(task: AudioTask, batches: Sequence[AudioBatch]) -> float:
+    """What the model's decisions and fixed strides leave of the seconds of its dense run: nothing skipped, stride 1."""
+    model, bias = task.model.eval(), task.model.decision_bias
+    seconds = {"own": 0.0, "dense": 0.0}
+    for batch in batches[:: -(-len(batches) // TIMED_BATCHES)]:
+        waveform, lengths = batch.waveform.to(bias.device), batch.lengths.to(bias.device)
+        fastest = {"own": math.inf, "dense": math.inf}
+        for _ in range(TIMED_ROUNDS):
+            for name, setting in (("own", contextlib.nullcontext()), ("dense", nothing_skipped(model))):
+                with setting:
+                    begun = time.perf_counter()
+                    model(waveform, lengths).logits.sum().item()  # waits for a GPU
+                    fastest[name] = min(fastest[name], time.perf_counter() - begun)
+        seconds = {name: seconds[name] + fastest[name] for name in seconds}
+    return seconds["own"] / seconds["dense"]
+
+
+@contextlib.contextmanager
+def nothing_skipped(model: AudioModel) -> Iterator[None]:
+    """Every decision as dear as it gets, and every stride that was fixed beforehand 1."""
+    bias = model.decision_bias.clone()
+    fixed = [(module, module.stride) for module in model.modules() if isinstance(module, SkipAttention)]
+    model.decision_bias.fill_(math.sinh(REACH))
+    for module, _ in fixed:
+        module.stride = 1
+    try:
+        yield
+    finally:
+        model.decision_bias.copy_(bias)
+        for module, stride in fixed:
+            module.stride = stride
+
+
+def _changed(batches: Sequence[AudioBatch], sample_rate: int, **what: object) -> list[AudioBatch]:
+    nothing = {
+        "speeds": [1.0],
+        "silence_probability": 0.0,
+        "silence_seconds": 0.0,
+        "gain_db": 0.0,
+        "noise_probability": 0.0,
+        "noise_snr_db": (0.0, 0.0),
+    }
+    augment = WaveformAugment(sample_rate=sample_rate, **(nothing | what))  # pyright: ignore[reportArgumentType]
+    changed = []
+    for batch in batches:
+        waveform, lengths = augment(batch.waveform, batch.lengths, batch.keys)
+        changed.append(batch._replace(waveform=waveform, lengths=lengths))
+    return changed

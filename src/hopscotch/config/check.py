@@ -1,0 +1,173 @@
+"""Hold a composed configuration against its schemas, and what has no schema against its own YAML file."""
+
+import dataclasses
+from typing import Any, get_args, get_origin
+
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf.errors import ConfigKeyError, InterpolationToMissingValueError, OmegaConfBaseException
+
+from hopscotch.config.errors import ConfigError, flat, unknown_key, wrong_value
+from hopscotch.config.schema import ENCODER_RULES, SCHEMAS, Config, Rule
+
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list", dict: "a map"}
+ABSENT = object()  # a value that is not there to be checked: ???, or an interpolation of one
+
+
+def without_hydra(cfg: DictConfig) -> DictConfig:
+    """The configuration of a run, without that of Hydra itself."""
+    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+
+
+def check(cfg: DictConfig, defaults: DictConfig) -> None:
+    """Give the nodes of `cfg` their schemas and hold it against every rule; ConfigError names the first broken one.
+
+    `defaults` comes from the same choice of files without overrides: what a node without schema is compared with.
+    """
+    names = list(flat(defaults))
+    typed = _typed(without_hydra(cfg), Config, "", names)
+    if not OmegaConf.is_interpolation(typed, "run_dir"):
+        raise ConfigError(f"run_dir must not be given, got {typed.run_dir}: the folder is hydra.run.dir=<folder>")
+    _hold(typed, defaults, "", names)
+    for key, rule in ENCODER_RULES.get(_target(typed.model.encoder), {}).items():
+        _keep(rule, f"model.encoder.{key}", OmegaConf.select(typed.model.encoder, key))
+    with open_dict(cfg):
+        for key in typed:
+            cfg[key] = typed._get_node(key)  # the node, so that interpolations stay
+
+
+def check_trained(cfg: DictConfig, as_trained: DictConfig, file: object) -> None:
+    """The same for what a run left as config.yaml, `file`, whose keys may be those of another version."""
+    cfg.run_dir = "${run_dir:}"  # as it was typed: the rules know no other
+    check(cfg, as_trained)
+    if missing := OmegaConf.missing_keys(cfg):
+        keys = ", ".join(sorted(missing))
+        raise ValueError(f"{file} must have every key of this version of Hopscotch, it lacks {keys}.")
+
+
+def refuse_missing(cfg: DictConfig) -> None:
+    """Refuse a configuration in which a key without default was not given, such as data.root."""
+    for key, value in flat(cfg).items():
+        if value == "???":
+            raise ConfigError(f"{key} must be given, it has no default: add {key}=<value>")
+
+
+def _target(node: DictConfig) -> str:
+    return "" if "_target_" not in node or OmegaConf.is_missing(node, "_target_") else str(node._target_)
+
+
+def _typed(node: DictConfig, schema: type, path: str, names: list[str]) -> DictConfig:
+    """`node` with the types of `schema`, and the nodes below it with those of SCHEMAS."""
+    for field in dataclasses.fields(schema):  # OmegaConf does not say which one it was
+        if dataclasses.is_dataclass(field.type) and not isinstance(node._get_node(field.name), DictConfig | None):
+            raise wrong_value(_join(path, field.name), "a map", node[field.name])
+    try:
+        typed = OmegaConf.merge(OmegaConf.structured(schema), node)
+    except OmegaConfBaseException as error:
+        inner = (error.full_key or "").partition("[")[0]  # speeds[0] is a fault of speeds
+        key, value = _join(path, inner), OmegaConf.select(node, inner)
+        if isinstance(error, ConfigKeyError):
+            raise unknown_key(key, value, names) from error
+        raise wrong_value(key, _words(schema, inner), value) from error
+    assert isinstance(typed, DictConfig)
+    _type_below(typed, path, names)
+    return typed
+
+
+def _type_below(node: DictConfig, path: str, names: list[str]) -> None:
+    for key in node:
+        if OmegaConf.is_missing(node, key) or not isinstance(child := node._get_node(key), DictConfig) or not child:
+            continue
+        below = _join(path, str(key))
+        schema = SCHEMAS.get(_target(child))
+        if schema is not None and not dataclasses.is_dataclass(OmegaConf.get_type(child)):
+            node[key] = _typed(child, schema, below, names)
+        else:
+            _type_below(child, below, names)
+
+
+def _words(schema: Any, key: str) -> str:
+    """What the field at `key` takes, in words: its type, and its rule where it has one."""
+    *parents, name = key.split(".")
+    for parent in parents:
+        schema = schema.__annotations__[parent]
+    field = next(field for field in dataclasses.fields(schema) if field.name == name)
+    origin = get_origin(field.type)
+    kinds = [kind for kind in get_args(field.type) or (field.type,) if kind is not type(None)]
+    words = "a map" if origin is dict else " or ".join(WORDS.get(kind, "a map") for kind in kinds)
+    if origin is list:
+        words = f"a list, each item {words}"
+    return f"{words}, {field.metadata['rule'].words}" if "rule" in field.metadata else words
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def _value(node: DictConfig, key: str, path: str) -> Any:
+    if OmegaConf.is_missing(node, key):
+        return ABSENT
+    try:
+        return node[key]
+    except InterpolationToMissingValueError:
+        return ABSENT
+    except OmegaConfBaseException as error:
+        raw = node._get_node(key)
+        raise ConfigError(f"{path}={raw}: {str(error).splitlines()[0]}") from error
+
+
+def _hold(node: DictConfig, default: DictConfig, path: str, names: list[str]) -> None:
+    """Hold every value below `node` against its rule, or its default where no schema speaks of it."""
+    schema = OmegaConf.get_type(node)
+    declared = {f.name: f for f in dataclasses.fields(schema)} if dataclasses.is_dataclass(schema) else {}
+    for key in map(str, node):
+        here = _join(path, key)
+        value = _value(node, key, here)
+        if not declared and key not in set(default):  # `in default` overlooks ???
+            raise unknown_key(here, None if isinstance(value, DictConfig) else value, names)
+        before = _value(default, key, here) if key in set(default) else ABSENT
+        rule = declared[key].metadata.get("rule") if declared else None
+        if value is ABSENT:
+            continue
+        if rule is not None:
+            _keep(rule, here, value)
+        elif (not declared or declared[key].type is Any) and not _same_reference(node, default, key):
+            _like_default(here, value, before)
+        if isinstance(value, DictConfig):
+            _hold(value, before if isinstance(before, DictConfig) else value, here, names)
+
+
+def _same_reference(node: DictConfig, default: DictConfig, key: str) -> bool:
+    """The value comes from another key, as the YAML file says: held to its rule there."""
+    return OmegaConf.is_interpolation(default, key) and str(node._get_node(key)) == str(default._get_node(key))
+
+
+def _keep(rule: Rule, key: str, value: Any) -> None:
+    if OmegaConf.is_config(value):
+        value = OmegaConf.to_container(value, resolve=True)
+    if value is not None and not rule.holds(value):
+        raise wrong_value(key, rule.words, value, rule.choices)
+
+
+def _like_default(key: str, value: Any, default: Any) -> None:
+    """A value takes the type of the default in YAML; a default of null takes anything, and null turns a map off.
+
+    Not so within a model, which needs all of its parts.
+    """
+    is_off = value is None and isinstance(default, DictConfig) and not key.startswith("model.encoder.")
+    if default is ABSENT or default is None or is_off:
+        return
+    if not _same_kind(value, default):
+        example = "" if isinstance(default, DictConfig) else f" like its default, {default}"
+        raise wrong_value(key, WORDS[_kind(default)] + example, value)
+    if isinstance(default, ListConfig) and len(default) > 0:
+        for item in [] if value is None else value:
+            if not any(_same_kind(item, other) for other in default):
+                raise wrong_value(key, f"a list of values such as {default[0]}", value)
+
+
+def _kind(value: Any) -> type:
+    return dict if isinstance(value, DictConfig) else list if isinstance(value, ListConfig) else type(value)
+
+
+def _same_kind(value: Any, default: Any) -> bool:
+    return _kind(value) is _kind(default) or (_kind(value) is int and _kind(default) is float)

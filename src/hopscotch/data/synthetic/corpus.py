@@ -1,0 +1,159 @@
+"""Make a corpus of spoken clips once, keep it, and find it again.
+
+One file per recipe and parameters: its name is a hash over the source of the modules that make a clip and over every
+number that enters, so an edit of the synthesiser can never meet sound made before it. It is written beside its place
+and moved there in one step, so that two makers at once only waste time.
+"""
+
+import hashlib
+import inspect
+import logging
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hopscotch.data.datamodule import Split
+from hopscotch.data.progress import with_progress
+from hopscotch.data.synthetic import formants, words
+from hopscotch.data.synthetic.words import SpokenClip
+from hopscotch.system import PROJECT_ROOT
+
+log = logging.getLogger(__name__)
+
+MAX_PROCESSES = 8
+FEW_CLIPS = 400  # made in this process: starting others takes longer
+CHUNK = 25  # clips handed to a process at a time
+DAMAGE = (zipfile.BadZipFile, EOFError, KeyError, OSError, ValueError)  # zip files carry a checksum per array
+
+
+class Recipe(NamedTuple):
+    """Who makes the clips of a corpus, and everything beside counts and seed that they depend on."""
+
+    name: str  # of the data source, and of the folder that keeps the corpus
+    title: str  # of the progress bar
+    classes: tuple[str, ...]
+    sample_rate: int  # Hz
+    make: Callable[..., SpokenClip]  # (*numbers, seed, (split, index)); a module's own function, for the process pool
+    modules: tuple[ModuleType, ...]  # whose source decides what `make` returns
+    numbers: tuple[float, ...] = ()
+
+
+SPOKEN_WORDS = Recipe(
+    name="synthetic_words",
+    title="Speaking words",
+    classes=words.WORDS,
+    sample_rate=formants.SAMPLE_RATE,
+    make=words.numbered_clip,
+    modules=(formants, words),
+)
+
+
+class WordSplit(NamedTuple):
+    """The clips of a split, one after the other."""
+
+    samples: NDArray[np.int16]
+    lengths: NDArray[np.int64]  # samples per clip
+    labels: NDArray[np.int64]
+    speakers: NDArray[np.int64]
+    snr_db: NDArray[np.float64]
+
+
+def cache_root() -> Path:
+    """`.cache` of the checkout that this file lies in, or of the user where the package is installed elsewhere."""
+    is_checkout = (PROJECT_ROOT / "pyproject.toml").is_file()
+    return PROJECT_ROOT / ".cache" if is_checkout else Path.home() / ".cache" / "hopscotch"
+
+
+def corpus_path(folder: Path, counts: Mapping[Split, int], seed: int, recipe: Recipe = SPOKEN_WORDS) -> Path:
+    """Where the corpus of `counts` clips per split is kept."""
+    parts = (*map(inspect.getsource, recipe.modules), sorted(counts.items()), seed, *recipe.numbers)
+    return folder / recipe.name / f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.npz"
+
+
+def kept_corpus(
+    folder: Path, counts: Mapping[Split, int], seed: int, recipe: Recipe = SPOKEN_WORDS
+) -> dict[Split, WordSplit]:
+    """The corpus from its file; where that is missing or damaged, made and kept first."""
+    path = corpus_path(folder, counts, seed, recipe)
+    if path.exists():
+        try:
+            return _read(path, counts)
+        except DAMAGE as error:
+            log.warning("%s is damaged (%s): made again.", path, error)
+    corpus = make_corpus(counts, seed, recipe, processes=min(MAX_PROCESSES, os.cpu_count() or 1))
+    try:
+        _write(path, corpus)
+    except OSError as error:
+        log.warning(
+            "The clips cannot be kept in %s (%s) and will be made again; data.cache_dir moves them.", path, error
+        )
+    return corpus
+
+
+def make_corpus(
+    counts: Mapping[Split, int], seed: int, recipe: Recipe = SPOKEN_WORDS, *, processes: int
+) -> dict[Split, WordSplit]:
+    """Every clip, in order; the number of processes changes nothing but the time."""
+    jobs = [(split, index) for split, count in counts.items() for index in range(count)]
+    make = partial(recipe.make, *recipe.numbers, seed)
+    if processes > 1 and len(jobs) > FEW_CLIPS:
+        try:
+            # spawn: a fork would copy the threads of torch half
+            with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+                made = pool.map(make, jobs, chunksize=CHUNK)
+                clips = list(with_progress(made, len(jobs), recipe.title))
+        except BrokenProcessPool:
+            log.warning("Helpers could not start (a script without an `if __name__` guard?): making clips alone.")
+            return make_corpus(counts, seed, recipe, processes=1)
+    else:
+        made = map(make, jobs)
+        clips = list(with_progress(made, len(jobs), recipe.title))
+    corpus: dict[Split, WordSplit] = {}
+    start = 0
+    for split, count in counts.items():
+        corpus[split] = _join(clips[start : start + count])
+        start += count
+    return corpus
+
+
+def _join(clips: list[SpokenClip]) -> WordSplit:
+    return WordSplit(
+        samples=np.concatenate([clip.samples for clip in clips]),
+        lengths=np.array([len(clip.samples) for clip in clips]),
+        labels=np.array([clip.label for clip in clips]),
+        speakers=np.array([clip.speaker for clip in clips]),
+        snr_db=np.array([clip.snr_db for clip in clips]),
+    )
+
+
+def _read(path: Path, counts: Mapping[Split, int]) -> dict[Split, WordSplit]:
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+        return {split: WordSplit(*(file[f"{split}.{name}"] for name in WordSplit._fields)) for split in counts}
+
+
+def _write(path: Path, corpus: Mapping[Split, WordSplit]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays: dict[str, Any] = {
+        f"{split}.{name}": array for split, part in corpus.items() for name, array in part._asdict().items()
+    }
+    handle, unfinished = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".npz", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except BaseException:
+        Path(unfinished).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,186 @@
+"""From files to what a model labels: clips whole, long recordings in windows, as many at a time as memory takes.
+
+Files are opened when their turn comes. A recording's windows start every `hop` samples; the last one ends where the
+recording ends. So all windows are equally long, and none is a remainder too short to be judged.
+
+Many files shared out among processes, a core each: small models leave little to threads.
+"""
+
+import gc
+import glob
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from hopscotch.data.audio import AudioFileError, num_resampled, read_blocks, read_header, read_up_to
+from hopscotch.data.clips import one_thread
+from hopscotch.data.folder import audio_files
+
+MAX_SAMPLES = 2**22  # of the pieces that wait together: 16 MiB
+GLOB_SIGNS = "*?["
+
+
+class Windowing(NamedTuple):
+    """How recordings are cut, in samples."""
+
+    longest: int  # a file up to here is a clip, and stays whole
+    window: int
+    hop: int
+
+    def starts(self, num_samples: int) -> list[int]:
+        """Of the windows of a recording; one for a clip."""
+        if num_samples <= self.longest:
+            return [0]
+        last = num_samples - self.window
+        return [*range(0, last, self.hop), last]
+
+
+class Piece(NamedTuple):
+    """Samples that get a label of their own. The last piece of a file says so; a file that failed ends with `error`."""
+
+    waveform: Float[Tensor, " sample"] | None  # None where the file failed
+    path: Path
+    start: int  # samples from the beginning of the file
+    share: float  # of its file
+    is_window: bool
+    is_last: bool
+    error: str | None = None
+
+
+def find_files(words: Iterable[str]) -> list[Path]:
+    """The files that were named: a folder stands for every file in it that may be audio, a pattern for what it fits.
+
+    A file that was named twice, as by `**`, comes once.
+    """
+    found: list[Path] = []
+    for word in words:
+        path = Path(word)
+        if path.is_dir():
+            inside = audio_files(path)
+            if not inside:
+                raise ValueError(f"A folder must hold at least one audio file, got none in {word}.")
+            found += inside
+        elif path.exists() or not any(sign in word for sign in GLOB_SIGNS):
+            found.append(path)  # a file that is not there is named when its turn comes
+        else:
+            fitting = sorted(Path(name) for name in glob.glob(word, recursive=True))
+            files = [file for path in fitting for file in (audio_files(path) if path.is_dir() else [path])]
+            if not files:
+                raise ValueError(f"A pattern must fit at least one file, got none for {word}.")
+            found += files
+    return list(dict.fromkeys(found))
+
+
+def pieces_of(path: Path, sample_rate: int, windowing: Windowing) -> Iterator[Piece]:
+    """One piece, or a recording's windows as they come; where the file fails a piece says why."""
+    left = 1.0
+    try:
+        waveform = read_up_to(path, sample_rate, windowing.longest)
+        if waveform is not None:
+            yield Piece(waveform, path, 0, 1.0, is_window=False, is_last=True)
+            return
+        starts = windowing.starts(num_resampled(read_header(path), sample_rate))
+        waiting = None  # the last window is not handed out before the file's end was found sound
+        for start, waveform in windows_of(read_blocks(path, sample_rate), starts, windowing.window):
+            if waiting is not None:
+                left -= waiting.share
+                yield waiting
+            waiting = Piece(waveform, path, start, 1 / len(starts), is_window=True, is_last=start == starts[-1])
+        assert waiting is not None
+        yield waiting
+    except AudioFileError as error:
+        yield Piece(None, path, 0, left, is_window=False, is_last=True, error=str(error))
+
+
+def windows_of(blocks: Iterable[Tensor], starts: list[int], window: int) -> Iterator[tuple[int, Tensor]]:
+    """Cut windows from samples that come in blocks."""
+    held, begin, following = torch.zeros(0), 0, 0
+    for block in blocks:
+        held = torch.cat([held, block])
+        while following < len(starts) and starts[following] + window <= begin + len(held):
+            offset = starts[following] - begin
+            yield starts[following], held[offset : offset + window]
+            following += 1
+        kept = min(starts[min(following, len(starts) - 1)] - begin, len(held))
+        held, begin = held[kept:], begin + kept
+
+
+def groups(
+    paths: Iterable[Path], sample_rate: int, windowing: Windowing, *, first: int, most: int
+) -> Iterator[list[Piece]]:
+    """The pieces of all files in order: `first` of them, then twice as many each time up to `most`; fewer if long.
+
+    Who waits for the first group does not wait long, and the later ones leave much to choose batches of like length.
+    """
+    group: list[Piece] = []
+    num_samples, num_pieces = 0, first
+    pieces = (piece for path in paths for piece in pieces_of(path, sample_rate, windowing))
+    while True:
+        with one_thread():  # as in training; and the model has the other cores
+            for piece in pieces:
+                group.append(piece)
+                num_samples += 0 if piece.waveform is None else piece.waveform.shape[0]
+                if len(group) >= num_pieces or num_samples >= MAX_SAMPLES:
+                    break
+        if not group:
+            return
+        yield group
+        group, num_samples, num_pieces = [], 0, min(2 * num_pieces, most)
+
+
+MOST = 1024  # files of a share: there are many to choose batches of like length from
+MAX_BYTES = 2**24  # of a share of more than one file: who waits for long recordings sees progress
+
+Result = TypeVar("Result")
+
+
+def shares_of(files: Sequence[Path], num_workers: int) -> Iterator[list[Path]]:
+    """The files in order, at least two shares for every worker. A file that is not there counts nothing."""
+    most = min(MOST, math.ceil(len(files) / (2 * num_workers)))
+    share: list[Path] = []
+    num_bytes = 0
+    for file in files:
+        size = file.stat().st_size if file.is_file() else 0
+        if share and (len(share) == most or num_bytes + size > MAX_BYTES):
+            yield share
+            share, num_bytes = [], 0
+        share.append(file)
+        num_bytes += size
+    if share:
+        yield share
+
+
+class _Shares(Dataset[list[Result]], Generic[Result]):
+    def __init__(self, work: Callable[[list[Path]], list[Result]], shares: list[list[Path]]) -> None:
+        self.work, self.shares = work, shares
+
+    def __len__(self) -> int:
+        return len(self.shares)
+
+    def __getitem__(self, index: int) -> list[Result]:
+        return self.work(self.shares[index])
+
+
+def _start(_: int) -> None:
+    gc.freeze()  # or the first look for garbage copies all that the worker shares with the process it came from
+
+
+def side_by_side(
+    work: Callable[[list[Path]], list[Result]], files: Sequence[Path], num_workers: int
+) -> Iterator[list[Result]]:
+    """What `work` makes of each share, in their order; `num_workers` processes, each with one thread."""
+    loader = DataLoader(
+        _Shares(work, list(shares_of(files, num_workers))),
+        batch_size=None,
+        collate_fn=list,
+        num_workers=num_workers,
+        worker_init_fn=_start,
+        generator=torch.Generator(),  # its own: a loader draws a number that nobody here uses
+    )
+    yield from loader

@@ -1,0 +1,150 @@
+"""Average the weights over training steps: what is validated, kept and tested in place of the weights themselves.
+
+average <- average + (1 - decay) (weights - average), after every optimizer step; it looks back 1 / (1 - decay) steps
+
+Keep the best checkpoint and the last one, whichever epoch is the best; where they are the same, write it once.
+"""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.utilities.rank_zero import rank_zero_only, rank_zero_warn
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+Place = tuple[dict[str, Tensor | None], str]  # of a parameter or buffer: its module's table, and its name there
+
+
+class AveragedWeights(WeightAveraging):
+    """Lightning's own `EMAWeightAveraging`, its average being moved in less time."""
+
+    def __init__(self, *, decay: float) -> None:
+        if not 0 <= decay <= 1:
+            raise ValueError(f"callbacks.average.decay must lie in [0, 1], got {decay}.")
+        super().__init__()
+        self.decay = decay
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self._average_model = MovingAverage(pl_module, self.decay)
+
+
+class MovingAverage(AveragedModel):
+    """torch's own, all tensors at once and found where they were found before.
+
+    One by one they took 5 to 9 ms of a step of 80, looking for them in every step another 2 to 3.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        self._found: tuple[nn.Module, list[tuple[list[Place], list[Place]]]] | None = None
+
+    def update_parameters(self, model: nn.Module) -> None:
+        if self._found is None and self.n_averaged == 0:  # a look at the device that later steps are spared
+            super().update_parameters(model)
+            return
+        if self._found is None or self._found[0] is not model:
+            self._found = (model, self._groups(model))
+        assert self.multi_avg_fn is not None
+        for averaged, current in self._found[1]:
+            self.multi_avg_fn(_tensors(averaged), _tensors(current), self.n_averaged)
+        self.n_averaged += 1
+
+    def _groups(self, model: nn.Module) -> list[tuple[list[Place], list[Place]]]:
+        """Places of the average and of the model, by device and type of what lies there.
+
+        The average goes to where the model is: made before the trainer moved the model, it may lie on the CPU still.
+        """
+        self.to(next(model.parameters()).device)
+        groups: dict[tuple[object, object], tuple[list[Place], list[Place]]] = {}
+        for ours, theirs in zip(_places(self.module), _places(model), strict=True):
+            (tensor,) = _tensors([ours])
+            averaged, current = groups.setdefault((tensor.device, tensor.dtype), ([], []))
+            averaged.append(ours)
+            current.append(theirs)
+        return list(groups.values())
+
+
+def _places(module: nn.Module) -> list[Place]:
+    """Of every parameter and buffer, once; a module may put another tensor in the place."""
+    places, seen = [], set()
+    for part in module.modules():
+        for table in (part._parameters, part._buffers):
+            for name, tensor in table.items():
+                if tensor is not None and id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    places.append((table, name))
+    return places
+
+
+def _tensors(places: list[Place]) -> list[Tensor]:
+    tensors = [table[name] for table, name in places]
+    assert all(tensor is not None for tensor in tensors)
+    return [tensor.detach() for tensor in tensors if tensor is not None]
+
+
+class BestAndLast(ModelCheckpoint):
+    """Lightning's own, for one best checkpoint, with three differences.
+
+    Under `save_last=True` Lightning leaves the last checkpoint as it is after a validation that is no better than the
+    best: who goes on from there does the epochs since then again. It would collect and write the state of one step
+    twice. And a run that goes on in a folder of its own would forget which checkpoint was the best so far.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.save_top_k not in (0, 1):
+            raise ValueError(
+                "callbacks.checkpoint.save_top_k must be 1, for what follows a run reads one best checkpoint, or 0 to "
+                f"keep none, got {self.save_top_k}."
+            )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Of a run in another folder: its best checkpoint so far moves in."""
+        if self.dirpath is None or state_dict["dirpath"] == self.dirpath:
+            super().load_state_dict(state_dict)
+            return
+        before, score = state_dict["best_model_path"], state_dict["best_model_score"]
+        here = str(Path(self.dirpath) / Path(before).name)
+        if os.path.isfile(before):
+            _copy(before, here)
+            so_far = {"best_model_path": here, "kth_best_model_path": here, "best_k_models": {here: score}}
+        else:
+            if before:
+                rank_zero_warn(f"{before}, the best checkpoint so far, is not there: the best of what follows is kept.")
+            score = self.best_model_score
+            so_far = {
+                "best_model_path": "",
+                "kth_best_model_path": "",
+                "best_k_models": {},
+                "kth_value": self.kth_value,
+            }
+        own = {"dirpath": self.dirpath, "last_model_path": self.last_model_path, "best_model_score": score}
+        super().load_state_dict({**state_dict, **own, **so_far})
+
+    def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
+        super()._save_topk_checkpoint(trainer, monitor_candidates)
+        if self.save_last and self._last_global_step_saved != trainer.global_step:
+            self._save_last_checkpoint(trainer, monitor_candidates)
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        saved = self._last_checkpoint_saved
+        if self._last_global_step_saved != trainer.global_step or not os.path.isfile(saved):  # a remote one is no file
+            super()._save_checkpoint(trainer, filepath)
+            return
+        if saved != filepath:
+            _copy(saved, filepath)
+        trainer.strategy.barrier()
+
+
+@rank_zero_only
+def _copy(path: str, to: str) -> None:
+    """Never half a file, as Lightning's are."""
+    partial = Path(f"{to}.partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(path, partial)
+    os.replace(partial, to)

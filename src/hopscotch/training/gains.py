@@ -1,0 +1,131 @@
+"""Learn what decisions cost: regress it, clip by clip, on the model as it stands.
+
+    cost(decisions) = loss under these decisions - loss of the dense run,   of the same clip
+
+Both runs are deterministic and of the same clip, so that all in which clips differ otherwise drops out. It is far more
+than what decisions cost: a regression of the loss itself, trained along with the model, found nothing (README, Tried).
+The net that is fitted reads what the model plans its decisions from; the model itself is left alone.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hopscotch.models.audio_model import AudioModel
+from hopscotch.training.calibration import REACH
+from hopscotch.types import AudioBatch, ModelOutput, SkipTrace, join_traces, key_bits, select_clips
+
+NUM_DRAWS = 4  # decisions at random per clip
+NUM_STEPS = 1000
+ROWS = 512  # of a step
+LEARNING_RATE, WEIGHT_DECAY = 2e-3, 0.05
+JITTER = 0.1  # noise on what the net reads, in deviations: there are few clips
+
+
+def fit_gains(
+    model: AudioModel,
+    clip_losses: Callable[[Tensor, AudioBatch], Float[Tensor, " batch"]],
+    batches: Sequence[AudioBatch],
+    seed: int,
+) -> float:
+    """Fit `model.encoder.gain_net` anew, and say which share of the costs' variance it explains."""
+    net = model.encoder.gain_net
+    assert net is not None, f"{model.name} learns no gains"
+    generator = torch.Generator().manual_seed(key_bits(seed))
+    was_training, bias = model.training, model.decision_bias.clone()
+    model.eval()
+    model.decision_bias.fill_(math.sinh(REACH))  # left to itself, the model skips nothing
+    # Lightning validates in inference mode, whose tensors nothing can be fitted to.
+    with torch.inference_mode(False):
+        with torch.no_grad():
+            summaries, decisions, costs = _measure(model, clip_losses, batches, generator, bias)
+        explained = _fit(model, net, summaries, decisions, costs, generator)
+    model.decision_bias.copy_(bias)
+    model.train(was_training)
+    return explained
+
+
+def _measure(
+    model: AudioModel,
+    clip_losses: Callable[[Tensor, AudioBatch], Tensor],
+    batches: Sequence[AudioBatch],
+    generator: torch.Generator,
+    usual: Tensor,
+) -> tuple[Tensor, SkipTrace, Tensor]:
+    """What a clip's decisions are planned from, decisions drawn for it, and what these cost: a row for each draw.
+
+    A gate before the encoder lets in what it does with the `usual` bias, in the dense run, too: what is planned is
+    planned from these tokens.
+    """
+    device = model.decision_bias.device
+    summaries, traces, costs = [], [], []
+    for batch in batches:
+        here = AudioBatch(*(part.to(device) for part in batch))
+
+        def run(repeat: SkipTrace | None, here: AudioBatch = here) -> tuple[ModelOutput, Tensor]:
+            output = model(here.waveform, here.lengths, repeat=repeat)
+            return output, clip_losses(output.logits, here)
+
+        output, dense = run(None)
+        planned = output.trace
+        if planned.tokens is not None:
+            highest = model.decision_bias.clone()
+            model.decision_bias.copy_(usual)
+            planned = replace(planned, tokens=run(None)[0].trace.tokens)
+            model.decision_bias.copy_(highest)
+            output, dense = run(planned)
+        for _ in range(NUM_DRAWS):
+            output, losses = run(model.encoder.random_decisions(planned, generator))
+            assert output.trace.summary is not None
+            summaries.append(output.trace.summary)
+            traces.append(output.trace)
+            costs.append(losses - dense)
+    return torch.cat(summaries), join_traces(traces), torch.cat(costs)
+
+
+def _fit(
+    model: AudioModel,
+    net: nn.Module,
+    summaries: Tensor,
+    decisions: SkipTrace,
+    costs: Tensor,
+    generator: torch.Generator,
+) -> float:
+    for module in net.modules():
+        if isinstance(module, nn.Linear | nn.LayerNorm):
+            _reset(module, generator)
+    spread = summaries.std(dim=0)
+    optimizer = torch.optim.AdamW(net.requires_grad_(True).parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, NUM_STEPS)
+    with torch.enable_grad():
+        for _ in range(NUM_STEPS):
+            rows = torch.randint(len(costs), (ROWS,), generator=generator)
+            noise = JITTER * torch.randn(ROWS, summaries.shape[1], generator=generator).to(summaries.device)
+            here = rows.to(summaries.device)
+            predicted = model.encoder.predicted_cost(summaries[here] + noise * spread, select_clips(decisions, rows))
+            loss = F.smooth_l1_loss(predicted, costs[here])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    net.requires_grad_(False)
+    with torch.no_grad():
+        left = costs - model.encoder.predicted_cost(summaries, decisions)
+    return 1.0 - (left.var() / costs.var()).item()
+
+
+def _reset(module: nn.Linear | nn.LayerNorm, generator: torch.Generator) -> None:
+    """As new: a fit depends on the model that it is made for, not on the fits before."""
+    with torch.no_grad():
+        if isinstance(module, nn.LayerNorm):
+            module.reset_parameters()
+            return
+        bound = module.in_features**-0.5
+        for parameter in module.parameters():
+            drawn = torch.rand(parameter.shape, generator=generator)
+            parameter.copy_(bound * (2 * drawn - 1))

@@ -1,0 +1,267 @@
+"""The training loop of an audio model: task loss, budget, policy, and `update_threshold` after every optimizer step.
+
+    loss = task + w_b (mean expected compute - target)^2 + policy terms        (w_b warms up)
+         + w_d (task of the same clips, nothing skipped + KL(what that says || what was said))
+
+The last line is the sandwich rule with distillation in place (Yu and Huang 2019): one set of weights learns to do with
+all of the compute as well as with some, and the former teaches the latter.
+
+What is random in a step (dropout, Gumbel noise, sampled routes) is seeded by (seed, epoch, batch, rank), so that a run
+can be repeated, and resumed, to the last bit.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, TypedDict
+
+import torch
+from jaxtyping import Float
+from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from hopscotch.models.audio_model import AudioModel
+from hopscotch.training.calibration import Calibration, calibrate
+from hopscotch.training.gains import fit_gains
+from hopscotch.training.losses import PolicyLoss
+from hopscotch.types import AudioBatch, ModelOutput, detached, key_bits, skipping_nothing
+
+STAGES = ("train", "val", "test")
+OF_AN_EPOCH: dict[str, Any] = {"on_step": False, "on_epoch": True}  # what is logged: Lightning guesses by the hook
+
+
+class Step:
+    """What a step tells callbacks, detached. No dataclass: Lightning copies those, tensor by tensor, at every step."""
+
+    def __init__(self, task_loss: Tensor, losses: Tensor, output: ModelOutput) -> None:
+        self.task_loss = task_loss.detach()
+        self.losses = losses.detach()  # per clip
+        self.output = output._replace(logits=output.logits.detach(), trace=detached(output.trace))
+
+
+class StepOutput(TypedDict):
+    loss: Tensor  # with gradient in training
+    step: Step
+
+
+class AudioTask(LightningModule):
+    """Base of the tasks. A task says what the loss of a clip is (`clip_losses`) and what it measures (`measure`).
+
+    `optimizer` makes an optimizer from parameter groups. `target` is the compute fraction to train for, None for a
+    model that decides nothing. Shares (`warmup`, `budget_warmup`) are of the training steps.
+    """
+
+    trainer: Any  # Lightning's property raises outside of a run; its type says no more
+
+    def __init__(
+        self,
+        *,
+        model: AudioModel,
+        optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer],
+        seed: int,
+        warmup: float,
+        threshold_lr: float,
+        target: float | None,
+        budget_weight: float,
+        budget_warmup: float,
+        entropy_weight: float,
+        dense_weight: float,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.make_optimizer = optimizer
+        self.seed, self.warmup, self.threshold_lr = seed, warmup, threshold_lr
+        self.target, self.budget_weight, self.budget_warmup = target, budget_weight, budget_warmup
+        self.policy_loss, self.dense_weight = PolicyLoss(entropy_weight), dense_weight
+        self.fractions = nn.ModuleDict({f"{stage}_fraction": MeanMetric() for stage in STAGES})
+        self.calibration: Calibration | None = None
+        self.first_step_at: float | None = None  # time.time() of the end of the first optimizer step
+        self._calibration_batches: list[AudioBatch] = []
+        self._step_loss: list[tuple[Tensor, int]] = []  # (mean loss, clips) of the batches of an optimizer step
+        # Stage -> (output, labels) of the batches of its epoch so far: validation falls into a training epoch.
+        self._measured: dict[str, list[tuple[ModelOutput, Tensor]]] = {stage: [] for stage in STAGES}
+
+    # What a task says.
+
+    def clip_losses(self, logits: Tensor, batch: AudioBatch) -> Float[Tensor, " batch"]:
+        raise NotImplementedError
+
+    def measure(self, stage: str, logits: Tensor, labels: Tensor) -> None:
+        """Log what this task is judged by."""
+        raise NotImplementedError
+
+    # The loop.
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def progress(self) -> float:
+        """Share of the training steps done, 0 to 1."""
+        return min(1.0, self.global_step / max(1, self.trainer.estimated_stepping_batches))
+
+    def training_step(self, batch: AudioBatch, batch_idx: int) -> StepOutput:
+        self._seed(key_bits(self.seed, self.current_epoch, batch_idx, self.global_rank))
+        self.model.set_progress(self.progress)
+        output = self.model(batch.waveform, batch.lengths, keys=batch.keys)
+        losses = self.clip_losses(output.logits, batch)
+        task_loss = losses.mean()
+        loss = task_loss + self._budget_loss(output) + self._policy_loss(output, losses, batch)
+        loss = loss + self._dense_loss(output, batch)
+        if loss.device.type == "cpu" or batch_idx % self.trainer.log_every_n_steps == 0:
+            self._stop_if_not_finite(loss, losses, batch)
+        self._step_loss.append((task_loss.detach(), len(losses)))
+        step = Step(task_loss, losses, output)
+        self._measured["train"].append((step.output, batch.labels))
+        if batch_idx % self.trainer.log_every_n_steps == 0:  # a call of Lightning's log costs half a millisecond
+            self.log("train/loss", step.task_loss, prog_bar=True, batch_size=len(losses))
+        return {"loss": loss, "step": step}
+
+    def validation_step(self, batch: AudioBatch, batch_idx: int) -> StepOutput:
+        return self._evaluation_step("val", batch)
+
+    def test_step(self, batch: AudioBatch, batch_idx: int) -> StepOutput:
+        return self._evaluation_step("test", batch)
+
+    def _evaluation_step(self, stage: str, batch: AudioBatch) -> StepOutput:
+        output = self.model(batch.waveform, batch.lengths)
+        losses = self.clip_losses(output.logits, batch)
+        step = Step(losses.mean(), losses, output)
+        self._measured[stage].append((step.output, batch.labels))
+        self.log(f"{stage}/loss", step.task_loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(losses))
+        return {"loss": step.task_loss, "step": step}
+
+    def on_train_batch_end(self, outputs: Any, batch: AudioBatch, batch_idx: int) -> None:
+        if self.trainer.is_last_batch:  # not at the epoch's end, where callbacks are told before the task
+            self._measure_epoch("train")
+
+    def on_train_epoch_end(self) -> None:
+        if self._measured["train"]:  # the epoch was cut short
+            self._measure_epoch("train")
+
+    def on_validation_epoch_end(self) -> None:
+        self._measure_epoch("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._measure_epoch("test")
+
+    def _measure_epoch(self, stage: str) -> None:
+        """What the clips of an epoch come to: counted once, for counting batch by batch costs more than it tells."""
+        outputs, labels = zip(*self._measured[stage], strict=True)
+        self._measured[stage].clear()
+        macs = torch.cat([output.trace.macs for output in outputs])
+        dense_macs = torch.cat([output.trace.dense_macs for output in outputs])
+        fractions = self.fractions[f"{stage}_fraction"]
+        assert isinstance(fractions, MeanMetric)
+        fractions.update(macs.double() / dense_macs.double(), weight=dense_macs)
+        self.log(f"{stage}/compute_fraction", fractions, prog_bar=True, **OF_AN_EPOCH)
+        self.log(f"{stage}/macs", macs.double().mean(), sync_dist=True, **OF_AN_EPOCH)
+        self.measure(stage, torch.cat([output.logits for output in outputs]), torch.cat(labels))
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then tell the thresholds what the step's batches cost: their mean task loss, weighted by clips."""
+        super().optimizer_step(*args, **kwargs)
+        clips = sum(size for _, size in self._step_loss)
+        total = torch.stack([loss * size for loss, size in self._step_loss]).sum()
+        self._step_loss.clear()
+        loss = self.trainer.strategy.reduce(total / clips, reduce_op="mean")
+        self.model.update_threshold(loss, self.threshold_lr)
+        if self.first_step_at is None:
+            self.first_step_at = time.time()
+
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        """Clip in bfloat16, too: Lightning refuses it for a fused optimizer, whose gradients might be scaled."""
+        plugin = self.trainer.precision_plugin
+        if isinstance(plugin, MixedPrecision) and plugin.scaler is None:  # they are not: bfloat16 needs no scaling
+            norm = self.trainer.gradient_clip_val or 0.0
+            algorithm = self.trainer.gradient_clip_algorithm or "norm"
+            Precision.clip_gradients(plugin, optimizer, norm, GradClipAlgorithmType(algorithm))
+            return
+        super().configure_gradient_clipping(optimizer, *args, **kwargs)
+
+    def on_validation_epoch_start(self) -> None:
+        """Learn what decisions cost and meet the budget before both are judged: the checkpoint kept holds them."""
+        if self.target is None or self.trainer.sanity_checking:
+            return
+        if not self._calibration_batches:
+            self._calibration_batches = list(self.trainer.datamodule.calibration_batches())
+        if self.model.encoder.gain_net is not None:
+            batches = list(self.trainer.datamodule.gain_batches())
+            self.log("policy/gain_explained", fit_gains(self.model, self.clip_losses, batches, self.seed))
+        self.calibration = calibrate(self.model, self._calibration_batches, self.target)
+
+    def _seed(self, key: int) -> None:
+        """As `torch.manual_seed`, which takes a millisecond a step to note the seed of a GPU that is not in use."""
+        if self.device.type == "cpu":
+            torch.default_generator.manual_seed(key)
+        else:
+            torch.manual_seed(key)
+
+    # Its terms.
+
+    def _budget_loss(self, output: ModelOutput) -> Tensor | float:
+        if self.target is None or self.budget_weight == 0:
+            return 0.0
+        expected = output.trace.expected_compute.mean()
+        if self.global_step % self.trainer.log_every_n_steps == 0:
+            self.log("train/expected_compute", expected.detach(), on_step=True, on_epoch=False)
+        grown = min(1.0, self.progress / self.budget_warmup) if self.budget_warmup > 0 else 1.0
+        return self.budget_weight * grown * (expected - self.target) ** 2
+
+    def _policy_loss(self, output: ModelOutput, losses: Tensor, batch: AudioBatch) -> Tensor | float:
+        def second_opinion() -> Tensor:
+            return self.clip_losses(self.model(batch.waveform, batch.lengths, keys=batch.keys).logits, batch)
+
+        return self.policy_loss(output.trace, losses.detach(), second_opinion, self.progress)
+
+    def _dense_loss(self, output: ModelOutput, batch: AudioBatch) -> Tensor | float:
+        if self.target is None or self.dense_weight == 0:
+            return 0.0
+        everything = skipping_nothing(output.trace)
+        logits = self.model(batch.waveform, batch.lengths, keys=batch.keys, repeat=everything).logits
+        said, taught = output.logits.log_softmax(dim=-1), logits.detach().log_softmax(dim=-1)
+        taken = nn.functional.kl_div(said, taught, reduction="batchmean", log_target=True)
+        return self.dense_weight * (self.clip_losses(logits, batch).mean() + taken)
+
+    def _stop_if_not_finite(self, loss: Tensor, losses: Tensor, batch: AudioBatch) -> None:
+        if bool(torch.isfinite(loss)):
+            return
+        clips = self.trainer.datamodule.clips["train"]
+        bad = (~torch.isfinite(losses)).nonzero().flatten().tolist() or range(len(losses))
+        names = ", ".join(clips[int(batch.indices[i])].name for i in list(bad)[:5])
+        raise ValueError(
+            f"The loss must stay finite, got {loss.item()} at step {self.global_step}; clips: {names}. "
+            "Try a lower task.optimizer.lr, or trainer.detect_anomaly=true."
+        )
+
+    # What Lightning asks.
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Weight decay on matrices alone; the rate warms up linearly and falls along a cosine, step by step."""
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [p for p in parameters if p.ndim >= 2]},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        try:
+            optimizer = self.make_optimizer(groups)
+        except TypeError as error:  # a key of the one optimizer that the other one has not
+            raise ValueError(f"task.optimizer must hold what its _target_ takes: {error}.") from None
+        num_steps = max(1, int(self.trainer.estimated_stepping_batches))
+        # Counting made the iterator over the training batches, too early: Lightning restores only later where a resumed
+        # run stands. Without its loader it makes another.
+        self.trainer.fit_loop._combined_loader = None
+        num_warmup = max(1, round(self.warmup * num_steps))
+
+        def rate(step: int) -> float:
+            if step < num_warmup:
+                return (step + 1) / num_warmup
+            return 0.5 * (1 + math.cos(math.pi * (step - num_warmup) / max(1, num_steps - num_warmup)))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

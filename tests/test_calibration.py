@@ -1,0 +1,118 @@
+"""What may be asked of a model, and the bias that makes its decisions cost just that."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from hopscotch.build import build_model
+from hopscotch.models.audio_model import AudioModel
+from hopscotch.training.calibration import TOLERANCE, calibrate, deterministic_fraction, resolve_target
+from tests.tiny import make_batch, tiny_config
+
+SAMPLES = 1280
+DECIDING = ("jump_attention", "learned_skip", "skip_layer", "skip_layer_plain", "skip_transformer")
+
+
+@pytest.fixture
+def make_model(tmp_path: Path):
+    def make(name: str, *overrides: str) -> AudioModel:
+        torch.manual_seed(0)
+        model = build_model(tiny_config(tmp_path, tmp_path, f"model={name}", *overrides), num_classes=3)
+        with torch.no_grad():  # fresh deciders say nearly the same of all clips: let them differ
+            for part, parameter in model.named_parameters():
+                if part.endswith(("policy.output.weight", "gate.net.2.weight")):
+                    parameter.mul_(30)
+        return model
+
+    return make
+
+
+@pytest.mark.parametrize("name", DECIDING)
+def test_auto_is_the_asked_share_of_the_way_from_the_floor(make_model, name: str) -> None:
+    model = make_model(name)
+    floor, ceiling = model.reachable(SAMPLES)
+    assert 0 < floor < ceiling <= 1
+    assert (ceiling < 1) == (name == "jump_attention"), "the strides behind the jumps are fixed"
+    assert resolve_target("auto", model, SAMPLES, 0.5) == pytest.approx((floor + ceiling) / 2)
+    assert resolve_target("auto", model, SAMPLES, 0.2) == pytest.approx(0.8 * floor + 0.2 * ceiling)
+    assert resolve_target(floor, model, SAMPLES, 0.5) == floor
+    assert resolve_target(ceiling, model, SAMPLES, 0.5) == ceiling
+
+
+@pytest.mark.parametrize("name", [*DECIDING, "dense"])
+def test_behind_a_gate_auto_is_no_more_than_training_ends_with(make_model, name: str) -> None:
+    model = make_model(name, "model.open_rate=0.5")
+    assert resolve_target("auto", model, SAMPLES, 1.0) == model.most_in_training(SAMPLES) < model.reachable(SAMPLES)[1]
+    floor, ceiling = model.reachable(SAMPLES)
+    assert resolve_target("auto", model, SAMPLES, 0.1) == pytest.approx(0.9 * floor + 0.1 * ceiling)
+
+
+@pytest.mark.parametrize("overrides", [(), ("model.open_rate=0.5",)], ids=["", "behind a gate"])
+@pytest.mark.parametrize("name", [*DECIDING, "skip_attention"])
+def test_a_bias_beyond_all_decisions_reaches_the_ceiling(make_model, name: str, overrides: tuple[str, ...]) -> None:
+    model, batches = make_model(name, *overrides), [make_batch(6, samples=[SAMPLES])]
+    assert calibrate(model, batches, 1.0).achieved == pytest.approx(model.reachable(SAMPLES)[1], abs=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("skip_transformer", ("model.depth=2",)),
+        ("skip_transformer", ("model.encoder.jump.rule=literal", "model.encoder.jump.max=1")),
+        ("learned_skip", ("model.encoder.max_stride=1",)),
+    ],
+)
+def test_a_model_that_has_nothing_to_skip_is_refused(make_model, name: str, overrides: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} must have something to skip"):
+        resolve_target("auto", make_model(name, *overrides), SAMPLES, 0.5)
+
+
+@pytest.mark.parametrize("name", DECIDING)
+def test_a_target_below_the_floor_is_refused_with_the_floor_named(make_model, name: str) -> None:
+    model = make_model(name)
+    floor, ceiling = model.reachable(SAMPLES)
+    with pytest.raises(
+        ValueError, match=rf"compute\.target .* floor of {name}, {floor:.3f}, and {ceiling:.3g}, got 0\.01\."
+    ):
+        resolve_target(0.01, model, SAMPLES, 0.5)
+
+
+@pytest.mark.parametrize("name", ["dense", "skip_attention"])
+def test_a_model_without_decisions_takes_no_number(make_model, name: str) -> None:
+    model = make_model(name)
+    assert resolve_target("auto", model, SAMPLES, 0.5) is None
+    with pytest.raises(
+        ValueError, match=rf"compute\.target must stay auto for {name}, which decides nothing, got 0\.9"
+    ):
+        resolve_target(0.9, model, SAMPLES, 0.5)
+
+
+@pytest.mark.parametrize("name", DECIDING)
+def test_calibration_meets_the_targets_in_between(make_model, name: str) -> None:
+    model = make_model(name)
+    batches = [make_batch(64)]
+    low, high = (calibrate(model, batches, end).achieved for end in (0.0, 1.0))
+    for target in (low + 0.3 * (high - low), low + 0.7 * (high - low)):
+        found = calibrate(model, batches, target)
+        assert found.requested == target
+        assert found.achieved == pytest.approx(target, abs=5 * TOLERANCE)  # 64 clips cannot meet it finer
+        assert deterministic_fraction(model.eval(), batches) == found.achieved
+        assert model.decision_bias.item() == pytest.approx(found.bias)
+
+
+@pytest.mark.parametrize("name", ["learned_skip", "skip_transformer"])
+def test_calibration_ends_at_the_floor_and_at_dense(make_model, name: str) -> None:
+    model = make_model(name)
+    batches = [make_batch(6, samples=[SAMPLES])]
+    assert calibrate(model, batches, 0.0).achieved == pytest.approx(model.floor(SAMPLES))
+    assert calibrate(model, batches, 1.0).achieved == 1.0
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_calibration_leaves_the_mode_as_it_was(make_model, training: bool) -> None:
+    model = make_model("skip_layer").train(training)
+    before = {name: value.clone() for name, value in model.state_dict().items() if name != "decision_bias"}
+    calibrate(model, [make_batch(6)], 0.7)
+    assert model.training is training
+    assert [name for name, value in before.items() if not torch.equal(value, model.state_dict()[name])] == []

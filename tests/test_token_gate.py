@@ -1,0 +1,213 @@
+"""A gate before the encoder: what it closes costs nothing and stays as it was, what it opens goes through."""
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hopscotch.models import token_gate
+from hopscotch.models.encoder import Encoder
+from hopscotch.models.token_gate import GatedEncoder, stretched
+from hopscotch.types import SkipTrace, join_traces, select_clips, valid_mask
+from tests.small_models import DIM, decide_at_random, make_encoder, skip_nothing
+from tests.test_compute import counted_macs
+
+LENGTHS = torch.tensor([30, 12, 1, 21])
+GATED = ("dense", "learned_skip", "skip_transformer", "jump_attention")
+
+
+def make_gated(name: str = "dense", **changes: Any) -> tuple[GatedEncoder, Tensor]:
+    """In evaluation, about half of the tokens open; and clips for it."""
+    torch.manual_seed(0)
+    encoder = make_encoder(name, open_rate=0.5, **changes)
+    assert isinstance(encoder, GatedEncoder)
+    x = torch.randn(len(LENGTHS), 30, DIM) * valid_mask(LENGTHS, 30)[:, :, None]
+    decide_at_random(encoder, x, LENGTHS)
+    return encoder, x
+
+
+def run(encoder: Encoder, x: Tensor, lengths: Tensor = LENGTHS, **how: Any) -> tuple[Tensor, SkipTrace]:
+    with torch.no_grad():
+        return encoder(x, lengths, **how)
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_closed_tokens_stay_and_open_ones_are_the_encoders_on_them_alone(name: str) -> None:
+    encoder, x = make_gated(name)
+    y, trace = run(encoder, x)
+    assert trace.tokens is not None
+    for clip, length in enumerate(LENGTHS.tolist()):
+        is_open = trace.tokens[clip, :length].clone()
+        torch.testing.assert_close(trace.open_rate[clip, 0].nan_to_num(), trace.open_rate[clip, 0])
+        assert torch.equal(y[clip, :length][~is_open], x[clip, :length][~is_open])
+        read = is_open.clone()
+        read[0] = True  # the first token is always read
+        alone, _ = run(encoder.encoder, x[clip : clip + 1, :length][:, read], read.sum()[None])
+        torch.testing.assert_close(y[clip, :length][is_open], alone[0][is_open[read]], rtol=0, atol=1e-5)
+    assert 0.2 < float(trace.tokens.sum() / LENGTHS.sum()) < 0.8, "some open and some closed, for this to be a test"
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_with_every_token_open_it_is_the_encoder_itself(name: str) -> None:
+    encoder, x = make_gated(name)
+    skip_nothing(encoder)
+    y, trace = run(encoder, x)
+    expected, inner = run(encoder.encoder, x)
+    mask = valid_mask(LENGTHS, 30)
+    torch.testing.assert_close(y[mask], expected[mask], rtol=0, atol=1e-5)
+    assert trace.macs.tolist() == (inner.macs + encoder.gate.macs(LENGTHS)).tolist()
+    assert trace.dense_macs.tolist() == (inner.dense_macs + encoder.gate.macs(LENGTHS)).tolist()
+
+
+@pytest.mark.parametrize("name", ["dense", "skip_transformer"])
+def test_macs_are_those_that_ran(name: str) -> None:
+    encoder, x = make_gated(name)
+    _, trace = run(encoder, x[:1], LENGTHS[:1])
+    assert int(trace.macs) == pytest.approx(counted_macs(encoder, x[:1], LENGTHS[:1]), rel=0.02)
+    cheapest, dense = encoder.macs_range(30)
+    assert cheapest < int(trace.macs) < dense == int(trace.dense_macs)
+    assert float(trace.expected_compute) == pytest.approx(float(trace.fraction), rel=0.2)
+
+
+def passes_of(encoder: GatedEncoder) -> list[int]:
+    """How many clips go through the inner encoder together, pass by pass, from now on."""
+    widths: list[int] = []
+    encoder.encoder.register_forward_pre_hook(lambda _, arguments: widths.append(len(arguments[0])))
+    return widths
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [*((name, {}) for name in GATED), ("learned_skip", {"estimator": "gain", "gate_input": "first"})],
+)
+@pytest.mark.parametrize("deals", [False, True])
+def test_clips_come_out_the_same_however_they_are_grouped(
+    name: str, changes: dict[str, str], deals: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, x = make_gated(name, **changes)
+    repeat = select_clips(run(encoder, x)[1], torch.tensor([3, 0, 1, 2])) if deals else None
+    passes = passes_of(encoder)
+    monkeypatch.setattr(token_gate, "PASS", float("inf"))
+    y, trace = run(encoder, x, repeat=repeat)
+    assert passes == [4]
+    monkeypatch.setattr(token_gate, "PASS", 0.0)
+    again, same = run(encoder, x, repeat=repeat)
+    assert len(passes) > 2
+    assert sum(passes) == 8
+    torch.testing.assert_close(again, y, rtol=0, atol=1e-5)
+    for field in fields(SkipTrace):
+        one, other = (getattr(t, field.name) for t in (trace, same))
+        if field.name == "expected_compute" and name == "jump_attention":
+            continue  # of adapters: a layer that a clip jumps over has the mean open rate of its batch
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(other, one, rtol=0, atol=1e-5, equal_nan=True, msg=field.name)
+
+
+def test_clips_of_like_size_share_a_pass_and_a_long_one_goes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, _ = make_gated()
+    monkeypatch.setattr(token_gate, "PASS", encoder.encoder_range(20)[1])  # a pass costs as much as 20 tokens
+    assert encoder._groups([100, 30, 400, 28, 31, 102]) == [[3, 1, 4], [0, 5], [2]]
+
+
+def test_in_training_all_clips_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_gate, "PASS", 0.0)
+    encoder, x = make_gated()
+    encoder.train()
+    passes = passes_of(encoder)
+    encoder(x, LENGTHS)
+    assert passes == [len(LENGTHS)]
+
+
+def test_tokens_that_explore_change_nothing_and_the_gate_learns_from_them() -> None:
+    encoder, x = make_gated()
+    encoder.train()
+    encoder.gate.explore = 1.0  # every closed token comes along
+    y, trace = encoder(x, LENGTHS)
+    assert trace.tokens is not None
+    closed = valid_mask(LENGTHS, 30) & ~trace.tokens
+    assert closed.any()
+    torch.testing.assert_close(y[closed], x[closed], rtol=0, atol=1e-6)
+    y[closed].square().sum().backward()
+    gradient = encoder.gate.keys.grad
+    assert gradient is not None
+    assert gradient.abs().sum() > 0
+
+
+def test_the_open_rate_falls_to_where_it_stays_by_half_of_training() -> None:
+    encoder, _ = make_gated()
+    rates = []
+    for progress in (0.0, 0.25, 0.5, 1.0):
+        encoder.set_progress(progress)
+        rates.append(encoder.gate.open_rate)
+    assert rates == pytest.approx([0.98, 0.74, 0.5, 0.5])
+
+
+def test_the_loss_moves_its_threshold() -> None:
+    encoder, x = make_gated()
+    encoder.train()
+    encoder.gate.measured_rate.fill_(0.9)
+    before = encoder.thresholds()[0].clone()
+    encoder.update_threshold(1.0, 0.01)
+    assert encoder.thresholds()[0] > before  # more are open than asked for
+    encoder.eval()
+    kept = {name: value.clone() for name, value in encoder.state_dict().items()}
+    run(encoder, x)
+    assert all(torch.equal(value, kept[name]) for name, value in encoder.state_dict().items())
+
+
+def test_tokens_can_be_repeated_and_dealt() -> None:
+    encoder, x = make_gated("learned_skip")
+    y, trace = run(encoder, x)
+    again, same = run(encoder, x, repeat=trace)
+    torch.testing.assert_close(again, y, rtol=0, atol=1e-6)
+    assert torch.equal(same.macs, trace.macs)
+    order = torch.tensor([3, 2, 1, 0])
+    _, dealt = run(encoder, x, repeat=select_clips(trace, order))
+    assert trace.tokens is not None
+    assert dealt.tokens is not None
+    assert not torch.equal(dealt.tokens, trace.tokens)
+    rates = [trace.tokens[i, : LENGTHS[i]].float().mean() for i in range(4)]
+    assert float(dealt.tokens[0].float().mean()) == pytest.approx(float(rates[3]), abs=0.05)
+
+
+def test_tokens_of_a_shorter_clip_are_stretched_over_a_longer_one() -> None:
+    tokens = torch.tensor([[True, False, True, False]])
+    longer = stretched(tokens, torch.tensor([3]), torch.tensor([6]), 8)
+    assert longer.tolist() == [[True, True, False, False, True, True, False, False]]
+
+
+def test_traces_of_batches_of_different_length_are_joined() -> None:
+    encoder, x = make_gated()
+    traces = [run(encoder, x[:, :time], LENGTHS.clamp(max=time))[1] for time in (30, 12)]
+    joined = join_traces(traces)
+    assert joined.tokens is not None
+    assert joined.tokens.shape == (8, 30)
+    assert not joined.tokens[4:, 12:].any()
+
+
+def test_a_rate_that_the_gate_may_not_have_is_refused() -> None:
+    gate = {"rule": "target", "open_rate": 0.05, "rate_floor": 0.1, "rate_ceiling": 0.98}
+    with pytest.raises(ValueError, match=r"model.open_rate must lie between .*, 0\.1 and 0\.98, got 0\.05\."):
+        GatedEncoder(make_encoder("dense"), DIM, gate=gate)
+    with pytest.raises(ValueError, match=r"model.open_rate needs gate.rule=target, got sign"):
+        GatedEncoder(make_encoder("dense"), DIM, gate={**gate, "open_rate": 0.5, "rule": "sign"})
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_training_ends_with_so_many_macs_at_most(name: str) -> None:
+    """Counted on a clip of as many positions as are then let in."""
+    encoder, _ = make_gated(name)
+    gate, inner = encoder.gate.macs(30), encoder.encoder.macs_range(15)[1]
+    assert encoder.most_macs_in_training(30) == gate + inner < encoder.macs_range(30)[1]
+
+
+def test_no_part_of_the_encoder_is_left_without_gradient() -> None:
+    encoder, x = make_gated()
+    encoder.train()
+    y, _ = encoder(x, LENGTHS)
+    y.square().sum().backward()
+    without = [name for name, weight in encoder.named_parameters() if weight.grad is None]
+    assert without == []
