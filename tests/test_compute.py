@@ -1,13 +1,11 @@
 """What compute.py and the traces claim, against an independent count of the code that ran."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from hopscotch.compute import attention_macs, convolution_macs, kept_keys, linear_macs
 from hopscotch.conditions import nothing_skipped
@@ -16,20 +14,8 @@ from hopscotch.layers.attention import SkipAttention
 from hopscotch.layers.block import BlockSpec, TransformerBlock
 from hopscotch.layers.jump import SkipLayer
 from hopscotch.models.audio_model import AudioModel
+from tests.counting import counted_macs
 from tests.small_models import DEPTH, DIM, HEADS, MODELS, decide_at_random, make_clips, make_model, skip_nothing
-
-
-def attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    """Of scaled_dot_product_attention, whose CPU form torch counts as 0; shapes come as tuples."""
-    batch, heads, queries, width = query
-    return 2 * batch * heads * queries * key[2] * (width + value[3])
-
-
-def counted_macs(module: Callable[..., Any], *inputs: Any) -> int:
-    mapping = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
-        module(*inputs)
-    return counter.get_total_flops() // 2
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3, 7, 50])

@@ -11,8 +11,8 @@ from hopscotch.models import token_gate
 from hopscotch.models.encoder import Encoder
 from hopscotch.models.token_gate import GatedEncoder, stretched
 from hopscotch.types import Decisions, SkipTrace, valid_mask
+from tests.counting import counted_macs
 from tests.small_models import DIM, decide_at_random, make_encoder, skip_nothing
-from tests.test_compute import counted_macs
 
 LENGTHS = torch.tensor([30, 12, 1, 21])
 GATED = ("dense", "learned_skip", "skip_transformer", "jump_attention")

@@ -1,0 +1,146 @@
+"""What every model of conf/model keeps, those that a user adds there included; no list by hand."""
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import seed_everything
+
+from hopscotch.build import build_model, build_task
+from hopscotch.config.compose import CONF
+from hopscotch.data.datamodule import AudioDataModule
+from hopscotch.layers import attention
+from hopscotch.models.audio_model import AudioModel
+from hopscotch.models.encoder import KINDS, Encoder
+from hopscotch.training.calibration import MAX_BIAS
+from tests.counting import counted_macs
+from tests.small_models import decide_at_random
+from tests.tiny import CLASS_HZ, build, make_batch, tiny_config
+
+MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+SIZE = ("model.depth=4",)  # of 16 channels; deep enough for every kind of jump
+SAMPLES = (1600, 960, 1280, 1600)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AudioModel:
+    """The model at toy size, in evaluation, its decisions as different from clip to clip as they can be made."""
+    folder = tmp_path_factory.mktemp("contract")
+    seed_everything(0, verbose=False)
+    model = build_model(tiny_config(folder, folder, f"model={request.param}", *SIZE), num_classes=len(CLASS_HZ))
+    batch = make_batch(8, SAMPLES)
+    model.frontend.measure([batch])
+    decide_at_random(model, batch.waveform, batch.lengths)
+    return model
+
+
+@pytest.fixture
+def model(made: AudioModel) -> AudioModel:
+    return copy.deepcopy(made).eval()
+
+
+def run(model: AudioModel, samples: tuple[int, ...] = SAMPLES, **how: Any):
+    batch = make_batch(len(samples), samples)
+    with torch.no_grad():
+        return model(batch.waveform, batch.lengths, **how)
+
+
+def test_a_clip_alone_equals_the_clip_in_a_padded_batch(model: AudioModel) -> None:
+    batch, together = make_batch(4, SAMPLES), run(model)
+    for clip, length in enumerate(batch.lengths.tolist()):
+        with torch.no_grad():
+            alone = model(batch.waveform[clip : clip + 1, :length], batch.lengths[clip : clip + 1])
+        torch.testing.assert_close(together.logits[clip], alone.logits[0], rtol=0, atol=1e-5)
+        assert torch.equal(together.trace.visited[clip], alone.trace.visited[0])
+        assert torch.equal(together.trace.strides[clip], alone.trace.strides[0])
+        assert int(together.trace.macs[clip]) == int(alone.trace.macs[0])
+
+
+def test_changing_one_clip_leaves_the_others_alone(model: AudioModel) -> None:
+    batch, before = make_batch(4, SAMPLES), run(model)
+    changed = batch.waveform.clone()
+    changed[1, : int(batch.lengths[1])] = torch.randn(int(batch.lengths[1]), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        after = model(changed, batch.lengths)
+    others = torch.tensor([0, 2, 3])
+    torch.testing.assert_close(after.logits[others], before.logits[others], rtol=0, atol=1e-5)
+    assert torch.equal(after.trace.macs[others], before.trace.macs[others])
+    assert not torch.equal(after.logits[1], before.logits[1])
+
+
+def test_macs_agree_with_the_flop_counter_on_the_code_that_ran(
+    model: AudioModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "SHORT", 0)  # what keys are padded with is a batch's cost, not a clip's
+    batch = make_batch(6, (1600,))
+    counted = counted_macs(model, batch.waveform, batch.lengths)
+    counted -= counted_macs(model.frontend, batch.waveform, batch.lengths)
+    assert int(run(model, (1600,) * 6).trace.macs.sum()) == pytest.approx(counted, rel=0.02)
+
+
+def test_the_dearest_decisions_cost_what_the_model_says_and_the_dense_fraction_is_exactly_1(model: AudioModel) -> None:
+    model.decision_bias.fill_(math.sinh(MAX_BIAS))
+    trace = run(model).trace
+    for clip, samples in enumerate(SAMPLES):
+        cost = model.cost(samples)
+        assert int(trace.macs[clip]) == cost.dearest
+        assert int(trace.dense_macs[clip]) == cost.dense
+        assert cost.dearest < cost.dense or float(trace.fraction[clip]) == 1.0
+
+
+def test_the_cheapest_decisions_cost_what_the_model_says(model: AudioModel) -> None:
+    usual = run(model).trace
+    model.decision_bias.fill_(-math.sinh(MAX_BIAS))
+    trace = run(model).trace
+    costs = [model.cost(samples) for samples in SAMPLES]
+    assert all(int(macs) >= cost.cheapest for macs, cost in zip(usual.macs, costs, strict=True))
+    assert trace.macs.tolist() == [cost.cheapest for cost in costs]
+    assert model.decides == (model.cost(SAMPLES[0]).cheapest < model.cost(SAMPLES[0]).dearest)
+
+
+def test_what_it_can_skip_is_declared_and_nothing_else_is_skipped(model: AudioModel) -> None:
+    skips, trace = model.encoder.skips, run(model).trace
+    assert skips <= KINDS
+    assert "layers" in skips or "exits" in skips or bool(trace.visited.all())
+    assert "strides" in skips or int(trace.strides.max()) <= 1
+    assert ("tokens" in skips) == (not bool(trace.open_rate.isnan().all()))
+    assert all(0 <= gate.layer < trace.visited.shape[1] for gate in model.encoder.gates)
+
+
+def test_decisions_can_be_taken_again_by_other_clips(model: AudioModel) -> None:
+    trace = run(model).trace
+    order = torch.tensor([3, 2, 1, 0])
+    again = run(model, repeat=trace.decisions[order]).trace
+    assert torch.equal(again.visited, trace.visited[order])
+    assert torch.equal(again.strides, trace.strides[order])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_one_step_trains_and_what_is_saved_loads_to_the_same_bits(name: str, tones: Path, tmp_path: Path) -> None:
+    cfg = tiny_config(tones, tmp_path, f"model={name}", *SIZE)
+    task, data = build(cfg)
+    assert isinstance(data, AudioDataModule)
+    batch = make_batch(4, SAMPLES)
+    optimizer = task.make_optimizer([{"params": [p for p in task.model.parameters() if p.requires_grad]}])
+    before = {key: value.clone() for key, value in task.model.named_parameters() if value.requires_grad}
+    output = task.train().model(batch.waveform, batch.lengths)
+    (task.losses(output, batch).mean() + (output.trace.expected_compute.mean() - 0.5) ** 2).backward()
+    optimizer.step()
+    moved = {key for key, value in task.model.named_parameters() if value.requires_grad and value.ne(before[key]).any()}
+    assert {key.partition(".")[0] for key in moved} == {key.partition(".")[0] for key in before}
+    other = build_task(cfg, build_model(cfg, data.num_classes), data)
+    other.load_state_dict(copy.deepcopy(task.state_dict()))
+    logits = [part.eval().model(batch.waveform, batch.lengths).logits for part in (task, other)]
+    assert torch.equal(*logits)
+
+
+@pytest.mark.parametrize("method", sorted(Encoder.__abstractmethods__))
+@pytest.mark.parametrize("name", MODELS)
+def test_an_encoder_without_one_of_its_methods_cannot_be_made(name: str, method: str, tmp_path: Path) -> None:
+    encoder = build_model(tiny_config(tmp_path, tmp_path, f"model={name}", *SIZE), num_classes=2).encoder
+    lacking = type("Lacking", (type(encoder),), {method: getattr(Encoder, method)})
+    with pytest.raises(TypeError, match=rf"abstract class Lacking .*'?{method}'?"):
+        lacking()
