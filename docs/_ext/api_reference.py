@@ -6,10 +6,12 @@ reStructuredText of them, in which a single backtick, a star or a bar would mean
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from config_reference import write_if_changed
-from sphinx.application import Sphinx
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "hopscotch"
 FOLDER = "reference/api"
@@ -18,7 +20,7 @@ SECTIONS = re.compile(r"(Args|Attributes|Raises|Returns|Yields|Shape|Note|Notes|
 CODE = re.compile(r"``.+?``|`[^`]+`")
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: "Sphinx") -> dict[str, bool]:
     """Register the extension; docstrings are made plain before napoleon (priority 500) reads their sections."""
     app.connect("config-inited", lambda app, _: write_pages(SOURCE, Path(app.srcdir) / FOLDER))
     app.connect("autodoc-process-docstring", plain_text, priority=400)
@@ -52,12 +54,12 @@ def write_pages(source: Path, folder: Path) -> None:
             file.unlink()
 
 
-def skip_member(app: Sphinx, what: str, name: str, thing: Any, skip: bool, options: Any) -> bool | None:
+def skip_member(app: "Sphinx", what: str, name: str, thing: Any, skip: bool, options: Any) -> bool | None:
     """Leave out the fields of named tuples, whose docstrings say nothing."""
     return True if str(getattr(thing, "__doc__", "")).startswith("Alias for field number") else None
 
 
-def plain_text(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+def plain_text(app: "Sphinx", what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Turn a docstring of plain text into reStructuredText, in place.
 
     A block that is indented where no section of Google's form began is shown as it stands.
@@ -69,9 +71,8 @@ def plain_text(app: Sphinx, what: str, name: str, thing: Any, options: Any, line
         if not blank and not indented:
             in_section, literal = bool(SECTIONS.fullmatch(line.strip())), False
         elif indented and not in_section and not literal and not blank:
-            before = number == 0 or not lines[number - 1].strip()
-            if before or not result or not result[-1].lstrip().startswith(("-", "*")):
-                result += ["" if before else "", "::", ""]
+            if not "".join(lines[number - 1 : number]).lstrip().startswith(("- ", "* ")):  # a list's item goes on
+                result += ["", "::", ""]
                 literal = True
         result.append(line if literal else escape(line))
     lines[:] = result

@@ -1,15 +1,17 @@
 """Write `reference/configuration/` from the YAML files of `conf/`: every group, choice, key, default and comment.
 
 Nothing is listed by hand. A folder of `conf/` becomes a page, a file becomes a section, a key becomes a row. A key's
-comment is the one at the end of its line, or the lines of comment directly above it.
+comment is the one at the end of its line, after the lines of comment directly above it.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import yaml
-from sphinx.application import Sphinx
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 FOLDER = "reference/configuration"
@@ -23,14 +25,14 @@ class Key(NamedTuple):
     comment: str
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: "Sphinx") -> dict[str, bool]:
     """Register the extension: the pages are written before Sphinx looks for pages."""
     app.connect("config-inited", lambda app, _: write_pages(CONF, Path(app.srcdir) / FOLDER))
     return {"parallel_read_safe": True}
 
 
 def write_pages(conf: Path, folder: Path) -> None:
-    """Write one page per group, one for the files at the top of `conf`, and an index; remove pages of groups that went."""
+    """Write a page per group, one for the files at the top of `conf`, and an index; remove pages of groups that went."""
     pages = {"run": _page("The run itself", "", sorted(conf.glob("*.yaml")), conf)}
     for group in sorted(path for path in conf.iterdir() if path.is_dir()):
         files = sorted(group.rglob("*.yaml"))
@@ -84,14 +86,14 @@ def _walk(node: yaml.MappingNode, prefix: str, lines: list[str], source: str) ->
 
 
 def _comment(lines: list[str], number: int, column: int) -> str:
-    """Return the comment behind `column` of a line, else that of the comment lines directly above it."""
-    _, mark, behind = lines[number][column:].partition(" #")
-    if mark:
-        return behind.strip()
+    """Join the comment lines directly above a line and the comment behind `column` of the line itself."""
     above: list[str] = []
     while number > len(above) and lines[number - len(above) - 1].lstrip().startswith("#"):
         above.insert(0, lines[number - len(above) - 1].strip().removeprefix("#").strip())
-    return " ".join(above) if len(above) < number else ""  # the first lines of a file are its purpose
+    if len(above) == number:  # the first lines of a file are its purpose
+        above = []
+    behind = lines[number][column:].partition(" #")[2].strip()
+    return " ".join([*above, behind]).strip()
 
 
 def built_on(source: str) -> list[str]:
