@@ -70,12 +70,16 @@ def plain_text(app: "Sphinx", what: str, name: str, thing: Any, options: Any, li
         blank, indented = not line.strip(), line.startswith((" ", "\t"))
         if not blank and not indented:
             in_section, literal = bool(SECTIONS.fullmatch(line.strip())), False
-        elif indented and not in_section and not literal and not blank:
-            if not "".join(lines[number - 1 : number]).lstrip().startswith(("- ", "* ")):  # a list's item goes on
-                result += ["", "::", ""]
-                literal = True
+        elif not blank and not in_section and not literal and not _is_item(lines[number - 1]):
+            result += ["", "::", ""]
+            literal = True
         result.append(line if literal else escape(line))
     lines[:] = result
+
+
+def _is_item(line: str) -> bool:
+    """Return True for the first line of a list's item, which an indented line continues."""
+    return line.lstrip().startswith(("- ", "* "))
 
 
 def escape(line: str) -> str:

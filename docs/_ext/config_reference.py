@@ -32,7 +32,7 @@ def setup(app: "Sphinx") -> dict[str, bool]:
 
 
 def write_pages(conf: Path, folder: Path) -> None:
-    """Write a page per group, one for the files at the top of `conf`, and an index; remove pages of groups that went."""
+    """Write a page per group, one for the files at the top of `conf`, and an index; remove old ones."""
     pages = {"run": _page("The run itself", "", sorted(conf.glob("*.yaml")), conf)}
     for group in sorted(path for path in conf.iterdir() if path.is_dir()):
         files = sorted(group.rglob("*.yaml"))
