@@ -18,7 +18,6 @@ html_title = "Hopscotch"
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
-suppress_warnings = ["config.cache"]
 
 autodoc_inherit_docstrings = False  # those of torch and Lightning are not in our form
 autodoc_member_order = "bysource"
