@@ -13,6 +13,7 @@ project_copyright = "The Hopscotch authors, Apache-2.0"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "config_reference", "api_reference"]
 exclude_patterns = ["_build"]
+smartquotes = False  # `--cfg` in a comment keeps its two dashes
 html_theme = "furo"
 html_title = "Hopscotch"
 

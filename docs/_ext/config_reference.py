@@ -4,6 +4,7 @@ Nothing is listed by hand. A folder of `conf/` becomes a page, a file becomes a 
 comment is the one at the end of its line, after the lines of comment directly above it.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 FOLDER = "reference/configuration"
+SIGNS = re.compile(r"[\\`*_\[\]<>|$]")  # that mean something in Markdown
 
 
 class Key(NamedTuple):
@@ -143,10 +145,9 @@ def _code(text: str) -> str:
 
 
 def _escape(text: str) -> str:
-    """Return plain text as Markdown that shows it letter by letter."""
-    for sign in "\\`*_[]<>|$":
-        text = text.replace(sign, f"\\{sign}")
-    return text
+    """Return plain text as Markdown that shows it letter by letter, but for code between backticks."""
+    parts = re.split(r"(`[^`]+`)", text)
+    return "".join(part.replace("|", r"\|") if i % 2 else SIGNS.sub(r"\\\g<0>", part) for i, part in enumerate(parts))
 
 
 def _index(names: list[str]) -> str:
