@@ -34,7 +34,8 @@ PYTHON = VENV / BIN
 STAMP = "hopscotch-stamp"
 UNFINISHED = "unfinished\n"
 VERBS = ("train", "test")
-CHECKS = (("ruff", "format", "--check"), ("ruff", "check"), ("basedpyright",), ("pytest",))
+DOCS = ("sphinx", "--fail-on-warning", "--keep-going", "--quiet", "docs", "docs/_build")
+CHECKS = (("ruff", "format", "--check"), ("ruff", "check"), ("basedpyright",), DOCS, ("pytest",))
 OLDEST, NEWEST = (3, 10), (3, 13)
 PROBE = f"import sys, ensurepip, venv; sys.exit(not {OLDEST} <= sys.version_info[:2] <= {NEWEST})"
 
@@ -200,7 +201,7 @@ def install(lock: int) -> None:
     pip = [str(PYTHON), "-I", "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     uv = [str(PYTHON), "-I", "-m", "uv", "pip", "install", "--python", str(PYTHON)]
     pins = ["--constraint", "constraints.txt"]
-    project = ["--editable", ".[dev]"]
+    project = ["--editable", ".[dev,docs]"]
     run([str(PYTHON), "-I", "-m", "ensurepip", "--default-pip"], lock, quiet=True)
     try:
         run([*pip, *pins, "uv"], lock)
@@ -256,7 +257,7 @@ def try_lock(handle: int) -> bool:
 
 
 def check_all(extra: list) -> int:
-    """Run the four checks, all of them even if one fails; `extra` goes to pytest. 1 if any failed."""
+    """Run all checks, even if one fails; `extra` goes to pytest. 1 if any failed."""
     rows = []
     for check in CHECKS:
         arguments = [*check, *(extra if check == ("pytest",) else [])]
@@ -268,7 +269,8 @@ def check_all(extra: list) -> int:
         rows.append((check, code, time.monotonic() - began))
     print()
     for check, code, seconds in rows:
-        print(f"{' '.join(check):<20} {f'FAILED ({code})' if code else 'passed':<12} {seconds:7.1f} s")
+        name = " ".join(check if len(check) < 4 else check[:1])
+        print(f"{name:<20} {f'FAILED ({code})' if code else 'passed':<12} {seconds:7.1f} s")
     return int(any(code for _, code, _ in rows))
 
 

@@ -128,6 +128,28 @@ def test_the_lock_is_held_by_one_and_dropped_at_the_end(tmp_path: Path) -> None:
         assert third > 0
 
 
+def test_all_checks_run_even_if_one_fails_and_arguments_go_to_pytest(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    called: list[list[str]] = []
+
+    def call(command: list[str], cwd: str) -> int:
+        called.append(command[2:])
+        return int(command[2] == "ruff")
+
+    monkeypatch.setattr(subprocess, "call", call)
+    assert bootstrap.check_all(["-k", "jump"]) == 1
+    assert [command[0] for command in called] == ["ruff", "ruff", "basedpyright", "sphinx", "pytest"]
+    assert called[-1] == ["pytest", "-k", "jump"]
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert [row.split()[-4 if "FAILED" in row else -3] for row in rows] == ["FAILED"] * 2 + ["passed"] * 3
+
+
+def test_the_documentation_is_built_with_warnings_as_errors_where_git_does_not_look() -> None:
+    assert "--fail-on-warning" in bootstrap.DOCS
+    assert f"{bootstrap.DOCS[-1]}/" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+
+
 def test_every_pin_is_a_name_and_one_version() -> None:
     pin = re.compile(r"[A-Za-z0-9][\w.-]*==[\w.]+( ; [\w. <>=()'*!-]+)?")
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
