@@ -178,7 +178,9 @@ def test_augmentation_is_for_training_and_keyed_by_clip() -> None:
 
 @pytest.mark.parametrize("model", ["dense", "learned_skip", "skip_transformer", "jump_attention"])
 def test_branches_start_as_large_as_asked(model: str) -> None:
-    usual, small = (dict(make_model(model, branch_start=start).encoder.named_parameters()) for start in (1.0, 0.1))
+    usual, small = (
+        dict(make_model(model, residual_init_scale=start).encoder.named_parameters()) for start in (1.0, 0.1)
+    )
     scaled = {name for name in usual if not torch.equal(usual[name], small[name])}
     ends = (".around.", ".attention.output.", ".attention.attention.output.", ".ffn.2.")
     assert scaled == {name for name in usual if any(end in f".{name}" for end in ends)}

@@ -61,7 +61,7 @@ VARIANTS = [
     *((name, {}) for name in MODELS),
     ("learned_skip", {"gate_input": "encoder", "estimator": "soft"}),
     ("skip_layer", {"policy": {"sees": "state"}}),
-    ("skip_layer", {"policy": {"sees": "input", "heads": "shared"}, "jump": {"mix": "literal", "rule": "literal"}}),
+    ("skip_layer", {"policy": {"sees": "input", "tied": True}, "jump": {"mix": "literal", "rule": "literal"}}),
     ("skip_transformer", {"policy": {"estimator": "gain"}, "jump": {"mix": "none"}}),
     ("jump_attention", {"inner": "transformer", "first": 2}),
 ]

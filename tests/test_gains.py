@@ -16,7 +16,7 @@ from tests.small_models import decide_at_random
 from tests.tiny import make_batch, tiny_config
 
 PLANNED = {
-    "learned_skip": ("model.encoder.estimator=gain", "model.encoder.gate_input=first", "model.encoder.heads=shared"),
+    "learned_skip": ("model.encoder.estimator=gain", "model.encoder.gate_input=first", "model.encoder.tied=true"),
     "skip_transformer": ("model.encoder.policy.estimator=gain",),
     "jump_attention": ("model.encoder.policy.estimator=gain", "model.encoder.policy.sees=input"),
 }
@@ -136,4 +136,4 @@ def test_what_is_decided_layer_by_layer_cannot_be_planned(make_model) -> None:
     ):
         make_model("skip_transformer", "model.encoder.policy.estimator=gain", "model.encoder.policy.sees=state")
     with pytest.raises(ValueError, match=r"policy\.heads must be per_layer under policy\.estimator=gain, got shared"):
-        make_model("skip_transformer", "model.encoder.policy.estimator=gain", "model.encoder.policy.heads=shared")
+        make_model("skip_transformer", "model.encoder.policy.estimator=gain", "model.encoder.policy.tied=true")

@@ -112,7 +112,7 @@ def test_gain_trains_on_strides_of_every_cost() -> None:
 
 def test_a_shared_plan_is_one_stride_for_all_its_layers() -> None:
     for estimator in ("selected", "gain"):
-        stack, x = make(gate_input="first", heads="shared", estimator=estimator)
+        stack, x = make(gate_input="first", tied=True, estimator=estimator)
         decide_at_random(stack, x, LENGTHS)
         for mode in (True, False):
             _, trace = stack.train(mode)(x, LENGTHS)
@@ -121,7 +121,7 @@ def test_a_shared_plan_is_one_stride_for_all_its_layers() -> None:
         gate = 2 * DIM * DIM + DIM * MAX
         assert trace.dense_macs.tolist() == [DEPTH * block_macs(n, DIM, 4) + gate for n in LENGTHS.tolist()]
     with pytest.raises(ValueError, match="gate_input must be first or encoder under heads=shared, got layer"):
-        make(heads="shared")
+        make(tied=True)
 
 
 @pytest.mark.parametrize("heads", ["shared", "per_layer"])
