@@ -22,10 +22,10 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
 
+from hopscotch import plain
 from hopscotch.report.clip_table import FILE as CLIPS_FILE
 from hopscotch.report.clip_table import ClipRow, read_clips
 from hopscotch.report.evaluation_report import FOLDER, METRICS_FILE
@@ -94,9 +94,8 @@ def read_run(folder: Path, *, evaluated: bool = False) -> Run:
 
 
 def read_config(folder: Path) -> dict[str, str]:
-    cfg = OmegaConf.load(folder / "config.yaml")
-    assert isinstance(cfg, DictConfig)
-    own = str(cfg.get("run_dir"))
+    config = plain.read_config(folder / "config.yaml")
+    own = str(config.get("run_dir"))
     found: dict[str, str] = {}
 
     def walk(node: Any, path: str) -> None:
@@ -106,7 +105,7 @@ def read_config(folder: Path) -> dict[str, str]:
         else:
             found[path] = str(node).replace(own, RUN)
 
-    walk(OmegaConf.to_container(cfg, resolve=True), "")
+    walk(config, "")
     return {key: value for key, value in found.items() if key not in NOT_COMPARED and not key.startswith(COPIES)}
 
 

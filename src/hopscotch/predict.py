@@ -13,7 +13,7 @@ calibrated to: another one takes validation clips, which are not here (scripts/e
 import math
 import multiprocessing
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -263,9 +263,12 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def load(run: str | Path, ckpt: str | Path | None = None, **options: Any) -> Predictor:
-    """The model of a run's best checkpoint, or of `ckpt`; `options` are those of Predictor, such as window=2.0."""
-    restored = restore(Path(run), None if ckpt is None else Path(ckpt))
+def load(run: str | Path, ckpt: str | Path | None = None, *, trust: Sequence[str] = (), **options: Any) -> Predictor:
+    """The model of a run's best checkpoint, or of `ckpt`; `options` are those of Predictor, such as window=2.0.
+
+    A run from anywhere runs no code: classes other than ours are refused, unless their module is named in `trust`.
+    """
+    restored = restore(Path(run), None if ckpt is None else Path(ckpt), trust)
     return Predictor(
         restored.model,
         restored.classes,

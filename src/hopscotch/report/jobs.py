@@ -1,14 +1,12 @@
 """Read the jobs of a sweep from its folder: each job's summary, and the ledger to which each adds a line at its end."""
 
-import contextlib
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from hopscotch import plain
 
 LEDGER = "sweep.jsonl"
 NOT_FAILED = ("finished", "stopped")
@@ -103,20 +101,11 @@ def job_number(folder: str) -> tuple[float, str]:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The rows of a ledger; a line that a kill or a full disk cut short is passed over."""
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):
-            found.append(json.loads(line))
-    return found
+    return plain.read_json_lines(path) if path.exists() else []
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} must be JSON: {error}.") from None
+    return plain.read_json(path) if path.exists() else {}
 
 
 def each_once(folders: Iterable[Path]) -> list[Path]:
@@ -129,9 +118,7 @@ def each_once(folders: Iterable[Path]) -> list[Path]:
 
 def read_overrides(path: Path) -> list[str]:
     """As they were typed: what they refer to is not looked up."""
-    words = OmegaConf.to_container(OmegaConf.load(path), resolve=False) if path.exists() else []
-    assert isinstance(words, list)
-    return [str(word) for word in words]
+    return plain.read_words(path) if path.exists() else []
 
 
 def logged_error(path: Path) -> str | None:

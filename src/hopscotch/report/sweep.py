@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from hopscotch import plain
 from hopscotch.report.jobs import LEDGER, Job, each_once, groups, read_jobs, shared_overrides
 
 if TYPE_CHECKING:
@@ -127,8 +128,9 @@ def plan_of(folder: Path) -> DictConfig | None:
     path = folder / PLAN
     if not path.is_file():
         return None
-    config = OmegaConf.load(path)
-    assert isinstance(config, DictConfig)
+    config = OmegaConf.create(plain.literal(plain.read_yaml(path)))
+    if not isinstance(config, DictConfig) or OmegaConf.select(config, "hydra.overrides.task") is None:
+        raise ValueError(f"{path} must be the plan of a sweep, as Hydra writes it.")
     return config
 
 
