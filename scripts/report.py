@@ -24,7 +24,7 @@ def main() -> None:
         sys.exit(0 if "--help" in arguments else 2)
     from functools import partial
 
-    from hopscotch.plain import sentence, shown
+    from hopscotch.plain import as_written, sentence, shown
     from hopscotch.registry import trusted
     from hopscotch.report.run_folder import read_run
     from hopscotch.report.run_report import CARD, PAGE, write_report
@@ -39,7 +39,8 @@ def main() -> None:
         overrides = [argument for argument in arguments if not argument.startswith(("run=", "trust="))]
         build = partial(build_stored_data, file=folder / "config.yaml", trust=trusted(arguments))
         sounds, why_silent = find_sounds(run, build, overrides)
-        write_report(run, sounds, why_silent)
+        with as_written(folder):
+            write_report(run, sounds, why_silent)
     except (ValueError, OSError) as error:
         sys.exit(f"Error: {sentence(error)}")
     if why_silent:

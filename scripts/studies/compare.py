@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as escape_markup
 
 from hopscotch import plain
 from hopscotch.report.clip_table import FILE as CLIPS_FILE
@@ -277,7 +277,8 @@ def write_disagreements(columns: Sequence[Column], clips: Sequence[Disagreement]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "label", *heads])
-        writer.writerows([clip.path, clip.label, *(cell for v in clip.verdicts for cell in v)] for clip in clips)
+        rows = ([clip.path, clip.label, *(cell for v in clip.verdicts for cell in v)] for clip in clips)
+        writer.writerows([plain.quoted(cell) for cell in row] for row in rows)
 
 
 NUM_SHOWN = 20  # clips
@@ -311,6 +312,11 @@ def compare_runs(folders: Sequence[Path], out: Path | None, *, evaluated: bool =
     for letter, interval in paired_differences(columns):
         console.print(f"accuracy of {letter} minus A on the same clips  {interval}  95 % over clips", highlight=False)
     show_clips(voices(columns), console, out)
+
+
+def escape(text: str) -> str:
+    """Text for the terminal, which neither rich nor the terminal takes for an order."""
+    return escape_markup(plain.shown(text))
 
 
 def early(run: Run) -> str:

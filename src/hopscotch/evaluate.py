@@ -20,7 +20,7 @@ from hopscotch.config.errors import flat, nearest
 from hopscotch.config.schema import is_number
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.models.audio_model import AudioModel
-from hopscotch.plain import refuse_links
+from hopscotch.plain import as_written, refuse_links
 from hopscotch.registry import trusted
 from hopscotch.report.budgets import budget_points, write_budgets
 from hopscotch.report.clip_table import clip_rows
@@ -34,7 +34,6 @@ from hopscotch.restore import (
     checkpoint_of,
     hold_to_rules,
     stored_config,
-    stored_config_is_to_blame,
     trained_classes,
 )
 from hopscotch.training.checkpoint import load_weights, read_checkpoint
@@ -103,14 +102,14 @@ def load(run: Path, overrides: Sequence[str] = (), ckpt: Path | None = None, tru
     register()
     cfg = configuration(run, as_trained, overrides)
     read_checkpoint(weights)  # what cannot be loaded is said before clips are looked for
-    with stored_config_is_to_blame(run):
+    with as_written(run):
         data = build_data(cfg)
     if (classes := classes_of(run, as_trained, overrides)) is not None:
         data.name_classes(classes)
     data.setup("validate")
     data.setup("test")
     check_size(cfg, data.num_classes, weights)
-    with stored_config_is_to_blame(run):
+    with as_written(run):
         task = build_task(cfg, build_model(cfg, data.num_classes), data)
     load_weights(task, weights)
     return Loaded(cfg, task.eval(), data)

@@ -8,7 +8,8 @@ that names the file, and never shows what stands in it: the file may be a link t
 import csv
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -202,6 +203,26 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 def _kind(value: Any) -> str:
     kinds = {dict: "a map", list: "a list", str: "a text", bool: "true or false", type(None): "nothing"}
     return kinds.get(type(value), "a number")
+
+
+@contextmanager
+def as_written(path: Path) -> Iterator[None]:
+    """Around what takes the files of a folder for those of a run: whatever comes of others is said in one sentence."""
+    try:
+        yield
+    except (
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+        AssertionError,
+        MemoryError,
+    ) as error:
+        words = sentence(error)
+        raise ValueError(
+            f"{shown(path)} must be as a run of this version writes it, got {type(error).__name__}: {words}"
+        ) from error
 
 
 # Texts that a spreadsheet would run, or a terminal obey.

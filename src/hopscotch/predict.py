@@ -28,6 +28,7 @@ from hopscotch.data.clips import one_ahead
 from hopscotch.data.progress import progress_beside
 from hopscotch.data.windows import Piece, Windowing, groups, pieces_of, side_by_side
 from hopscotch.models.audio_model import AudioModel
+from hopscotch.plain import shown
 from hopscotch.report.answers import Answer, Form, Prediction, Window, counted, write_csv, write_json, write_table
 from hopscotch.report.clip_table import LETTERS
 from hopscotch.report.explain import explained, save
@@ -310,6 +311,6 @@ def explain(model: Predictor, clip: Path, out: Path | None = None) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     page = explained(model.model, piece.waveform, model.sample_rate, model.classes)
     seconds = len(piece.waveform) / model.sample_rate
-    name = printable(Path(clip.name))
+    name = shown(printable(Path(clip.name)))
     save(page, f"{name}, first {seconds:.2f} s" if piece.is_window else name, out)
     return out

@@ -5,8 +5,7 @@ checkpoints/best.ckpt  weights; the names of its classes and how long clips were
 summary.json           the same of a run whose checkpoint is older than that
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,7 +62,7 @@ def restore(run: Path, ckpt: Path | None = None, trust: Sequence[str] = ()) -> R
         names = plain.shown(some(classes))
         raise ValueError(f"{path} must have a name for each of its {outputs.numel()} classes, got {names}.")
     check_size(cfg, len(classes), path)
-    with stored_config_is_to_blame(run):
+    with plain.as_written(run):
         model = build_model(_for_prediction(cfg), len(classes))
     take_weights(model, weights, path)
     return Restored(cfg, model.eval(), list(classes), *_clip_seconds(checkpoint, run))
@@ -83,7 +82,7 @@ def check_size(cfg: DictConfig, num_classes: int, path: Path) -> None:
     most = path.stat().st_size // SMALLEST_WEIGHT
     needed = num_classes * int(cfg.model.dim)
     if is_registered(str(cfg.model.encoder._target_)):
-        with stored_config_is_to_blame(path.parent), torch.device("meta"):
+        with plain.as_written(path.parent), torch.device("meta"):
             encoder = make(cfg.model.encoder)
         needed = max(needed, sum(parameter.numel() for parameter in encoder.parameters()))
     if needed > most:
@@ -91,28 +90,6 @@ def check_size(cfg: DictConfig, num_classes: int, path: Path) -> None:
             f"ckpt must be a checkpoint of the run's own model, got {path}: the model has {needed:,} weights or more, "
             f"the file cannot hold more than {most:,}."
         )
-
-
-@contextmanager
-def stored_config_is_to_blame(where: Path) -> Iterator[None]:
-    """Around what builds from a stored configuration: whatever a constructor makes of it is said in one sentence."""
-    try:
-        yield
-    except ValueError:
-        raise
-    except (
-        LookupError,
-        TypeError,
-        AttributeError,
-        ArithmeticError,
-        AssertionError,
-        RuntimeError,
-        MemoryError,
-    ) as error:
-        words = plain.sentence(error)
-        raise ValueError(
-            f"{where} must have a configuration that can be built, got {type(error).__name__}: {words}"
-        ) from error
 
 
 def checkpoint_of(run: Path, ckpt: Path | None) -> Path:
@@ -138,7 +115,7 @@ def build_stored_data(cfg: DictConfig, file: Path, trust: Sequence[str] = ()) ->
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
     check_stored({str(key): value for key, value in config.items()}, plain.shown(file), trust)
-    with stored_config_is_to_blame(file):
+    with plain.as_written(file):
         return build_data(cfg)
 
 
@@ -153,8 +130,9 @@ def hold_to_rules(cfg: DictConfig, as_trained: DictConfig, file: Path) -> None:
     """Check a configuration of a run as one that is typed is checked."""
     register()
     try:
-        check_trained(cfg, as_trained, file)
-    except (OmegaConfBaseException, AttributeError, TypeError, LookupError) as error:
+        with plain.as_written(file):
+            check_trained(cfg, as_trained, file)
+    except OmegaConfBaseException as error:
         if isinstance(error, ValueError):
             raise
         raise ValueError(f"{file} must be as a run of this version writes it: {plain.sentence(error)}") from None
@@ -186,6 +164,6 @@ def _clip_seconds(checkpoint: dict[str, Any], run: Path) -> tuple[float | None, 
     if "clip_seconds" in checkpoint:
         return checkpoint["clip_seconds"]["mean"], checkpoint["clip_seconds"]["longest"]
     data, table = _data_of(run), run / "report" / CLIPS_FILE
-    with stored_config_is_to_blame(run):
+    with plain.as_written(run):
         mean = data["seconds"]["train"] / data["clips"]["train"] if "seconds" in data else None
         return mean, max((row.seconds for row in read_clips(table)), default=None) if table.is_file() else None

@@ -1,4 +1,4 @@
-"""Watch what a command does while it reads a hostile folder: programs, sockets, foreign code, files written elsewhere."""
+"""Watch what a command does with a hostile folder: programs, sockets, foreign code, files written elsewhere."""
 
 import os
 import resource

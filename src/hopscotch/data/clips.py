@@ -26,6 +26,7 @@ from hopscotch.data.audio import AudioFileError
 from hopscotch.data.augment import WaveformAugment
 from hopscotch.data.progress import with_progress
 from hopscotch.data.sampling import Pair
+from hopscotch.plain import shown
 from hopscotch.types import AudioBatch, key_bits
 
 MAX_NAMED = 5
@@ -34,7 +35,7 @@ MAX_NAMED = 5
 def some(names: Sequence[str]) -> str:
     """The first of them, and how many more there are."""
     more = len(names) - MAX_NAMED
-    return ", ".join(names[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return shown(", ".join(names[:MAX_NAMED])) + (f" and {more} more" if more > 0 else "")
 
 
 MAX_THREADS = 4  # decoding is quick; more threads only fight for the disk

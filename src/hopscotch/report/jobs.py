@@ -54,7 +54,7 @@ class Job:
 
 def read_jobs(sweep_folder: Path, planned: Sequence[Sequence[str]] = ()) -> list[Job]:
     """All jobs of a sweep: those with a folder, in the order of their numbers, then those that never started."""
-    ledger = {row["folder"]: row for row in read_lines(sweep_folder / LEDGER)}
+    ledger = {_inside(row.get("folder"), sweep_folder): row for row in read_lines(sweep_folder / LEDGER)}
     names = {path.name for path in sweep_folder.glob("[!.]*") if any((path / file).is_file() for file in FILES)}
     # scripts/study.py keeps a log beside each folder, and of a job that came to none a log alone.
     logs = {path.stem for path in sweep_folder.glob("[!.]*.log")}
@@ -72,16 +72,23 @@ def read_jobs(sweep_folder: Path, planned: Sequence[Sequence[str]] = ()) -> list
     return jobs + [make_job("", overrides, {}, "never started") for overrides in missing]
 
 
+def _inside(folder: object, sweep: Path) -> str:
+    """The name that a ledger gives a job's folder, if it lies within the sweep's."""
+    if not isinstance(folder, str) or not folder or Path(folder).is_absolute() or ".." in Path(folder).parts:
+        raise ValueError(f"{plain.shown(sweep / LEDGER)} must name folders within the sweep's, it does not.")
+    return folder
+
+
 def make_job(folder: str, overrides: Sequence[str], summary: Mapping[str, Any], status: str) -> Job:
     """A job from its summary, where it wrote one, else from its overrides and what the ledger calls its end."""
     given = dict(override.split("=", 1) for override in overrides if "=" in override)
     compute, seconds = summary.get("compute") or {}, summary.get("seconds") or {}
     return Job(
         folder=folder,
-        model=str(summary.get("model", given.get("model", ""))),
-        seed=str(summary.get("seed", given.get("seed", ""))),
+        model=plain.shown(summary.get("model", given.get("model", ""))),
+        seed=plain.shown(summary.get("seed", given.get("seed", ""))),
         overrides=tuple(f"{key}={value}" for key, value in given.items() if key not in ("model", "seed")),
-        status=str(summary.get("status", status)),
+        status=plain.shown(summary.get("status", status)),
         test_acc=(summary.get("test") or {}).get("acc"),
         compute_fraction=compute.get("fraction"),
         macs=compute.get("macs"),
