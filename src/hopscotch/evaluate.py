@@ -18,9 +18,10 @@ from hopscotch.config.check import refuse_missing
 from hopscotch.config.compose import compose, register
 from hopscotch.config.errors import flat, nearest
 from hopscotch.config.schema import is_number
+from hopscotch.data.clips import some
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.models.audio_model import AudioModel
-from hopscotch.plain import as_written, refuse_links
+from hopscotch.plain import as_written, refuse_links, shown
 from hopscotch.registry import trusted
 from hopscotch.report.budgets import budget_points, write_budgets
 from hopscotch.report.clip_table import clip_rows
@@ -36,7 +37,7 @@ from hopscotch.restore import (
     stored_config,
     trained_classes,
 )
-from hopscotch.training.checkpoint import load_weights, read_checkpoint
+from hopscotch.training.checkpoint import read_checkpoint, take_weights
 from hopscotch.training.task import AudioTask
 from hopscotch.types import AudioBatch
 
@@ -101,17 +102,22 @@ def load(run: Path, overrides: Sequence[str] = (), ckpt: Path | None = None, tru
     weights = checkpoint_of(run, ckpt)
     register()
     cfg = configuration(run, as_trained, overrides)
-    read_checkpoint(weights)  # what cannot be loaded is said before clips are looked for
+    checkpoint = read_checkpoint(weights)  # what cannot be loaded is said before clips are looked for
     with as_written(run):
         data = build_data(cfg)
     if (classes := classes_of(run, as_trained, overrides)) is not None:
         data.name_classes(classes)
     data.setup("validate")
     data.setup("test")
+    if (known := checkpoint.get("classes")) is not None and known != list(data.classes):
+        raise ValueError(
+            f"{shown(weights)} must know the classes of the data in their order, {shown(some(data.classes))}, "
+            f"got {shown(some(known))}."
+        )
     check_size(cfg, data.num_classes, weights)
     with as_written(run):
         task = build_task(cfg, build_model(cfg, data.num_classes), data)
-    load_weights(task, weights)
+    take_weights(task, checkpoint["state_dict"], weights)
     return Loaded(cfg, task.eval(), data)
 
 

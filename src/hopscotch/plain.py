@@ -6,6 +6,7 @@ that names the file, and never shows what stands in it: the file may be a link t
 """
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -19,18 +20,18 @@ MAX_YAML = 2**19  # bytes; a config.yaml has some 6000
 MAX_JSON = 2**26  # bytes of one object
 MAX_TABLE = 2**29  # bytes of a table or log with a row for each clip or step
 MAX_NESTING = 32
-MAX_DIGITS = 40  # of a number; longer ones are texts
+MAX_EVENTS = 20_000  # of the parser: keys, values, beginnings and ends
+MAX_DIGITS = 40  # of a number
 MAX_FIELD = 2**20  # characters of a cell
 
 # The core schema: what `OmegaConf.to_yaml` writes without quotes. YAML 1.1 has more (dates, base 60), and slower ones.
 SCALARS = (
     ("null", r"(?:~|null|Null|NULL|)", [*list("~nN"), ""]),
     ("bool", r"(?:true|True|TRUE|false|False|FALSE)", list("tTfF")),
-    ("int", rf"[-+]?[0-9]{{1,{MAX_DIGITS}}}", list("-+0123456789")),
+    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
     (
         "float",
-        rf"(?:[-+]?(?:[0-9]{{1,{MAX_DIGITS}}}\.?[0-9]{{0,{MAX_DIGITS}}}|\.[0-9]{{1,{MAX_DIGITS}}})(?:[eE][-+]?[0-9]{{1,3}})?"
-        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))",
+        r"(?:[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))",
         list("-+.0123456789"),
     ),
 )
@@ -53,15 +54,19 @@ class _Loader(BASE):
             found[key] = self.construct_object(value_node, deep=True)
         return found
 
-    def construct_number(self, node: yaml.ScalarNode) -> float:
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
         word = str(node.value).lower()
+        if len(word) > MAX_DIGITS:
+            raise yaml.MarkedYAMLError(problem="a number of too many digits", problem_mark=node.start_mark)
+        if node.tag.endswith(":int"):
+            return int(word)
         return float(word.replace(".inf", "inf").replace(".nan", "nan"))
 
 
 for _name, _pattern, _first in SCALARS:
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^{_pattern}$"), _first)
 _Loader.add_constructor("tag:yaml.org,2002:map", lambda loader, node: loader.construct_mapping(node))
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_number)
 _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_number)
 
 
@@ -103,7 +108,7 @@ def _without_content(problem: str) -> str:
 def _refuse_bombs(text: str) -> None:
     """One pass over the events, before anything is built: few lines can be the description of a great deal."""
     depth = 0
-    for event in yaml.parse(text, Loader=BASE):
+    for number, event in enumerate(yaml.parse(text, Loader=BASE)):
         fault = ""
         if isinstance(event, yaml.AliasEvent):
             fault = "an alias"
@@ -115,6 +120,8 @@ def _refuse_bombs(text: str) -> None:
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_NESTING:
             fault = f"more than {MAX_NESTING} levels of nesting"
+        if number > MAX_EVENTS:
+            fault = "more keys and values than any run has"
         if fault:
             raise yaml.MarkedYAMLError(problem=fault, problem_mark=event.start_mark)
 
@@ -160,10 +167,11 @@ def read_words(path: Path) -> list[str]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object that a JSON file holds."""
+    content = read_text(path, MAX_JSON)
     try:
-        found = json.loads(read_text(path, MAX_JSON))
-    except (json.JSONDecodeError, RecursionError) as error:
-        where = f"line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nesting"
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        where = f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else "a number or nesting too large"
         raise ValueError(f"{shown(path)} must be JSON: it cannot be parsed ({where}).") from None
     if not isinstance(found, dict):
         raise ValueError(f"{shown(path)} must be a JSON object, got {_kind(found)}.")
@@ -173,7 +181,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a log, one a line; a line that a kill or a full disk cut short is passed over."""
     found = []
-    for number, line in enumerate(read_text(path, MAX_TABLE).splitlines(), start=1):
+    for number, line in enumerate(read_text(path, MAX_TABLE).split("\n"), start=1):
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
@@ -186,14 +194,17 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a table by the heads of its columns, as `quoted` cells were before that."""
-    lines = read_text(path, MAX_TABLE).splitlines(keepends=True)
+def read_csv(path: Path, columns: Iterable[str] = ()) -> list[dict[str, str]]:
+    """The rows of a table by the heads of its columns, among them `columns`; cells are as before they were `quoted`."""
+    lines = io.StringIO(read_text(path, MAX_TABLE), newline="")  # a name may have a line break of any kind
     csv.field_size_limit(MAX_FIELD)
     try:
-        rows = list(csv.DictReader(lines))
+        reader = csv.DictReader(lines)
+        rows, heads = list(reader), reader.fieldnames or ()
     except csv.Error as error:
         raise ValueError(f"{shown(path)} must be a table in CSV: {error}.") from None
+    if missing := [head for head in columns if head not in heads]:
+        raise ValueError(f"{shown(path)} must have a column {missing[0]}, it has none.")
     for number, row in enumerate(rows, start=1):
         if None in row or None in row.values():
             raise ValueError(f"{shown(path)} must have a cell for each column in every row, row {number} has not.")

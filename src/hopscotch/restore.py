@@ -80,7 +80,7 @@ def weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
 def check_size(cfg: DictConfig, num_classes: int, path: Path) -> None:
     """Refuse a model larger than its checkpoint, before it takes any memory: a configuration may claim any size."""
     most = path.stat().st_size // SMALLEST_WEIGHT
-    needed = num_classes * int(cfg.model.dim)
+    needed = int(cfg.model.dim) * max(int(cfg.model.dim), num_classes)  # of the stem, and of the head
     if is_registered(str(cfg.model.encoder._target_)):
         with plain.as_written(path.parent), torch.device("meta"):
             encoder = make(cfg.model.encoder)

@@ -87,7 +87,10 @@ def watched(run: Path, outside: Path) -> Iterator[list[str]]:
 
 def tree(folder: Path) -> dict[str, bytes | None]:
     """Every file below a folder with its content."""
-    return {str(path): path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+    return {
+        str(path): path.read_bytes() if path.is_file() and not path.is_symlink() else None
+        for path in sorted(folder.rglob("*"))
+    }
 
 
 def call(
@@ -115,10 +118,10 @@ def call(
 def assert_harmless(ended: Ended, seen: Sequence[str], run: Path, *, refused: bool) -> None:
     """Nothing ran, nothing was written elsewhere, no secret was shown, one sentence, quick and small."""
     said = ended.out + ended.err
-    assert list(seen) == []
-    assert SECRET not in said
+    assert not seen, list(seen)
+    assert SECRET not in said, said
     assert not any(SECRET.encode() in content for content in tree(run).values() if content and len(content) < 2**22)
-    assert "Traceback" not in said
+    assert "Traceback" not in said, said
     assert [sign for sign in said if not (sign.isprintable() or sign == "\n")] == []
     assert ended.seconds < MAX_SECONDS
     assert ended.kib < MAX_MEMORY

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 import hopscotch
-import scripts
 from hopscotch.plain import read_config
 from hopscotch.registry import check_stored, class_at, is_registered
 from hopscotch.run import attempt
+from scripts import studies
 from tests.attacks.guard import SECRET, Ended, assert_harmless, call, watched
 from tests.attacks.hostile import CASES, Case, make_outside
 from tests.tiny import CLASS_HZ, TINY_MODEL, TINY_RUN, prompt, tiny_config, tiny_folder, write_tone
@@ -45,6 +45,7 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def scene(attacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the sweep that may be spoilt, in the working folder, and an outside that must stay as it is."""
     monkeypatch.setenv("HOPSCOTCH_SECRET", SECRET)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "sweep"))  # through which Lightning writes checkpoints
     monkeypatch.chdir(tmp_path)
     shutil.copytree(attacked / "sweep", tmp_path / "sweep")
     make_outside(tmp_path / "outside")
@@ -102,18 +103,16 @@ def test_there_are_enough_of_them() -> None:
 def every_callable() -> set[str]:
     """The full names of all that can be called through our modules, what they import included."""
     found: set[str] = set()
-    for package in (hopscotch, scripts):
-        prefix = f"{package.__name__}."
-        for module_info in pkgutil.walk_packages(package.__path__, prefix):
-            if module_info.name.startswith("scripts.") and not module_info.name.startswith("scripts.studies"):
-                continue
-            module = importlib.import_module(module_info.name)
+    seen: set[int] = set()
+    for package in (hopscotch, studies):
+        for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            module = importlib.import_module(info.name)
             for name, value in vars(module).items():
                 if callable(value):
-                    found.add(f"{module_info.name}.{name}")
-                if inspect.isclass(value) or inspect.ismodule(value):
-                    inner = [key for key, member in inspect.getmembers(value) if callable(member)]
-                    found.update(f"{module_info.name}.{name}.{key}" for key in inner)
+                    found.add(f"{info.name}.{name}")
+                if (inspect.isclass(value) or inspect.ismodule(value)) and id(value) not in seen:
+                    seen.add(id(value))
+                    found.update(f"{info.name}.{name}.{key}" for key, inner in vars(value).items() if callable(inner))
     return found
 
 

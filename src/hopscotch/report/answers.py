@@ -108,14 +108,19 @@ CSV_HEADS: tuple[str, ...] = ("path", "start", "end", "label", "confidence", "co
 
 
 def write_csv(answers: Iterable[Answer], file: Sink) -> None:
-    """A row per label: one for a clip, one per window of a long recording. Lists are parted by blanks."""
+    """A row per label: one for a clip, one per window of a long recording. Lists are parted by blanks.
+
+    Names are shown as in the table, for this goes to a terminal as often; JSON has them sign by sign.
+    """
     writer = csv.DictWriter(file, CSV_HEADS, lineterminator="\n")
     writer.writeheader()
     for answer in answers:
         for row in _rows(answer):
             lists = {key: " ".join(map(str, row[key])) for key in ("strides", "history") if key in row}
             cells = {"path": answer.path, **row, **lists}
-            writer.writerow({head: quoted(cell) for head, cell in cells.items()})
+            writer.writerow(
+                {head: quoted(shown(cell)) if isinstance(cell, str) else cell for head, cell in cells.items()}
+            )
         file.flush()
 
 

@@ -96,7 +96,7 @@ def write_clips(rows: Iterable[ClipRow], path: Path) -> None:
 
 def read_clips(path: Path) -> list[ClipRow]:
     """What `write_clips` wrote, to the last digit."""
-    return [_parsed(row) for row in plain.read_csv(path)]
+    return [_parsed(row) for row in plain.read_csv(path, ClipRow._fields)]
 
 
 def _parsed(row: dict[str, str]) -> ClipRow:

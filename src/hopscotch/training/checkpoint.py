@@ -108,7 +108,10 @@ def check_resumable(checkpoint: Mapping[str, Any], path: Path, key: str = "ckpt_
     """Refuse weights without the state of a training run."""
     missing = [name for name in NEEDED if name not in checkpoint]
     maps = [name for name in ("loops", "callbacks") if not isinstance(checkpoint.get(name, {}), dict)]
-    maps += [name for name, state in dict(checkpoint.get("callbacks") or {}).items() if not isinstance(state, dict)]
+    states = checkpoint.get("callbacks")
+    maps += (
+        [str(name) for name, state in states.items() if not isinstance(state, dict)] if isinstance(states, dict) else []
+    )
     lists = [name for name in ("optimizer_states", "lr_schedulers") if not isinstance(checkpoint.get(name, []), list)]
     if wrong := missing + maps + lists:
         raise ValueError(
