@@ -32,9 +32,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.out is not None and arguments.out.is_dir():
         parser.error(f"--out must be a file, got the folder {arguments.out}")
+    from hopscotch.plain import as_written
     from scripts.studies.compare import compare_runs
 
-    compare_runs(arguments.runs, arguments.out, evaluated=arguments.evaluation)
+    with as_written(Path(", ".join(map(str, arguments.runs)))):
+        compare_runs(arguments.runs, arguments.out, evaluated=arguments.evaluation)
 
 
 if __name__ == "__main__":

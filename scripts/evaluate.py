@@ -22,6 +22,9 @@ tests a tenth of the clips unless it has train/, val/ and test/: data.test_fract
 more.
 Other keys of the run's configuration may be changed, too: data.batch_size=64, trainer.accelerator=cpu.
 
+A run may come from anywhere: it runs no code of its own. trust=<module> allows the classes of a module of yours, for a
+run that was trained with one.
+
 Results go to outputs/<run>/report/evaluation/: clips.csv, metrics.json, per_class.csv and .md, confusion.png,
 conditions.csv and its picture; the curve of compute.budget (budgets.csv and .png) there, too, or, of the best
 checkpoint on the run's own clips, to outputs/<run>/report/, for the run's page. With out= all go there. The last line
@@ -31,7 +34,8 @@ printed is the folder.
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
 
 def main() -> None:
@@ -42,6 +46,7 @@ def main() -> None:
     from lightning.fabric.utilities.exceptions import MisconfigurationException  # and with it torch
 
     from hopscotch.evaluate import evaluate, parse
+    from hopscotch.plain import sentence, shown
     from hopscotch.run import quiet
     from hopscotch.system import keep_freed_memory
 
@@ -50,10 +55,10 @@ def main() -> None:
     try:
         folder = evaluate(*parse(words))
     except (ValueError, OSError, MisconfigurationException) as error:
-        sys.exit(f"Error: {error}")
+        sys.exit(f"Error: {sentence(error)}")
     except KeyboardInterrupt:
         sys.exit(130)
-    print(folder)
+    print(shown(folder))
 
 
 if __name__ == "__main__":

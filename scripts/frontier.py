@@ -27,9 +27,11 @@ def main() -> None:
     if len(sweeps) != 1 or len(sweeps) + len(beside) != len(arguments):
         print(__doc__)
         sys.exit(0 if "--help" in arguments else 2)
+    from hopscotch.plain import as_written
     from hopscotch.report.sweep import report_folder
 
-    report_folder(sweeps[0], beside)
+    with as_written(sweeps[0]):
+        report_folder(sweeps[0], beside)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@
 Route: x ran, > was landed on by a jump, - was jumped over. A file longer than every clip of the run's data and than
 four mean training clips (at least 1 s) is cut into windows with a label each (--window, --hop). A file that cannot be
 read is named and the others go on; the exit code is then 1, and 2 where there was nothing to do. ckpt=FILE takes
-another checkpoint of the run than the best one. The compute budget is the one that the checkpoint was calibrated to:
+another checkpoint of the run than the best one, trust=MODULE allows the classes of a module of yours. A run may come
+from anywhere: it runs no code of its own. The compute budget is the one that the checkpoint was calibrated to:
 scripts/evaluate.py, which has the data, sets others.
 """
 
@@ -20,9 +21,10 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
-KEYS = ("run=", "ckpt=")
+KEYS = ("run=", "ckpt=", "trust=")
 
 
 def main() -> None:
@@ -54,16 +56,18 @@ def predict(keys: dict[str, str], names: list[str], arguments: argparse.Namespac
     """Whether any file failed."""
     from hopscotch.data.audio import AudioFileError
     from hopscotch.data.windows import find_files  # and with it torch
+    from hopscotch.plain import sentence
     from hopscotch.predict import explain, load, print_answers, usual_workers
+    from hopscotch.registry import trusted
     from hopscotch.system import keep_freed_memory
 
     keep_freed_memory()
     options = {key: getattr(arguments, key) for key in ("window", "hop", "batch_size", "device")}
     try:
         files = find_files(names)
-        model = load(keys["run"], keys.get("ckpt"), **options)
+        model = load(keys["run"], keys.get("ckpt"), trust=trusted(arguments.words), **options)
     except (ValueError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"Error: {sentence(error)}", file=sys.stderr)
         sys.exit(2)
     if arguments.explain is None:
         form = "json" if arguments.json else "csv" if arguments.csv else "table"
@@ -73,7 +77,7 @@ def predict(keys: dict[str, str], names: list[str], arguments: argparse.Namespac
     try:
         print(explain(model, arguments.explain, arguments.out))
     except (AudioFileError, OSError) as error:
-        sys.exit(f"Error: {error}")
+        sys.exit(f"Error: {sentence(error)}")
     return False
 
 

@@ -5,13 +5,15 @@
     outputs/<run>/README.md
     outputs/<run>/report/index.html
 
+A run may come from anywhere: it runs no code of its own. trust=<module> allows a data source of yours.
 Every run writes both at its end. Where the data have moved: python scripts/report.py run=outputs/<run> data.root=F
 """
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
 
 def main() -> None:
@@ -20,25 +22,31 @@ def main() -> None:
     if len(runs) != 1 or "--help" in arguments:
         print(__doc__)
         sys.exit(0 if "--help" in arguments else 2)
-    from hopscotch.build import build_data  # and with it torch
+    from functools import partial
+
+    from hopscotch.plain import as_written, sentence, shown
+    from hopscotch.registry import trusted
     from hopscotch.report.run_folder import read_run
     from hopscotch.report.run_report import CARD, PAGE, write_report
     from hopscotch.report.sounds import find_sounds
+    from hopscotch.restore import build_stored_data  # and with it torch
     from hopscotch.run import quiet
 
     quiet()
     folder = Path(runs[0])
     try:
         run = read_run(folder)
-        overrides = [argument for argument in arguments if not argument.startswith("run=")]
-        sounds, why_silent = find_sounds(run, build_data, overrides)
-        write_report(run, sounds, why_silent)
+        overrides = [argument for argument in arguments if not argument.startswith(("run=", "trust="))]
+        build = partial(build_stored_data, file=folder / "config.yaml", trust=trusted(arguments))
+        sounds, why_silent = find_sounds(run, build, overrides)
+        with as_written(folder):
+            write_report(run, sounds, why_silent)
     except (ValueError, OSError) as error:
-        sys.exit(f"Error: {error}")
+        sys.exit(f"Error: {sentence(error)}")
     if why_silent:
-        print(why_silent, file=sys.stderr)
-    print(folder / CARD)
-    print(folder / PAGE)
+        print(sentence(why_silent), file=sys.stderr)
+    print(shown(folder / CARD))
+    print(shown(folder / PAGE))
 
 
 if __name__ == "__main__":

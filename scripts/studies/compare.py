@@ -22,10 +22,10 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as escape_markup
 
+from hopscotch import plain
 from hopscotch.report.clip_table import FILE as CLIPS_FILE
 from hopscotch.report.clip_table import ClipRow, read_clips
 from hopscotch.report.evaluation_report import FOLDER, METRICS_FILE
@@ -94,9 +94,8 @@ def read_run(folder: Path, *, evaluated: bool = False) -> Run:
 
 
 def read_config(folder: Path) -> dict[str, str]:
-    cfg = OmegaConf.load(folder / "config.yaml")
-    assert isinstance(cfg, DictConfig)
-    own = str(cfg.get("run_dir"))
+    config = plain.read_config(folder / "config.yaml")
+    own = str(config.get("run_dir"))
     found: dict[str, str] = {}
 
     def walk(node: Any, path: str) -> None:
@@ -106,7 +105,7 @@ def read_config(folder: Path) -> dict[str, str]:
         else:
             found[path] = str(node).replace(own, RUN)
 
-    walk(OmegaConf.to_container(cfg, resolve=True), "")
+    walk(config, "")
     return {key: value for key, value in found.items() if key not in NOT_COMPARED and not key.startswith(COPIES)}
 
 
@@ -278,7 +277,8 @@ def write_disagreements(columns: Sequence[Column], clips: Sequence[Disagreement]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "label", *heads])
-        writer.writerows([clip.path, clip.label, *(cell for v in clip.verdicts for cell in v)] for clip in clips)
+        rows = ([clip.path, clip.label, *(cell for v in clip.verdicts for cell in v)] for clip in clips)
+        writer.writerows([plain.quoted(cell) for cell in row] for row in rows)
 
 
 NUM_SHOWN = 20  # clips
@@ -312,6 +312,11 @@ def compare_runs(folders: Sequence[Path], out: Path | None, *, evaluated: bool =
     for letter, interval in paired_differences(columns):
         console.print(f"accuracy of {letter} minus A on the same clips  {interval}  95 % over clips", highlight=False)
     show_clips(voices(columns), console, out)
+
+
+def escape(text: str) -> str:
+    """Text for the terminal, which neither rich nor the terminal takes for an order."""
+    return escape_markup(plain.shown(text))
 
 
 def early(run: Run) -> str:

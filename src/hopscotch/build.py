@@ -1,7 +1,7 @@
-"""Make objects of a configuration: the one place that follows a `_target_`, and only to what is allowed.
+"""Make objects of a configuration: the one place that follows a `_target_`.
 
-Allowed is what this package defines, and a short list of classes by name. The *resolved* object is compared, so that no
-path through our own modules (hopscotch.frontend.torch.load) leads elsewhere.
+A `_target_` may name anything that can be imported, for it was typed, or stands in a configuration folder of one's own.
+What comes with a run's folder goes through `hopscotch.registry.check_stored` first (`hopscotch.restore` sees to it).
 """
 
 import contextlib
@@ -28,21 +28,6 @@ from hopscotch.models.token_gate import GatedEncoder
 from hopscotch.training.calibration import resolve_target
 from hopscotch.training.task import AudioTask
 
-PACKAGE = "hopscotch"
-STUDIES = "scripts.studies"
-ALLOWED = (
-    "torch.optim.AdamW",
-    "torch.optim.Adam",
-    "torch.optim.SGD",
-    "lightning.pytorch.Trainer",
-    "lightning.pytorch.callbacks.ModelCheckpoint",
-    "lightning.pytorch.callbacks.EarlyStopping",
-    "lightning.pytorch.callbacks.EMAWeightAveraging",
-    "lightning.pytorch.callbacks.ThroughputMonitor",
-    "lightning.pytorch.loggers.TensorBoardLogger",
-    "lightning.pytorch.loggers.CSVLogger",
-)
-
 
 def make(node: DictConfig, **more: Any) -> Any:
     """The object that `node._target_` describes: its keys and `more` are the arguments; nested nodes come first."""
@@ -52,7 +37,7 @@ def make(node: DictConfig, **more: Any) -> Any:
 def maker(node: DictConfig) -> Callable[..., Any]:
     """What `make` calls with `more`. Hydra would copy objects that pass through it, so they do not."""
     for path in _targets(node):
-        _refuse_foreign(path)
+        _refuse_absent(path)
     try:
         return instantiate(node, _partial_=True, _convert_="all")
     except InstantiationException as error:  # of a nested node: what it raised says more than the wrapping
@@ -68,18 +53,13 @@ def _targets(node: Any) -> list[str]:
     return own + [path for key in node for path in _targets(node[key])]
 
 
-def _refuse_foreign(path: str) -> None:
-    if path in ALLOWED or path.startswith(f"{STUDIES}."):
-        return
-    allowed = f"a class or function of {PACKAGE}, or one of {', '.join(ALLOWED)}"
-    if path.startswith(f"{PACKAGE}."):
-        try:
-            resolved = get_object(path)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ValueError(f"_target_ must name {allowed}; {path} is not there: {error}") from error
-        if getattr(resolved, "__module__", "").partition(".")[0] == PACKAGE:
-            return
-    raise ValueError(f"_target_ must be {allowed}, got {path}.")
+def _refuse_absent(path: str) -> None:
+    try:
+        found = get_object(path)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"_target_ must name what can be imported; {path} is not there: {error}") from error
+    if not callable(found):
+        raise ValueError(f"_target_ must name a class or function, got {path}, which is none.")
 
 
 def build_data(cfg: DictConfig) -> AudioDataModule:
@@ -138,7 +118,7 @@ def named(group: str) -> Iterator[None]:
 
 def task_of(cfg: DictConfig) -> type[AudioTask]:
     """Find the class of the task, checked."""
-    _refuse_foreign(cfg.task._target_)
+    _refuse_absent(cfg.task._target_)
     kind = get_object(cfg.task._target_)
     if not (isinstance(kind, type) and issubclass(kind, AudioTask)):
         raise ValueError(f"task._target_ must be a subclass of AudioTask, got {cfg.task._target_}.")

@@ -14,26 +14,34 @@ from yaml import YAMLError
 
 from hopscotch.build import build_data, build_model, build_task, make_trainer
 from hopscotch.conditions import TIMED_BATCHES, passes, time_fraction
-from hopscotch.config.check import check_trained, refuse_missing
+from hopscotch.config.check import refuse_missing
 from hopscotch.config.compose import compose, register
 from hopscotch.config.errors import flat, nearest
 from hopscotch.config.schema import is_number
+from hopscotch.data.clips import some
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.models.audio_model import AudioModel
+from hopscotch.plain import as_written, refuse_links, shown
+from hopscotch.registry import trusted
 from hopscotch.report.budgets import budget_points, write_budgets
 from hopscotch.report.clip_table import clip_rows
 from hopscotch.report.clips import SplitClips
 from hopscotch.report.evaluation_report import FOLDER, print_evaluation, write_evaluation
 from hopscotch.report.jobs import read_json
 from hopscotch.report.metrics import measure
-from hopscotch.report.run_folder import config_of
 from hopscotch.report.summary import FILE_NAME as SUMMARY
-from hopscotch.restore import checkpoint_of
-from hopscotch.training.checkpoint import load_weights
+from hopscotch.restore import (
+    check_size,
+    checkpoint_of,
+    hold_to_rules,
+    stored_config,
+    trained_classes,
+)
+from hopscotch.training.checkpoint import read_checkpoint, take_weights
 from hopscotch.training.task import AudioTask
 from hopscotch.types import AudioBatch
 
-OWN_WORDS = ("run", "ckpt", "out", "snr")  # of this command; all other keys are the run's
+OWN_WORDS = ("run", "ckpt", "out", "snr", "trust")  # of this command; all other keys are the run's
 KEPT = ("sample_rate", "batch_size", "num_workers", "cache_gib")  # of the run's data, whatever clips come instead
 
 
@@ -51,6 +59,7 @@ class Asked(NamedTuple):
     ckpt: Path | None
     snr: list[float]
     out: Path | None
+    trust: list[str]
 
 
 def parse(words: Sequence[str]) -> Asked:
@@ -59,14 +68,14 @@ def parse(words: Sequence[str]) -> Asked:
     for word in words:
         key, equals, value = word.partition("=")
         if key in OWN_WORDS and equals:
-            if key in own:
+            if key in own and key != "trust":
                 raise ValueError(f"{key} must be given once, got {key}={own[key]} and {word}.")
             own[key] = value
     if not own.get("run"):
         raise ValueError("run must be given: run=outputs/<run>; --help has examples.")
     overrides = [word for word in words if word.partition("=")[0] not in own]
     paths = {key: Path(own[key]) if key in own else None for key in ("ckpt", "out")}
-    return Asked(Path(own["run"]), overrides, paths["ckpt"], levels(own.get("snr", "[]")), paths["out"])
+    return Asked(Path(own["run"]), overrides, paths["ckpt"], levels(own.get("snr", "[]")), paths["out"], trusted(words))
 
 
 def levels(typed: str) -> list[float]:
@@ -84,23 +93,31 @@ def levels(typed: str) -> list[float]:
 # A finished run, loaded again.
 
 
-def load(run: Path, overrides: Sequence[str] = (), ckpt: Path | None = None) -> Loaded:
+def load(run: Path, overrides: Sequence[str] = (), ckpt: Path | None = None, trust: Sequence[str] = ()) -> Loaded:
     """`overrides` change single keys of the run's own configuration: data.root=F, compute.budget=[0.8,1.0].
 
     data=<name of conf/data> brings other clips of the same classes: that file's keys, and none of the run's own data.
     """
-    as_trained = OmegaConf.load(config_of(run))
+    as_trained = stored_config(run, trust)
     weights = checkpoint_of(run, ckpt)
-    assert isinstance(as_trained, DictConfig)
     register()
     cfg = configuration(run, as_trained, overrides)
-    data = build_data(cfg)
-    if (classes := trained_classes(run, as_trained, overrides)) is not None:
+    checkpoint = read_checkpoint(weights)  # what cannot be loaded is said before clips are looked for
+    with as_written(run):
+        data = build_data(cfg)
+    if (classes := classes_of(run, as_trained, overrides)) is not None:
         data.name_classes(classes)
     data.setup("validate")
     data.setup("test")
-    task = build_task(cfg, build_model(cfg, data.num_classes), data)
-    load_weights(task, weights)
+    if (known := checkpoint.get("classes")) is not None and known != list(data.classes):
+        raise ValueError(
+            f"{shown(weights)} must know the classes of the data in their order, {shown(some(data.classes))}, "
+            f"got {shown(some(known))}."
+        )
+    check_size(cfg, data.num_classes, weights)
+    with as_written(run):
+        task = build_task(cfg, build_model(cfg, data.num_classes), data)
+    take_weights(task, checkpoint["state_dict"], weights)
     return Loaded(cfg, task.eval(), data)
 
 
@@ -125,7 +142,7 @@ def configuration(run: Path, as_trained: DictConfig, overrides: Sequence[str]) -
         except (OmegaConfBaseException, YAMLError, ValueError):
             known = nearest(key, [*flat(cfg), *OWN_WORDS])
             raise ValueError(f"An override must be key=value with a key of {file}, got {override!r}.{known}") from None
-    check_trained(cfg, defaults, file)
+    hold_to_rules(cfg, defaults, file)
     if cfg.data.sample_rate != as_trained.data.sample_rate:
         raise ValueError(
             f"data.sample_rate must stay that of the model, {as_trained.data.sample_rate}, got {cfg.data.sample_rate}: "
@@ -145,10 +162,10 @@ def changes_data(overrides: Sequence[str]) -> bool:
     return any(word.startswith(("data=", "data.")) for word in overrides)
 
 
-def trained_classes(run: Path, as_trained: DictConfig, overrides: Sequence[str]) -> list[str] | None:
+def classes_of(run: Path, as_trained: DictConfig, overrides: Sequence[str]) -> list[str] | None:
     """In the order of the model's outputs; None where the clips are the run's own, and no summary speaks of them."""
-    if known := read_json(run / SUMMARY).get("data"):
-        return known["classes"]
+    if known := trained_classes(run):
+        return known
     if not changes_data(overrides):
         return None
     return build_data(as_trained).find_clips()[0]  # of a run that has not ended
@@ -163,9 +180,12 @@ def evaluate(
     ckpt: Path | None = None,
     snr: Sequence[float] = (),
     out: Path | None = None,
+    trust: Sequence[str] = (),
 ) -> Path:
     """Test, print and write; the folder with the results. The first condition is without noise, at the first budget."""
-    cfg, task, data = load(run, overrides, ckpt)
+    cfg, task, data = load(run, overrides, ckpt, trust)
+    if out is None:
+        refuse_links(run, [str(FOLDER), *(f"report/budgets.{end}" for end in ("csv", "md", "png"))])
     folder = run / FOLDER if out is None else out
     clips = SplitClips(data, "test")
     trainer = tester(cfg, run)
@@ -229,4 +249,4 @@ def tester(cfg: DictConfig, run: Path) -> Trainer:
 
 def was_changed(run: Path, data: AudioDataModule) -> bool:
     before = read_json(run / SUMMARY).get("data")
-    return before is not None and before["fingerprint"] != data.fingerprint()
+    return before is not None and before.get("fingerprint") != data.fingerprint()

@@ -13,7 +13,7 @@ calibrated to: another one takes validation clips, which are not here (scripts/e
 import math
 import multiprocessing
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from hopscotch.data.audio import MAX_MAGNITUDE, MAX_RATE, MIN_RATE, AudioFileErr
 from hopscotch.data.clips import one_ahead
 from hopscotch.data.windows import Piece, Windowing, groups, pieces_of, side_by_side
 from hopscotch.models.audio_model import AudioModel
+from hopscotch.plain import shown
 from hopscotch.progress import progress_beside
 from hopscotch.report.answers import Answer, Form, Prediction, Window, counted, write_csv, write_json, write_table
 from hopscotch.report.clip_table import LETTERS
@@ -263,9 +264,12 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def load(run: str | Path, ckpt: str | Path | None = None, **options: Any) -> Predictor:
-    """The model of a run's best checkpoint, or of `ckpt`; `options` are those of Predictor, such as window=2.0."""
-    restored = restore(Path(run), None if ckpt is None else Path(ckpt))
+def load(run: str | Path, ckpt: str | Path | None = None, *, trust: Sequence[str] = (), **options: Any) -> Predictor:
+    """The model of a run's best checkpoint, or of `ckpt`; `options` are those of Predictor, such as window=2.0.
+
+    A run from anywhere runs no code: classes other than ours are refused, unless their module is named in `trust`.
+    """
+    restored = restore(Path(run), None if ckpt is None else Path(ckpt), trust)
     return Predictor(
         restored.model,
         restored.classes,
@@ -307,6 +311,6 @@ def explain(model: Predictor, clip: Path, out: Path | None = None) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     page = explained(model.model, piece.waveform, model.sample_rate, model.classes)
     seconds = len(piece.waveform) / model.sample_rate
-    name = printable(Path(clip.name))
+    name = shown(printable(Path(clip.name)))
     save(page, f"{name}, first {seconds:.2f} s" if piece.is_window else name, out)
     return out

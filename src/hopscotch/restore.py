@@ -5,25 +5,33 @@ checkpoints/best.ckpt  weights; the names of its classes and how long clips were
 summary.json           the same of a run whose checkpoint is older than that
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
 
-from hopscotch.build import build_model
+from hopscotch import plain
+from hopscotch.build import build_data, build_model, make
 from hopscotch.config.check import check_trained
 from hopscotch.config.compose import register
+from hopscotch.data.clips import some
+from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.models.audio_model import AudioModel
+from hopscotch.registry import check_stored, is_registered, without_cache
 from hopscotch.report.clip_table import FILE as CLIPS_FILE
 from hopscotch.report.clip_table import read_clips
 from hopscotch.report.jobs import read_json
 from hopscotch.report.run_folder import config_of
 from hopscotch.report.summary import FILE_NAME as SUMMARY
-from hopscotch.training.checkpoint import read_checkpoint, take_weights
+from hopscotch.training.checkpoint import check_classes, read_checkpoint, take_weights
 
 BEST = Path("checkpoints") / "best.ckpt"
 OF_THE_MODEL = "model."  # how the task calls its model's weights
+SMALLEST_WEIGHT = 2  # bytes
 
 
 class Restored(NamedTuple):
@@ -34,28 +42,54 @@ class Restored(NamedTuple):
     longest_seconds: float | None  # of all clips of the run's data
 
 
-def restore(run: Path, ckpt: Path | None = None) -> Restored:
-    """The model of the run's best checkpoint, or of another one of the same configuration."""
-    cfg = read_config(run)
+def restore(run: Path, ckpt: Path | None = None, trust: Sequence[str] = ()) -> Restored:
+    """The model of the run's best checkpoint, or of another one of the same configuration.
+
+    A run may come from a stranger: classes other than ours are refused, but for those of the modules in `trust`.
+    """
+    cfg = read_config(run, trust)
     path = checkpoint_of(run, ckpt)
     checkpoint = read_checkpoint(path)
-    classes = checkpoint.get("classes") or _data_of(run).get("classes")
+    classes = checkpoint.get("classes") or trained_classes(run)
     if not classes:
         raise ValueError(
             f"{path} must hold the names of its classes, or {run / SUMMARY} as data.classes; neither does. "
             "A checkpoint of an older version has none: let its run come to its end."
         )
-    model = build_model(_for_prediction(cfg), len(classes))
-    weights = {
+    weights = weights_of(checkpoint)
+    outputs = weights.get("head.linear.bias")
+    if outputs is not None and (outputs.ndim != 1 or len(outputs) != len(classes)):
+        names = plain.shown(some(classes))
+        raise ValueError(f"{path} must have a name for each of its {outputs.numel()} classes, got {names}.")
+    check_size(cfg, len(classes), path)
+    with plain.as_written(run):
+        model = build_model(_for_prediction(cfg), len(classes))
+    take_weights(model, weights, path)
+    return Restored(cfg, model.eval(), list(classes), *_clip_seconds(checkpoint, run))
+
+
+def weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The model's weights in the state of a task, by the model's own names."""
+    return {
         name.removeprefix(OF_THE_MODEL): value
         for name, value in checkpoint["state_dict"].items()
         if name.startswith(OF_THE_MODEL)
     }
-    outputs = weights.get("head.linear.bias")
-    if outputs is not None and len(outputs) != len(classes):
-        raise ValueError(f"{path} must have a name for each of its {len(outputs)} classes, got {', '.join(classes)}.")
-    take_weights(model, weights, path)
-    return Restored(cfg, model.eval(), list(classes), *_clip_seconds(checkpoint, run))
+
+
+def check_size(cfg: DictConfig, num_classes: int, path: Path) -> None:
+    """Refuse a model larger than its checkpoint, before it takes any memory: a configuration may claim any size."""
+    most = path.stat().st_size // SMALLEST_WEIGHT
+    needed = int(cfg.model.dim) * max(int(cfg.model.dim), num_classes)  # of the stem, and of the head
+    if is_registered(str(cfg.model.encoder._target_)):
+        with plain.as_written(path.parent), torch.device("meta"):
+            encoder = make(cfg.model.encoder)
+        needed = max(needed, sum(parameter.numel() for parameter in encoder.parameters()))
+    if needed > most:
+        raise ValueError(
+            f"ckpt must be a checkpoint of the run's own model, got {path}: the model has {needed:,} weights or more, "
+            f"the file cannot hold more than {most:,}."
+        )
 
 
 def checkpoint_of(run: Path, ckpt: Path | None) -> Path:
@@ -68,18 +102,40 @@ def checkpoint_of(run: Path, ckpt: Path | None) -> Path:
     return ckpt or run / BEST
 
 
-def read_config(run: Path) -> DictConfig:
-    """What the run was made of, every rule kept."""
+def stored_config(run: Path, trust: Sequence[str] = ()) -> DictConfig:
+    """What the run was made of, as plain data in which everything that is named is known."""
     path = config_of(run)
-    try:
-        cfg = OmegaConf.load(path)
-    except (OmegaConfBaseException, OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
-    assert isinstance(cfg, DictConfig)
-    as_trained = cfg.copy()
-    register()
-    check_trained(cfg, as_trained, path)
+    config = plain.read_config(path)
+    check_stored(config, plain.shown(path), trust)
+    return OmegaConf.create(without_cache(config))
+
+
+def build_stored_data(cfg: DictConfig, file: Path, trust: Sequence[str] = ()) -> AudioDataModule:
+    """The clips of a stored configuration, if its classes are known."""
+    config = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(config, dict)
+    check_stored({str(key): value for key, value in config.items()}, plain.shown(file), trust)
+    with plain.as_written(file):
+        return build_data(cfg)
+
+
+def read_config(run: Path, trust: Sequence[str] = ()) -> DictConfig:
+    """What the run was made of, every rule kept."""
+    cfg = stored_config(run, trust)
+    hold_to_rules(cfg, cfg.copy(), config_of(run))
     return cfg
+
+
+def hold_to_rules(cfg: DictConfig, as_trained: DictConfig, file: Path) -> None:
+    """Check a configuration of a run as one that is typed is checked."""
+    register()
+    try:
+        with plain.as_written(file):
+            check_trained(cfg, as_trained, file)
+    except OmegaConfBaseException as error:
+        if isinstance(error, ValueError):
+            raise
+        raise ValueError(f"{file} must be as a run of this version writes it: {plain.sentence(error)}") from None
 
 
 def _for_prediction(cfg: DictConfig) -> DictConfig:
@@ -89,9 +145,18 @@ def _for_prediction(cfg: DictConfig) -> DictConfig:
     return plain
 
 
+def trained_classes(run: Path) -> list[str] | None:
+    """In the order of the model's outputs, as the run's summary has them; None where it does not speak of them."""
+    known = _data_of(run).get("classes")
+    return None if known is None else check_classes(known, plain.shown(run / SUMMARY))
+
+
 def _data_of(run: Path) -> dict[str, Any]:
     """What the run's summary says of its data; nothing where there is no summary, as of a run still going on."""
-    return read_json(run / SUMMARY).get("data") or {}
+    data = read_json(run / SUMMARY).get("data") or {}
+    if not isinstance(data, dict):
+        raise ValueError(f"{plain.shown(run / SUMMARY)} must have a map at data.")
+    return data
 
 
 def _clip_seconds(checkpoint: dict[str, Any], run: Path) -> tuple[float | None, float | None]:
@@ -99,5 +164,6 @@ def _clip_seconds(checkpoint: dict[str, Any], run: Path) -> tuple[float | None, 
     if "clip_seconds" in checkpoint:
         return checkpoint["clip_seconds"]["mean"], checkpoint["clip_seconds"]["longest"]
     data, table = _data_of(run), run / "report" / CLIPS_FILE
-    mean = data["seconds"]["train"] / data["clips"]["train"] if "seconds" in data else None
-    return mean, max((row.seconds for row in read_clips(table)), default=None) if table.is_file() else None
+    with plain.as_written(run):
+        mean = data["seconds"]["train"] / data["clips"]["train"] if "seconds" in data else None
+        return mean, max((row.seconds for row in read_clips(table)), default=None) if table.is_file() else None

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from hopscotch.build import build_callbacks, build_data, build_loggers, build_model, build_task, build_trainer
 from hopscotch.config.compose import STARTED
 from hopscotch.data.datamodule import AudioDataModule
+from hopscotch.plain import sentence
 from hopscotch.report.clip_table import FILE as CLIPS_FILE
 from hopscotch.report.clip_table import clip_rows, write_clips
 from hopscotch.report.clips import SplitClips
@@ -37,7 +38,7 @@ from hopscotch.report.summary import print_summary, write_summary
 from hopscotch.report.sweep import append_ledger
 from hopscotch.report.traces import Evaluation, TraceCollector
 from hopscotch.system import warn_if_crowded
-from hopscotch.training.checkpoint import load_weights, read_checkpoint
+from hopscotch.training.checkpoint import check_resumable, load_weights, read_checkpoint
 from hopscotch.training.task import AudioTask
 
 Ended = Literal["finished", "stopped"]
@@ -111,7 +112,7 @@ def leave(run: Path, summary: dict[str, Any], started: float) -> None:
 def print_error(error: Exception) -> None:
     """One message for what a user gave; the whole trace for what is our own fault."""
     if isinstance(error, ValueError | MisconfigurationException):
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"Error: {sentence(error)}", file=sys.stderr)
     else:
         traceback.print_exception(error)
 
@@ -123,7 +124,8 @@ def fit_and_test(cfg: DictConfig, run: Path, started: float) -> dict[str, Any]:
         gc.freeze()
     quiet()
     if cfg.ckpt_path is not None:
-        read_checkpoint(Path(cfg.ckpt_path), "ckpt_path")  # before any work
+        found = Path(cfg.ckpt_path)
+        check_resumable(read_checkpoint(found, "ckpt_path"), found)  # before any work
     if cfg.compute.budget is not None:
         raise ValueError(
             f"compute.budget must stay null in training, got {cfg.compute.budget}: compute.target is what a model "
@@ -145,7 +147,7 @@ def fit_and_test(cfg: DictConfig, run: Path, started: float) -> dict[str, Any]:
     interrupt = Interrupt(trainer)
     fit_started = time.time()
     with interrupt:
-        trainer.fit(task, datamodule=data, ckpt_path=cfg.ckpt_path)
+        trainer.fit(task, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
     fit_seconds = time.time() - fit_started
     train_accuracy = trainer.callback_metrics.get("train/acc")  # the test forgets it
     load_best(task, trainer)

@@ -47,7 +47,9 @@ def quiet_end(*errors: type[Exception]) -> Iterator[None]:
     except KeyboardInterrupt:
         sys.exit(130)
     except errors as error:
-        sys.exit(f"Error: {error}")
+        from hopscotch.plain import sentence
+
+        sys.exit(f"Error: {sentence(error)}")
 
 
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3  # parameters of mallopt, as malloc.h has them

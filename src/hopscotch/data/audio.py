@@ -20,6 +20,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torchaudio.transforms import Resample
 
+from hopscotch.plain import shown
+
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; a header outside this range is taken for damage
 MAX_TERM = 1_000  # of the resampling ratio, see `rate_ratio`
 BLOCK_SECONDS = 20.0  # of a recording that is read in blocks
@@ -173,7 +175,7 @@ def _silent(path: Path, header: Header) -> AudioFileError:
 
 
 def _bad(path: Path, problem: str) -> AudioFileError:
-    return AudioFileError(f"Audio file {printable(path)}: {problem}")
+    return AudioFileError(f"Audio file {shown(printable(path))}: {problem}")
 
 
 def _open(path: Path) -> soundfile.SoundFile:

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from hopscotch.data.audio import AudioFileError
 from hopscotch.data.augment import WaveformAugment
 from hopscotch.data.sampling import Pair
+from hopscotch.plain import shown
 from hopscotch.progress import with_progress
 from hopscotch.types import AudioBatch, key_bits
 
@@ -37,7 +38,7 @@ Item = TypeVar("Item")
 def some(names: Sequence[str]) -> str:
     """Name the first few in a message, and count the others."""
     more = len(names) - MAX_NAMED
-    return ", ".join(names[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return shown(", ".join(names[:MAX_NAMED])) + (f" and {more} more" if more > 0 else "")
 
 
 @dataclass(frozen=True)

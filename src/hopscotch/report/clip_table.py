@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
+from hopscotch import plain
 from hopscotch.report.clips import SplitClips
 from hopscotch.report.numbers import JUMPED_OVER, LANDED, RAN, history_cells
 from hopscotch.report.traces import Evaluation
@@ -88,13 +89,14 @@ def write_clips(rows: Iterable[ClipRow], path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(ClipRow._fields)
-        writer.writerows([" ".join(map(str, cell)) if isinstance(cell, list) else cell for cell in row] for row in rows)
+        writer.writerows(
+            [plain.quoted(" ".join(map(str, c)) if isinstance(c, list) else c) for c in row] for row in rows
+        )
 
 
 def read_clips(path: Path) -> list[ClipRow]:
     """What `write_clips` wrote, to the last digit."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return [_parsed(row) for row in csv.DictReader(file)]
+    return [_parsed(row) for row in plain.read_csv(path, ClipRow._fields)]
 
 
 def _parsed(row: dict[str, str]) -> ClipRow:

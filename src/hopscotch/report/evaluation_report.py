@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from hopscotch.plain import quoted, shown
 from hopscotch.report.budgets import Condition, budget_points, draw_budgets
 from hopscotch.report.clip_table import FILE as CLIPS_FILE
 from hopscotch.report.clip_table import ClipRow, write_clips
@@ -70,7 +71,7 @@ def write_table(head: Sequence[str], rows: Iterable[Sequence[object]], path: Pat
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(head)
-        writer.writerows(rows)
+        writer.writerows([quoted(cell) for cell in row] for row in rows)
 
 
 CLASS_HEADS = ("class", "clips", "accuracy", "precision", "F1", "taken for", "compute", "million MACs")
@@ -166,5 +167,5 @@ def print_table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]],
     for head in heads:
         table.add_column(head, justify="left" if head in LEFT else "right")
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*(escape(shown(cell)) for cell in row))
     console.print(table)

@@ -6,6 +6,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hopscotch.plain import quoted
 from hopscotch.report.jobs import Job
 from hopscotch.report.points import Group, Spread, time_measured
 
@@ -43,7 +44,8 @@ def write_csv(jobs: Iterable[Job], path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Job)])
         writer.writeheader()
-        writer.writerows({**asdict(job), "overrides": " ".join(job.overrides)} for job in jobs)
+        rows = ({**asdict(job), "overrides": " ".join(job.overrides)} for job in jobs)
+        writer.writerows({key: quoted(cell) for key, cell in row.items()} for row in rows)
 
 
 def group_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
@@ -89,7 +91,7 @@ def write_groups(groups: Sequence[Group], folder: Path) -> None:
     with (folder / "groups.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        writer.writerows(group_rows(groups))
+        writer.writerows({key: quoted(cell) for key, cell in row.items()} for row in group_rows(groups))
     heads, rows = written_rows(groups)
     lines = [" | ".join(heads), "|".join(["---"] * len(heads)), *(" | ".join(row) for row in rows)]
     (folder / "groups.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,14 +1,12 @@
 """Read the jobs of a sweep from its folder: each job's summary, and the ledger to which each adds a line at its end."""
 
-import contextlib
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from hopscotch import plain
 
 LEDGER = "sweep.jsonl"
 NOT_FAILED = ("finished", "stopped")
@@ -56,7 +54,7 @@ class Job:
 
 def read_jobs(sweep_folder: Path, planned: Sequence[Sequence[str]] = ()) -> list[Job]:
     """All jobs of a sweep: those with a folder, in the order of their numbers, then those that never started."""
-    ledger = {row["folder"]: row for row in read_lines(sweep_folder / LEDGER)}
+    ledger = {_inside(row.get("folder"), sweep_folder): row for row in read_lines(sweep_folder / LEDGER)}
     names = {path.name for path in sweep_folder.glob("[!.]*") if any((path / file).is_file() for file in FILES)}
     # scripts/study.py keeps a log beside each folder, and of a job that came to none a log alone.
     logs = {path.stem for path in sweep_folder.glob("[!.]*.log")}
@@ -74,16 +72,23 @@ def read_jobs(sweep_folder: Path, planned: Sequence[Sequence[str]] = ()) -> list
     return jobs + [make_job("", overrides, {}, "never started") for overrides in missing]
 
 
+def _inside(folder: object, sweep: Path) -> str:
+    """The name that a ledger gives a job's folder, if it lies within the sweep's."""
+    if not isinstance(folder, str) or not folder or Path(folder).is_absolute() or ".." in Path(folder).parts:
+        raise ValueError(f"{plain.shown(sweep / LEDGER)} must name folders within the sweep's, it does not.")
+    return folder
+
+
 def make_job(folder: str, overrides: Sequence[str], summary: Mapping[str, Any], status: str) -> Job:
     """A job from its summary, where it wrote one, else from its overrides and what the ledger calls its end."""
     given = dict(override.split("=", 1) for override in overrides if "=" in override)
     compute, seconds = summary.get("compute") or {}, summary.get("seconds") or {}
     return Job(
         folder=folder,
-        model=str(summary.get("model", given.get("model", ""))),
-        seed=str(summary.get("seed", given.get("seed", ""))),
+        model=plain.shown(summary.get("model", given.get("model", ""))),
+        seed=plain.shown(summary.get("seed", given.get("seed", ""))),
         overrides=tuple(f"{key}={value}" for key, value in given.items() if key not in ("model", "seed")),
-        status=str(summary.get("status", status)),
+        status=plain.shown(summary.get("status", status)),
         test_acc=(summary.get("test") or {}).get("acc"),
         compute_fraction=compute.get("fraction"),
         macs=compute.get("macs"),
@@ -103,20 +108,11 @@ def job_number(folder: str) -> tuple[float, str]:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The rows of a ledger; a line that a kill or a full disk cut short is passed over."""
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):
-            found.append(json.loads(line))
-    return found
+    return plain.read_json_lines(path) if path.exists() else []
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} must be JSON: {error}.") from None
+    return plain.read_json(path) if path.exists() else {}
 
 
 def each_once(folders: Iterable[Path]) -> list[Path]:
@@ -129,9 +125,7 @@ def each_once(folders: Iterable[Path]) -> list[Path]:
 
 def read_overrides(path: Path) -> list[str]:
     """As they were typed: what they refer to is not looked up."""
-    words = OmegaConf.to_container(OmegaConf.load(path), resolve=False) if path.exists() else []
-    assert isinstance(words, list)
-    return [str(word) for word in words]
+    return plain.read_words(path) if path.exists() else []
 
 
 def logged_error(path: Path) -> str | None:

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterable, Sequence
 
+from hopscotch.plain import shown
+
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[str] = ()) -> str:
     """`numbers`: heads of columns that stand to the right. No line break at the end."""
@@ -13,4 +15,4 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: 
 
 def escape(text: str) -> str:
     """Letters that Markdown would take for its own."""
-    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", shown(" ".join(text.split())))

@@ -18,6 +18,8 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from lightning.pytorch.loggers.logger import Logger
 from torch import Tensor
 
+from hopscotch import plain
+
 FILE_NAME = "metrics.jsonl"
 
 
@@ -82,10 +84,4 @@ def end_half_line(path: Path) -> None:
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """The lines of a metrics file in the order they were written, without the half line a kill may have left."""
-    lines = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return lines
+    return plain.read_json_lines(Path(path))

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from hopscotch.plain import shown
 from hopscotch.report.markdown import escape, markdown_table
 from hopscotch.report.story import Code, Drawn, Facts, Folded, Heading, Part, Section, Stored, Table, Text, Warn
 
@@ -28,7 +29,7 @@ def render(part: Part, folder: Path) -> str:
         case Warn(words):
             return f"> **Warning:** {escape(words)}"
         case Code(text):
-            return f"```\n{text}\n```"
+            return "\n".join(["```", *map(shown, text.split("\n")), "```"])
         case Facts(pairs):
             return "\n".join(f"- **{escape(value)}** {escape(word)}" for word, value in pairs)
         case Folded(title, _, file):

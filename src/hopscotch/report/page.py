@@ -6,12 +6,14 @@ Everything given as text is escaped; pictures and sound travel inside the page a
 import base64
 import io
 from collections.abc import Iterable, Sequence
-from html import escape
+from html import escape as escape_html
 from typing import TYPE_CHECKING
 
 import soundfile
 from jaxtyping import Float
 from torch import Tensor
+
+from hopscotch.plain import shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,6 +53,11 @@ audio { width: 8rem; height: 2rem; vertical-align: middle; }
 """
 
 
+def escape(text: str) -> str:
+    """Text that a browser takes for text, and whoever looks at the source in a terminal, too."""
+    return escape_html(shown(text))
+
+
 def page(title: str, body: Iterable[str]) -> str:
     """A whole document; `body` are parts made by the functions below, in order."""
     return (
@@ -77,7 +84,7 @@ def paragraph(text: str) -> str:
 
 
 def code(text: str) -> str:
-    return f"<pre>{escape(text)}</pre>"
+    return "<pre>" + "\n".join(map(escape, text.split("\n"))) + "</pre>"
 
 
 def command(text: str) -> str:

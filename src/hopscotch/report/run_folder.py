@@ -1,17 +1,12 @@
 """Everything that the folder of a run says of it, read once: whatever is not there yet is missing by name."""
 
-import csv
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
+from hopscotch import plain
 from hopscotch.report.clip_table import FILE as CLIPS_FILE
 from hopscotch.report.clip_table import ClipRow, read_clips
 from hopscotch.report.jobs import read_overrides
@@ -71,17 +66,17 @@ def config_of(run: Path) -> Path:
 def read_run(path: Path) -> RunFolder:
     """A run that goes on, was stopped or has failed has fewer files; one without config.yaml is none."""
     config = config_of(path)
-    summary: dict[str, Any] = _read(path / SUMMARY_FILE, _json, {})
+    summary: dict[str, Any] = _read(path / SUMMARY_FILE, plain.read_json, {})
     began = datetime.fromtimestamp(config.stat().st_mtime).astimezone().isoformat(timespec="seconds")
     return RunFolder(
         path=path,
-        config=_read(config, _yaml, {}),
+        config=_read(config, plain.read_config, {}),
         overrides=_read(path / "overrides.yaml", read_overrides, []),
         summary=summary,
         metrics=_read(path / METRICS_FILE, read_metrics, []),
         clips=_read(path / "report" / CLIPS_FILE, read_clips, []),
-        adaptation=_read(path / "report" / "adaptation.json", _json, {}),
-        budgets=_read(path / "report" / "budgets.csv", _csv, []),
+        adaptation=_read(path / "report" / "adaptation.json", plain.read_json, {}),
+        budgets=_read(path / "report" / "budgets.csv", plain.read_csv, []),
         started=str(summary.get("started", began)),
     )
 
@@ -91,21 +86,8 @@ def _read(path: Path, reader: Callable[[Path], Content], nothing: Content) -> Co
         return nothing
     try:
         return reader(path)
-    except (KeyError, TypeError, ValueError, OmegaConfBaseException, YAMLError) as error:  # what broken files raise
+    except (KeyError, TypeError, ValueError) as error:  # what broken files raise
         words = " ".join(str(error).split())
         raise ValueError(
             f"{path} must be as a run of this version writes it, got {type(error).__name__}: {words}"
         ) from None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _yaml(path: Path) -> Any:
-    return OmegaConf.to_container(OmegaConf.load(path))
-
-
-def _csv(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))

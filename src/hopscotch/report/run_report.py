@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from hopscotch.plain import refuse_links
 from hopscotch.report.model_card import render_card
 from hopscotch.report.run_folder import RunFolder
 from hopscotch.report.run_page import render_page
@@ -16,6 +17,7 @@ CARD = "README.md"
 def write_report(run: RunFolder, sounds: Sounds | None, why_silent: str = "") -> None:
     """Both files; `why_silent` is said on the page where `sounds` is None."""
     title = f"{(run.config.get('model') or {}).get('name', 'run')}: {run.path.absolute().name}"
+    refuse_links(run.path, [PAGE.as_posix(), CARD])
     top, sections = tell(run)
     heard = [Text(why_silent)] if why_silent and run.clips else []
     (run.path / PAGE).parent.mkdir(exist_ok=True)

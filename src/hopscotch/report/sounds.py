@@ -9,6 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hopscotch.data.audio import AudioFileError, rate_ratio, resampler
 from hopscotch.data.datamodule import AudioDataModule
+from hopscotch.registry import without_cache
 from hopscotch.report.page import Raw, sound
 from hopscotch.report.run_folder import RunFolder
 
@@ -44,7 +45,7 @@ def find_sounds(
     """The sounds of a run, or None and the reason. `overrides` of the configuration say where the data are now."""
     if not run.clips:  # nothing to be heard
         return None, ""
-    cfg = OmegaConf.create(dict(run.config))
+    cfg = OmegaConf.create(without_cache(run.config))
     OmegaConf.set_struct(cfg, True)
     for override in overrides:
         key, equals, _ = override.partition("=")

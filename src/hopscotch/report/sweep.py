@@ -4,9 +4,11 @@ Hydra loads this callback before any job has begun, so what is heavy is imported
 """
 
 import json
+import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from hopscotch import plain
 from hopscotch.report.jobs import LEDGER, Job, each_once, groups, read_jobs, shared_overrides
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from hopscotch.report.points import Group
 
 PLAN = "multirun.yaml"
+WRITTEN = ("index.html", "frontier.csv", "frontier.png", "groups.csv", "groups.md")
+MAX_JOBS = 10_000  # of a plan
 WITHOUT_TERMINAL = 160  # columns; rich assumes 80 and would fold the overrides
 STYLES = {"finished": "green", "stopped": "yellow"}  # every other status is red
 
@@ -79,6 +84,7 @@ def report_folder(folder: Path, beside: Sequence[Path] = ()) -> None:
     for where in (folder, *beside):
         refuse_other_folders(where)
     _, *beside = each_once((folder, *beside))
+    plain.refuse_links(folder, WRITTEN)
     plan = plan_of(folder)
     jobs = read_jobs(folder, () if plan is None else planned_overrides(plan))
     from hopscotch.report.sweep_page import cautions
@@ -88,11 +94,11 @@ def report_folder(folder: Path, beside: Sequence[Path] = ()) -> None:
     if found:
         console.print(groups_table(found))
     for caution in cautions(jobs, found, 0):
-        console.print(f"[yellow]warning:[/yellow] {escape(caution)}", highlight=False, soft_wrap=True)
+        console.print(f"[yellow]warning:[/yellow] {escape(plain.shown(caution))}", highlight=False, soft_wrap=True)
     if is_search(plan) and jobs:
         console.print(trials_table(folder, jobs))
     print_failures(jobs, console)
-    print(folder / "index.html", flush=True)
+    print(plain.shown(folder / "index.html"), flush=True)
 
 
 def refuse_other_folders(folder: Path, name: str = "sweep") -> None:
@@ -127,8 +133,9 @@ def plan_of(folder: Path) -> DictConfig | None:
     path = folder / PLAN
     if not path.is_file():
         return None
-    config = OmegaConf.load(path)
-    assert isinstance(config, DictConfig)
+    config = OmegaConf.create(plain.literal(plain.read_yaml(path)))
+    if not isinstance(config, DictConfig) or OmegaConf.select(config, "hydra.overrides.task") is None:
+        raise ValueError(f"{path} must be the plan of a sweep, as Hydra writes it.")
     return config
 
 
@@ -150,7 +157,9 @@ def print_failures(jobs: Sequence[Job], console: "Console") -> None:
         name = job.folder or " ".join([f"model={job.model}", *job.overrides, f"seed={job.seed}"])
         if job.has_failed or job.error:
             reason = f": {job.error}" if job.error else ""
-            console.print(f"[red]{job.status}[/red] {escape(name + reason)}", highlight=False, soft_wrap=True)
+            console.print(
+                f"{in_colour(job.status)} {escape(plain.sentence(name + reason))}", highlight=False, soft_wrap=True
+            )
     num_failed = sum(job.has_failed for job in jobs)
     if num_failed:
         console.print(f"[red]{num_failed} of {len(jobs)} jobs failed or never ended[/red]", highlight=False)
@@ -166,7 +175,12 @@ def planned_overrides(config: DictConfig) -> list[list[str]]:
         return []
     parameters = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
     typed = parameters + list(config.hydra.overrides.task)
-    (jobs,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(typed), None)
+    parsed = OverridesParser.create().parse_overrides(typed)
+    sweeps = [override for override in parsed if override.is_sweep_override()]
+    counts = [sum(1 for _ in islice(one.sweep_string_iterator(), MAX_JOBS + 1)) for one in sweeps]
+    if math.prod(counts) > MAX_JOBS:
+        raise ValueError(f"A sweep must have at most {MAX_JOBS} jobs, {PLAN} has more.")
+    (jobs,) = BasicSweeper.split_arguments(parsed, None)
     return jobs
 
 
@@ -182,9 +196,8 @@ def jobs_table(jobs: Sequence[Job]) -> "Table":
         "All jobs", ["model", "seed", "overrides", "status"], ["test acc", "compute", "M MACs", "seconds"]
     )
     for job in jobs:
-        style = STYLES.get(job.status, "red")
         numbers = [number(job.test_acc), number(job.compute_fraction), millions(job.macs), number(job.seconds, 1)]
-        table.add_row(job.model, job.seed, words(job.overrides, shared), f"[{style}]{job.status}[/{style}]", *numbers)
+        table.add_row(job.model, job.seed, words(job.overrides, shared), in_colour(job.status), *numbers)
     return table
 
 
@@ -238,12 +251,18 @@ def trials_table(folder: Path, jobs: Sequence[Job]) -> "Table":
     )
     scored = [(read_score(folder / job.folder) if job.folder else None, job) for job in jobs]
     for score, job in sorted(scored, key=lambda pair: FAILED if pair[0] is None else pair[0], reverse=True):
-        style = STYLES.get(job.status, "red")
         numbers = [number(score), number(job.test_acc), number(job.compute_fraction), number(job.seconds, 1)]
         trial = job.folder.partition("_")[0]
-        status = f"[{style}]{job.status}[/{style}]"
+        status = in_colour(job.status)
         table.add_row(trial, job.model, words(job.overrides, shared), status, *numbers)
     return table
+
+
+def in_colour(status: str) -> str:
+    from rich.markup import escape
+
+    style = STYLES.get(status, "red")
+    return f"[{style}]{escape(status)}[/{style}]"
 
 
 def words(overrides: Sequence[str], shared: Sequence[str]) -> str:

@@ -16,6 +16,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from hopscotch.plain import sentence, shown
+from hopscotch.training.checkpoint import read_checkpoint
+
 Place = tuple[dict[str, Tensor | None], str]  # of a parameter or buffer: its module's table, and its name there
 
 
@@ -97,34 +100,48 @@ class BestAndLast(ModelCheckpoint):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._came_from: Path | None = None  # the folder of the checkpoint that is loaded
         if self.save_top_k not in (0, 1):
             raise ValueError(
                 "callbacks.checkpoint.save_top_k must be 1, for what follows a run reads one best checkpoint, or 0 to "
                 f"keep none, got {self.save_top_k}."
             )
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._came_from = Path(trainer.ckpt_path).parent if trainer.ckpt_path else None
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Of a run in another folder: its best checkpoint so far moves in."""
-        if self.dirpath is None or state_dict["dirpath"] == self.dirpath:
-            super().load_state_dict(state_dict)
-            return
-        before, score = state_dict["best_model_path"], state_dict["best_model_score"]
-        here = str(Path(self.dirpath) / Path(before).name)
-        if os.path.isfile(before):
-            _copy(before, here)
-            so_far = {"best_model_path": here, "kth_best_model_path": here, "best_k_models": {here: score}}
-        else:
-            if before:
-                rank_zero_warn(f"{before}, the best checkpoint so far, is not there: the best of what follows is kept.")
-            score = self.best_model_score
-            so_far = {
-                "best_model_path": "",
-                "kth_best_model_path": "",
-                "best_k_models": {},
-                "kth_value": self.kth_value,
-            }
-        own = {"dirpath": self.dirpath, "last_model_path": self.last_model_path, "best_model_score": score}
-        super().load_state_dict({**state_dict, **own, **so_far})
+        """Take over the best checkpoint so far, which lies beside the one that is loaded.
+
+        A checkpoint may come from anywhere, and the files that Lightning's states name would be copied or removed:
+        of the paths in it nothing but the name of a file is taken.
+        """
+        score, before = state_dict.get("best_model_score"), self._best_beside(state_dict.get("best_model_path"))
+        if self.dirpath is not None and before is not None and isinstance(score, Tensor):
+            here = str(Path(self.dirpath) / before.name)
+            if not os.path.exists(here) or not os.path.samefile(before, here):
+                _copy(str(before), here)
+            self.best_model_path = self.kth_best_model_path = here
+            self.best_k_models, self.best_model_score, self.kth_value = {here: score}, score, score
+        last = state_dict.get("last_model_path")
+        if self.dirpath is not None and self.dirpath == state_dict.get("dirpath") and isinstance(last, str) and last:
+            self.last_model_path = str(Path(self.dirpath) / Path(last).name)
+
+    def _best_beside(self, kept: object) -> Path | None:
+        """The best checkpoint so far, if it is one, and is a file beside the one that is loaded."""
+        if not isinstance(kept, str) or not kept or self._came_from is None:
+            return None
+        path, why = self._came_from / Path(kept).name, "is not there"
+        if path.is_symlink():
+            why = "is a symbolic link"
+        elif path.is_file():
+            try:
+                read_checkpoint(path)
+                return path
+            except ValueError as error:
+                why = f"cannot be read ({sentence(error)})"
+        rank_zero_warn(f"{shown(path)}, the best checkpoint so far, {why}: the best of what follows is kept.")
+        return None
 
     def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
         super()._save_topk_checkpoint(trainer, monitor_candidates)

@@ -1,7 +1,15 @@
-"""Read a checkpoint and give its weights to a module, or say in one message why that cannot be."""
+"""Read a checkpoint and give its weights to a module, or say in one message why that cannot be.
 
+A checkpoint may come from a stranger. It is a zip file of tensors and of one pickle that says how they belong together:
+before anything is loaded the zip must not be larger than the file is, and the pickle must name nothing but tensors.
+"""
+
+import math
+import os
 import pickle
-from collections.abc import Mapping
+import pickletools
+import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +17,41 @@ import torch
 from torch import Tensor, nn
 
 from hopscotch.data.clips import some
+from hopscotch.plain import shown
+
+MAX_PICKLE = 2**24  # bytes; a model of 100 tensors with its optimizer has 65,000
+NEEDED = (
+    "epoch",
+    "global_step",
+    "pytorch-lightning_version",
+    "loops",
+    "callbacks",
+    "optimizer_states",
+    "lr_schedulers",
+)
+MAX_CLASSES = 100_000
+MAX_CLASS_NAME = 1_000  # characters
+TYPES = ("BFloat16", "Bool", "Byte", "Char", "Double", "Float", "Half", "Int", "Long", "Short")
+PICKLED = {
+    "collections OrderedDict",
+    "torch._utils _rebuild_parameter",
+    "torch._utils _rebuild_tensor_v2",
+    *(f"torch {name}Storage" for name in TYPES),
+}
+DAMAGE = (  # whatever comes of bytes that nobody checked; MemoryError: a size that somebody made up
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    RuntimeError,
+    EOFError,
+    OSError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    AssertionError,
+    MemoryError,
+    NotImplementedError,
+)
 
 
 def load_weights(task: nn.Module, path: Path, key: str = "ckpt") -> None:
@@ -22,28 +65,107 @@ def take_weights(module: nn.Module, weights: Mapping[str, Tensor], path: Path, k
     faults = []
     if missing := [name for name in own if name not in weights]:
         faults.append(f"it lacks {some(missing)}")
-    if unknown := [name for name in weights if name not in own]:
+    if unknown := [shown(name) for name in weights if name not in own]:
         faults.append(f"it has {some(unknown)}, which the model has not")
-    shapes = [
+    both = [name for name in own if name in weights]
+    if shapes := [
         f"{name} ({tuple(weights[name].shape)} there, {tuple(own[name].shape)} in the model)"
-        for name in own
-        if name in weights and weights[name].shape != own[name].shape
-    ]
-    if shapes:
+        for name in both
+        if weights[name].shape != own[name].shape
+    ]:
         faults.append(f"it differs in the shape of {some(shapes)}")
+    elif types := [name for name in both if weights[name].is_floating_point() != own[name].is_floating_point()]:
+        faults.append(f"it differs in the kind of numbers of {some(types)}")
+    elif wrong := [name for name in both if not torch.isfinite(weights[name]).all()]:
+        faults.append(f"it has numbers that are not finite in {some(wrong)}")
     if faults:
-        raise ValueError(f"{key} must be a checkpoint of the run's own model, got {path}: {'; '.join(faults)}.")
+        raise ValueError(f"{key} must be a checkpoint of the run's own model, got {shown(path)}: {'; '.join(faults)}.")
     module.load_state_dict(weights)
 
 
 def read_checkpoint(path: Path, key: str = "ckpt") -> dict[str, Any]:
-    """What Lightning's ModelCheckpoint wrote; there is a `state_dict` in it."""
+    """What Lightning's ModelCheckpoint wrote; its `state_dict` is one of tensors, and what is known of clips is sound.
+
+    The tensors are mapped from the file: those that are never looked at, such as the optimizer's, take no memory.
+    """
     if not path.is_file():
-        raise ValueError(f"{key} must be a checkpoint file, got {path}, which is not there.")
+        raise ValueError(f"{key} must be a checkpoint file, got {shown(path)}, which is not there.")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, TypeError, ValueError):
+        _check_zip(path)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except DAMAGE:
         checkpoint = None
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise ValueError(f"{key} must be a checkpoint that train.py wrote, got {path}, which is none.")
+    if not isinstance(checkpoint, dict) or not _is_weights(checkpoint.get("state_dict")):
+        raise ValueError(f"{key} must be a checkpoint that train.py wrote, got {shown(path)}, which is none.")
+    if "classes" in checkpoint:
+        check_classes(checkpoint["classes"], f"{key}={shown(path)}")
+    if "clip_seconds" in checkpoint and not _are_seconds(checkpoint["clip_seconds"]):
+        raise ValueError(f"{key} must have a mean and a longest of clip_seconds above 0, {shown(path)} has not.")
     return checkpoint
+
+
+def check_resumable(checkpoint: Mapping[str, Any], path: Path, key: str = "ckpt_path") -> None:
+    """Refuse weights without the state of a training run."""
+    missing = [name for name in NEEDED if name not in checkpoint]
+    maps = [name for name in ("loops", "callbacks") if not isinstance(checkpoint.get(name, {}), dict)]
+    states = checkpoint.get("callbacks")
+    maps += (
+        [str(name) for name, state in states.items() if not isinstance(state, dict)] if isinstance(states, dict) else []
+    )
+    lists = [name for name in ("optimizer_states", "lr_schedulers") if not isinstance(checkpoint.get(name, []), list)]
+    if wrong := missing + maps + lists:
+        raise ValueError(
+            f"{key} must be a checkpoint that training can go on from, got {shown(path)}: it lacks "
+            f"{some([shown(name) for name in wrong])}."
+        )
+
+
+def check_classes(classes: Any, where: str) -> list[str]:
+    """Names of classes, each once; ValueError where they are none."""
+    if not isinstance(classes, list) or not 0 < len(classes) <= MAX_CLASSES:
+        raise ValueError(f"{where} must have a list of 1 to {MAX_CLASSES} names as classes, it has none.")
+    if not all(isinstance(name, str) and 0 < len(name) <= MAX_CLASS_NAME for name in classes):
+        raise ValueError(
+            f"{where} must have texts of 1 to {MAX_CLASS_NAME} characters as names of classes, it has not."
+        )
+    if len(set(classes)) < len(classes):
+        twice = next(name for number, name in enumerate(classes) if name in classes[:number])
+        raise ValueError(f"{where} must name each class once, it has {shown(twice)} twice.")
+    return classes
+
+
+def _are_seconds(value: Any) -> bool:
+    found = [value.get(name) for name in ("mean", "longest")] if isinstance(value, dict) else [None]
+    return all(isinstance(s, float | int) and not isinstance(s, bool) and 0 < s < math.inf for s in found)
+
+
+def _is_weights(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str) and isinstance(tensor, Tensor) and tensor.layout is torch.strided
+        for name, tensor in value.items()
+    )
+
+
+def _check_zip(path: Path) -> None:
+    """ValueError where loading could take more memory than the file has bytes, or name more than tensors."""
+    with zipfile.ZipFile(path) as file:
+        members = file.infolist()
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise ValueError("compressed")
+        if sum(member.file_size for member in members) > os.path.getsize(path):
+            raise ValueError("larger than the file")
+        pickles = [member for member in members if member.filename.endswith(".pkl")]
+        if len(pickles) != 1 or pickles[0].file_size > MAX_PICKLE:
+            raise ValueError("not one pickle of a usual size")
+        names = _names(file.read(pickles[0]))
+    if not set(names) <= PICKLED:
+        raise ValueError("names what is no tensor")
+
+
+def _names(content: bytes) -> Iterable[str]:
+    """The names that a pickle imports, without loading it; torch writes them out, and takes none from the stack."""
+    for opcode, argument, _ in pickletools.genops(content):
+        if opcode.name == "GLOBAL":
+            yield str(argument)
+        elif opcode.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4", "OBJ", "NEWOBJ", "NEWOBJ_EX"):
+            yield opcode.name

@@ -1,0 +1,285 @@
+"""Read what a folder from anywhere holds as plain data, and show what it says as plain text.
+
+The files of a run's folder may come from a stranger: here they are numbers, texts, lists and maps, of a bounded size.
+YAML tags, anchors and aliases are refused, an interpolation is a text. Every error is a ValueError of one sentence
+that names the file, and never shows what stands in it: the file may be a link to one that is no run's.
+"""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+
+MAX_YAML = 2**19  # bytes; a config.yaml has some 6000
+MAX_JSON = 2**26  # bytes of one object
+MAX_TABLE = 2**29  # bytes of a table or log with a row for each clip or step
+MAX_NESTING = 32
+MAX_EVENTS = 20_000  # of the parser: keys, values, beginnings and ends
+MAX_DIGITS = 40  # of a number
+MAX_FIELD = 2**20  # characters of a cell
+
+# The core schema: what `OmegaConf.to_yaml` writes without quotes. YAML 1.1 has more (dates, base 60), and slower ones.
+SCALARS = (
+    ("null", r"(?:~|null|Null|NULL|)", [*list("~nN"), ""]),
+    ("bool", r"(?:true|True|TRUE|false|False|FALSE)", list("tTfF")),
+    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
+    (
+        "float",
+        r"(?:[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))",
+        list("-+.0123456789"),
+    ),
+)
+BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times as fast, and not in every build
+
+
+class _Loader(BASE):
+    """A safe loader that knows the core schema alone: no merge keys, dates, sets or binaries, no key twice."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        found: dict[Any, Any] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key that is no text", problem_mark=key_node.start_mark)
+            key = str(key_node.value)
+            if key in found:
+                raise yaml.MarkedYAMLError(problem="a key that is there twice", problem_mark=key_node.start_mark)
+            found[key] = self.construct_object(value_node, deep=True)
+        return found
+
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        word = str(node.value).lower()
+        if len(word) > MAX_DIGITS:
+            raise yaml.MarkedYAMLError(problem="a number of too many digits", problem_mark=node.start_mark)
+        if node.tag.endswith(":int"):
+            return int(word)
+        return float(word.replace(".inf", "inf").replace(".nan", "nan"))
+
+
+for _name, _pattern, _first in SCALARS:
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^{_pattern}$"), _first)
+_Loader.add_constructor("tag:yaml.org,2002:map", lambda loader, node: loader.construct_mapping(node))
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_number)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_number)
+
+
+def read_text(path: Path, most: int) -> str:
+    """The text of a file of at most so many bytes; not more than these are read, whatever its size is said to be."""
+    if not path.is_file():
+        raise ValueError(f"{shown(path)} must be a file, and is not there.")
+    try:
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+    except OSError as error:
+        raise ValueError(f"{shown(path)} cannot be read: {error.strerror}.") from None
+    if len(content) > most:
+        raise ValueError(f"{shown(path)} must have at most {most} bytes, it has more.")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{shown(path)} must be text in UTF-8, it is none from byte {error.start} on.") from None
+
+
+def read_yaml(path: Path) -> Any:
+    """Plain data out of a YAML file: maps with texts as keys, lists, texts, numbers, true, false and null."""
+    text = read_text(path, MAX_YAML)
+    try:
+        _refuse_bombs(text)
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f" (line {mark.line + 1})"
+        problem = getattr(error, "problem", None) or "it cannot be parsed"
+        raise ValueError(f"{shown(path)} must be plain YAML, got {_without_content(problem)}{where}.") from None
+
+
+def _without_content(problem: str) -> str:
+    """What the parser complains of, without the words and tags that it quotes from the file."""
+    return " ".join(re.sub(r"(['\"`]).*\1", "...", problem, flags=re.DOTALL).split())
+
+
+def _refuse_bombs(text: str) -> None:
+    """One pass over the events, before anything is built: few lines can be the description of a great deal."""
+    depth = 0
+    for number, event in enumerate(yaml.parse(text, Loader=BASE)):
+        fault = ""
+        if isinstance(event, yaml.AliasEvent):
+            fault = "an alias"
+        elif getattr(event, "anchor", None) is not None:
+            fault = "an anchor"
+        elif getattr(event, "tag", None) is not None:
+            fault = "a tag"
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_NESTING:
+            fault = f"more than {MAX_NESTING} levels of nesting"
+        if number > MAX_EVENTS:
+            fault = "more keys and values than any run has"
+        if fault:
+            raise yaml.MarkedYAMLError(problem=fault, problem_mark=event.start_mark)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A stored configuration, in which everything is resolved: a value that refers to another one is refused."""
+    config = read_yaml(path)
+    if not isinstance(config, dict):
+        raise ValueError(f"{shown(path)} must be a map of keys, got {_kind(config)}.")
+    if key := _reference(config, ""):
+        raise ValueError(f"{shown(path)} must have every value resolved, {shown(key)} still has ${{...}}.")
+    return config
+
+
+def _reference(node: Any, path: str) -> str:
+    """The key of the first text with an interpolation, or nothing."""
+    if isinstance(node, str):
+        return path if "${" in node else ""
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, child in children:
+        below = f"{path}.{key}" if path else str(key)
+        if found := (below if isinstance(key, str) and "${" in key else _reference(child, below)):
+            return found
+    return ""
+
+
+def literal(node: Any) -> Any:
+    """The same data for OmegaConf, to which every reference in it is a text."""
+    if isinstance(node, str):
+        return node.replace("${", "\\${")
+    if isinstance(node, list):
+        return [literal(child) for child in node]
+    return {key: literal(child) for key, child in node.items()} if isinstance(node, dict) else node
+
+
+def read_words(path: Path) -> list[str]:
+    """A list of texts, such as overrides.yaml: as they were typed, what they refer to is not looked up."""
+    words = read_yaml(path)
+    if not isinstance(words, list) or any(isinstance(word, dict | list) for word in words):
+        raise ValueError(f"{shown(path)} must be a list of texts, got {_kind(words)}.")
+    return [str(word) for word in words]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds."""
+    content = read_text(path, MAX_JSON)
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        where = f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else "a number or nesting too large"
+        raise ValueError(f"{shown(path)} must be JSON: it cannot be parsed ({where}).") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{shown(path)} must be a JSON object, got {_kind(found)}.")
+    return found
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a log, one a line; a line that a kill or a full disk cut short is passed over."""
+    found = []
+    for number, line in enumerate(read_text(path, MAX_TABLE).split("\n"), start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        except (RecursionError, ValueError):
+            row = None
+        if not isinstance(row, dict):
+            raise ValueError(f"{shown(path)} must have a JSON object in each line, line {number} is none.")
+        found.append(row)
+    return found
+
+
+def read_csv(path: Path, columns: Iterable[str] = ()) -> list[dict[str, str]]:
+    """The rows of a table by the heads of its columns, among them `columns`; cells are as before they were `quoted`."""
+    lines = io.StringIO(read_text(path, MAX_TABLE), newline="")  # a name may have a line break of any kind
+    csv.field_size_limit(MAX_FIELD)
+    try:
+        reader = csv.DictReader(lines)
+        rows, heads = list(reader), reader.fieldnames or ()
+    except csv.Error as error:
+        raise ValueError(f"{shown(path)} must be a table in CSV: {error}.") from None
+    if missing := [head for head in columns if head not in heads]:
+        raise ValueError(f"{shown(path)} must have a column {missing[0]}, it has none.")
+    for number, row in enumerate(rows, start=1):
+        if None in row or None in row.values():
+            raise ValueError(f"{shown(path)} must have a cell for each column in every row, row {number} has not.")
+    return [{head: unquoted(cell) for head, cell in row.items()} for row in rows]
+
+
+def _kind(value: Any) -> str:
+    kinds = {dict: "a map", list: "a list", str: "a text", bool: "true or false", type(None): "nothing"}
+    return kinds.get(type(value), "a number")
+
+
+@contextmanager
+def as_written(path: Path) -> Iterator[None]:
+    """Around what takes the files of a folder for those of a run: whatever comes of others is said in one sentence."""
+    try:
+        yield
+    except (
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+        AssertionError,
+        MemoryError,
+    ) as error:
+        words = sentence(error)
+        raise ValueError(
+            f"{shown(path)} must be as a run of this version writes it, got {type(error).__name__}: {words}"
+        ) from error
+
+
+# Texts that a spreadsheet would run, or a terminal obey.
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def quoted(cell: object) -> object:
+    """A cell for CSV: a text that begins as a formula does gets an apostrophe before it, and so does one that has it.
+
+    Numbers and null stay as they are; `unquoted` gives the text back.
+    """
+    is_text = isinstance(cell, str) and cell.lstrip("'").startswith(FORMULA)
+    return f"'{cell}" if is_text else cell
+
+
+def unquoted(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(FORMULA) else cell
+
+
+def shown(text: object) -> str:
+    r"""The text with everything that a terminal would obey, or a line would end at, as an escape: \x1b, \n, \u202e."""
+    return "".join(sign if _is_plain(sign) else _escaped(sign) for sign in str(text))
+
+
+def _is_plain(sign: str) -> bool:
+    return sign == " " or sign.isprintable()
+
+
+def _escaped(sign: str) -> str:
+    return sign.encode("unicode_escape").decode("ascii")
+
+
+def sentence(error: object) -> str:
+    """What is wrong, in one line that can be printed."""
+    return shown(re.sub(r"\s*[\r\n]+\s*", " ", str(error).strip()))
+
+
+# Where a run's results go.
+
+
+def refuse_links(folder: Path, names: Iterable[str]) -> None:
+    """Refuse to write to `names` within `folder` where one of them, a folder on its way or a file in it is a link."""
+    for name in names:
+        path = folder / name
+        above = [folder.joinpath(*Path(name).parts[:count]) for count in range(1, len(Path(name).parts) + 1)]
+        below = path.rglob("*") if path.is_dir() and not path.is_symlink() else ()
+        if link := next((found for found in [*above, *below] if found.is_symlink()), None):
+            raise ValueError(f"{shown(link)} must not be a symbolic link: nothing of a run is written through one.")

@@ -1,0 +1,180 @@
+"""A folder that somebody sends runs nothing, writes nothing elsewhere, shows no secret, and is refused in one sentence.
+
+The good run that every hostile one is made of is read by the same commands without a word.
+"""
+
+import collections
+import importlib
+import inspect
+import pkgutil
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+import hopscotch
+from hopscotch.plain import read_config
+from hopscotch.registry import check_stored, class_at, is_registered
+from hopscotch.run import attempt
+from scripts import studies
+from tests.attacks.guard import SECRET, Ended, assert_harmless, call, watched
+from tests.attacks.hostile import CASES, Case, make_outside
+from tests.tiny import CLASS_HZ, TINY_MODEL, TINY_RUN, prompt, tiny_config, tiny_folder, write_tone
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+NUM_LEAST, NUM_KINDS = 150, 12
+
+
+@pytest.fixture(scope="session")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run, `sweep/run`, another one to compare it with, and what is outside of it."""
+    root = tmp_path_factory.mktemp("attacked")
+    for name, hz in CLASS_HZ.items():
+        for i in range(4):
+            write_tone(root / "tones" / name / f"{i}.wav", hz * (1 + 0.01 * i), 0.12 + 0.02 * i)
+    run = root / "sweep" / "run"
+    summary = attempt(tiny_config(root / "tones", run, "model=jump_attention"), run, ["seed=0"], time.time())
+    assert summary["status"] == "finished", summary
+    shutil.copytree(run, root / "other")
+    return root
+
+
+@pytest.fixture
+def scene(attacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the sweep that may be spoilt, in the working folder, and an outside that must stay as it is."""
+    monkeypatch.setenv("HOPSCOTCH_SECRET", SECRET)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "sweep"))  # through which Lightning writes checkpoints
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(attacked / "sweep", tmp_path / "sweep")
+    make_outside(tmp_path / "outside")
+    return tmp_path / "sweep" / "run"
+
+
+def run_command(
+    command: str, run: Path, attacked: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Ended:
+    if command == "resume":
+        monkeypatch.setattr("hopscotch.run.report", lambda *_: None)
+        train = prompt(monkeypatch, capsys)
+        words = [*tiny_folder(attacked / "tones"), "model=jump_attention", *TINY_MODEL, *TINY_RUN]
+        checkpoint = run / "checkpoints" / "last.ckpt"
+        started = time.process_time()
+        ended = train(*words, "trainer.max_epochs=2", f"ckpt_path={checkpoint}", f"hydra.run.dir={run.parent}/resumed")
+        return Ended(*ended, seconds=time.process_time() - started, kib=0)
+    words = {
+        "predict": [f"run={run}", attacked / "tones" / "low" / "0.wav"],
+        "evaluate": [f"run={run}"],
+        "report": [f"run={run}"],
+        "compare": [run, attacked / "other"],
+        "frontier": [f"sweep={run.parent}"],
+    }
+    return call(command, words[command], capsys, monkeypatch)
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate", "report", "compare", "frontier", "resume"])
+def test_a_good_run_is_read(
+    scene: Path, attacked: Path, command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with watched(scene.parent, scene.parent.parent / "outside") as seen:
+        ended = run_command(command, scene, attacked, capsys, monkeypatch)
+    assert_harmless(ended, seen, scene, refused=False)
+
+
+@pytest.mark.parametrize("case", CASES, ids=[f"{case.kind}-{case.name}"[:80] for case in CASES])
+def test_a_hostile_folder_does_nothing(
+    scene: Path, attacked: Path, case: Case, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = scene.parent.parent / "outside"
+    case.change(scene, outside)
+    for command in case.commands:
+        with watched(scene.parent, outside) as seen:
+            ended = run_command(command, scene, attacked, capsys, monkeypatch)
+        assert_harmless(ended, seen, scene, refused=case.refused)
+
+
+def test_there_are_enough_of_them() -> None:
+    kinds = collections.Counter(case.kind for case in CASES)
+    assert len(CASES) >= NUM_LEAST
+    assert len(kinds) >= NUM_KINDS, kinds
+
+
+def every_callable() -> set[str]:
+    """The full names of all that can be called through our modules, what they import included."""
+    found: set[str] = set()
+    seen: set[int] = set()
+    for package in (hopscotch, studies):
+        for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            module = importlib.import_module(info.name)
+            for name, value in vars(module).items():
+                if callable(value):
+                    found.add(f"{info.name}.{name}")
+                if (inspect.isclass(value) or inspect.ismodule(value)) and id(value) not in seen:
+                    seen.add(id(value))
+                    found.update(f"{info.name}.{name}.{key}" for key, inner in vars(value).items() if callable(inner))
+    return found
+
+
+def is_allowed(place: str, name: str) -> bool:
+    try:
+        class_at(place, name, "config.yaml")
+    except ValueError:
+        return False
+    return True
+
+
+def test_no_callable_of_ours_is_a_target_but_what_is_registered() -> None:
+    names = every_callable()
+    assert len(names) > 5000
+    places = ("model.encoder", "data", "frontend", "task", "augment.waveform", "trainer")
+    allowed = [(place, name) for name in names for place in places if is_allowed(place, name)]
+    assert all(is_registered(name) for _, name in allowed)
+    assert sorted(name for place, name in allowed if place == "model.encoder") == [
+        "hopscotch.models.jumps.JumpAttention",
+        "hopscotch.models.jumps.JumpStack",
+        "hopscotch.models.stack.Stack",
+        "hopscotch.models.strides.LearnedStack",
+    ]
+
+
+OWN = """
+from hopscotch.models.stack import Stack
+from os import system
+class Mine(Stack):
+    pass
+class Foreign:
+    def __init__(self, **arguments):
+        open("canary", "w")
+def function(**arguments):
+    open("canary", "w")
+"""
+
+
+def test_a_class_of_a_trusted_module_is_taken_for_one_call(
+    scene: Path, attacked: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a module that the user names, and only what is a class of the right kind and defined there."""
+    (scene.parent.parent / "own_models.py").write_text(OWN)
+    monkeypatch.syspath_prepend(scene.parent.parent)
+    file = scene / "config.yaml"
+    config = read_config(file)
+    for name, words, fault in (
+        ("Mine", [], "trust=<module> allows"),
+        ("Mine", ["trust=other"], "trust=<module> allows"),
+        ("Foreign", ["trust=own_models"], "must be a subclass of hopscotch.models.encoder.Encoder"),
+        ("function", ["trust=own_models"], "must be a class that is defined where it is named"),
+        ("system", ["trust=own_models"], "must be a class that is defined where it is named"),
+        ("Stack", ["trust=own_models"], "must be a class that is defined where it is named"),
+        ("Absent", ["trust=own_models"], "must be a class that is defined where it is named"),
+        ("Mine", ["trust=own models"], "trust must be the name of a module"),
+    ):
+        stored = file.read_text().replace("hopscotch.models.jumps.JumpAttention", f"own_models.{name}")
+        (scene / "config.yaml").write_text(stored)
+        ended = call("evaluate", [f"run={scene}", *words], capsys, monkeypatch)
+        assert ended.code == 1
+        assert fault in ended.errors[0]
+        file.write_text(stored.replace(f"own_models.{name}", "hopscotch.models.jumps.JumpAttention"))
+    assert not (scene.parent.parent / "canary").exists()
+    config["model"]["encoder"]["_target_"] = "own_models.Mine"
+    check_stored(config, "config.yaml", ["own_models"])
