@@ -49,7 +49,9 @@ PLACES = {
             "hopscotch.models.strides.LearnedStack",
         ),
     ),
-    "model.encoder.block": Place("hopscotch.layers.block.BlockSpec", ("hopscotch.layers.block.BlockSpec",)),
+    "model.encoder.block": Place(
+        "hopscotch.layers.block.BlockSpec", ("hopscotch.layers.block.BlockSpec",), may_be_null=True
+    ),
     "task": Place("hopscotch.training.task.AudioTask", ("hopscotch.training.classify.ClassificationTask",)),
     "task.optimizer": Place("torch.optim.Optimizer", ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.SGD")),
     "trainer": Place("lightning.pytorch.Trainer", ("lightning.pytorch.Trainer",)),
