@@ -35,7 +35,7 @@ def test_padding_is_0_and_the_loudest_frame_of_every_clip_has_mean_power_1() -> 
 
 
 def test_what_lies_below_the_range_is_flat_and_adding_silence_changes_no_frame() -> None:
-    frontend = LogMel(sample_rate=SAMPLE_RATE, num_mels=8, window_seconds=0.032, range_db=20.0)
+    frontend = LogMel(sample_rate=SAMPLE_RATE, num_mels=8, window_seconds=0.032, top_db=20.0)
     generator = torch.Generator().manual_seed(0)
     loud = torch.randn(1, 4000, generator=generator)
     hiss = 10 ** (-60 / 20) * torch.randn(1, 4000, generator=generator)
@@ -84,8 +84,8 @@ def test_a_clip_below_the_noise_of_16_bits_is_not_lifted() -> None:
 
 
 def test_a_range_of_0_is_rejected() -> None:
-    with pytest.raises(ValueError, match=r"frontend\.range_db must be above 0, got 0\.0"):
-        LogMel(sample_rate=SAMPLE_RATE, num_mels=8, window_seconds=0.032, range_db=0.0)
+    with pytest.raises(ValueError, match=r"frontend\.top_db must be above 0, got 0\.0"):
+        LogMel(sample_rate=SAMPLE_RATE, num_mels=8, window_seconds=0.032, top_db=0.0)
 
 
 @pytest.mark.filterwarnings("ignore:At least one mel filterbank has all zero values")  # torchaudio says so first

@@ -166,7 +166,7 @@ def build_task(cfg: DictConfig, model: AudioModel, data: AudioDataModule) -> Aud
             f"compute.dense_weight={cfg.compute.dense_weight} changes nothing: {model.name} decides nothing."
         )
     samples = data.mean_samples()
-    target = resolve_target(cfg.compute.target, model, samples, cfg.compute.reach)
+    target = resolve_target(cfg.compute.target, model, samples, cfg.compute.level)
     cost = model.cost(round(samples))
     if target is not None and target > (most := cost.trained / cost.dense):
         rank_zero_warn(

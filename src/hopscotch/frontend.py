@@ -28,7 +28,7 @@ QUIETEST = 1e-6  # level up to which a clip is lifted: mel power about that of t
 class LogMel(nn.Module):
     """Frames every `hop_seconds`, each the Fourier transform of a Hann window, in `num_mels` triangular bands.
 
-    `range_db`: how far below the loudest frame of a clip a band still counts.
+    `top_db`: how far below the loudest frame of a clip a band still counts.
     """
 
     offset: Tensor
@@ -42,12 +42,12 @@ class LogMel(nn.Module):
         window_seconds: float = 0.025,
         hop_seconds: float = 0.010,
         min_hz: float = 20.0,
-        range_db: float = 30.0,
+        top_db: float = 30.0,
     ) -> None:
         super().__init__()
-        if range_db <= 0:
-            raise ValueError(f"frontend.range_db must be above 0, got {range_db}.")
-        self.floor = 10 ** (-range_db / 10)
+        if top_db <= 0:
+            raise ValueError(f"frontend.top_db must be above 0, got {top_db}.")
+        self.floor = 10 ** (-top_db / 10)
         self.num_mels = num_mels
         self.window = round(window_seconds * sample_rate)
         self.hop = round(hop_seconds * sample_rate)

@@ -42,7 +42,7 @@ CONF = PROJECT_ROOT / "conf"
 MAX_NAME = 100  # characters of a folder's name; file systems stop at 255 bytes
 LAYERS_ON_TOP = (
     "experiment/",
-    "control/",
+    "baseline/",
     "hparams_search/",
     "debug/",
 )  # groups that only override what other groups define

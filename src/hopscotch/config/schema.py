@@ -70,7 +70,7 @@ def keeps(rule: Rule) -> Any:
 @dataclass
 class Compute:
     target: Any = keeps(TARGET)
-    reach: float = keeps(SHARE)
+    level: float = keeps(SHARE)
     weight: float = keeps(at_least(0))
     entropy_weight: float = keeps(at_least(0))
     dense_weight: float = keeps(at_least(0))
@@ -253,7 +253,7 @@ class LogMel:
     window_seconds: float = keeps(ABOVE_ZERO)
     hop_seconds: float = keeps(ABOVE_ZERO)
     min_hz: float = keeps(at_least(0))
-    range_db: float = keeps(ABOVE_ZERO)
+    top_db: float = keeps(ABOVE_ZERO)
 
 
 @dataclass
