@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
+ROOT = Path(__file__).resolve().parent
+STUDIES = ROOT / "scripts" / "studies" / "conf"  # the authors' experiments, beside the recipes of conf/
+sys.path.insert(0, str(ROOT / "src"))
 
 
 def task(cfg: "DictConfig") -> float:
-    """Train with one checked configuration; the score is for `hparams_search`."""
+    """Train with one checked configuration and return the score that `hparams_search` compares."""
     from hopscotch.report.score import score_of
     from hopscotch.run import train  # and with it torch
     from hopscotch.system import keep_freed_memory
@@ -36,4 +38,4 @@ if __name__ == "__main__":
     from hopscotch.system import quiet_end
 
     with quiet_end():
-        run_hydra(task)
+        run_hydra(task, STUDIES)

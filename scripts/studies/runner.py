@@ -22,6 +22,7 @@ from hopscotch.report.jobs import read_overrides
 from hopscotch.report.sweep import planned_overrides
 from hopscotch.system import PROJECT_ROOT
 
+CONF = PROJECT_ROOT / "scripts" / "studies" / "conf"  # as train.py searches it
 QUICK_SEED = "seed=0"
 THREADS = "OMP_NUM_THREADS"
 
@@ -32,7 +33,7 @@ def plan(overrides: Sequence[str], *, quick: bool) -> list[list[str]]:
     What was typed takes the place of the experiment's own sweep over that key, so that part of a study can be run.
     """
     jobs = []
-    for job in planned_overrides(compose_sweep(overrides)):
+    for job in planned_overrides(compose_sweep(overrides, CONF)):
         values = dict(word.split("=", 1) for word in job)  # the last word has the say, in the place of the first
         jobs.append([f"{key}={value}" for key, value in {**values, "seed": values.get("seed", "0")}.items()])
     unique = list(map(list, dict.fromkeys(map(tuple, jobs))))

@@ -1,4 +1,4 @@
-"""Hold a composed configuration against its schemas, and what has no schema against its own YAML file."""
+"""Check a composed configuration against its schemas, and nodes without a schema against their own YAML file."""
 
 import dataclasses
 from typing import Any, get_args, get_origin
@@ -6,37 +6,49 @@ from typing import Any, get_args, get_origin
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigKeyError, InterpolationToMissingValueError, OmegaConfBaseException
 
-from hopscotch.config.errors import ConfigError, flat, unknown_key, wrong_value
-from hopscotch.config.schema import ENCODER_RULES, SCHEMAS, Config, Rule
+from hopscotch.config.errors import ConfigError, flat, renamed, unknown_key, wrong_value
+from hopscotch.config.schema import ENCODER_RULES, SCHEMAS, Config, Rule, Source
 
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list", dict: "a map"}
-ABSENT = object()  # a value that is not there to be checked: ???, or an interpolation of one
+ABSENT = object()  # stands for a value that cannot be checked yet: ???, or an interpolation of one
 
 
 def without_hydra(cfg: DictConfig) -> DictConfig:
-    """The configuration of a run, without that of Hydra itself."""
+    """Copy the configuration of a run without that of Hydra itself."""
     return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
 
 
 def check(cfg: DictConfig, defaults: DictConfig) -> None:
-    """Give the nodes of `cfg` their schemas and hold it against every rule; ConfigError names the first broken one.
+    """Give the nodes of `cfg` their schemas, in place, and check every rule.
 
-    `defaults` comes from the same choice of files without overrides: what a node without schema is compared with.
+    Args:
+        cfg: the composed configuration.
+        defaults: the same choice of files without overrides, which nodes without a schema are compared with.
+
+    Raises:
+        ConfigError: names the first broken rule.
     """
     names = list(flat(defaults))
     typed = _typed(without_hydra(cfg), Config, "", names)
     if not OmegaConf.is_interpolation(typed, "run_dir"):
         raise ConfigError(f"run_dir must not be given, got {typed.run_dir}: the folder is hydra.run.dir=<folder>")
     _hold(typed, defaults, "", names)
-    for key, rule in ENCODER_RULES.get(_target(typed.model.encoder), {}).items():
-        _keep(rule, f"model.encoder.{key}", OmegaConf.select(typed.model.encoder, key))
+    rules = {f"model.encoder.{key}": rule for key, rule in ENCODER_RULES.get(_target(typed.model.encoder), {}).items()}
+    shared = {f.name: f.metadata["rule"] for f in dataclasses.fields(Source) if f.metadata}
+    rules |= {
+        f"data.{key}": rule for key, rule in shared.items() if key in typed.data
+    }  # of sources without schema, too
+    for key, rule in rules.items():
+        _keep(rule, key, OmegaConf.select(typed, key))
     with open_dict(cfg):
         for key in typed:
             cfg[key] = typed._get_node(key)  # the node, so that interpolations stay
 
 
 def check_trained(cfg: DictConfig, as_trained: DictConfig, file: object) -> None:
-    """The same for what a run left as config.yaml, `file`, whose keys may be those of another version."""
+    """Check the configuration that a run left in `file`, whose keys may be those of another version of Hopscotch."""
+    if old := "".join(renamed(key, value) for key, value in flat(cfg).items()):
+        raise ConfigError(f"{file} was written by an older version of Hopscotch:{old}")
     cfg.run_dir = "${run_dir:}"  # as it was typed: the rules know no other
     check(cfg, as_trained)
     if missing := OmegaConf.missing_keys(cfg):
@@ -56,7 +68,7 @@ def _target(node: DictConfig) -> str:
 
 
 def _typed(node: DictConfig, schema: type, path: str, names: list[str]) -> DictConfig:
-    """`node` with the types of `schema`, and the nodes below it with those of SCHEMAS."""
+    """Give `node` the types of `schema`, and the nodes below it those of SCHEMAS."""
     for field in dataclasses.fields(schema):  # OmegaConf does not say which one it was
         if dataclasses.is_dataclass(field.type) and not isinstance(node._get_node(field.name), DictConfig | None):
             raise wrong_value(_join(path, field.name), "a map", node[field.name])
@@ -86,7 +98,7 @@ def _type_below(node: DictConfig, path: str, names: list[str]) -> None:
 
 
 def _words(schema: Any, key: str) -> str:
-    """What the field at `key` takes, in words: its type, and its rule where it has one."""
+    """Say in words what the field at `key` takes: its type, and its rule where it has one."""
     *parents, name = key.split(".")
     for parent in parents:
         schema = schema.__annotations__[parent]
@@ -116,7 +128,7 @@ def _value(node: DictConfig, key: str, path: str) -> Any:
 
 
 def _hold(node: DictConfig, default: DictConfig, path: str, names: list[str]) -> None:
-    """Hold every value below `node` against its rule, or its default where no schema speaks of it."""
+    """Check every value below `node` against its rule, or against its default where it has no schema."""
     schema = OmegaConf.get_type(node)
     declared = {f.name: f for f in dataclasses.fields(schema)} if dataclasses.is_dataclass(schema) else {}
     for key in map(str, node):
@@ -137,7 +149,7 @@ def _hold(node: DictConfig, default: DictConfig, path: str, names: list[str]) ->
 
 
 def _same_reference(node: DictConfig, default: DictConfig, key: str) -> bool:
-    """The value comes from another key, as the YAML file says: held to its rule there."""
+    """Tell whether the value still comes from the other key that its YAML file names, where it is checked."""
     return OmegaConf.is_interpolation(default, key) and str(node._get_node(key)) == str(default._get_node(key))
 
 
@@ -149,9 +161,9 @@ def _keep(rule: Rule, key: str, value: Any) -> None:
 
 
 def _like_default(key: str, value: Any, default: Any) -> None:
-    """A value takes the type of the default in YAML; a default of null takes anything, and null turns a map off.
+    """Check that a value has the type of its default in YAML; a default of null takes anything.
 
-    Not so within a model, which needs all of its parts.
+    A value of null turns a map off, but not within a model, which needs all of its parts.
     """
     is_off = value is None and isinstance(default, DictConfig) and not key.startswith("model.encoder.")
     if default is ABSENT or default is None or is_off:

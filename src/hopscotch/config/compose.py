@@ -1,12 +1,12 @@
-"""From what was typed to a configuration that keeps every rule, or to one message.
+"""Compose a checked configuration from what was typed, or stop with one message.
 
-Hydra composes the YAML files of conf/; `check` then holds the result against `config_schema`, before any folder is made
-or any library is loaded. Every way in comes through `Loader`: a run, each job of a sweep (all of them before the first
-one starts), `--cfg job`, and `compose` for scripts and tests.
+Hydra composes the YAML files of conf/; `hopscotch.config.check` then checks the result, before any folder is made or
+any library is loaded. Every way in goes through `Loader`: a run, each job of a sweep (all of them before the first one
+starts), `--cfg job`, and `compose` for scripts and tests. `more` names a further folder of groups that is searched
+after conf/, such as the studies of a checkout; `--help` does not list it.
 
-Nothing heavy is imported here: `--help` has to answer within a second.
-
-The part of `--help` that comes from conf/: groups, their choices, and what each is for.
+Nothing heavy is imported here, because `--help` has to answer within a second. Hydra's private modules are used here
+alone, see `Loader`.
 """
 
 import re
@@ -39,17 +39,13 @@ from hopscotch.system import PROJECT_ROOT
 
 STARTED = time.time()  # as near to the start of the process as Python code gets
 CONF = PROJECT_ROOT / "conf"
+MORE = "more"  # provider of the further folder in Hydra's search path
 MAX_NAME = 100  # characters of a folder's name; file systems stop at 255 bytes
-LAYERS_ON_TOP = (
-    "experiment/",
-    "baseline/",
-    "hparams_search/",
-    "debug/",
-)  # groups that only override what other groups define
+LAYERS_ON_TOP = ("experiment/", "baseline/", "hparams_search/", "debug/")  # groups that only override other groups
 
 
 def file_name(given: str | Sequence[Any]) -> str:
-    """A folder name that no shell has to quote: ["model=dense", "data.root=../x", "seed=1"] -> model-dense_seed-1."""
+    """Make a folder name without quotes: ["model=dense", "data.root=../x", "seed=1"] -> model-dense_seed-1."""
     parts = []
     for override in [given] if isinstance(given, str) else given:
         key, _, value = str(override).rpartition("=")
@@ -59,40 +55,48 @@ def file_name(given: str | Sequence[Any]) -> str:
 
 
 def quoted(value: object) -> str:
-    """As the value of an override: as it stands, whatever signs of Hydra's grammar are in it."""
+    """Quote the value of an override, so that signs of Hydra's grammar in it mean themselves."""
     return QuotedString(str(value), Quote.double).with_quotes()
 
 
+def new_folder(name: str) -> str:
+    """Name a folder that no other run has: outputs/<date>_<time>_<name>_<id>."""
+    return str(PROJECT_ROOT / "outputs" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{name}_{secrets.token_hex(3)}")
+
+
 def run_dir() -> str:
-    """The folder of the run in progress; outside of a run, words for it."""
+    """Return the folder of the run in progress, or a placeholder if there is none."""
     known = HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().runtime, "output_dir")
     return HydraConfig.get().runtime.output_dir if known else "<run folder>"
 
 
 def groups() -> str:
-    """The groups and choices of conf/, and of --config-dir, for --help."""
+    """List the groups and choices of conf/ and of --config-dir for --help."""
     sources = GlobalHydra.instance().config_loader().get_sources()
-    folders = [Path(source.path) for source in sources if source.scheme() == "file"]
+    folders = [Path(source.path) for source in sources if source.scheme() == "file" and source.provider != MORE]
     return describe_groups(folders, HydraConfig.get().runtime.choices)
 
 
 def register() -> None:
     """Teach OmegaConf the functions that conf/ calls as ${name:}; a second call changes nothing."""
     setup_globals()  # Hydra's own, such as ${now:}
-    OmegaConf.register_new_resolver("project_root", lambda: str(PROJECT_ROOT), replace=True)
-    OmegaConf.register_new_resolver("run_id", lambda: secrets.token_hex(3), replace=True, use_cache=True)
+    OmegaConf.register_new_resolver("new_folder", new_folder, replace=True, use_cache=True)
     OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
     OmegaConf.register_new_resolver("file_name", file_name, replace=True)
     OmegaConf.register_new_resolver("groups", groups, replace=True)
 
 
 class Loader(ConfigLoaderImpl):
-    """Hydra's composition, followed by our rules.
+    """Compose as Hydra does, then check our rules.
 
-    Hydra has no public hook between composing and running that sees each job of a sweep beforehand and may refuse it.
+    Hydra 1.3 has no public hook between composing and running that sees each job of a sweep beforehand and may refuse
+    it, so its loader is subclassed.
     """
 
-    def __init__(self, config_search_path: ConfigSearchPath) -> None:
+    def __init__(self, config_search_path: ConfigSearchPath, more: Path | None = None) -> None:
+        """Search the folder `more` after those of `config_search_path`."""
+        if more is not None:
+            config_search_path.append(MORE, f"file://{more.resolve()}", SearchPathQuery(provider="main"))
         super().__init__(config_search_path)
         self.defaults = OmegaConf.create()  # what the chosen files say before anything overrides them
 
@@ -111,6 +115,7 @@ class Loader(ConfigLoaderImpl):
         from_shell: bool = True,
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
+        """Compose and check one run, or compose the start of a sweep; ConfigError says what is wrong."""
         try:
             cfg = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
             if run_mode is RunMode.RUN and config_name is not None:  # a sweep is checked job by job
@@ -128,50 +133,62 @@ class Loader(ConfigLoaderImpl):
         config_name: str | None = None,
         overrides: list[str] | None = None,
     ) -> list[str]:
+        """List the choices of a group."""
         if config_name is None and not overrides:  # Hydra copies all it has read at every call: half the time of --help
             return self.repository.get_group_options(group_name, results_filter)
         return super().get_group_options(group_name, results_filter, config_name, overrides)
 
 
-def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> DictConfig:
-    """What `python train.py <overrides>` would run with; `config_dir` is searched too, as with --config-dir."""
+def compose(
+    overrides: Sequence[str] = (), config_dir: str | Path | None = None, more: Path | None = None
+) -> DictConfig:
+    """Compose and check what `python train.py <overrides>` would run with.
+
+    Args:
+        overrides: what would be typed.
+        config_dir: a folder of groups that is searched too, as with --config-dir.
+        more: a further one.
+    """
     register()
     search_path = create_config_search_path(str(CONF))
     if config_dir is not None:
         search_path.append("extra", f"file://{Path(config_dir).resolve()}", SearchPathQuery(provider="main"))
-    cfg = Loader(search_path).load_configuration("config", list(overrides), RunMode.RUN, from_shell=False)
+    cfg = Loader(search_path, more).load_configuration("config", list(overrides), RunMode.RUN, from_shell=False)
     cfg = without_hydra(cfg)
     OmegaConf.set_struct(cfg, True)  # reading a key that is not there is an error
     return cfg
 
 
-def compose_sweep(overrides: Sequence[str]) -> DictConfig:
-    """What `python train.py -m <overrides>` starts with, Hydra's own part included: the jobs are yet to be made."""
+def compose_sweep(overrides: Sequence[str], more: Path | None = None) -> DictConfig:
+    """Compose what `python train.py -m <overrides>` starts with, Hydra's own part included, before there are jobs."""
     register()
-    loader = Loader(create_config_search_path(str(CONF)))
+    loader = Loader(create_config_search_path(str(CONF)), more)
     return loader.load_configuration(
         "config", list(overrides), RunMode.MULTIRUN, from_shell=False, validate_sweep_overrides=False
     )
 
 
 def _remove_unused(sweep: Path) -> None:
-    """Take back the folder that Hydra makes for a sweep before it composes the jobs, if there is no job in it."""
+    """Remove the folder that Hydra makes for a sweep before it composes the jobs, if there is no job in it."""
     if sweep.is_dir() and [path.name for path in sweep.iterdir()] == ["multirun.yaml"]:
         (sweep / "multirun.yaml").unlink()
         sweep.rmdir()
 
 
-def run_hydra(task_function: Callable[[DictConfig], Any]) -> None:
+def run_hydra(task_function: Callable[[DictConfig], Any], more: Path | None = None) -> None:
     """Hand what was typed (sys.argv) to Hydra, and the checked configuration to `task_function`.
 
-    A broken rule ends the process with its message on stderr and exit code 1. What the task finds wrong by itself is
-    the task's to report; in a sweep it must not raise, for Hydra would lose the jobs after it.
+    A broken rule ends the process with its message on stderr and exit code 1. The task reports its own errors; in a
+    sweep it must not raise, because Hydra would drop the jobs after it.
     """
     asked = get_args_parser().parse_known_args()[0]
     only_shown = asked.help or asked.hydra_help or asked.cfg or asked.info or asked.shell_completion
 
     class CommandLineLoader(Loader):
         sweep: DictConfig | None = None
+
+        def __init__(self, config_search_path: ConfigSearchPath) -> None:
+            super().__init__(config_search_path, more)
 
         def load_configuration(self, *args: Any, **kwargs: Any) -> DictConfig:
             try:
@@ -194,7 +211,7 @@ def run_hydra(task_function: Callable[[DictConfig], Any]) -> None:
 
 
 def describe_groups(folders: Iterable[Path], chosen: Mapping[str, Any]) -> str:
-    """One line per choice: the name of its file in a group's folder, and the comment that the file opens with."""
+    """Write one line per choice: the name of its file in a group's folder, and the comment at the top of the file."""
     lines = []
     for folder in folders:
         for group in sorted(path for path in folder.iterdir() if path.is_dir() and path.name != "hydra"):
@@ -209,6 +226,6 @@ def _purpose(file: Path) -> str:
     for line in file.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
             break
-        if not line.startswith("# @package"):
+        if not line.startswith(("# @package", "# python ")):  # an experiment opens with its command
             return line.removeprefix("#").strip()
     return ""

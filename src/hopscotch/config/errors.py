@@ -1,4 +1,4 @@
-"""What a user gave is wrong: say key, rule, value and the nearest valid name, in one message."""
+"""Say what is wrong with what a user gave: key, rule, value and the nearest valid name, in one message."""
 
 import difflib
 from collections.abc import Iterable
@@ -10,39 +10,67 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 PLUGINS = {"hydra/sweeper/optuna": "hydra-optuna-sweeper", "hydra/launcher/joblib": "hydra-joblib-launcher"}
+# Names of older versions, as typed or as stored in a run: a group, a key, or one value of either.
+RENAMED = {
+    "control": "baseline",
+    "gate=sketch": "gate=original",
+    "callbacks=probe": "callbacks=decision_value",
+    "experiment=frontier_controls": "experiment=frontier_baselines",
+    "experiment=scenes_controls": "experiment=scenes_baselines",
+    "experiment=study_fsdd": "experiment=parts/study_fsdd",
+    "compute.reach": "compute.level",
+    "frontend.range_db": "frontend.top_db",
+    "model.branch_start": "model.residual_init_scale",
+    "model.encoder.heads=shared": "model.encoder.tied=true",
+    "model.encoder.heads=per_layer": "model.encoder.tied=false",
+    "model.encoder.policy.heads=shared": "model.encoder.policy.tied=true",
+    "model.encoder.policy.heads=per_layer": "model.encoder.policy.tied=false",
+    "callbacks.adaptation": "callbacks.decision_value",
+    "callbacks.adaptation.reaches": "callbacks.decision_value.levels",
+}
 
 
 class ConfigError(ConfigCompositionException, ValueError):
     """The configuration breaks a rule; the text is complete and meant for the person who typed it."""
 
 
+def renamed(key: str, value: object = None) -> str:
+    """Return " <old> is now <new>." if `key`, or this value of it, had another name, else an empty text."""
+    old = next((old for old in (f"{key}={value}", key) if old in RENAMED), None)
+    return f" {old} is now {RENAMED[old]}." if old else ""
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
-    """ " Did you mean x?", or nothing where no name comes near."""
+    """Return " Did you mean <x>?" for the name closest to `name`, its new name, or an empty text."""
     names = [known for known in names if not name.startswith(f"{known}.")]
     close = difflib.get_close_matches(name, names, n=1)
     if not close:  # the right leaf at the wrong place: max_epochs for trainer.max_epochs
         leaves = {known.rpartition(".")[2]: known for known in reversed(names)}
         close = [leaves[leaf] for leaf in difflib.get_close_matches(name.rpartition(".")[2], leaves, n=1, cutoff=0.8)]
-    return f" Did you mean {close[0]}?" if close else ""
+    return renamed(name) or (f" Did you mean {close[0]}?" if close else "")
 
 
 def unknown_key(key: str, value: object, names: Iterable[str]) -> ConfigError:
+    """Make the error for a key that does not exist; `value` is None if there is none to show."""
     given = "" if value is None else f"={value}"
-    return ConfigError(f"{key}{given}: there is no key {key}.{nearest(key, names)}")
+    return ConfigError(f"{key}{given}: there is no key {key}.{renamed(key, value) or nearest(key, names)}")
 
 
 def unknown_choice(group: str, choice: str, choices: Iterable[str]) -> ConfigError:
+    """Make the error for a choice that its group does not have."""
     known = sorted(choices)
-    return ConfigError(f"{group}={choice}: {group} must be one of {', '.join(known)}.{nearest(choice, known)}")
+    hint = renamed(group, choice) or nearest(choice, known)
+    return ConfigError(f"{group}={choice}: {group} must be one of {', '.join(known)}.{hint}")
 
 
 def wrong_value(key: str, words: str, value: object, choices: Iterable[str] = ()) -> ConfigError:
+    """Make the error for a value that breaks the rule `words` of its key."""
     given = {"None": "null", "True": "true", "False": "false"}.get(str(value), value)  # as YAML writes them
     return ConfigError(f"{key} must be {words}, got {given}.{nearest(str(value), choices)}")
 
 
 def flat(cfg: DictConfig) -> dict[str, Any]:
-    """Every key as it is typed on the command line, and what stands there unresolved; the shallow keys first."""
+    """List every key as it is typed on the command line with its unresolved value, the shallow keys first."""
     found: dict[str, Any] = {}
     level = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=False))
     level.pop("hydra", None)
@@ -54,7 +82,7 @@ def flat(cfg: DictConfig) -> dict[str, Any]:
 
 
 def explain(error: Exception, overrides: list[str], loader: ConfigLoader) -> ConfigError:
-    """Hydra's or OmegaConf's complaint about what was typed, in our words."""
+    """Translate an error of Hydra or OmegaConf about what was typed into one of ours."""
     if isinstance(error, OverrideParseException):
         return ConfigError(f"{error.override}: {error.message.splitlines()[0]}")
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
@@ -70,7 +98,9 @@ def explain(error: Exception, overrides: list[str], loader: ConfigLoader) -> Con
     cause = error.__cause__ or error.__context__
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         root = OmegaConf.create() if cause.parent_node is None else cause.parent_node._get_root()
-        return unknown_key(cause.full_key, typed.get(cause.full_key), [*groups, *flat(root)])
+        inside = (key for key in typed if key.startswith(f"{cause.full_key}.") and renamed(key, typed[key]))
+        key = next(inside, cause.full_key)  # the one that was typed: of a new name, all of it
+        return unknown_key(key, typed.get(key), [*groups, *flat(root)])
     for group in set(typed).intersection(groups):  # model=5 and model=null, which Hydra meets with a bare ValueError
         if typed[group] not in loader.get_group_options(group):
             return unknown_choice(group, typed[group], loader.get_group_options(group))
