@@ -1,5 +1,7 @@
 """Every choice of conf/ composes; what is wrong is refused with its key, the rule, the value and the nearest name."""
 
+import re
+from collections.abc import Iterator
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -9,18 +11,26 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from hopscotch.config import schema as config_schema
-from hopscotch.config.check import refuse_missing
-from hopscotch.config.compose import CONF, compose, file_name, quoted
-from hopscotch.config.errors import ConfigError
+from hopscotch.config.check import check_trained, refuse_missing
+from hopscotch.config.compose import CONF, compose, compose_sweep, file_name, quoted
+from hopscotch.config.errors import RENAMED, ConfigError
 from tests.tiny import skip_without_plugin
+from train import STUDIES
 
-CHOICES = [
-    f"{folder.name}={file.stem}"
-    for folder in sorted(CONF.iterdir())
-    if folder.is_dir() and folder.name != "hydra"
-    for file in sorted(folder.glob("*.yaml"))
-]
+
+def choices_in(conf: Path) -> Iterator[str]:
+    for folder in sorted(conf.iterdir()):
+        if folder.is_dir() and folder.name != "hydra":
+            yield from (f"{folder.name}={file.stem}" for file in sorted(folder.glob("*.yaml")))
+
+
+CHOICES = list(choices_in(CONF))
+EXPERIMENTS = list(choices_in(STUDIES))
 MODELS = [choice for choice in CHOICES if choice.startswith("model=")]
+
+
+def choices_of(group: str) -> list[str]:
+    return sorted(choice.partition("=")[2] for choice in CHOICES if choice.startswith(f"{group}="))
 
 
 def write(folder: Path, name: str, text: str) -> None:
@@ -29,17 +39,38 @@ def write(folder: Path, name: str, text: str) -> None:
     file.write_text(text, encoding="utf-8")
 
 
-def refusal(*overrides: str, config_dir: Path | None = None) -> str:
+def refusal(*overrides: str, config_dir: Path | None = None, more: Path | None = None) -> str:
     with pytest.raises(ConfigError) as caught:
-        compose(overrides, config_dir=config_dir)
+        compose(overrides, config_dir=config_dir, more=more)
     return str(caught.value)
 
 
-@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("choice", [*CHOICES, *EXPERIMENTS])
 def test_every_choice_composes_and_keeps_every_rule(choice: str) -> None:
     skip_without_plugin(choice)
-    cfg = compose([choice])
+    cfg = compose([choice], more=STUDIES)
     assert {key.partition(".")[0] for key in OmegaConf.missing_keys(cfg)} <= {"data"}
+
+
+@pytest.mark.parametrize("study", EXPERIMENTS)
+def test_studies_are_found_where_their_folder_is_given(study: str) -> None:
+    name = study.partition("=")[2]
+    assert f"experiment={name}: experiment must be one of" in refusal(study)
+    jobs = compose_sweep([study], more=STUDIES).hydra.sweeper.params
+    assert len(jobs) >= 2
+    compose([study, *(f"{key}={str(values).partition(',')[0]}" for key, values in jobs.items())], more=STUDIES)
+
+
+def test_every_key_is_explained_where_it_is_defined_and_every_file_says_what_it_is_for() -> None:
+    keys: dict[str, bool] = {}
+    for file in (file for folder in (CONF, STUDIES) for file in folder.rglob("*.yaml") if "help" not in file.parts):
+        lines = file.read_text(encoding="utf-8").splitlines()
+        assert lines[1 if "@package" in lines[0] else 0].startswith("# "), file
+        for above, line in zip(["", *lines], lines, strict=False):
+            if found := re.match(r" {,4}(\w+): \S", line):  # deeper in are the values of a sweep
+                has_comment = " # " in line or above.strip().startswith("#")
+                keys[found[1]] = keys.get(found[1], False) or has_comment or "${" in line
+    assert [key for key, has_comment in keys.items() if not has_comment] == ["_target_"]  # every Hydra user knows it
 
 
 @pytest.mark.parametrize("choice", MODELS)
@@ -48,7 +79,8 @@ def test_a_model_is_named_as_it_is_chosen(choice: str) -> None:
 
 
 def test_no_schema_holds_a_default_value() -> None:
-    schemas = [thing for thing in vars(config_schema).values() if isinstance(thing, type) and is_dataclass(thing)]
+    things = [*vars(config_schema).values(), *config_schema.SCHEMAS.values()]
+    schemas = [thing for thing in things if isinstance(thing, type) and is_dataclass(thing)]
     assert config_schema.Config in schemas
     values = [
         f"{schema.__name__}.{field.name}"
@@ -77,16 +109,8 @@ def test_the_size_sets_the_width_of_the_encoder() -> None:
         ("modle=dense", "modle=dense: there is no key modle. Did you mean model?"),
         ("+modle=dense", "modle=dense: there is no key modle. Did you mean model?"),
         ("model=learned_skp", "Did you mean learned_skip?"),
-        (
-            "model=5",
-            "model=5: model must be one of dense, jump_attention, learned_skip, learned_skip_gain, skip_attention",
-        ),
-        (
-            "experiment=fsd",
-            "experiment=fsd: experiment must be one of adapts_fsdd, frontier_controls, frontier_fsdd, fsdd, "
-            "fsdd_speakers, scenes, scenes_controls, study_60_epochs, study_fsdd, study_landings, study_routes, "
-            "study_scenes, study_schedules, study_strides, study_thresholds. Did you mean fsdd?",
-        ),
+        ("model=5", f"model=5: model must be one of {', '.join(choices_of('model'))}."),
+        ("experiment=fsd", f"experiment must be one of {', '.join(choices_of('experiment'))}. Did you mean fsdd?"),
         (
             "trainer.max_epoch=3",
             "trainer.max_epoch=3: there is no key trainer.max_epoch. Did you mean trainer.max_epochs?",
@@ -131,7 +155,7 @@ def test_the_size_sets_the_width_of_the_encoder() -> None:
         ),
         (
             "augment.waveform.speeds=[fast]",
-            "augment.waveform.speeds must be a list, each item a number, not empty, got",
+            "augment.waveform.speeds must be a list, each item a number, at least one, within 0.5 and 2, got",
         ),
         ("augment.waveform.speed=[1]", "Did you mean augment.waveform.speeds?"),
         ("task.optimizer.lr=0", "task.optimizer.lr must be above 0, got 0"),
@@ -160,6 +184,76 @@ def test_the_size_sets_the_width_of_the_encoder() -> None:
 )
 def test_what_is_wrong_is_named(overrides: str, message: str) -> None:
     assert message in refusal(*overrides.split())
+
+
+@pytest.mark.parametrize(
+    ("override", "rule"),
+    [
+        ("data.batch_size=0", "at least 1"),
+        ("data.num_workers=-1", "at least 0"),
+        ("data.cache_gib=-1.0", "at least 0"),
+        ("data.sample_rate=0", "at least 1000"),
+        ("data.num_val=0", "at least 1"),
+        ("data.corpus_seed=-1", "at least 0"),
+        ("augment.waveform.speeds=[]", "at least one, within 0.5 and 2"),
+        ("augment.waveform.speeds=[3.0]", "at least one, within 0.5 and 2"),
+        ("augment.waveform.silence_probability=2.0", "between 0 and 1"),
+        ("augment.waveform.silence_seconds=-1.0", "at least 0"),
+        ("augment.waveform.gain_db=-1.0", "at least 0"),
+        ("augment.waveform.noise_probability=1.5", "between 0 and 1"),
+        ("augment.waveform.noise_snr_db=[9.0,1.0]", "two numbers, the lower one first"),
+        ("augment.spectrogram.num_time_masks=-1", "at least 0"),
+        ("augment.spectrogram.time_mask_share=1.0", "at least 0 and below 1"),
+        ("augment.spectrogram.num_mel_masks=-1", "at least 0"),
+        ("augment.spectrogram.mel_mask_share=2.0", "at least 0 and below 1"),
+        ("augment.spectrogram.tilt=-0.1", "at least 0"),
+        ("frontend.top_db=0.0", "above 0"),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_its_rule(override: str, rule: str) -> None:
+    key, _, value = override.partition("=")
+    shown = value.replace(",", ", ")
+    assert refusal(override) == f"{key} must be {rule}, got {shown}."
+
+
+def with_model(key: str) -> list[str]:
+    return ["model=skip_layer"] if key.startswith("model.encoder.policy") else []
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_an_old_name_that_is_typed_stops_with_the_new_one(old: str, new: str) -> None:
+    message = refusal(old if "=" in old else f"{old}=0.5", *with_model(old), more=STUDIES)
+    assert message.endswith(f" {old} is now {new}.")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(("old", "new"), [(old, new) for old, new in RENAMED.items() if "=" not in old])
+def test_an_old_name_that_is_added_stops_with_the_new_one(old: str, new: str) -> None:
+    message = refusal(f"+{old}=0.5", more=STUDIES)
+    parent = old.rpartition(".")[0]  # named instead of the key if it has a new name itself
+    known = {f"{old} is now {new}.", f"{parent} is now {RENAMED.get(parent)}."}
+    assert any(message.endswith(f" {words}") for words in known), message
+
+
+@pytest.mark.parametrize(("old", "new"), [(old, new) for old, new in RENAMED.items() if "." in old])
+def test_an_old_name_in_a_stored_configuration_is_named_with_the_new_one(old: str, new: str) -> None:
+    cfg = compose(with_model(old))
+    key, _, value = old.partition("=")
+    OmegaConf.update(cfg, key, value or 0.5, force_add=True)
+    with pytest.raises(ConfigError, match="is now") as caught:
+        check_trained(cfg, cfg.copy(), "run/config.yaml")
+    message = str(caught.value)
+    assert message.startswith("run/config.yaml was written by an older version of Hopscotch: ")
+    assert message.endswith(f" {old} is now {new}.")
+
+
+def test_every_new_name_exists() -> None:
+    cfgs = [compose(["callbacks=decision_value", model]) for model in ("model=learned_skip", "model=skip_layer")]
+    for new in RENAMED.values():
+        name, _, choice = new.partition("=")
+        files = [folder / name / f"{choice}.yaml" for folder in (CONF, STUDIES)]
+        is_key = any(OmegaConf.select(cfg, name, default=None) is not None for cfg in cfgs)
+        assert is_key or any(file.is_file() for file in files) or (CONF / name).is_dir(), new
 
 
 def test_null_takes_anything_and_turns_a_map_off() -> None:
@@ -240,9 +334,11 @@ def test_a_new_data_source_is_held_to_its_own_yaml(tmp_path: Path) -> None:
     assert isinstance(cfg, DictConfig)
     assert (cfg.frontend.sample_rate, cfg.data.reel) == (8000, "a")
     assert "Did you mean data.speed?" in refusal("data=tape", "+data.sped=2", config_dir=tmp_path)
-    assert "data.speed must be a number like its default, 1.0" in refusal(
-        "data=tape", "data.speed=x", config_dir=tmp_path
-    )
+    for override, message in [
+        ("data.speed=x", "data.speed must be a number like its default, 1.0"),
+        ("data.batch_size=0", "data.batch_size must be at least 1, got 0."),  # as of every source
+    ]:
+        assert message in refusal("data=tape", override, config_dir=tmp_path)
 
 
 def test_folder_names_need_no_quotes() -> None:

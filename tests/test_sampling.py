@@ -1,4 +1,4 @@
-"""sampling.py: the order is a function of (seed, epoch), and a resumed run takes up exactly where it stopped."""
+"""sampling.py: numbers and order are functions of keys, and a resumed run goes on exactly where it stopped."""
 
 import contextlib
 from pathlib import Path
@@ -16,10 +16,13 @@ from hopscotch.data.sampling import (
     ShuffledBatches,
     SortedBatches,
     batch_sizes,
+    keyed_bits,
+    keyed_uniform,
     trainer_position,
 )
 from hopscotch.types import AudioBatch, key_bits
 
+MASK = 2**64 - 1
 LENGTHS = [100 + 37 * i % 900 for i in range(203)]
 
 
@@ -192,3 +195,28 @@ def test_noise_keys_are_functions_of_seed_epoch_and_index(tmp_path: Path) -> Non
     seen = fit(tmp_path, max_epochs=2).seen
     for step, (indices, keys) in enumerate(seen):
         assert keys == [key_bits(0, step // 6, index) for index in indices]
+
+
+def mix(x: int) -> int:
+    """Splitmix64's finaliser with whole numbers, as published."""
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK
+    return x ^ (x >> 31)
+
+
+def test_bits_equal_the_published_hash() -> None:
+    keys = [0, 1, key_bits(3, 4, 5), 2**63 - 1]
+    bits = keyed_bits(torch.tensor(keys), 7, torch.arange(3))
+    for row, key in zip(bits.tolist(), keys, strict=True):
+        assert [b & MASK for b in row] == [mix((mix(key + 8) + i * 0x9E3779B97F4A7C15) & MASK) for i in range(3)]
+
+
+def test_uniform_numbers_fill_the_range_evenly_and_without_correlation() -> None:
+    keys = torch.tensor([key_bits(0, 0, index) for index in range(4000)])
+    numbers = keyed_uniform(keys, 0, 4)
+    assert 0 <= numbers.min() < 0.001
+    assert 0.999 < numbers.max() < 1
+    counts = torch.histc(numbers, bins=10, min=0, max=1)
+    assert (counts - 1600).abs().max() < 160  # four standard deviations
+    both = torch.cat([numbers, keyed_uniform(keys, 1, 4)], dim=1)
+    assert (torch.corrcoef(both.T) - torch.eye(8)).abs().max() < 0.08

@@ -16,7 +16,6 @@ from hopscotch.data.synthetic.corpus import corpus_path, kept_corpus, make_corpu
 from hopscotch.data.synthetic.formants import Speaker
 from hopscotch.data.synthetic.scenes import (
     CONFUSABLE,
-    MIN_SECONDS,
     NOISE,
     PLAIN,
     SCENE_RATE,
@@ -32,6 +31,7 @@ from tests.small_models import classifier
 from tests.tiny import TINY_MODEL, TINY_RUN, build, fit
 
 KEYWORDS, OTHERS, NUM_OTHERS = PLAIN.keywords, PLAIN.others, PLAIN.num_others
+MIN_SECONDS = 5.0  # as config/schema.py has it
 SHORT = KEYWORD_SCENES._replace(numbers=(MIN_SECONDS,))
 SMALL: dict[Split, int] = {"train": 10, "val": 2, "test": 3}
 
@@ -271,15 +271,6 @@ def test_a_wrong_length_is_refused_before_any_work() -> None:
         compose(["data=synthetic_scenes", "data.scene_seconds=4"])
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "rule"),
-    [
-        ("num_val", 0, "at least 1"),
-        ("corpus_seed", -1, "at least 0"),
-        ("sample_rate", 16_000, "8000 for data=synthetic_scenes"),
-        ("scene_seconds", 4.5, "at least 5"),
-    ],
-)
-def test_a_wrong_number_is_named_with_its_rule(tmp_path: Path, key: str, value: float, rule: str) -> None:
-    with pytest.raises(ValueError, match=f"data.{key} must be {rule}, got {value}"):
-        source(tmp_path, **{key: value})
+def test_another_rate_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"data\.sample_rate must be 8000 for data=synthetic_scenes, got 16000"):
+        source(tmp_path, sample_rate=16_000)

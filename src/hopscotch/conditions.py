@@ -15,9 +15,9 @@ from torch import Tensor
 from hopscotch.data.augment import WaveformAugment
 from hopscotch.data.clips import KeyedLoader
 from hopscotch.data.datamodule import AudioDataModule
-from hopscotch.data.progress import with_progress
 from hopscotch.layers.attention import SkipAttention
 from hopscotch.models.audio_model import AudioModel
+from hopscotch.progress import with_progress
 from hopscotch.report.budgets import Condition
 from hopscotch.report.metrics import ScoreCollector, macro_f1
 from hopscotch.report.traces import Evaluation

@@ -1,14 +1,14 @@
-"""Turn waveforms into mel frames that mean the same whatever the level, the channel or the padding.
+"""Turn waveforms into mel frames that depend neither on the level nor on the padding of a clip.
 
-    x = log(mel / level + 10^(-range / 10)),  level: mean power over the bins of the clip's loudest frame
+    x = log(mel / level + 10^(-top_db / 10)),  level: mean power over the bins of the clip's loudest frame
     (x - offset) / scale, per bin, from the training set
 
-Recordings differ in how far their silence lies below their speech (20 to 55 dB between the speakers of FSDD), and in
-how much of it they hold. Neither tells what was said, so whatever is `range` below the loudest frame is flattened, and
-the level is taken from that frame, not from a mean over silence (README, Tried).
+Recordings differ in how far their silence is below their speech (20 to 55 dB between the speakers of FSDD), and in how
+much silence they have. Neither tells what was said, so everything more than `top_db` below the loudest frame is
+flattened, and the level is that of this frame, not of a mean over silence.
 
-Frame t is centred on sample t * hop; what lies outside the clip counts as zeros, so that a clip alone and the same clip
-in a padded batch have the same frames: 1 + samples // hop of them.
+Frame t is centred on sample t * hop, and samples outside the clip are zeros, so that a clip alone and the same clip in
+a padded batch have the same 1 + samples // hop frames.
 """
 
 import math
@@ -26,10 +26,7 @@ QUIETEST = 1e-6  # level up to which a clip is lifted: mel power about that of t
 
 
 class LogMel(nn.Module):
-    """Frames every `hop_seconds`, each the Fourier transform of a Hann window, in `num_mels` triangular bands.
-
-    `top_db`: how far below the loudest frame of a clip a band still counts.
-    """
+    """Compute log-mel frames: the Fourier transform of a Hann window every `hop_seconds`, in triangular bands."""
 
     offset: Tensor
     scale: Tensor
@@ -44,9 +41,17 @@ class LogMel(nn.Module):
         min_hz: float = 20.0,
         top_db: float = 30.0,
     ) -> None:
+        """Check the values that must fit together; `hopscotch.config.schema` has checked each of them.
+
+        Args:
+            sample_rate: in Hz.
+            num_mels: bands.
+            window_seconds: length of a frame.
+            hop_seconds: from frame to frame.
+            min_hz: lower edge of the lowest band; the highest ends at half the sample rate.
+            top_db: levels further below the loudest frame of a clip count as silence.
+        """
         super().__init__()
-        if top_db <= 0:
-            raise ValueError(f"frontend.top_db must be above 0, got {top_db}.")
         self.floor = 10 ** (-top_db / 10)
         self.num_mels = num_mels
         self.window = round(window_seconds * sample_rate)
@@ -82,12 +87,13 @@ class LogMel(nn.Module):
         self.register_buffer("scale", torch.ones(num_mels))  # standard deviation per bin over the training set
 
     def frames(self, samples: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+        """Count the frames of clips of these lengths."""
         return samples // self.hop + 1
 
     def forward(
         self, waveform: Float[Tensor, "batch sample"], lengths: Int[Tensor, " batch"]
     ) -> tuple[Float[Tensor, "batch time mel"], Int[Tensor, " batch"]]:
-        """Mel frames, 0 at the padding, and the number of valid frames of every clip."""
+        """Return mel frames, 0 in the padding, and the number of valid frames of every clip."""
         frame_lengths = self.frames(lengths)
         padded = F.pad(waveform, (self.fft // 2, self.fft // 2))
         spectrum = self.mel.spectrogram(padded)  # batch frequency time, complex
@@ -111,7 +117,7 @@ class LogMel(nn.Module):
         self.scale.copy_(deviation.clamp(min=1e-3))
 
     def macs(self, samples: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
-        """Fourier transform (as 5/2 n log2 n multiplications) and mel filters, kept apart from the model's compute."""
+        """Count the Fourier transform (5/2 n log2 n products) and the mel filters, apart from the model's compute."""
         bins = self.fft // 2 + 1
         per_frame = int(2.5 * self.fft * math.log2(self.fft)) + bins * self.num_mels
         return self.frames(samples) * per_frame

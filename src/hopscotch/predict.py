@@ -25,9 +25,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from hopscotch.data.audio import MAX_MAGNITUDE, MAX_RATE, MIN_RATE, AudioFileError, printable, rate_ratio, resampler
 from hopscotch.data.clips import one_ahead
-from hopscotch.data.progress import progress_beside
 from hopscotch.data.windows import Piece, Windowing, groups, pieces_of, side_by_side
 from hopscotch.models.audio_model import AudioModel
+from hopscotch.progress import progress_beside
 from hopscotch.report.answers import Answer, Form, Prediction, Window, counted, write_csv, write_json, write_table
 from hopscotch.report.clip_table import LETTERS
 from hopscotch.report.explain import explained, save

@@ -216,7 +216,9 @@ FILES = node(Source, root=str, on_bad_file=(str, one_of("error", "skip")))
 SCHEMAS: dict[str, type] = {
     "hopscotch.data.synthetic.source.SyntheticWords": CORPUS,
     "hopscotch.data.synthetic.source.SyntheticScenes": node(
-        CORPUS, scene_seconds=(float, at_least(5)), confusable=bool
+        CORPUS,
+        scene_seconds=(float, at_least(5)),  # five words of the slowest speaker take 3.7 s
+        confusable=bool,
     ),
     "hopscotch.data.folder.Folder": node(FILES, val_fraction=(float, PART), test_fraction=(float, PART)),
     "hopscotch.data.fsdd.Fsdd": node(FILES, split=(str, one_of("official", "speaker")), test_speaker=str | None),

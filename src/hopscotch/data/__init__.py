@@ -1,0 +1,1 @@
+"""Find, read, augment and batch clips."""

@@ -1,6 +1,6 @@
-"""Read one audio file into float32 mono samples at the wanted rate, and believe nothing it says.
+"""Read one audio file into float32 mono samples at a given rate, and check everything that its header says.
 
-libsndfile opens half a file, an empty one, NaN and 1 Hz without a word, and blocks for ever on a FIFO. Every check
+libsndfile accepts a cut file, an empty one, NaN and 1 Hz without an error, and blocks for ever on a FIFO. Every check
 here fails with an `AudioFileError` that names the file, the rule and the value.
 """
 
@@ -33,30 +33,32 @@ class AudioFileError(ValueError):
 
 
 class Header(NamedTuple):
+    """What a file says about its length and rate."""
+
     num_frames: int
     rate: int  # Hz
 
 
 def printable(path: Path) -> str:
-    """The name as text that can be printed and stored, also where its bytes are not UTF-8."""
+    """Return the name as text that can be printed and stored, even if its bytes are not UTF-8."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def read_header(path: Path) -> Header:
-    """What the file says of itself, after the checks that need no decoding."""
+    """Read the header of a file, after the checks that need no decoding."""
     with _open(path) as file:
         return _header(file)
 
 
 def read_clip(path: Path, sample_rate: int) -> Float[Tensor, " sample"]:
-    """Decode the whole file: mean of its channels, resampled to `sample_rate` Hz, float32; |x| may exceed 1."""
+    """Decode a whole file to the mean of its channels at `sample_rate` Hz, as float32; |x| may exceed 1."""
     waveform = read_up_to(path, sample_rate, None)
     assert waveform is not None
     return waveform
 
 
 def read_up_to(path: Path, sample_rate: int, most: int | None) -> Float[Tensor, " sample"] | None:
-    """What `read_clip` returns, or None where that is more than `most` samples; the file is opened once."""
+    """Return what `read_clip` returns, or None if that is more than `most` samples; the file is opened once."""
     with _open(path) as file:
         header = _header(file)
         if most is not None and num_resampled(header, sample_rate) > most:
@@ -76,10 +78,10 @@ def read_up_to(path: Path, sample_rate: int, most: int | None) -> Float[Tensor, 
 
 
 def read_blocks(path: Path, sample_rate: int, seconds: float = BLOCK_SECONDS) -> Iterator[Float[Tensor, " sample"]]:
-    """What `read_clip` returns, some seconds at a time, for recordings that memory should not hold.
+    """Yield what `read_clip` returns in blocks of some seconds, for recordings too long for memory.
 
-    Each block is resampled together with what lies around it, as far as the resampler reaches: no joint can be heard.
-    That a file is cut or silent is known, and raised, at its end.
+    Each block is resampled together with its neighbours, as far as the resampler's filter extends, so that no joint can
+    be heard. A cut or silent file raises at its end.
     """
     with _open(path) as file:
         header = _header(file)
@@ -106,17 +108,17 @@ def read_blocks(path: Path, sample_rate: int, seconds: float = BLOCK_SECONDS) ->
 
 
 def num_resampled(header: Header, sample_rate: int) -> int:
-    """Samples that `read_clip` will return for a file with this header."""
+    """Count the samples that `read_clip` will return for a file with this header."""
     source, target = rate_ratio(header.rate, sample_rate)
     return -(-header.num_frames * target // source)
 
 
 @lru_cache(maxsize=32)
 def rate_ratio(source_rate: int, target_rate: int) -> tuple[int, int]:
-    """Smallest whole numbers in the ratio of the rates.
+    """Reduce the ratio of the rates to its smallest whole numbers.
 
     The resampler's table grows with their product (2.8 GB for 44,101 to 16,000 Hz), so ratios without small terms are
-    replaced by the nearest one within `MAX_TERM`: a change of pitch by a few millionths.
+    replaced by the nearest one within `MAX_TERM`, which changes the pitch by a few millionths.
     """
     ratio = Fraction(source_rate, target_rate)
     if max(ratio.numerator, ratio.denominator) > MAX_TERM:
@@ -126,7 +128,7 @@ def rate_ratio(source_rate: int, target_rate: int) -> tuple[int, int]:
 
 @lru_cache(maxsize=32)
 def resampler(source: int, target: int) -> Resample:
-    """Windowed-sinc resampler whose aliases lie below -80 dB (torchaudio's defaults: -26 dB)."""
+    """Make a windowed-sinc resampler with aliases below -80 dB (torchaudio's defaults: -26 dB)."""
     return Resample(
         source,
         target,
@@ -142,7 +144,7 @@ def _header(file: soundfile.SoundFile) -> Header:
 
 
 def _decode(path: Path, file: soundfile.SoundFile, num_frames: int) -> Float[np.ndarray, "frame channel"]:
-    """The next frames of a file, or those that are left. (`file.read` seeks before and after: half of its time.)"""
+    """Decode the next frames of a file, or those that are left. `file.read` would seek twice, half of its time."""
     samples = np.empty((num_frames, file.channels), dtype=np.float32)
     try:
         samples = samples[: file.buffer_read_into(samples, dtype="float32")]
@@ -158,7 +160,7 @@ def _decode(path: Path, file: soundfile.SoundFile, num_frames: int) -> Float[np.
 
 
 def _mono(samples: Float[np.ndarray, "frame channel"]) -> Float[Tensor, " frame"]:
-    """Mean of the channels. A mean of one would take a tenth of the time of reading a clip."""
+    """Average the channels. A mean over one channel would take a tenth of the time of reading a clip."""
     return torch.from_numpy(samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1))
 
 
@@ -200,7 +202,7 @@ def _open(path: Path) -> soundfile.SoundFile:
 
 
 def _check_riff(path: Path, size: int) -> None:
-    """Compare a WAV's promised data length with the file: libsndfile quietly takes what it finds."""
+    """Compare a WAV's promised data length with the file, because libsndfile reads a cut one without an error."""
     try:
         with path.open("rb", buffering=256) as file:  # more would read audio, too
             head = file.read(12)

@@ -1,11 +1,10 @@
-"""Change a clip's speed, silence, level and noise in training, every number drawn from the clip's own key.
+"""Augment training clips: speed, silence, level and noise of waveforms; tilt and masks of spectrograms.
 
-So a clip's augmentation depends neither on its neighbours in the batch nor on the loader worker that makes it.
+Every random number is drawn from the clip's own key, so a clip's augmentation depends neither on its neighbours in the
+batch nor on the loader worker that makes it.
 
-Tilt a clip's spectrum, and hide stretches of time and mel bins.
-
-Masking: Park et al. 2019, SpecAugment; a time mask is limited to a share of the clip's own frames, so that a short word
-is not hidden whole.
+Masks follow SpecAugment (Park et al. 2019), with a time mask limited to a share of the clip's own frames, so that it
+cannot hide a short word completely.
 """
 
 import math
@@ -21,20 +20,14 @@ from torchaudio.transforms import Resample
 from hopscotch.data.sampling import keyed_bits, keyed_uniform
 from hopscotch.types import valid_mask
 
-DRAWS, NOISE = range(2)  # streams of random numbers
+DRAWS, NOISE, MASKS, TILTS = 0, 1, 100, 101  # streams of random numbers
 NUM_OCTAVES = 8  # of pink noise: 1/f from half the rate down to rate / 512
+NUM_COSINES = 4  # over the mel axis: a microphone or a voice changes the whole spectrum smoothly
 MAX_SPEED_TERM = 40  # speeds are rounded to fractions of whole numbers up to this, such as 19/20
 
 
 class WaveformAugment:
-    """Speed, silence, gain and noise, in this order.
-
-    `speeds`: factors, drawn evenly; 1.1 makes a clip shorter and higher, which moves its formants too.
-    `silence_probability`, `silence_seconds`: the share of clips that get silence, up to this much at either end.
-    `gain_db`: largest change of level either way.
-    `noise_probability`, `noise_snr_db`: the share of clips that get noise of a colour drawn between white and pink,
-    and the range of the signal-to-noise ratio, measured against the clip's own RMS.
-    """
+    """Change speed, silence, gain and noise of waveforms, in this order."""
 
     def __init__(
         self,
@@ -47,13 +40,17 @@ class WaveformAugment:
         noise_probability: float,
         noise_snr_db: Sequence[float],
     ) -> None:
-        _check("speeds", speeds, len(speeds) > 0 and all(0.5 <= s <= 2.0 for s in speeds), "be a list within [0.5, 2]")
-        _check("silence_probability", silence_probability, 0 <= silence_probability <= 1, "lie in [0, 1]")
-        _check("silence_seconds", silence_seconds, silence_seconds >= 0, "be at least 0")
-        _check("gain_db", gain_db, gain_db >= 0, "be at least 0")
-        _check("noise_probability", noise_probability, 0 <= noise_probability <= 1, "lie in [0, 1]")
-        is_range = len(noise_snr_db) == 2 and noise_snr_db[0] <= noise_snr_db[1]
-        _check("noise_snr_db", noise_snr_db, is_range, "be [lowest, highest]")
+        """Take ranges that `hopscotch.config.schema` has checked.
+
+        Args:
+            sample_rate: in Hz.
+            speeds: factors, drawn evenly; 1.1 makes a clip shorter and higher, which moves its formants too.
+            silence_probability: share of clips that get silence.
+            silence_seconds: most silence at either end.
+            gain_db: largest change of level either way.
+            noise_probability: share of clips that get noise of a colour drawn between white and pink.
+            noise_snr_db: lowest and highest signal-to-noise ratio, relative to the clip's own RMS.
+        """
         self.speeds = [Fraction(speed).limit_denominator(MAX_SPEED_TERM) for speed in speeds]
         self.silence_probability = silence_probability
         self.max_silence = round(silence_seconds * sample_rate)  # samples
@@ -64,7 +61,7 @@ class WaveformAugment:
     def __call__(
         self, waveform: Float[Tensor, "batch sample"], lengths: Int[Tensor, " batch"], keys: Int[Tensor, " batch"]
     ) -> tuple[Float[Tensor, "batch longest"], Int[Tensor, " batch"]]:
-        """The augmented clips, zero-padded, and their new lengths."""
+        """Return the augmented clips, zero-padded, and their new lengths."""
         speed, padded, before, after, gain, noisy, snr, colour = keyed_uniform(keys, DRAWS, 8).unbind(1)  # each batch
         waveform, lengths = self._change_speed(waveform, lengths, (speed * len(self.speeds)).long())
         silence = torch.stack([before, after]) * self.max_silence * (padded < self.silence_probability)
@@ -92,10 +89,11 @@ class WaveformAugment:
 def coloured_noise(
     keys: Int[Tensor, " batch"], num_samples: int, *, colour: Float[Tensor, " batch"]
 ) -> Float[Tensor, "batch num_samples"]:
-    """Noise of unit power, from white (colour 0) to pink (colour 1).
+    """Draw noise of unit power, from white (colour 0) to pink (colour 1).
 
-    Pink is Voss's sum over octaves: values that change every 1, 2, 4, ... samples. Sample t is a function of (key, t),
-    so a longer batch holds the same noise, continued. Uniform noise is as white as Gaussian, at four values a hash.
+    Pink noise is Voss's sum over octaves: values that change every 1, 2, 4, ... samples. Sample t is a function of
+    (key, t), so a longer batch continues the same noise. Uniform noise is as white as Gaussian noise, at four
+    values per hash.
     """
     counts = [-(-num_samples // 2**octave) for octave in range(NUM_OCTAVES)]
     hashes = [-(-count // 4) for count in counts]
@@ -114,7 +112,7 @@ def _hold(values: Tensor, size: int) -> Tensor:
 
 
 def _add_silence(waveform: Tensor, lengths: Tensor, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-    """Zeros before and after each clip, and beyond its end, where the resampler rings on."""
+    """Put zeros before and after each clip, also over the ringing of the resampler beyond its end."""
     new_lengths = before + lengths + after
     result = waveform.new_zeros(len(waveform), int(new_lengths.max()))
     places = zip(result.numpy(), waveform.numpy(), before.tolist(), lengths.tolist(), strict=True)
@@ -124,7 +122,7 @@ def _add_silence(waveform: Tensor, lengths: Tensor, before: Tensor, after: Tenso
 
 
 def _add_noise(waveform: Tensor, lengths: Tensor, rows: Tensor, noise: Tensor, snr_db: Tensor) -> Tensor:
-    """Noise under those rows, `snr_db` below each clip's RMS."""
+    """Add noise to these rows, `snr_db` below each clip's RMS."""
     clean, lengths = waveform.index_select(0, rows), lengths[rows]
     rms = (clean.square().sum(1) / lengths).sqrt()
     noise *= (rms * 10 ** (-snr_db / 20))[:, None]
@@ -134,7 +132,7 @@ def _add_noise(waveform: Tensor, lengths: Tensor, rows: Tensor, noise: Tensor, s
 
 @lru_cache(maxsize=64)
 def speed_changer(speed: Fraction) -> Resample:
-    """Shorter than the reader's filter: for augmentation, -60 dB of alias will do."""
+    """Make a resampler with a shorter filter than the reader's, because aliases of -60 dB suffice here."""
     return Resample(
         speed.numerator,
         speed.denominator,
@@ -145,22 +143,8 @@ def speed_changer(speed: Fraction) -> Resample:
     )
 
 
-def _check(key: str, value: object, is_good: bool, rule: str) -> None:
-    if not is_good:
-        raise ValueError(f"augment.waveform.{key} must {rule}, got {value}.")
-
-
-STREAM, TILT_STREAM = 100, 101  # of random numbers, apart from those of augment.py
-NUM_COSINES = 4  # over the mel axis: what a microphone and a voice do to the whole of a clip is smooth
-
-
 class SpecAugment(nn.Module):
-    """Tilt, then mask with 0, a bin's mean over the training set. Vectorised, keyed clip by clip.
-
-    `time_mask_share`, `mel_mask_share`: the widest mask, as a share of the clip's frames and of the mel bins.
-    `tilt`: largest weight of each of the first four cosines over the mel axis that is added to a clip's spectrum, as
-    another microphone or voice would, in units of the bins' deviation; 0 adds nothing.
-    """
+    """Tilt spectra, then mask them with 0, which is a bin's mean over the training set; each clip by its own key."""
 
     def __init__(
         self,
@@ -171,12 +155,17 @@ class SpecAugment(nn.Module):
         mel_mask_share: float,
         tilt: float,
     ) -> None:
+        """Take ranges that `hopscotch.config.schema` has checked.
+
+        Args:
+            num_time_masks: masks over time.
+            time_mask_share: widest time mask, as a share of the clip's own frames.
+            num_mel_masks: masks over mel bins.
+            mel_mask_share: widest mel mask, as a share of the mel bins.
+            tilt: largest weight, in units of the bins' deviation, of each of the first four cosines over the mel axis
+                that are added to a clip's spectrum, as another microphone or voice would; 0 adds nothing.
+        """
         super().__init__()
-        _check_spec("num_time_masks", num_time_masks, num_time_masks >= 0, "be at least 0")
-        _check_spec("time_mask_share", time_mask_share, 0 <= time_mask_share < 1, "lie in [0, 1)")
-        _check_spec("num_mel_masks", num_mel_masks, num_mel_masks >= 0, "be at least 0")
-        _check_spec("mel_mask_share", mel_mask_share, 0 <= mel_mask_share < 1, "lie in [0, 1)")
-        _check_spec("tilt", tilt, tilt >= 0, "be at least 0")
         self.num_time_masks = num_time_masks
         self.time_mask_share = time_mask_share
         self.num_mel_masks = num_mel_masks
@@ -186,10 +175,11 @@ class SpecAugment(nn.Module):
     def forward(
         self, mel: Float[Tensor, "batch time mel"], lengths: Int[Tensor, " batch"], keys: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch time mel"]:
+        """Return the augmented mel frames; padding stays 0."""
         counts = [self.num_time_masks, self.num_time_masks, self.num_mel_masks, self.num_mel_masks]
-        time_width, time_start, mel_width, mel_start = keyed_uniform(keys, STREAM, sum(counts)).split(counts, 1)
+        time_width, time_start, mel_width, mel_start = keyed_uniform(keys, MASKS, sum(counts)).split(counts, 1)
         if self.tilt > 0:
-            weights = self.tilt * (2 * keyed_uniform(keys, TILT_STREAM, NUM_COSINES) - 1)  # batch cosines
+            weights = self.tilt * (2 * keyed_uniform(keys, TILTS, NUM_COSINES) - 1)  # batch cosines
             # Not by a matrix product, whose last bits depend on how many clips there are.
             added = (weights[:, :, None] * cosines(mel.shape[2], mel.device)).sum(dim=1, keepdim=True)  # batch 1 mel
             mel = mel + added.to(mel.dtype) * valid_mask(lengths, mel.shape[1])[:, :, None]
@@ -200,20 +190,15 @@ class SpecAugment(nn.Module):
 
 
 def cosines(num_mels: int, device: torch.device) -> Float[Tensor, "cosines mel"]:
-    """Half a period over the mel axis, one, one and a half, and two."""
+    """Sample cosines with 0.5, 1, 1.5 and 2 periods over the mel axis."""
     orders = torch.arange(1, NUM_COSINES + 1, device=device)[:, None]
     return torch.cos(math.pi * orders * (torch.arange(num_mels, device=device) + 0.5) / num_mels)
 
 
 def _spans(widths: Tensor, starts: Tensor, sizes: Tensor, size: int) -> Tensor:
-    """True inside any of a clip's spans; widths and starts in [0, 1), of what is free. -> batch size"""
+    """Mark the places inside any of a clip's spans (batch size); widths and starts are in [0, 1) of the free places."""
     widths = (widths * (sizes[:, None] + 1)).long().clamp(max=sizes[:, None] - 1)  # batch masks
     starts = (starts * (sizes[:, None] - widths + 1)).long()
     places = torch.arange(size, device=widths.device)
     inside = (places >= starts[..., None]) & (places < (starts + widths)[..., None])  # batch masks size
     return inside.any(1)
-
-
-def _check_spec(key: str, value: object, is_good: bool, rule: str) -> None:
-    if not is_good:
-        raise ValueError(f"augment.spectrogram.{key} must {rule}, got {value}.")

@@ -1,8 +1,6 @@
-"""Name a few of many, in messages that a person reads.
+"""Hold clips, in memory if they fit and decoded on demand if not, and make batches of them.
 
-Clips, and where their samples come from: memory if they fit, else decoded when asked.
-
-Turn (epoch, index) pairs into an AudioBatch: the same bits in the main process and in any number of workers.
+(epoch, index) pairs become the same `AudioBatch` to the bit in the main process and in any number of workers.
 """
 
 import contextlib
@@ -24,39 +22,40 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hopscotch.data.audio import AudioFileError
 from hopscotch.data.augment import WaveformAugment
-from hopscotch.data.progress import with_progress
 from hopscotch.data.sampling import Pair
+from hopscotch.progress import with_progress
 from hopscotch.types import AudioBatch, key_bits
 
-MAX_NAMED = 5
+MAX_NAMED = 5  # in a message
+MAX_THREADS = 4  # decoding is quick; more threads compete for the disk
+NUM_TRIED = 32  # clips whose decoding decides whether threads pay
+QUICK = 1e-3  # seconds per clip below which threads wait longer than they decode (0.5 ms instead of 0.25)
+
+Item = TypeVar("Item")
 
 
 def some(names: Sequence[str]) -> str:
-    """The first of them, and how many more there are."""
+    """Name the first few in a message, and count the others."""
     more = len(names) - MAX_NAMED
     return ", ".join(names[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-MAX_THREADS = 4  # decoding is quick; more threads only fight for the disk
-NUM_TRIED = 32  # clips by which it is judged whether threads pay
-QUICK = 1e-3  # seconds a clip: below it threads wait for each other longer than they decode (0.5 ms instead of 0.25)
-
-
 @dataclass(frozen=True)
 class Clip:
-    """One recording: what it is called, which class it shows, how long it is."""
+    """Describe one recording: its name, class and length."""
 
     name: str  # path relative to the data's root; used in reports
     label: int
     num_samples: int  # exact, at the data module's sample rate
-    path: Path | None = None  # None where the source makes its clips itself
+    path: Path | None = None  # None if the source makes its clips itself
     facts: dict[str, str | float] = field(default_factory=dict, compare=False)  # such as speaker or snr_db
 
 
 class ClipStore:
-    """The waveforms of some clips, by position. `kept` stores hold them in one tensor that loader workers share."""
+    """Give the waveform of a clip by its position; kept waveforms are one tensor that loader workers share."""
 
     def __init__(self, clips: Sequence[Clip], load: Callable[[Clip], Tensor], waveforms: Tensor | None = None) -> None:
+        """Take the `waveforms` of all clips end to end, or None to decode each with `load` when it is needed."""
         self.clips = clips
         self._load = load
         self._waveforms = waveforms
@@ -66,12 +65,15 @@ class ClipStore:
 
     @property
     def is_kept(self) -> bool:
+        """Tell whether the waveforms are in memory."""
         return self._waveforms is not None
 
     def __len__(self) -> int:
+        """Count the clips."""
         return len(self.clips)
 
     def __getitem__(self, index: int) -> Float[Tensor, " sample"]:
+        """Return the waveform of a clip."""
         if self._waveforms is None:
             return self._load(self.clips[index])
         return self._waveforms[self._offsets[index] : self._offsets[index + 1]]
@@ -80,7 +82,10 @@ class ClipStore:
 def decode(
     clips: Sequence[Clip], load: Callable[[Clip], Tensor], *, keep: bool, on_bad: Callable[[Clip, AudioFileError], None]
 ) -> ClipStore:
-    """Decode every clip once, leave out those that `on_bad` does not raise for, and keep the rest if asked to."""
+    """Decode every clip once, and keep the waveforms if `keep` is set.
+
+    `on_bad` is called for a clip that cannot be read; if it does not raise, the clip is left out.
+    """
     waveforms = torch.empty(sum(clip.num_samples for clip in clips)) if keep else None
     good: list[Clip] = []
     filled = 0
@@ -98,7 +103,7 @@ def decode(
 
 
 def _attempts(clips: Sequence[Clip], load: Callable[[Clip], Tensor]) -> Generator[Tensor | AudioFileError]:
-    """Every clip in turn: by one thread where that is quick, by several where clips are long, packed or resampled."""
+    """Load every clip in turn: in one thread if that is quick, else in several (long, packed or resampled clips)."""
     begun = time.perf_counter()
     for clip in clips[:NUM_TRIED]:
         yield _attempt(load, clip)
@@ -109,7 +114,7 @@ def _attempts(clips: Sequence[Clip], load: Callable[[Clip], Tensor]) -> Generato
     pool = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1))
     try:
         yield from pool.map(lambda clip: _attempt(load, clip), rest)
-    finally:  # when a bad file stops the run, it stops now and not after the last clip
+    finally:  # a bad file that stops the run stops the other threads, too
         pool.shutdown(cancel_futures=True)
 
 
@@ -120,21 +125,21 @@ def _attempt(load: Callable[[Clip], Tensor], clip: Clip) -> Tensor | AudioFileEr
         return error
 
 
-Item = TypeVar("Item")
-
-
 class Batches(Dataset[AudioBatch]):
-    """Reads, pads and augments the clips of a batch. Only `__getitems__` is used: the loader asks for whole batches."""
+    """Read, pad and augment the clips of a batch; the loader uses `__getitems__` for whole batches."""
 
     def __init__(self, store: ClipStore, seed: int, augment: WaveformAugment | None) -> None:
+        """Augment with keys of `seed`; None augments nothing."""
         self.store = store
         self.seed = seed
         self.augment = augment
 
     def __len__(self) -> int:
+        """Count the clips."""
         return len(self.store)
 
     def __getitems__(self, pairs: list[Pair]) -> AudioBatch:
+        """Make the batch of these (epoch, index) pairs."""
         with one_thread():
             clips = [self.store[index] for _, index in pairs]
             waveform = pad_sequence(clips, batch_first=True)
@@ -147,9 +152,10 @@ class Batches(Dataset[AudioBatch]):
 
 
 class KeyedLoader(DataLoader[AudioBatch]):
-    """A DataLoader of whole batches, which Lightning may resume in mid-epoch: its sampler asks the trainer where."""
+    """Load whole batches; resuming in the middle of an epoch is safe, since the sampler asks the trainer where."""
 
     def __init__(self, batches: Batches, sampler: Sampler[list[Pair]], *, num_workers: int) -> None:
+        """Load in `num_workers` processes, or in a thread of this one if 0."""
         super().__init__(
             batches,
             batch_sampler=sampler,
@@ -161,20 +167,22 @@ class KeyedLoader(DataLoader[AudioBatch]):
         )
 
     def __iter__(self) -> Iterator[AudioBatch]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        batches = map(_unpacked, super().__iter__())  # asks the sampler where training stands now, not when it is read
+        """Ask the sampler for the position now, not when the first batch is read, and go through the batches."""
+        batches = map(_unpacked, super().__iter__())
         return batches if self.num_workers > 0 else one_ahead(batches)
 
     def state_dict(self) -> dict[str, int]:
-        """Nothing to save: order and noise are keyed. Having the method tells Lightning that resuming is safe."""
+        """Save nothing, because order and noise are keyed; the method tells Lightning that resuming is safe."""
         return {}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
+        """Restore nothing."""
         assert not state
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """What loader workers have: the number of threads changes the last bits of a convolution."""
+    """Compute in one thread, as loader workers do: the number of threads changes the last bits of a convolution."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -184,7 +192,7 @@ def one_thread() -> Iterator[None]:
 
 
 def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The same items, each made by a thread while its predecessor is used. What it raises is raised here."""
+    """Yield the same items, each made by a thread while its predecessor is used; its exceptions are raised here."""
     with ThreadPoolExecutor(1, "batches") as thread:  # ends with the last item, or when nobody wants another
         following = thread.submit(next, items, None)
         while (item := following.result()) is not None:
@@ -196,7 +204,7 @@ Packed = tuple[Tensor, Int64[np.ndarray, "4 batch"]]
 
 
 def _packed(batch: Any) -> Packed:
-    """As it comes from a worker: a tensor takes a connection of its own between processes, some milliseconds each."""
+    """Pack a batch into few tensors: each takes its own connection between processes, some milliseconds."""
     return batch.waveform, torch.stack(batch[1:]).numpy()
 
 

@@ -1,4 +1,4 @@
-"""From clips to AudioBatch: what every data source shares. A source is a subclass with `find_clips`, and a YAML."""
+"""Turn clips into `AudioBatch`: what every data source shares. A source is a subclass with `find_clips`, and a YAML."""
 
 import hashlib
 import logging
@@ -31,9 +31,9 @@ BYTES_PER_SAMPLE = 4
 
 
 class AudioDataModule(LightningDataModule):
-    """Finds, decodes, batches and augments clips.
+    """Find, decode, batch and augment clips.
 
-    A data source overrides `find_clips`, and `load` where its clips are not audio files.
+    A data source overrides `find_clips`, and `load` if its clips are not audio files.
     """
 
     def __init__(
@@ -47,12 +47,18 @@ class AudioDataModule(LightningDataModule):
         augment: WaveformAugment | None,
         on_bad_file: str = "error",
     ) -> None:
+        """Take values that `hopscotch.config.schema` has checked.
+
+        Args:
+            sample_rate: Hz that every clip is resampled to.
+            batch_size: most clips in a batch.
+            num_workers: loader processes; 0 decodes in the main process.
+            cache_gib: GiB of decoded clips to keep in memory; more than that is decoded on demand.
+            seed: of the run.
+            augment: changes training clips; None leaves them as they are.
+            on_bad_file: error stops at the first unreadable file, skip leaves it out and names it.
+        """
         super().__init__()
-        _check("sample_rate", sample_rate, sample_rate >= 1, "be at least 1 Hz")
-        _check("batch_size", batch_size, batch_size >= 1, "be at least 1")
-        _check("num_workers", num_workers, num_workers >= 0, "be at least 0")
-        _check("cache_gib", cache_gib, cache_gib >= 0, "be at least 0")
-        _check("on_bad_file", on_bad_file, on_bad_file in ("error", "skip"), "be error or skip")
         self.sample_rate = sample_rate
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -68,22 +74,22 @@ class AudioDataModule(LightningDataModule):
         self._fingerprint = ""
 
     def __getstate__(self) -> dict[str, Any]:
-        """For loader workers that are spawned: a source that they decode from, without trainer and model."""
+        """Leave out the trainer, and with it the model, for loader workers that are spawned."""
         return {key: value for key, value in self.__dict__.items() if key != "trainer"}
 
-    # What a data source says.
+    # What a data source overrides or calls.
 
     def find_clips(self) -> tuple[list[str], dict[Split, list[Clip]]]:
-        """Class names, and the clips of each split, their `num_samples` exact."""
+        """Return the class names, and the clips of each split with exact `num_samples`."""
         raise NotImplementedError
 
     def load(self, clip: Clip) -> Float[Tensor, " sample"]:
-        """Samples of one clip: a pure function, called from threads and from loader workers."""
+        """Decode one clip; called from threads and loader workers, so it must not change anything."""
         assert clip.path is not None
         return read_clip(clip.path, self.sample_rate)
 
     def file_clip(self, path: Path, root: Path, label: int, **facts: str | float) -> Clip | None:
-        """The clip in an audio file, from its header; None if it is unreadable and `on_bad_file` says skip."""
+        """Describe the clip in an audio file from its header; None if it is unreadable and `on_bad_file` is skip."""
         name = printable(path.relative_to(root))
         try:
             return Clip(name, label, num_resampled(read_header(path), self.sample_rate), path, facts)
@@ -91,19 +97,20 @@ class AudioDataModule(LightningDataModule):
             self._on_bad_file(name, error)
             return None
 
-    # What everyone else asks.
+    # What the rest of the package uses.
 
     @property
     def num_classes(self) -> int:
+        """Count the classes."""
         return len(self.classes)
 
     def name_classes(self, classes: Sequence[str]) -> None:
-        """Number the classes in this order, as a model that was trained on them does. To be said before `setup`."""
+        """Fix the numbers of the classes to those of a trained model; call it before `setup`."""
         assert not self.clips
         self._order = list(classes)
 
     def setup(self, stage: str | None = None) -> None:
-        """Find all clips, and decode those that the stage needs. May be called again and again."""
+        """Find all clips, and decode those that the stage needs; later calls add what is missing."""
         if not self.clips:
             self.classes, self.clips = self.find_clips()
             if self._order is not None:
@@ -129,11 +136,12 @@ class AudioDataModule(LightningDataModule):
             self._stores[split] = store
 
     def waveform(self, split: Split, index: int) -> Float[Tensor, " sample"]:
-        """A clip without augmentation: out of memory where its split was decoded, else from its source."""
+        """Return a clip without augmentation: from memory if its split was decoded, else from its source."""
         store = self._stores.get(split)
         return self.load(self.clips[split][index]) if store is None else store[index]
 
     def train_dataloader(self) -> KeyedLoader:
+        """Load shuffled, augmented training batches, from where training stands."""
         sampler = ShuffledBatches(
             self._lengths("train"),
             self.batch_size,
@@ -145,17 +153,19 @@ class AudioDataModule(LightningDataModule):
         return self._loader("train", sampler, self.augment)
 
     def val_dataloader(self) -> KeyedLoader:
+        """Load every validation clip once."""
         return self._evaluation_loader("val")
 
     def test_dataloader(self) -> KeyedLoader:
+        """Load every test clip once."""
         return self._evaluation_loader("test")
 
     def statistics_batches(self) -> Iterator[AudioBatch]:
-        """At most 500 training clips, unaugmented, drawn by the seed: for the front end's scale."""
+        """Make batches of up to 500 plain training clips, drawn by the seed, to measure the front end's scale."""
         return self._drawn_batches(MAX_STATISTICS_CLIPS, None)
 
     def gain_batches(self) -> Iterator[AudioBatch]:
-        """At most 4,096 training clips, augmented, drawn by the seed: what decisions cost is measured on them."""
+        """Make batches of up to 4,096 augmented training clips, drawn by the seed, to measure what decisions cost."""
         return self._drawn_batches(MAX_GAIN_CLIPS, self.augment)
 
     def _drawn_batches(self, most: int, augment: WaveformAugment | None) -> Iterator[AudioBatch]:
@@ -164,7 +174,7 @@ class AudioDataModule(LightningDataModule):
         return self._sorted_batches("train", drawn, augment)
 
     def calibration_batches(self) -> Iterator[AudioBatch]:
-        """At most 256 validation clips, spread evenly over all lengths, the same on all ranks: to meet a budget on."""
+        """Make batches of up to 256 validation clips of all lengths, the same on all ranks, to calibrate a budget."""
         lengths = self._lengths("val")
         order = sorted(range(len(lengths)), key=lengths.__getitem__)
         return self._sorted_batches("val", order[:: -(-len(order) // MAX_CALIBRATION_CLIPS)], None)
@@ -178,16 +188,16 @@ class AudioDataModule(LightningDataModule):
             yield batches.__getitems__([(0, index) for index in order[start : start + self.batch_size]])
 
     def mean_samples(self) -> float:
-        """Mean length of a training clip."""
+        """Average the lengths of the training clips."""
         lengths = self._lengths("train")
         return sum(lengths) / len(lengths)
 
     def fingerprint(self) -> str:
-        """Changes when a clip is added, removed, renamed, relabelled, moved to another split or cut."""
+        """Return a hash of the names, labels, lengths and splits of all clips."""
         return self._fingerprint
 
     def summary(self) -> dict[str, object]:
-        """What a run writes down about its data."""
+        """Summarise the data for the run's summary.json."""
         seconds = {split: round(sum(self._lengths(split)) / self.sample_rate, 1) for split in self.clips}
         return {
             "fingerprint": self._fingerprint,
@@ -198,7 +208,7 @@ class AudioDataModule(LightningDataModule):
             "skipped": dict(self.skipped),
         }
 
-    # How it is done.
+    # Internals.
 
     def _check_clips(self, split: Split) -> None:
         labels = {clip.label for clip in self.clips[split]}
@@ -235,11 +245,6 @@ class AudioDataModule(LightningDataModule):
             raise AudioFileError(f"{error} Repair or remove it, or pass data.on_bad_file=skip.") from None
         self.skipped[name] = str(error)
         log.warning("Skipped: %s", error)
-
-
-def _check(key: str, value: object, is_good: bool, rule: str) -> None:
-    if not is_good:
-        raise ValueError(f"data.{key} must {rule}, got {value!r}.")
 
 
 def _renumbered(found: list[str], clips: dict[Split, list[Clip]], wanted: list[str]) -> dict[Split, list[Clip]]:

@@ -1,14 +1,13 @@
-"""Your own clips: <root>/<class>/<any depth>/<clip>, or the same below train/, val/ and test/."""
+"""Find a user's own clips: <root>/<class>/<any depth>/<clip>, or the same below train/, val/ and test/."""
 
 import hashlib
 import logging
 import os
 from collections import defaultdict
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from hopscotch.data.audio import printable
-from hopscotch.data.augment import WaveformAugment
 from hopscotch.data.clips import Clip, some
 from hopscotch.data.datamodule import SPLITS, AudioDataModule, Split
 
@@ -16,40 +15,20 @@ log = logging.getLogger(__name__)
 
 TRAINING = {"train", "training"}
 SPLIT_WORDS = TRAINING | {"val", "valid", "validation", "dev", "test", "testing"}
-# What a class folder may hold beside audio without anyone meaning it as a clip.
+# Files in a class folder that nobody means as clips.
 OTHER_SUFFIXES = {".txt", ".md", ".csv", ".tsv", ".json", ".yaml", ".yml", ".lab", ".textgrid", ".png", ".jpg", ".pdf"}
 
 
 class Folder(AudioDataModule):
-    """A class is a folder, a clip a file in it. Files and folders whose name starts with a dot are passed over.
+    """Take each folder as a class and each file in it as a clip; names that start with a dot are ignored.
 
-    Without train/, val/ and test/ folders each class is dealt out by the hash of its clips' names: `val_fraction` and
-    `test_fraction` of it, the rest for training. The seed has no part in it, so all runs share one test set.
+    Without train/, val/ and test/ folders each class is split by the hash of its clips' names: `val_fraction` and
+    `test_fraction` of it, the rest for training. The split does not depend on the seed, so all runs share one test set.
     """
 
-    def __init__(
-        self,
-        *,
-        root: str,
-        val_fraction: float,
-        test_fraction: float,
-        sample_rate: int,
-        batch_size: int,
-        num_workers: int,
-        cache_gib: float,
-        on_bad_file: str,
-        seed: int,
-        augment: WaveformAugment | None,
-    ) -> None:
-        super().__init__(
-            sample_rate=sample_rate,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            cache_gib=cache_gib,
-            on_bad_file=on_bad_file,
-            seed=seed,
-            augment=augment,
-        )
+    def __init__(self, *, root: str, val_fraction: float, test_fraction: float, **common: Any) -> None:
+        """Take the arguments of `AudioDataModule` as `common`; `val_fraction` and `test_fraction` are of each class."""
+        super().__init__(**common)
         if not (val_fraction > 0 and test_fraction > 0 and val_fraction + test_fraction < 1):
             raise ValueError(
                 "data.val_fraction and data.test_fraction must be above 0 and leave some clips for training, "
@@ -59,6 +38,7 @@ class Folder(AudioDataModule):
         self.fractions: dict[Split, float] = {"test": test_fraction, "val": val_fraction}
 
     def find_clips(self) -> tuple[list[str], dict[Split, list[Clip]]]:
+        """Read the headers of all files, and name what in the folder cannot be meant so."""
         if not self.root.is_dir():
             problem = "is a file" if self.root.exists() else "does not exist"
             raise ValueError(f"data.root must be a folder of class folders, got {self.root}, which {problem}.")
@@ -85,7 +65,7 @@ class Folder(AudioDataModule):
             raise ValueError(f"data.root: every class needs at least one audio file, got none in {', '.join(empty)}.")
         clips: dict[Split, list[Clip]] = {"train": [], "val": [], "test": []}
         for name in classes:
-            for split, part in (self._given(by_class[name]) if is_split else self._deal(by_class[name])).items():
+            for split, part in (self._given(by_class[name]) if is_split else self._split(by_class[name])).items():
                 clips[split] += part
         _refuse_shared(clips)
         return [printable(Path(name)) for name in classes], clips
@@ -100,11 +80,11 @@ class Folder(AudioDataModule):
         return by_class
 
     def _given(self, clips: list[Clip]) -> dict[Split, list[Clip]]:
-        """By the folder train/, val/ or test/ in which a clip lies."""
+        """Split clips by the folder train/, val/ or test/ that they are in."""
         return {split: [clip for clip in clips if Path(clip.name).parts[0] == split] for split in SPLITS}
 
-    def _deal(self, clips: list[Clip]) -> dict[Split, list[Clip]]:
-        """By the hash of the name: each part at least one clip, so long as training keeps one."""
+    def _split(self, clips: list[Clip]) -> dict[Split, list[Clip]]:
+        """Split clips by the hash of their names: at least one per part, as long as training keeps one."""
         order = sorted(clips, key=lambda clip: hashlib.sha256(clip.name.encode()).digest())
         parts: dict[Split, list[Clip]] = {}
         for split, fraction in self.fractions.items():
@@ -114,7 +94,7 @@ class Folder(AudioDataModule):
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Files right in the folder that may be clips."""
+    """List the files directly in the folder that may be clips."""
     return [path for path in _listed(folder) if _may_be_clip(path.name) and path.is_file()]
 
 
@@ -123,7 +103,7 @@ def _may_be_clip(name: str) -> bool:
 
 
 def _folders(parent: Path) -> list[Path]:
-    """Class folders, or those of the splits."""
+    """List the class folders, or those of the splits."""
     paths = _listed(parent)
     for path in paths:
         if path.is_symlink() and not path.exists() and _may_be_clip(path.name):
@@ -143,7 +123,7 @@ def _refuse_unlisted(error: OSError) -> NoReturn:
 
 
 def _refuse_shared(clips: dict[Split, list[Clip]]) -> None:
-    """A file in two splits, by a link, would be tested on after training on it."""
+    """Refuse a file that links put into two splits: it would be both trained and tested on."""
     known: dict[str, tuple[Split, str]] = {}
     for split, part in clips.items():
         for clip in part:
@@ -157,7 +137,7 @@ def _refuse_shared(clips: dict[Split, list[Clip]]) -> None:
 
 
 def audio_files(folder: Path) -> list[Path]:
-    """Every file below the folder that may be a clip: no suffix is asked for, libsndfile decides.
+    """List every file below the folder that may be a clip; libsndfile decides, not the suffix.
 
     Links to folders are followed, each folder once.
     """

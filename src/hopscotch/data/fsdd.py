@@ -1,11 +1,11 @@
-"""Free Spoken Digit Dataset: ten digits, six speakers, recordings/<digit>_<speaker>_<take>.wav."""
+"""Find the clips of the Free Spoken Digit Dataset: recordings/<digit>_<speaker>_<take>.wav, six speakers."""
 
 import difflib
 import logging
 import re
 from pathlib import Path
+from typing import Any
 
-from hopscotch.data.augment import WaveformAugment
 from hopscotch.data.clips import Clip, some
 from hopscotch.data.datamodule import AudioDataModule, Split
 from hopscotch.data.folder import files_in
@@ -19,33 +19,11 @@ VAL_TAKES = range(5, 10)  # our share of its training set
 
 
 class Fsdd(AudioDataModule):
-    """`split=official` shares its speakers out over all splits; `split=speaker` tests on one never heard."""
+    """Split by take, with all speakers in all splits (`split=official`), or hold one speaker out (`split=speaker`)."""
 
-    def __init__(
-        self,
-        *,
-        root: str,
-        split: str,
-        test_speaker: str | None,
-        sample_rate: int,
-        batch_size: int,
-        num_workers: int,
-        cache_gib: float,
-        on_bad_file: str,
-        seed: int,
-        augment: WaveformAugment | None,
-    ) -> None:
-        super().__init__(
-            sample_rate=sample_rate,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            cache_gib=cache_gib,
-            on_bad_file=on_bad_file,
-            seed=seed,
-            augment=augment,
-        )
-        if split not in ("official", "speaker"):
-            raise ValueError(f"data.split must be official or speaker, got {split!r}.")
+    def __init__(self, *, root: str, split: str, test_speaker: str | None, **common: Any) -> None:
+        """Take the arguments of `AudioDataModule` as `common`; `test_speaker` is the held-out one."""
+        super().__init__(**common)
         if split == "speaker" and test_speaker is None:
             raise ValueError("data.split=speaker needs data.test_speaker=<name>, the speaker to test on, got none.")
         if split == "official" and test_speaker is not None:
@@ -54,6 +32,7 @@ class Fsdd(AudioDataModule):
         self.test_speaker = test_speaker
 
     def find_clips(self) -> tuple[list[str], dict[Split, list[Clip]]]:
+        """Read the headers of all recordings with the data set's names, and name the others in the log."""
         recordings = self.root / "recordings"
         if not recordings.is_dir():
             raise ValueError(f"data.root must be a folder that holds recordings/, got {self.root}.")

@@ -1,12 +1,11 @@
-"""Random numbers that are a function of a clip's key: no generator, no state, no neighbours.
+"""Draw random numbers and batches as functions of keys, so that a killed run resumes exactly.
 
-A counter-based generator: the finaliser of splitmix64 (Steele, Lea, Flood 2014) hashes (key, stream, counter), on
-whatever device the keys are. Every use has a stream of its own, so no two decisions share a number.
+A clip's random numbers are a function of its key, without generator or state: the finaliser of splitmix64 (Steele, Lea,
+Flood 2014) hashes (key, stream, counter) on the device of the keys. Every use has a stream of its own, so that no two
+decisions share a number.
 
-Which clips make up which batch: a function of (seed, epoch) alone, so that a killed run resumes in step.
-
-A batch is a list of (epoch, index) pairs. The epoch travels with the index, so workers need no `set_epoch`, and a
-clip's noise key is a function of what it is handed.
+The batches of an epoch are a function of (seed, epoch). A batch is a list of (epoch, index) pairs: the epoch travels
+with the index, so workers need no `set_epoch`, and the key of a clip follows from its pair.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,12 +23,12 @@ STEP = -0x61C8864680B583EB  # 2^64 / golden ratio, as the signed number that int
 
 
 def keyed_bits(keys: Int[Tensor, " batch"], stream: int, counters: Int[Tensor, " count"]) -> Int[Tensor, "batch count"]:
-    """64 random bits per key and counter."""
+    """Draw 64 random bits per key and counter."""
     return _mix(_mix(keys.long() + (stream + 1))[:, None] + counters * STEP)
 
 
 def keyed_uniform(keys: Int[Tensor, " batch"], stream: int, count: int) -> Float[Tensor, "batch count"]:
-    """Numbers in [0, 1), 24 bits each."""
+    """Draw numbers in [0, 1), with 24 bits each."""
     bits = keyed_bits(keys, stream, torch.arange(count, device=keys.device))
     return (bits >> 40 & 0xFFFFFF).float() * 2.0**-24
 
@@ -53,11 +52,11 @@ class Position(NamedTuple):
 
 
 def trainer_position(trainer: Trainer) -> Position:
-    """The batch that training wants next, also while Lightning 2.6.6 is still putting its counters back.
+    """Find the batch that training needs next, even while Lightning 2.6.6 is still restoring its counters.
 
-    On resume the first iterator is built before the loops tidy their counters, so `current_epoch` still names the old
-    epoch where a checkpoint was written at an epoch's end. `processed` counts what the weights have seen, in every
-    kind of checkpoint: an epoch that is started and not processed is under way, unless its last batch is done.
+    On resume the first iterator is built before the loops reset their counters, so `current_epoch` still names the old
+    epoch if a checkpoint was written at an epoch's end. `processed` counts the batches that the weights have seen, in
+    every kind of checkpoint: an epoch that is started and not processed is under way, unless its last batch is done.
     """
     state: Any = trainer  # Lightning's own hints do not know all of its attributes
     if state.overfit_batches > 0:
@@ -72,10 +71,10 @@ def trainer_position(trainer: Trainer) -> Position:
 
 
 class ShuffledBatches(Sampler[list[Pair]]):
-    """Training batches: shuffled, then clips of like length together, each clip once an epoch.
+    """Draw training batches: shuffled, then clips of similar length together, each clip once per epoch.
 
-    Batch sizes differ by at most one. All ranks get equally many batches, and those of one step hold clips of like
-    length; where there are fewer clips than ranks ask for, clips from the front of the order are dealt twice.
+    Batch sizes differ by at most one. All ranks get equally many batches, and those of one step hold clips of similar
+    length; if there are fewer clips than the ranks need, clips from the front of the order come twice.
     """
 
     def __init__(
@@ -88,6 +87,16 @@ class ShuffledBatches(Sampler[list[Pair]]):
         rank: int = 0,
         num_ranks: int = 1,
     ) -> None:
+        """Draw for one rank.
+
+        Args:
+            lengths: samples of each clip.
+            batch_size: most clips in a batch.
+            seed: of the run.
+            position: called at the start of an iteration for the epoch, and the batches of it that are done.
+            rank: of this process.
+            num_ranks: processes in all.
+        """
         self.lengths = torch.tensor(lengths)
         self.sizes = batch_sizes(len(lengths), batch_size, num_ranks)
         self.seed = seed
@@ -96,14 +105,16 @@ class ShuffledBatches(Sampler[list[Pair]]):
         self.num_ranks = num_ranks
 
     def __len__(self) -> int:
+        """Count this rank's batches of an epoch."""
         return len(self.sizes) // self.num_ranks
 
     def __iter__(self) -> Iterator[list[Pair]]:
+        """Start with the next batch of the current epoch."""
         epoch, num_done = self.position()  # read when iteration starts, not when the first batch is asked for
         return iter(self.batches(epoch)[num_done:])
 
     def batches(self, epoch: int) -> list[list[Pair]]:
-        """This rank's batches of one epoch, in order."""
+        """List this rank's batches of one epoch, in order."""
         generator = torch.Generator().manual_seed(key_bits(self.seed, epoch))
         order = torch.randperm(len(self.lengths), generator=generator)
         order = order.repeat(-(-sum(self.sizes) // len(order)))[: sum(self.sizes)]
@@ -115,23 +126,26 @@ class ShuffledBatches(Sampler[list[Pair]]):
 
 
 class SortedBatches(Sampler[list[Pair]]):
-    """Validation and test batches: every clip exactly once, shortest first."""
+    """Make validation and test batches: every clip exactly once, shortest first."""
 
     def __init__(self, lengths: Sequence[int], batch_size: int, *, rank: int = 0, num_ranks: int = 1) -> None:
+        """Take the `lengths` of the clips in samples; batch i is for rank i modulo `num_ranks`."""
         sizes = batch_sizes(len(lengths), batch_size, num_ranks)
         order = torch.tensor(lengths).argsort(stable=True)
         order = order.repeat(-(-sum(sizes) // len(order)))[: sum(sizes)]
         self._batches = [[(0, index) for index in batch.tolist()] for batch in order.split(sizes)][rank::num_ranks]
 
     def __len__(self) -> int:
+        """Count this rank's batches."""
         return len(self._batches)
 
     def __iter__(self) -> Iterator[list[Pair]]:
+        """Go through this rank's batches, shortest clips first."""
         return iter(self._batches)
 
 
 def batch_sizes(num_clips: int, batch_size: int, num_ranks: int) -> list[int]:
-    """Sizes of all batches: as few as needed, equally many per rank, and none differing by more than one clip."""
+    """Size all batches: as few as needed, equally many per rank, and differing by at most one clip."""
     num_batches = -(-num_clips // (batch_size * num_ranks)) * num_ranks
     num_dealt = max(num_clips, num_batches)  # a batch holds at least one clip
     return [num_dealt // num_batches + (i < num_dealt % num_batches) for i in range(num_batches)]

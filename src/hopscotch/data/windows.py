@@ -1,9 +1,9 @@
-"""From files to what a model labels: clips whole, long recordings in windows, as many at a time as memory takes.
+"""Cut files into the pieces that a model labels: short clips whole, long recordings in windows.
 
-Files are opened when their turn comes. A recording's windows start every `hop` samples; the last one ends where the
-recording ends. So all windows are equally long, and none is a remainder too short to be judged.
+Files are opened when their turn comes, and few pieces are in memory at a time. A recording's windows start every `hop`
+samples, and the last one ends with the recording, so that all windows are equally long.
 
-Many files shared out among processes, a core each: small models leave little to threads.
+Many files are shared out among processes with one core each, because small models gain little from threads.
 """
 
 import gc
@@ -22,19 +22,23 @@ from hopscotch.data.audio import AudioFileError, num_resampled, read_blocks, rea
 from hopscotch.data.clips import one_thread
 from hopscotch.data.folder import audio_files
 
-MAX_SAMPLES = 2**22  # of the pieces that wait together: 16 MiB
+MAX_SAMPLES = 2**22  # of the pieces in memory together: 16 MiB
 GLOB_SIGNS = "*?["
+MOST = 1024  # files of a share, enough to choose batches of similar length from
+MAX_BYTES = 2**24  # of a share of more than one file, so that long recordings show progress
+
+Result = TypeVar("Result")
 
 
 class Windowing(NamedTuple):
-    """How recordings are cut, in samples."""
+    """Say how recordings are cut, in samples."""
 
-    longest: int  # a file up to here is a clip, and stays whole
+    longest: int  # a file up to this length is a clip, and stays whole
     window: int
     hop: int
 
     def starts(self, num_samples: int) -> list[int]:
-        """Of the windows of a recording; one for a clip."""
+        """List where the windows of a recording start; a clip has one."""
         if num_samples <= self.longest:
             return [0]
         last = num_samples - self.window
@@ -42,9 +46,9 @@ class Windowing(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Samples that get a label of their own. The last piece of a file says so; a file that failed ends with `error`."""
+    """Hold samples that get their own label. The last piece of a file says so; a file that failed ends with `error`."""
 
-    waveform: Float[Tensor, " sample"] | None  # None where the file failed
+    waveform: Float[Tensor, " sample"] | None  # None if the file failed
     path: Path
     start: int  # samples from the beginning of the file
     share: float  # of its file
@@ -54,9 +58,9 @@ class Piece(NamedTuple):
 
 
 def find_files(words: Iterable[str]) -> list[Path]:
-    """The files that were named: a folder stands for every file in it that may be audio, a pattern for what it fits.
+    """List the named files; a folder stands for every file in it that may be audio, a pattern for what it matches.
 
-    A file that was named twice, as by `**`, comes once.
+    A file that is named twice, as by `**`, comes once.
     """
     found: list[Path] = []
     for word in words:
@@ -67,7 +71,7 @@ def find_files(words: Iterable[str]) -> list[Path]:
                 raise ValueError(f"A folder must hold at least one audio file, got none in {word}.")
             found += inside
         elif path.exists() or not any(sign in word for sign in GLOB_SIGNS):
-            found.append(path)  # a file that is not there is named when its turn comes
+            found.append(path)  # a missing file is reported when its turn comes
         else:
             fitting = sorted(Path(name) for name in glob.glob(word, recursive=True))
             files = [file for path in fitting for file in (audio_files(path) if path.is_dir() else [path])]
@@ -78,7 +82,7 @@ def find_files(words: Iterable[str]) -> list[Path]:
 
 
 def pieces_of(path: Path, sample_rate: int, windowing: Windowing) -> Iterator[Piece]:
-    """One piece, or a recording's windows as they come; where the file fails a piece says why."""
+    """Yield a clip as one piece, or a recording's windows; the piece of a file that fails says why."""
     left = 1.0
     try:
         waveform = read_up_to(path, sample_rate, windowing.longest)
@@ -86,7 +90,7 @@ def pieces_of(path: Path, sample_rate: int, windowing: Windowing) -> Iterator[Pi
             yield Piece(waveform, path, 0, 1.0, is_window=False, is_last=True)
             return
         starts = windowing.starts(num_resampled(read_header(path), sample_rate))
-        waiting = None  # the last window is not handed out before the file's end was found sound
+        waiting = None  # the last window waits until the file has been read to its end without an error
         for start, waveform in windows_of(read_blocks(path, sample_rate), starts, windowing.window):
             if waiting is not None:
                 left -= waiting.share
@@ -114,15 +118,15 @@ def windows_of(blocks: Iterable[Tensor], starts: list[int], window: int) -> Iter
 def groups(
     paths: Iterable[Path], sample_rate: int, windowing: Windowing, *, first: int, most: int
 ) -> Iterator[list[Piece]]:
-    """The pieces of all files in order: `first` of them, then twice as many each time up to `most`; fewer if long.
+    """Group the pieces of all files in order: `first` pieces, then twice as many each time up to `most`; fewer if long.
 
-    Who waits for the first group does not wait long, and the later ones leave much to choose batches of like length.
+    The first group comes soon, and the later ones are large enough to choose batches of similar length from.
     """
     group: list[Piece] = []
     num_samples, num_pieces = 0, first
     pieces = (piece for path in paths for piece in pieces_of(path, sample_rate, windowing))
     while True:
-        with one_thread():  # as in training; and the model has the other cores
+        with one_thread():  # as in training, and the model has the other cores
             for piece in pieces:
                 group.append(piece)
                 num_samples += 0 if piece.waveform is None else piece.waveform.shape[0]
@@ -134,14 +138,8 @@ def groups(
         group, num_samples, num_pieces = [], 0, min(2 * num_pieces, most)
 
 
-MOST = 1024  # files of a share: there are many to choose batches of like length from
-MAX_BYTES = 2**24  # of a share of more than one file: who waits for long recordings sees progress
-
-Result = TypeVar("Result")
-
-
 def shares_of(files: Sequence[Path], num_workers: int) -> Iterator[list[Path]]:
-    """The files in order, at least two shares for every worker. A file that is not there counts nothing."""
+    """Split the files in order into at least two shares per worker; a missing file has no size."""
     most = min(MOST, math.ceil(len(files) / (2 * num_workers)))
     share: list[Path] = []
     num_bytes = 0
@@ -168,19 +166,19 @@ class _Shares(Dataset[list[Result]], Generic[Result]):
 
 
 def _start(_: int) -> None:
-    gc.freeze()  # or the first look for garbage copies all that the worker shares with the process it came from
+    gc.freeze()  # or the first garbage collection copies all memory that the worker shares with its parent
 
 
 def side_by_side(
     work: Callable[[list[Path]], list[Result]], files: Sequence[Path], num_workers: int
 ) -> Iterator[list[Result]]:
-    """What `work` makes of each share, in their order; `num_workers` processes, each with one thread."""
+    """Yield what `work` returns for each share, in order, from `num_workers` processes with one thread each."""
     loader = DataLoader(
         _Shares(work, list(shares_of(files, num_workers))),
         batch_size=None,
         collate_fn=list,
         num_workers=num_workers,
         worker_init_fn=_start,
-        generator=torch.Generator(),  # its own: a loader draws a number that nobody here uses
+        generator=torch.Generator(),  # a loader draws a number from it, which nobody uses
     )
     yield from loader

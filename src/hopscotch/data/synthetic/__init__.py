@@ -1,0 +1,1 @@
+"""Synthesise a corpus of invented words."""

@@ -1,10 +1,11 @@
-"""Make a corpus of spoken clips once, keep it, and find it again.
+"""Make a corpus of spoken clips once, and keep it in a file.
 
-One file per recipe and parameters: its name is a hash over the source of the modules that make a clip and over every
-number that enters, so an edit of the synthesiser can never meet sound made before it. It is written beside its place
-and moved there in one step, so that two makers at once only waste time.
+There is one file per recipe and parameters: its name is a hash of the code that makes a clip and of every number that
+enters, so that changed code never finds sound made before the change. Comments and docstrings do not count. The file
+is written under another name and renamed in one step, so that two processes at once only waste time.
 """
 
+import ast
 import hashlib
 import inspect
 import logging
@@ -24,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hopscotch.data.datamodule import Split
-from hopscotch.data.progress import with_progress
 from hopscotch.data.synthetic import formants, words
 from hopscotch.data.synthetic.words import SpokenClip
+from hopscotch.progress import with_progress
 from hopscotch.system import PROJECT_ROOT
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ DAMAGE = (zipfile.BadZipFile, EOFError, KeyError, OSError, ValueError)  # zip fi
 
 
 class Recipe(NamedTuple):
-    """Who makes the clips of a corpus, and everything beside counts and seed that they depend on."""
+    """Describe how the clips of a corpus are made: everything they depend on except counts and seed."""
 
     name: str  # of the data source, and of the folder that keeps the corpus
     title: str  # of the progress bar
@@ -60,7 +61,7 @@ SPOKEN_WORDS = Recipe(
 
 
 class WordSplit(NamedTuple):
-    """The clips of a split, one after the other."""
+    """Hold the clips of a split end to end."""
 
     samples: NDArray[np.int16]
     lengths: NDArray[np.int64]  # samples per clip
@@ -70,21 +71,30 @@ class WordSplit(NamedTuple):
 
 
 def cache_root() -> Path:
-    """`.cache` of the checkout that this file lies in, or of the user where the package is installed elsewhere."""
+    """Find `.cache` of the checkout, or of the user if the package is installed elsewhere."""
     is_checkout = (PROJECT_ROOT / "pyproject.toml").is_file()
     return PROJECT_ROOT / ".cache" if is_checkout else Path.home() / ".cache" / "hopscotch"
 
 
+def code_of(module: ModuleType) -> str:
+    """Return the source of a module without comments and docstrings."""
+    tree = ast.parse(inspect.getsource(module))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return ast.unparse(tree)
+
+
 def corpus_path(folder: Path, counts: Mapping[Split, int], seed: int, recipe: Recipe = SPOKEN_WORDS) -> Path:
-    """Where the corpus of `counts` clips per split is kept."""
-    parts = (*map(inspect.getsource, recipe.modules), sorted(counts.items()), seed, *recipe.numbers)
+    """Name the file that keeps the corpus of `counts` clips per split."""
+    parts = (*map(code_of, recipe.modules), sorted(counts.items()), seed, *recipe.numbers)
     return folder / recipe.name / f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.npz"
 
 
 def kept_corpus(
     folder: Path, counts: Mapping[Split, int], seed: int, recipe: Recipe = SPOKEN_WORDS
 ) -> dict[Split, WordSplit]:
-    """The corpus from its file; where that is missing or damaged, made and kept first."""
+    """Read the corpus from its file; if that is missing or damaged, make and keep it first."""
     path = corpus_path(folder, counts, seed, recipe)
     if path.exists():
         try:
@@ -104,12 +114,12 @@ def kept_corpus(
 def make_corpus(
     counts: Mapping[Split, int], seed: int, recipe: Recipe = SPOKEN_WORDS, *, processes: int
 ) -> dict[Split, WordSplit]:
-    """Every clip, in order; the number of processes changes nothing but the time."""
+    """Make every clip, in order; the number of processes changes only the time."""
     jobs = [(split, index) for split, count in counts.items() for index in range(count)]
     make = partial(recipe.make, *recipe.numbers, seed)
     if processes > 1 and len(jobs) > FEW_CLIPS:
         try:
-            # spawn: a fork would copy the threads of torch half
+            # spawn: a fork would copy the threads of torch incompletely
             with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
                 made = pool.map(make, jobs, chunksize=CHUNK)
                 clips = list(with_progress(made, len(jobs), recipe.title))

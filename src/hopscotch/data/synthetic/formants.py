@@ -43,7 +43,7 @@ class Phase(NamedTuple):
 
 @dataclass(frozen=True)
 class Phoneme:
-    """Where the tract aims, and what excites it on the way."""
+    """Describe a phoneme: its formant targets, and its sources over time."""
 
     formants: tuple[int, int, int]  # Hz, for an adult man
     phases: tuple[Phase, ...]
@@ -79,7 +79,7 @@ PHONEMES = {
 
 @dataclass(frozen=True)
 class Speaker:
-    """What makes two people say the same word differently."""
+    """Describe what makes two people say the same word differently."""
 
     pitch: float  # Hz, mean over a word
     formant_scale: float  # formants relative to the adult man's: inverse length of the tract
@@ -92,7 +92,7 @@ class Speaker:
 
 
 def draw_speaker(rng: np.random.Generator) -> Speaker:
-    """Someone new: high voices have short tracts, as people's do, but not exactly."""
+    """Draw a new speaker; as in people, higher voices tend to have shorter tracts."""
     height = rng.uniform()  # 0: a low voice, 1: a high one
     return Speaker(
         pitch=float(85.0 * (250.0 / 85.0) ** height),
@@ -107,7 +107,7 @@ def draw_speaker(rng: np.random.Generator) -> Speaker:
 
 
 class Tracks(NamedTuple):
-    """The controls of the synthesiser, one value per frame of 5 ms."""
+    """Hold the controls of the synthesiser, one value per frame of 5 ms."""
 
     formants: Floats  # frame x 3, Hz
     voice: Floats
@@ -118,7 +118,7 @@ class Tracks(NamedTuple):
 
 
 def tract(frequencies: Floats, formants: Floats) -> NDArray[np.complex64]:
-    """Transfer function of a row of resonances, (..., formants) Hz at (bins,) Hz -> (..., bins); 1 at 0 Hz."""
+    """Compute the transfer function of resonances, (..., formants) Hz at (bins,) Hz -> (..., bins); 1 at 0 Hz."""
     denominator = np.ones((*formants.shape[:-1], len(frequencies)), np.complex64)
     factor = np.empty_like(denominator)
     squares = np.square(frequencies)
@@ -132,7 +132,7 @@ def tract(frequencies: Floats, formants: Floats) -> NDArray[np.complex64]:
 
 
 def pulse_times(pitch: Floats) -> NDArray[np.float64]:
-    """Seconds at which the phase of a pitch contour (Hz per frame) crosses an integer."""
+    """List the seconds at which the phase of a pitch contour (Hz per frame) crosses an integer."""
     step = FRAME / SAMPLE_RATE
     phase = np.concatenate([[0.0], np.cumsum(pitch, dtype=np.float64) * step])
     return np.interp(np.arange(1, int(phase[-1]) + 1), phase, np.arange(len(phase)) * step)
@@ -151,7 +151,7 @@ def _add(length: int, pieces: Floats, starts: NDArray[np.integer]) -> Floats:
 
 
 def voice(tracks: Tracks, speaker: Speaker, rng: np.random.Generator) -> Floats:
-    """The voiced part: every glottal pulse rings through the tract of its own moment."""
+    """Make the voiced part: every glottal pulse rings through the tract as it is at that moment."""
     frequencies = _frequencies(RESPONSE)
     times = pulse_times(tracks.pitch)
     at = times * SAMPLE_RATE / FRAME - 0.5  # in frames, whose values hold in their middle
@@ -175,7 +175,7 @@ def voice(tracks: Tracks, speaker: Speaker, rng: np.random.Generator) -> Floats:
 
 
 def hiss(tracks: Tracks, speaker: Speaker, rng: np.random.Generator) -> Floats:
-    """The noisy part: white noise in Hann windows of 10 ms, each shaped by the tract or by the friction's band."""
+    """Make the noisy part: white noise in Hann windows of 10 ms, shaped by the tract or by the band of the friction."""
     size = 4 * FRAME
     frequencies = _frequencies(size)
     count = len(tracks.pitch)
@@ -199,7 +199,7 @@ def _unit(shape: Floats) -> Floats:
 
 
 def _smooth(tracks: NDArray[np.float64], frames: int) -> Floats:
-    """Hann-weighted mean of each column over `frames` (odd) frames, so that nothing in the tract moves at once."""
+    """Average each column over `frames` (odd) frames with Hann weights, so that nothing in the tract jumps."""
     window = np.hanning(frames + 2)[1:-1]
     rows = np.arange(len(tracks))[:, None] + np.arange(frames) - frames // 2
     return np.einsum("f,tfc->tc", window / window.sum(), tracks[rows.clip(0, len(tracks) - 1)]).astype(np.float32)
@@ -249,7 +249,7 @@ def plan(word: Sequence[str], speaker: Speaker, rng: np.random.Generator) -> Tra
 
 
 def _melody(frames: int, pitch: float, rng: np.random.Generator) -> Floats:
-    """A pitch contour that falls over the word, by a drawn amount, with one soft accent somewhere (Hz)."""
+    """Draw a pitch contour in Hz that falls over the word by a drawn amount, with one soft accent."""
     place = np.linspace(0.0, 1.0, frames)
     fall, lift, peak = rng.uniform(0.0, 0.3), rng.uniform(0.0, 0.15), rng.uniform()
     contour = 1.0 + fall * (0.5 - place) + lift * np.exp(-0.5 * np.square((place - peak) / 0.2))
@@ -257,13 +257,13 @@ def _melody(frames: int, pitch: float, rng: np.random.Generator) -> Floats:
 
 
 def speak(word: Sequence[str], speaker: Speaker, rng: np.random.Generator) -> Floats:
-    """One utterance of a word, a row of phoneme names, from its first sound to its last."""
+    """Synthesise one utterance of a word, given as phoneme names, without silence around it."""
     tracks = plan(word, speaker, rng)
     return np.trim_zeros(voice(tracks, speaker, rng) + hiss(tracks, speaker, rng))
 
 
 def babble(samples: int, talkers: int, rng: np.random.Generator) -> Floats:
-    """People in the background, as far as they disturb: each says vowels, one a syllable, and nothing else; rms 1."""
+    """Synthesise background talkers of rms 1 in all: each says one vowel per syllable, and nothing else."""
     frequencies = _frequencies(RESPONSE)
     vowels = np.array([phoneme.formants for phoneme in PHONEMES.values() if phoneme.is_vowel])
     mouths = np.concatenate([vowels, np.tile(TUBE, (len(vowels), 1))], axis=1)

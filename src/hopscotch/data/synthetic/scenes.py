@@ -1,4 +1,4 @@
-"""Ten seconds of nothing much, and one word that matters: scenes in which most frames could be skipped.
+"""Make ten-second scenes with one keyword, in which most frames could be skipped.
 
     scene = speech + bursts + background,     background so that 10 log10(word power / background power) = snr_db
 
@@ -28,19 +28,19 @@ SCENE_RATE = SAMPLE_RATE // 2  # Hz
 
 
 class Vocabulary(NamedTuple):
-    """What is said in a scene."""
+    """Declare the words of a scene."""
 
     keywords: tuple[str, ...]
-    num_others: tuple[int, int]  # words beside the keyword, drawn evenly
+    num_others: tuple[int, int]  # words in addition to the keyword, drawn evenly
 
     @property
     def others(self) -> tuple[str, ...]:
+        """List the words that are not keywords."""
         return tuple(word for word in WORDS if word not in self.keywords)
 
 
 PLAIN = Vocabulary((*WORDS[0:4], *WORDS[12:18]), (0, 4))  # two families of four and half of another
 CONFUSABLE = Vocabulary(WORDS[0::2], (1, 4))  # the partner of each is among the others
-MIN_SECONDS = 5.0  # five words of the slowest speaker take 3.7 s
 FILLED = (0.3, 0.7)  # share of the time without words that is given to bursts and silence, uniform
 FILLER_SECONDS = (0.2, 1.5)  # of one burst or silence, uniform
 BURST_RANGE = (-20.0, 0.0)  # dB of a burst's rms against a word's, uniform
@@ -48,7 +48,7 @@ NOISE, SILENCE = "(noise)", "(silence)"
 
 
 class Stretch(NamedTuple):
-    """A part of a scene that is more than background."""
+    """Locate a sound or silence in a scene."""
 
     sound: str  # the word, NOISE or SILENCE
     start: int  # samples
@@ -56,7 +56,7 @@ class Stretch(NamedTuple):
 
 
 class KeywordScene(NamedTuple):
-    """A scene before it is mixed; its three parts have the length of the scene and the level they have in it."""
+    """Hold a scene before it is mixed: three parts with the length of the scene, at their level in it."""
 
     speech: Floats
     bursts: Floats
@@ -68,7 +68,7 @@ class KeywordScene(NamedTuple):
 
 
 def keyword_scene(seconds: float, seed: int, split: str, index: int, vocabulary: Vocabulary = PLAIN) -> KeywordScene:
-    """Scene `index` of a split, taken apart."""
+    """Make scene `index` of a split, not yet mixed."""
     rng = keyed(seed, f"scene {split}", index)
     label = index % len(vocabulary.keywords)  # any number of scenes is balanced to within one
     number = int(rng.integers(SPEAKERS[split]))
@@ -87,25 +87,26 @@ def keyword_scene(seconds: float, seed: int, split: str, index: int, vocabulary:
 
 
 def numbered_scene(seconds: float, seed: int, job: tuple[str, int], vocabulary: Vocabulary = PLAIN) -> SpokenClip:
-    """A scene, (split, index) being `job`, as 16-bit samples at 8 kHz; its label is a position in the keywords."""
+    """Make the scene of `job`, (split, index), as 16-bit samples at 8 kHz; its label is a position in the keywords."""
     speech, bursts, background, _, label, number, snr_db = keyword_scene(seconds, seed, *job, vocabulary)
     samples = np.round((speech + bursts + background) * 32767).astype(np.int16)
     return SpokenClip(samples, label, number, snr_db)
 
 
 def confusable_scene(seconds: float, seed: int, job: tuple[str, int]) -> SpokenClip:
+    """Make a scene with confusable words; a module's own function, for the process pool."""
     return numbered_scene(seconds, seed, job, CONFUSABLE)
 
 
 def halved(sound: Floats) -> Floats:
-    """Every second sample of what lies below a quarter of the sample rate: the rest of the spectrum is left out."""
+    """Halve the sample rate: remove the spectrum above a quarter of the rate, keep every second sample."""
     size = -(-len(sound) // 1024) * 1024  # a length that the FFT is quick at
     spectrum = np.fft.rfft(sound, size)[: size // 4 + 1]
     return np.fft.irfft(spectrum, size // 2)[: len(sound) // 2] / 2  # a mean over half as many values
 
 
 def _fillers(room: int, level: float, rng: np.random.Generator) -> Iterator[tuple[str, Floats]]:
-    """Bursts and silences, drawn until a share of `room` samples is filled."""
+    """Draw bursts and silences until they fill a share of `room` samples."""
     left = rng.uniform(*FILLED) * room
     while (length := int(rng.uniform(*FILLER_SECONDS) * SCENE_RATE)) <= left:
         left -= length
@@ -123,7 +124,7 @@ class _Placed(NamedTuple):
 
 
 def _place(sounds: list[tuple[str, Floats]], length: int, rng: np.random.Generator) -> _Placed:
-    """Lay sounds out in a random order with random gaps; they never overlap."""
+    """Lay sounds out in a random order with random gaps, never overlapping."""
     speech, bursts, heard = np.zeros(length, np.float32), np.zeros(length, np.float32), np.ones(length, np.float32)
     free = length - sum(len(sound) for _, sound in sounds)
     gaps = np.diff(np.sort(rng.integers(free, size=len(sounds), endpoint=True)), prepend=0).tolist()
@@ -141,7 +142,7 @@ def _place(sounds: list[tuple[str, Floats]], length: int, rng: np.random.Generat
 
 
 def _noise(length: int, rng: np.random.Generator) -> Floats:
-    """Noise of a drawn colour, or people far away. Private there because editing `words` would lose its kept corpus."""
+    """Make noise of a drawn colour, or of distant talkers."""
     return halved(words._background(2 * length, rng))
 
 

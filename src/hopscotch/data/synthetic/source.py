@@ -1,9 +1,10 @@
-"""The embedded corpus as a data source: needs no download, hears no microphone, and proves nothing about speech.
+"""Use the embedded corpus as a data source, as words or as long scenes with one keyword, in which skipping should pay.
 
-Long scenes with one keyword in them as a data source: the embedded corpus where skipping should pay.
+The corpus is synthesised, so it needs no download and is no evidence about speech.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,6 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hopscotch.data.augment import WaveformAugment
 from hopscotch.data.clips import Clip
 from hopscotch.data.datamodule import SPLITS, AudioDataModule, Split
 from hopscotch.data.synthetic import formants, scenes, words
@@ -19,51 +19,30 @@ from hopscotch.data.synthetic.corpus import SPOKEN_WORDS, Recipe, cache_root, ke
 
 
 class SyntheticWords(AudioDataModule):
-    """Twenty invented words, spoken by a formant synthesiser; each clip's facts are its speaker and its SNR.
+    """Synthesise clips of twenty invented words; each clip's facts are its speaker and its SNR.
 
-    Every split has its own speakers. `corpus_seed` makes another corpus; the run's `seed` does not touch the clips.
-    A source with another `recipe` is a subclass.
+    Every split has its own speakers. Another `corpus_seed` makes another corpus; the run's `seed` does not change the
+    clips. A source with another `recipe` is a subclass.
     """
 
     recipe: Recipe = SPOKEN_WORDS
 
     def __init__(
-        self,
-        *,
-        num_train: int,
-        num_val: int,
-        num_test: int,
-        corpus_seed: int,
-        cache_dir: str | None,
-        sample_rate: int,
-        batch_size: int,
-        num_workers: int,
-        cache_gib: float,
-        seed: int,
-        augment: WaveformAugment | None,
+        self, *, num_train: int, num_val: int, num_test: int, corpus_seed: int, cache_dir: str | None, **common: Any
     ) -> None:
-        super().__init__(
-            sample_rate=sample_rate,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            cache_gib=cache_gib,
-            seed=seed,
-            augment=augment,
-        )
+        """Take the arguments of `AudioDataModule` as `common`; a `cache_dir` of None is `.cache` of the project."""
+        super().__init__(**common)
         self.counts: dict[Split, int] = {"train": num_train, "val": num_val, "test": num_test}
-        for split, count in self.counts.items():
-            if count < 1:
-                raise ValueError(f"data.num_{split} must be at least 1, got {count}.")
-        if corpus_seed < 0:
-            raise ValueError(f"data.corpus_seed must be at least 0, got {corpus_seed}.")
-        if sample_rate != self.recipe.sample_rate:
+        if self.sample_rate != self.recipe.sample_rate:
             rule = f"{self.recipe.sample_rate} for data={self.recipe.name}"
-            raise ValueError(f"data.sample_rate must be {rule}, got {sample_rate}.")
+            raise ValueError(f"data.sample_rate must be {rule}, got {self.sample_rate}.")
         self.corpus_seed = corpus_seed
         self.cache_dir = cache_root() if cache_dir is None else Path(cache_dir)
         self._samples: dict[str, NDArray[np.int16]] = {}
 
     def find_clips(self) -> tuple[list[str], dict[Split, list[Clip]]]:
+        """Read the kept corpus, or make it first."""
+        """Read the kept corpus, or make it first."""
         corpus = kept_corpus(self.cache_dir, self.counts, self.corpus_seed, self.recipe)
         clips: dict[Split, list[Clip]] = {}
         for split in SPLITS:
@@ -82,6 +61,8 @@ class SyntheticWords(AudioDataModule):
         return list(self.recipe.classes), clips
 
     def load(self, clip: Clip) -> Float[Tensor, " sample"]:
+        """Return the samples of a clip in [-1, 1]."""
+        """Return the samples of a clip in [-1, 1]."""
         return torch.from_numpy(self._samples[clip.name].astype(np.float32) / 32768.0)
 
 
@@ -99,44 +80,16 @@ CONFUSABLE_SCENES = KEYWORD_SCENES._replace(
 
 
 class SyntheticScenes(SyntheticWords):
-    """Which of ten keywords was said among other words, noise and silence; speakers and seeds as in SyntheticWords.
+    """Synthesise scenes with one of ten keywords among other words, noise and silence; the keyword is the class.
 
-    `confusable`: the partner of every keyword, the same phonemes in another order, is among the other words.
+    Speakers and seeds are those of `SyntheticWords`. If `confusable`, the other words include the partner of every
+    keyword, which has the same phonemes in another order.
     """
 
     recipe = KEYWORD_SCENES
 
-    def __init__(
-        self,
-        *,
-        num_train: int,
-        num_val: int,
-        num_test: int,
-        scene_seconds: float,
-        confusable: bool,
-        corpus_seed: int,
-        cache_dir: str | None,
-        sample_rate: int,
-        batch_size: int,
-        num_workers: int,
-        cache_gib: float,
-        seed: int,
-        augment: WaveformAugment | None,
-    ) -> None:
-        super().__init__(
-            num_train=num_train,
-            num_val=num_val,
-            num_test=num_test,
-            corpus_seed=corpus_seed,
-            cache_dir=cache_dir,
-            sample_rate=sample_rate,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            cache_gib=cache_gib,
-            seed=seed,
-            augment=augment,
-        )
-        if scene_seconds < scenes.MIN_SECONDS:
-            raise ValueError(f"data.scene_seconds must be at least {scenes.MIN_SECONDS:g}, got {scene_seconds:g}.")
+    def __init__(self, *, scene_seconds: float, confusable: bool, **common: Any) -> None:
+        """Take the arguments of `SyntheticWords` as `common`."""
+        super().__init__(**common)
         recipe = CONFUSABLE_SCENES if confusable else KEYWORD_SCENES
         self.recipe = recipe._replace(numbers=(float(scene_seconds),))

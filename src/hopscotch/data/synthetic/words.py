@@ -1,4 +1,4 @@
-"""Twenty invented words, said by people who do not exist, in rooms of every noisiness: a clip for every index.
+"""Make clips of twenty invented words, said by drawn speakers in noise of every level.
 
     clip = level * (word(onset ...) + noise),        noise so that 10 log10(word power / noise power) = snr_db
 
@@ -35,7 +35,7 @@ TAIL_RANGE = (0.05, 0.15)  # seconds after it
 
 
 class SpokenClip(NamedTuple):
-    """A clip and what is known of it."""
+    """Hold a clip and its facts."""
 
     samples: NDArray[np.int16]
     label: int  # position in WORDS
@@ -44,7 +44,7 @@ class SpokenClip(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """A clip before it is mixed."""
+    """Hold a clip before it is mixed."""
 
     word: Floats
     noise: Floats
@@ -54,18 +54,18 @@ class Scene(NamedTuple):
 
 
 def keyed(seed: int, stream: str, *key: int) -> np.random.Generator:
-    """A generator that depends on its key alone, not on what was drawn before it."""
+    """Make a generator that depends on its key alone, not on earlier draws."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, *stream.encode(), *key])))
 
 
 @lru_cache(maxsize=256)
 def speaker(seed: int, split: str, number: int) -> Speaker:
-    """One of the people of a split; nobody speaks in two splits."""
+    """Draw a speaker of a split; nobody speaks in two splits."""
     return draw_speaker(keyed(seed, f"speaker {split}", number))
 
 
 def scene(seed: int, split: str, index: int) -> Scene:
-    """Word and noise of one clip, already at the level they have in it."""
+    """Make word and noise of one clip, at their level in it."""
     rng = keyed(seed, f"clip {split}", index)
     label = index % len(WORDS)  # any number of clips is balanced to within one
     number = int(rng.integers(SPEAKERS[split]))
@@ -84,13 +84,13 @@ def scene(seed: int, split: str, index: int) -> Scene:
 
 
 def clip(seed: int, split: str, index: int) -> SpokenClip:
-    """Clip `index` of a split as 16-bit samples."""
+    """Make clip `index` of a split as 16-bit samples."""
     word, noise, label, number, snr_db = scene(seed, split, index)
     return SpokenClip(np.round((word + noise) * 32767).astype(np.int16), label, number, snr_db)
 
 
 def numbered_clip(seed: int, job: tuple[str, int]) -> SpokenClip:
-    """`clip` as a process pool calls it: (split, index) in one."""
+    """Make the clip of `job`, (split, index), for a process pool."""
     return clip(seed, *job)
 
 
@@ -99,7 +99,7 @@ def _rms(sound: Floats) -> float:
 
 
 def _background(samples: int, rng: np.random.Generator) -> Floats:
-    """A drawn mixture of hiss (white), rumble (pink), a far crowd (the mean spectrum of speech) and near talkers."""
+    """Mix hiss (white), rumble (pink), a far crowd (the mean spectrum of speech) and near talkers by drawn shares."""
     hiss, rumble, crowd, talk = rng.dirichlet(np.full(4, 0.5)).astype(np.float32)  # shares of the power
     size = -(-samples // 2048) * 2048  # a length that the FFT is quick at
     hertz = np.fft.rfftfreq(size, 1 / SAMPLE_RATE).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Show how far a slow step has come, and nothing when it is quick."""
+"""Show the progress of a slow step on the terminal, and nothing where the step is quick."""
 
 import sys
 import time
@@ -6,16 +6,15 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from rich.console import Console
-from rich.progress import Progress
-
 PATIENCE = 2.0  # seconds without a progress bar
 
 Item = TypeVar("Item")
 
 
 def with_progress(items: Iterable[Item], total: int, title: str) -> Iterator[Item]:
-    """The items again, with a bar on the terminal once they take longer than `PATIENCE`."""
+    """Yield the items again, with a bar on the terminal once they take longer than `PATIENCE`."""
+    from rich.progress import Progress
+
     start = time.monotonic()
     with Progress(transient=True, disable=True) as progress:
         task = progress.add_task(title, total=total)
@@ -29,10 +28,16 @@ def with_progress(items: Iterable[Item], total: int, title: str) -> Iterator[Ite
 
 @contextmanager
 def progress_beside(total: float, title: str) -> Iterator[Callable[[float], object]]:
-    """A bar on standard error if that is a terminal, so that standard output can go into a pipe; call it to advance.
+    """Show a bar on standard error if it is a terminal, so that standard output can go into a pipe.
 
-    Where both are the same terminal, what is written to `sys.stdout` meanwhile appears above the bar.
+    If standard output is the same terminal, what is written to `sys.stdout` meanwhile appears above the bar.
+
+    Yields:
+        A function that advances the bar by an amount.
     """
+    from rich.console import Console
+    from rich.progress import Progress
+
     console = Console(stderr=True)
     with Progress(
         console=console,

@@ -1,4 +1,4 @@
-"""Files become pieces in order: clips whole, recordings in windows, the bad ones with their reason."""
+"""windows.py: files become pieces in order, bad ones with their reason, and are shared out without a loss."""
 
 import os
 from pathlib import Path
@@ -8,8 +8,17 @@ import pytest
 import soundfile
 import torch
 
+from hopscotch.data import windows
 from hopscotch.data.audio import read_clip
-from hopscotch.data.windows import Windowing, find_files, groups, pieces_of, windows_of
+from hopscotch.data.windows import (
+    Windowing,
+    find_files,
+    groups,
+    pieces_of,
+    shares_of,
+    side_by_side,
+    windows_of,
+)
 from tests.tiny import SAMPLE_RATE, write_tone
 
 WINDOWING = Windowing(longest=2000, window=1600, hop=800)
@@ -105,3 +114,28 @@ def test_a_pattern_that_fits_nothing_and_a_folder_without_audio_are_named(tmp_pa
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ValueError, match="A folder must hold at least one audio file, got none in"):
         find_files([str(tmp_path)])
+
+
+@pytest.mark.parametrize(("num_files", "num_workers", "sizes"), [(8, 2, [2, 2, 2, 2]), (9, 2, [3, 3, 3]), (1, 4, [1])])
+def test_every_worker_has_two_shares(num_files: int, num_workers: int, sizes: list[int]) -> None:
+    files = [Path(f"{index}.wav") for index in range(num_files)]
+    found = list(shares_of(files, num_workers))
+    assert [len(share) for share in found] == sizes
+    assert [file for share in found for file in share] == files
+
+
+def test_long_recordings_make_small_shares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "MAX_BYTES", 10)
+    files = [tmp_path / name for name in ("long", "a", "b", "c")]
+    for file, size in zip(files, (100, 4, 6, 1), strict=True):
+        file.write_bytes(bytes(size))
+    assert list(shares_of(files, 1)) == [[files[0]], files[1:3], files[3:]]
+
+
+def test_results_come_in_the_order_of_the_files() -> None:
+    files = [Path(str(index)) for index in range(7)]
+    assert [name for part in side_by_side(_names, files, 2) for name in part] == [str(file) for file in files]
+
+
+def _names(files: list[Path]) -> list[str]:
+    return [file.name for file in files]
