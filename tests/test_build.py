@@ -60,11 +60,11 @@ def overrides_for(choice: str, tones: Path, digits: Path, folder: Path) -> list[
         seconds = ["data.scene_seconds=5"] if "scenes" in choice else []
         return [choice, *counts, *seconds, *model, *QUICK]
     if choice == "data=fsdd" or choice.startswith("experiment="):
-        speaker = [] if choice.endswith(("=fsdd", "=adapts_fsdd")) else ["data.test_speaker=theo"]
+        speaker = ["data.test_speaker=theo"] if choice == "experiment=fsdd_speakers" else []
         return [choice, f"data.root={digits}", *speaker, *model, *QUICK]
     less = {"debug=overfit": ["trainer.overfit_batches=1"], "logger=csv": ["callbacks=quiet"]}
-    for control in ("stride_2", "stride_8", "depth_1_stride_8", "depth_2_stride_8"):
-        less[f"control={control}"] = [f"model.encoder.strides=[1,2,{control[-1]}]"]  # as deep as the tiny model
+    if choice.startswith("baseline=") and "stride" in choice:
+        less[choice] = [f"model.encoder.strides=[1,2,{choice[-1]}]"]  # as deep as the tiny model
     return [choice, *tiny_folder(tones), *model, *QUICK, *less.get(choice, [])]
 
 

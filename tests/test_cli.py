@@ -1,6 +1,8 @@
 """What `python train.py ...` does before there is any work: one message and exit code 1, or a job in its own folder."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,6 +116,16 @@ def test_help_lists_the_choices_of_a_config_folder_of_ones_own(
     with pytest.raises(SystemExit):
         run("--config-dir", "own", "--help")
     assert re.search(r"huge +For the cluster", capsys.readouterr().out)
+
+
+def test_studies_run_from_the_checkout_and_are_not_listed(tmp_path: Path) -> None:
+    def typed(*arguments: str) -> str:
+        command = [sys.executable, str(PROJECT_ROOT / "train.py"), *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    shown = typed("--cfg", "hydra", "--package", "hydra.sweeper.params", "experiment=study_routes", "data.root=x")
+    assert "model.encoder.policy.sees: first,input" in shown
+    assert "study_routes" not in typed("--help")
 
 
 def test_cfg_shows_what_a_run_would_do_even_where_a_key_is_still_to_be_given(

@@ -70,7 +70,7 @@ def test_every_key_is_explained_where_it_is_defined_and_every_file_says_what_it_
             if found := re.match(r" {,4}(\w+): \S", line):  # deeper in are the values of a sweep
                 has_comment = " # " in line or above.strip().startswith("#")
                 keys[found[1]] = keys.get(found[1], False) or has_comment or "${" in line
-    assert [key for key, has_comment in keys.items() if not has_comment] == ["_target_"]  # every Hydra user knows it
+    assert [key for key, has_comment in keys.items() if not has_comment] == []
 
 
 @pytest.mark.parametrize("choice", MODELS)
@@ -99,8 +99,8 @@ def test_an_override_gets_the_type_of_its_key() -> None:
 
 def test_the_size_sets_the_width_of_the_encoder() -> None:
     cfg = compose(["model=skip_layer", "size=small"])
-    assert cfg.model.encoder.dim == cfg.model.dim == cfg.size.token_dim
-    assert compose(["model=dense", "model.dim=48"]).model.encoder.dim == 48
+    assert cfg.model.encoder.block.dim == cfg.model.dim == cfg.size.token_dim
+    assert compose(["model=dense", "model.dim=48"]).model.encoder.block.dim == 48
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_a_new_model_costs_one_yaml_and_no_schema(tmp_path: Path) -> None:
     write(tmp_path, "model/own.yaml", OWN_MODEL)
     cfg = compose(["model=own", "model.encoder.window=7", "model.encoder.nested.kind=soft"], config_dir=tmp_path)
     assert cfg.model.encoder.window == 7
-    assert cfg.model.encoder.dim == cfg.size.dim
+    assert cfg.model.encoder.block.dim == cfg.size.dim
 
 
 @pytest.mark.parametrize(
