@@ -26,7 +26,7 @@ def test_a_job_that_fails_stops_no_other(command: Command, tones: Path, tmp_path
         ("learned_skip", "finished"),
         ("learned_skip", "failed"),
     ]
-    assert "must stay auto for dense" in jobs[1]["error"]
+    assert "has no meaning for model=dense" in jobs[1]["error"]
     assert "the floor of learned_skip" in jobs[3]["error"]
     for job in jobs:
         assert json.loads((tmp_path / "all" / job["folder"] / "summary.json").read_text())["status"] == job["status"]
