@@ -20,12 +20,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
 def task(cfg: "DictConfig") -> float:
     """Train with one checked configuration; the score is for `hparams_search`."""
-    from hopscotch.report.score import score_of
+    from hopscotch.report.records import score_of
     from hopscotch.run import train  # and with it torch
     from hopscotch.system import keep_freed_memory
 
     keep_freed_memory()
-    return score_of(Path(cfg.run_dir), train(cfg))
+    return score_of(train(cfg))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from hopscotch.report.jobs import read_json
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
@@ -29,7 +30,6 @@ from rich.markup import escape
 from hopscotch.report.clip_table import FILE as CLIPS_FILE
 from hopscotch.report.clip_table import ClipRow, read_clips
 from hopscotch.report.evaluation_report import FOLDER, METRICS_FILE
-from hopscotch.report.jobs import read_json
 from hopscotch.report.sweep import make_console, new_table
 from scripts.studies.table import Interval, bootstrap
 

@@ -16,9 +16,10 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from hopscotch.report.jobs import read_overrides
+
 from hopscotch.config.compose import MAX_NAME, compose_sweep, file_name, quoted
 from hopscotch.config.errors import ConfigError
-from hopscotch.report.jobs import read_overrides
 from hopscotch.report.sweep import planned_overrides
 from hopscotch.system import PROJECT_ROOT
 

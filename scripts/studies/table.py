@@ -13,11 +13,11 @@ from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
+from hopscotch.report.jobs import HIDDEN, at_budgets, each_once, label, read_json, read_overrides
+from hopscotch.report.points import group_points, read_points
 from jaxtyping import Float
 
 from hopscotch.report.frontier import draw_frontier
-from hopscotch.report.jobs import HIDDEN, at_budgets, each_once, label, read_json, read_overrides
-from hopscotch.report.points import group_points, read_points
 from scripts.studies.thresholds import draw_thresholds
 
 NUM_DRAWS = 2000  # of the bootstrap

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
 
-from hopscotch.report.frontier import COLOURS
 from hopscotch.report.jobs import read_lines
+
+from hopscotch.report.frontier import COLOURS
 
 STYLES = ("-", "--", ":", "-.")  # of lines that share a colour
 THRESHOLD, OPEN_RATE = "gate/threshold/layer_", "gate/open_rate/layer_"

@@ -24,8 +24,8 @@ from hopscotch.report.budgets import budget_points, write_budgets
 from hopscotch.report.clip_table import clip_rows
 from hopscotch.report.clips import SplitClips
 from hopscotch.report.evaluation_report import FOLDER, print_evaluation, write_evaluation
-from hopscotch.report.jobs import read_json
 from hopscotch.report.metrics import measure
+from hopscotch.report.records import read_json
 from hopscotch.report.run_folder import config_of
 from hopscotch.report.summary import FILE_NAME as SUMMARY
 from hopscotch.restore import checkpoint_of

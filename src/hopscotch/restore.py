@@ -17,7 +17,7 @@ from hopscotch.config.compose import register
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.report.clip_table import FILE as CLIPS_FILE
 from hopscotch.report.clip_table import read_clips
-from hopscotch.report.jobs import read_json
+from hopscotch.report.records import read_json
 from hopscotch.report.run_folder import config_of
 from hopscotch.report.summary import FILE_NAME as SUMMARY
 from hopscotch.training.checkpoint import read_checkpoint, take_weights

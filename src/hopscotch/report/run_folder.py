@@ -14,9 +14,9 @@ from yaml import YAMLError
 
 from hopscotch.report.clip_table import FILE as CLIPS_FILE
 from hopscotch.report.clip_table import ClipRow, read_clips
-from hopscotch.report.jobs import read_overrides
 from hopscotch.report.metrics_log import FILE_NAME as METRICS_FILE
 from hopscotch.report.metrics_log import read_metrics
+from hopscotch.report.records import read_overrides
 from hopscotch.report.summary import FILE_NAME as SUMMARY_FILE
 
 CONFIG_FILE = "config.yaml"
