@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from hopscotch.config.compose import compose
 from hopscotch.config.errors import ConfigError
+from hopscotch.report.records import read_records
 from hopscotch.system import PROJECT_ROOT
 from tests.tiny import TINY_MODEL, TINY_RUN, Command, has_plugin, tiny_folder
 

@@ -1,4 +1,4 @@
-"""What a model's decisions are worth: repeated, dealt to the wrong clips, at their cheapest, and not at all."""
+"""What a model's decisions are worth: repeated, shuffled over the clips, at their cheapest, and not at all."""
 
 import csv
 import itertools
@@ -13,7 +13,7 @@ from hopscotch.conditions import time_fraction, with_noise, with_silence
 from hopscotch.training.calibration import calibrate
 from hopscotch.training.task import AudioTask
 from hopscotch.types import AudioBatch, SkipTrace, select_clips
-from scripts.studies.decision_value import COLUMNS, evaluate, measure_adaptation, measure_ends, numbers
+from scripts.studies.decision_value import COLUMNS, evaluate, measure_decisions, measure_ends, numbers
 from tests.small_models import decide_at_random
 from tests.tiny import SAMPLE_RATE, TINY_MODEL, TINY_RUN, Command, build, make_batch, tiny_config, tiny_folder
 
@@ -57,26 +57,26 @@ def test_a_clip_repeats_the_decisions_that_it_is_handed(make_task, name: str, se
     assert torch.equal(decisions(again.trace), decisions(own.trace))
     order = torch.arange(11, -1, -1)
     handed = select_clips(own.trace, order)
-    dealt = evaluate(task, batches(), handed)
-    assert torch.equal(decisions(dealt.trace), decisions(handed))
+    shuffled = evaluate(task, batches(), handed)
+    assert torch.equal(decisions(shuffled.trace), decisions(handed))
     differ = (decisions(handed) != decisions(own.trace)).any(dim=1)
     assert differ.any()
-    assert not torch.equal(dealt.losses[differ], own.losses[differ])
+    assert not torch.equal(shuffled.losses[differ], own.losses[differ])
     if (~differ).any():
-        torch.testing.assert_close(dealt.losses[~differ], own.losses[~differ], rtol=0, atol=1e-5)
+        torch.testing.assert_close(shuffled.losses[~differ], own.losses[~differ], rtol=0, atol=1e-5)
 
 
-def test_dealt_decisions_are_those_of_other_clips(make_task) -> None:
+def test_shuffled_decisions_are_those_of_other_clips(make_task) -> None:
     task = make_task("model=learned_skip")
     decide_at_random(task.model, batches()[0].waveform, batches()[0].lengths)
-    measured = measure_adaptation(task, batches(), measure_ends(task, batches()))
-    assert not torch.equal(measured.dealt_macs, measured.own.trace.macs.double())
-    assert not torch.equal(measured.dealt_losses, measured.own.losses)
+    measured = measure_decisions(task, batches(), measure_ends(task, batches()))
+    assert not torch.equal(measured.shuffled_macs, measured.own.trace.macs.double())
+    assert not torch.equal(measured.shuffled_losses, measured.own.losses)
 
 
 def test_a_gain_that_is_predicted_right_has_a_correlation_of_one(make_task) -> None:
     task = make_task("model=learned_skip")
-    measured = measure_adaptation(task, batches(), measure_ends(task, batches()))
+    measured = measure_decisions(task, batches(), measure_ends(task, batches()))
     found = numbers(measured._replace(predicted=measured.gain))
     assert found["gain_correlation"] == pytest.approx(1.0)
 
@@ -93,7 +93,7 @@ def test_gains_are_predicted_from_what_the_clips_own_decisions_are_planned_from(
     decide_at_random(task.model, batches()[0].waveform, batches()[0].lengths)
     ends = measure_ends(task, batches())
     calibrate(task.model, batches(), 0.6)
-    measured = measure_adaptation(task, batches(), ends)
+    measured = measure_decisions(task, batches(), ends)
     own = measured.own.trace
     assert own.tokens is not None
     assert own.summary is not None
@@ -103,12 +103,12 @@ def test_gains_are_predicted_from_what_the_clips_own_decisions_are_planned_from(
 
 
 @pytest.mark.parametrize("name", ["learned_skip", "skip_transformer"])
-def test_dealt_decisions_cost_the_same_and_the_ends_are_the_ends(make_task, name: str) -> None:
+def test_shuffled_decisions_cost_the_same_and_the_ends_are_the_ends(make_task, name: str) -> None:
     task = make_task(f"model={name}")
     task.model.decision_bias.fill_(0.3)
-    measured = measure_adaptation(task, batches(), measure_ends(task, batches()))
+    measured = measure_decisions(task, batches(), measure_ends(task, batches()))
     assert task.model.decision_bias.item() == pytest.approx(0.3)
-    assert measured.dealt_macs.sum().item() == pytest.approx(measured.own.trace.macs.sum().item())  # equal lengths
+    assert measured.shuffled_macs.sum().item() == pytest.approx(measured.own.trace.macs.sum().item())  # equal lengths
     assert measured.full.compute_fraction == 1.0
     assert measured.short.compute_fraction == pytest.approx(task.model.floor(1280))
     assert measured.short.compute_fraction < measured.own.compute_fraction < 1.0
@@ -133,48 +133,50 @@ def test_silence_makes_clips_longer_and_leaves_their_sound() -> None:
     torch.testing.assert_close(quiet.waveform.square().sum(1), clean.waveform.square().sum(1))
 
 
-def test_a_probe_asks_the_finished_model_for_other_budgets(command: Command, tones: Path, tmp_path: Path) -> None:
+def test_a_finished_model_is_evaluated_at_other_budgets(command: Command, tones: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     words = ["model=skip_transformer_gain", *tiny_folder(tones), *TINY_MODEL, *TINY_RUN, "model.depth=5"]
-    words += ["callbacks=probe", "callbacks.adaptation.reaches=[0,1]", "trainer.max_epochs=1"]
+    words += ["callbacks=decision_value", "callbacks.decision_value.levels=[0,1]", "trainer.max_epochs=1"]
     assert command(*words, f"hydra.run.dir={folder}").code == 0
-    found = json.loads((folder / "report" / "adaptation.json").read_text())
+    found = json.loads((folder / "report" / "decision_value.json").read_text())
     summary = json.loads((folder / "summary.json").read_text())
     cheap, dense = found["budgets"]
-    assert (cheap["reach"], dense["reach"]) == (0, 1)
+    assert (cheap["level"], dense["level"]) == (0, 1)
     assert cheap["requested"] == pytest.approx(summary["compute"]["floor"])
     assert dense["requested"] == dense["clean"]["fraction"] == dense["mixed"]["fraction"] == 1
     assert cheap["clean"]["fraction"] < found["clean"]["fraction"] < 1  # the run's own budget lies in between
     assert found["clean"]["acc"] == pytest.approx(summary["test"]["acc"])
     assert all(one["time_fraction"] > 0 for one in (found, cheap, dense))
-    lines = list(csv.DictReader((folder / "report" / "adaptation.csv").read_text().splitlines()))
-    assert {line["reach"] for line in lines} == {"", "0", "1"}
-    for reach, budget in (("0", cheap), ("1", dense)):
-        own = [line for line in lines if (line["reach"], line["set"]) == (reach, "clean")]
+    lines = list(csv.DictReader((folder / "report" / "decision_value.csv").read_text().splitlines()))
+    assert {line["level"] for line in lines} == {"", "0", "1"}
+    for level, budget in (("0", cheap), ("1", dense)):
+        own = [line for line in lines if (line["level"], line["set"]) == (level, "clean")]
         assert sum(int(line["own_macs"]) for line in own) / len(own) == pytest.approx(budget["clean"]["macs"])
 
 
-def test_a_reach_is_a_share(command: Command, tones: Path) -> None:
+def test_a_level_is_a_share(command: Command, tones: Path) -> None:
     words = ["model=learned_skip", *tiny_folder(tones), *TINY_MODEL, *TINY_RUN]
-    done = command(*words, "callbacks=probe", "hydra.run.dir=run", "callbacks.adaptation.reaches=[0.5,1.5]")
+    done = command(*words, "callbacks=decision_value", "hydra.run.dir=run", "callbacks.decision_value.levels=[0.5,1.5]")
     assert done.code == 1
-    assert "callbacks.adaptation.reaches must be a list of shares, 0 to 1, got [0.5, 1.5]" in done.err
+    assert "callbacks.decision_value.levels must be a list of shares, 0 to 1, got [0.5, 1.5]" in done.err
 
 
 @pytest.mark.parametrize("model", ["skip_transformer", "dense"])
-def test_a_run_with_the_probe_writes_what_it_found(command: Command, tones: Path, tmp_path: Path, model: str) -> None:
+def test_a_run_with_the_callback_writes_what_it_found(
+    command: Command, tones: Path, tmp_path: Path, model: str
+) -> None:
     folder = tmp_path / "run"
-    words = [f"model={model}", *tiny_folder(tones), *TINY_MODEL, *TINY_RUN, "callbacks=probe"]
+    words = [f"model={model}", *tiny_folder(tones), *TINY_MODEL, *TINY_RUN, "callbacks=decision_value"]
     assert command(*words, f"hydra.run.dir={folder}").code == 0
-    found = json.loads((folder / "report" / "adaptation.json").read_text())
+    found = json.loads((folder / "report" / "decision_value.json").read_text())
     summary = json.loads((folder / "summary.json").read_text())
     names = [one["condition"] for one in found["conditions"]]
     assert names == ["clean", "silence", "20 dB", "10 dB", "5 dB", "0 dB"]
     assert found["conditions"][0]["acc"] == pytest.approx(summary["test"]["acc"])
     assert found["conditions"][0]["fraction"] == pytest.approx(summary["compute"]["fraction"])
-    lines = list(csv.DictReader((folder / "report" / "adaptation.csv").read_text().splitlines()))
+    lines = list(csv.DictReader((folder / "report" / "decision_value.csv").read_text().splitlines()))
     assert tuple(lines[0]) == COLUMNS
     clean = [line for line in lines if line["set"] == "clean"]
     assert len(clean) == len(lines) / 2 == summary["data"]["clips"]["test"]
     assert sum(float(line["own_acc"]) for line in clean) / len(clean) == pytest.approx(summary["test"]["acc"])
-    assert all((line["dealt_loss"] == "") == (model == "dense") for line in lines)
+    assert all((line["shuffled_loss"] == "") == (model == "dense") for line in lines)
