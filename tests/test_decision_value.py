@@ -162,9 +162,7 @@ def test_a_level_is_a_share(command: Command, tones: Path) -> None:
 
 
 @pytest.mark.parametrize("model", ["skip_transformer", "dense"])
-def test_a_run_with_the_callback_writes_what_it_found(
-    command: Command, tones: Path, tmp_path: Path, model: str
-) -> None:
+def test_the_callback_writes_what_it_found(command: Command, tones: Path, tmp_path: Path, model: str) -> None:
     folder = tmp_path / "run"
     words = [f"model={model}", *tiny_folder(tones), *TINY_MODEL, *TINY_RUN, "callbacks=decision_value"]
     assert command(*words, f"hydra.run.dir={folder}").code == 0

@@ -137,7 +137,7 @@ def test_a_timing_that_was_stopped_goes_on_with_the_runs_that_are_missing(
     code, said = script(*words)
     assert code == 0, said
     assert asked == ["dense_0_1", "learned_skip_0_1", "learned_skip_0_2", "learned_skip_0_3"]
-    assert "dense | 16.0 (16.0 to 16.0) | passed by 0 of 1 | 0.9900 | 1" in said
+    assert "| dense | 16.0 (16.0 to 16.0) | passed by 0 of 1 | 0.9900 | 1" in said
     code, said = script("time_to_accuracy.py", "data.root=y", "--quick", "--out", tmp_path)
     assert code == 1
     assert "was made with ['data.root=x'], not with ['data.root=y']" in said

@@ -234,11 +234,11 @@ class Spread:
 
     @property
     def low(self) -> float:
-        return min(self.mean, *self.seeds)
+        return min((self.mean, *self.seeds))
 
     @property
     def high(self) -> float:
-        return max(self.mean, *self.seeds)
+        return max((self.mean, *self.seeds))
 
     @property
     def deviation(self) -> float | None:

@@ -19,6 +19,7 @@ from hopscotch.report.records import (
     LEDGER,
     Group,
     Record,
+    Spread,
     each_once,
     group,
     read_records,
@@ -319,7 +320,7 @@ def new_table(title: str, words: Sequence[str], numbers: Sequence[str]) -> "Tabl
 
 
 def number(value: Any, digits: int = 4) -> str:
-    """Write a number for people: nothing for None, whole numbers and words as they are, a spread with its deviation."""
-    if value is None or isinstance(value, str | int):
-        return "" if value is None else str(value)
-    return format(value, f".{digits}f")
+    """Write a number for people: a spread with its deviation, nothing for None, anything else as it is."""
+    if isinstance(value, float | Spread):
+        return format(value, f".{digits}f")
+    return "" if value is None else str(value)
