@@ -136,7 +136,7 @@ def summarise(records: Sequence[Record], found: Found) -> dict[str, Any]:
     measured = [found[record] for record in records]
     if not all(measured):
         return row
-    means = pd.json_normalize([dict(one) for one in measured]).mean(numeric_only=True)
+    means: Any = pd.json_normalize([dict(one) for one in measured]).mean(numeric_only=True)
     row |= {"mixed_acc": means["mixed.acc"], "mixed_loss": means["mixed.loss"], **by_condition(measured)}
     return row | worth(records, found, means) if all(map(decides, measured)) else row
 
@@ -145,12 +145,13 @@ def by_condition(measured: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Average compute and accuracy by condition, where all runs have them."""
     if not all("conditions" in one for one in measured):
         return {}
-    means = pd.DataFrame([row for one in measured for row in one["conditions"]]).groupby("condition", sort=False)
-    named = means[["fraction", "acc"]].mean().to_dict("index")
+    table = pd.DataFrame([row for one in measured for row in one["conditions"]])
+    means: Any = table.groupby("condition", sort=False)[["fraction", "acc"]].mean()
+    named = means.to_dict("index")
     return {f"{key} {condition}": value for condition, row in named.items() for key, value in row.items()}
 
 
-def worth(records: Sequence[Record], found: Found, means: "pd.Series[float]") -> dict[str, Any]:
+def worth(records: Sequence[Record], found: Found, means: Mapping[str, float]) -> dict[str, Any]:
     """Compare own decisions with shuffled ones; None stands for what no run could measure."""
     row: dict[str, Any] = {"time": means.get("time_fraction")}
     names = ("short_acc", "full_acc", "gain_correlation", "entropy", "routes", "common_routes")
@@ -166,12 +167,12 @@ def worth(records: Sequence[Record], found: Found, means: "pd.Series[float]") ->
     return row
 
 
-def clip_values(records: Sequence[Record], found: Found) -> pd.DataFrame:
+def clip_values(records: Sequence[Record], found: Found) -> Any:
     """Average the rows of decision_value.csv by set and clip, over the records that tested it."""
-    tables = []
+    tables: list[Any] = []
     for record in records:
         assert record.run is not None
-        rows = pd.read_csv(record.run / "report" / "decision_value.csv", dtype={"clip": str})
+        rows: Any = pd.read_csv(record.run / "report" / "decision_value.csv", dtype={"clip": str})
         level = found[record].get("level")
         tables.append(rows[rows["level"].isna() if level is None else rows["level"] == level])
     return pd.concat(tables).groupby(["set", "clip"], sort=False)[[c for pair in PAIRS.values() for c in pair]].mean()

@@ -163,7 +163,7 @@ def at_budgets(record: Record) -> list[tuple[Record, Mapping[str, Any]]]:
     baseline = next((word.partition("=")[2] for word in record.overrides if word.startswith("baseline=")), "null")
     model = record.model if baseline in ("", "null") else f"baseline: {baseline.partition('_')[0]}"
     own = replace(record, model=model, overrides=(*words, "at_budget=as trained") if budgets else words)
-    points = [(own, found)]
+    points: list[tuple[Record, Mapping[str, Any]]] = [(own, found)]
     for budget in budgets:
         clean, time = budget["clean"], record.clip_ms
         if time is not None:  # in proportion to the model's own time, which was measured too
@@ -310,9 +310,10 @@ def make_groups(points: Iterable[Record]) -> list[Group]:
         value, macs = spread_of(members, "value"), spread_of(members, "macs_m")
         assert value is not None
         assert macs is not None
-        others = (spread_of(members, name) for name in ("compute_fraction", "fit_seconds", "clip_ms"))
+        fraction, seconds = spread_of(members, "compute_fraction"), spread_of(members, "fit_seconds")
+        times = fraction, seconds, spread_of(members, "clip_ms")
         told_apart = tuple(word for word in words if word not in shared)
-        groups.append(Group(model, told_apart, tuple(members), value, macs, *others))
+        groups.append(Group(model, told_apart, tuple(members), value, macs, *times))
     return groups
 
 
