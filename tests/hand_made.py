@@ -38,16 +38,15 @@ def make_trace(
     """A trace of `strides.shape` with nothing skipped, but for what is given."""
     clips, depth = strides.shape
     dense = torch.full((clips,), 100)
-    return SkipTrace(
+    return SkipTrace.of(
+        torch.ones(clips, depth, dtype=torch.bool) if visited is None else visited,
+        dense if macs is None else macs,
+        dense,
         strides=strides,
-        visited=torch.ones(clips, depth, dtype=torch.bool) if visited is None else visited,
-        jumps=torch.full((clips, depth), -1, dtype=torch.int8) if jumps is None else jumps,
+        jumps=jumps,
         landings=torch.zeros(clips, depth, dtype=torch.bool) if landings is None else landings,
         open_rate=torch.full((clips, depth), NAN) if open_rate is None else open_rate,
-        macs=dense if macs is None else macs,
-        dense_macs=dense,
         expected_compute=torch.ones(clips),
-        log_prob=torch.zeros(clips),
         entropy=torch.full((clips,), entropy),
     )
 
@@ -126,8 +125,8 @@ class Replay(LightningModule):
         losses = nn.functional.cross_entropy(logits, batch.labels, reduction="none")
         loss = losses.mean() + 0.0 * self.model.weight
         macs = torch.zeros(4, dtype=torch.long)
-        output = ModelOutput(logits, self.trace, self.thresholds, frontend_macs=macs)
-        return {"loss": loss, "step": Step(losses.mean(), losses, output)}
+        output = ModelOutput(logits, self.trace, self.thresholds, frontend_macs=macs, positions=macs + 10)
+        return {"loss": loss, "step": Step(losses, output, batch, (logits, batch.labels), {})}
 
     def training_step(self, batch: AudioBatch) -> StepOutput:
         outputs = self.step_output(batch)

@@ -1,15 +1,18 @@
 """The seven models at toy size, clips for them, and hands on their decisions."""
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hopscotch.frontend import LogMel
+from hopscotch.layers.block import BlockSpec
 from hopscotch.layers.gate import Gate
 from hopscotch.layers.policy import JumpPolicy
+from hopscotch.layers.sampling import Scheduled
 from hopscotch.layers.stride import StrideGate
-from hopscotch.models.audio_model import AudioModel
+from hopscotch.models.audio_model import AudioModel, Head
 from hopscotch.models.encoder import Encoder
 from hopscotch.models.jumps import JumpAttention, JumpStack
 from hopscotch.models.stack import Stack
@@ -43,19 +46,34 @@ GROUPS = {"jump": {}, "policy": {}, "gate": {"open_rate": 0.5, "threshold_by": "
 
 
 def make_encoder(
-    name: str, *, ffn_ratio: float = 2, convolution_width: int = 3, open_rate: float | None = None, **changes: Any
+    name: str,
+    *,
+    ffn_ratio: float = 2,
+    convolution_width: int = 3,
+    residual_init_scale: float = 1.0,
+    open_rate: float | None = None,
+    **changes: Any,
 ) -> Encoder:
     """`open_rate`: behind a gate that lets so many tokens in, as at the end of training."""
     if open_rate is not None:
         encoder = make_encoder(name, ffn_ratio=ffn_ratio, convolution_width=convolution_width, **changes)
+        for part in encoder.modules():
+            if isinstance(part, Scheduled):
+                part.set_progress(1.0)
         gate = {"rule": "target", "open_rate": open_rate, "rate_floor": 0.1, "rate_ceiling": 0.98}
         gated = GatedEncoder(encoder, DIM, gate=gate)
         gated.set_progress(1.0)
         return gated
     kind, arguments = ENCODERS[name]
     groups = GROUPS if kind in (JumpStack, JumpAttention) else {}
-    blocks = {"ffn_ratio": ffn_ratio, "convolution_width": convolution_width}
-    return kind(DIM, HEADS, DEPTH, **{**blocks, **groups, **arguments, **changes})  # pyright: ignore[reportCallIssue]
+    block = BlockSpec(
+        DIM,
+        HEADS,
+        ffn_ratio=ffn_ratio,
+        convolution_width=convolution_width,
+        residual_init_scale=residual_init_scale,
+    )
+    return kind(block, DEPTH, **{**groups, **arguments, **changes})  # pyright: ignore[reportCallIssue]
 
 
 def make_model(
@@ -64,7 +82,6 @@ def make_model(
     seed: int = 0,
     spectrogram_augment: nn.Module | None = None,
     ffn_ratio: float = 2,
-    branch_start: float = 1.0,
     **changes: Any,
 ) -> AudioModel:
     torch.manual_seed(seed)
@@ -75,12 +92,10 @@ def make_model(
         spectrogram_augment=spectrogram_augment,
         encoder=make_encoder(name, ffn_ratio=ffn_ratio, **changes),
         dim=DIM,
-        num_classes=3,
+        head=partial(Head, num_classes=3, pooling="statistics", dropout=0.0),
         dropout=0.0,
         stem_stride=4,
         positions="sinusoidal",
-        pooling="statistics",
-        branch_start=branch_start,
     )
 
 
@@ -144,3 +159,9 @@ def skip_nothing(model: nn.Module) -> None:
             if isinstance(module, Gate):
                 module.offset.fill_(1000.0)
                 module.is_placed.fill_(True)
+
+
+def classifier(model: AudioModel) -> nn.Linear:
+    """The last layer of a model whose head gives scores of classes."""
+    assert isinstance(model.head, Head)
+    return model.head.linear

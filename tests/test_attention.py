@@ -103,5 +103,5 @@ def test_a_stride_below_1_is_rejected(stride: int) -> None:
 
 @pytest.mark.parametrize("heads", [0, 3])
 def test_a_width_that_the_heads_do_not_divide_is_rejected(heads: int) -> None:
-    with pytest.raises(ValueError, match=rf"model.dim must be a multiple of model.heads, got dim=16, heads={heads}\."):
+    with pytest.raises(ValueError, match=rf"^dim must be a multiple of num_heads, got dim=16, num_heads={heads}\."):
         SkipAttention(DIM, heads)

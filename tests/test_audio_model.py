@@ -107,10 +107,10 @@ def test_a_model_survives_its_state_dict(name: str) -> None:
 @pytest.mark.parametrize(("name", "changes"), [v for v in VARIANTS if v[0] in DECIDING])
 def test_the_decision_bias_reaches_1_exactly_and_the_floor_exactly(name: str, changes: dict[str, Any]) -> None:
     model, waveform, lengths = decided(name, **changes)
-    floors = [model.floor(samples) for samples in SAMPLES]
+    floors = [model.cost(samples).floor for samples in SAMPLES]
     if name == "jump_attention" and "open_rate" not in changes:  # of one open token every stride reads one key
         fixed = make_model("jump_attention", first=1, **changes).eval()
-        assert model.floor(6000) < fixed.floor(6000), "the strides behind the jumps are part of what is saved"
+        assert model.cost(6000).floor < fixed.cost(6000).floor, "the strides behind the jumps are part of what is saved"
     model.decision_bias.fill_(1e5)
     highest = model(waveform, lengths).trace
     model.decision_bias.fill_(-1e5)
@@ -143,7 +143,7 @@ def test_a_model_that_decides_nothing_has_its_own_fraction_as_floor_whatever_the
     before = model(waveform, lengths)
     model.decision_bias.fill_(-50.0)
     assert torch.equal(model(waveform, lengths).logits, before.logits)
-    assert before.trace.fraction.tolist() == pytest.approx([model.floor(samples) for samples in SAMPLES])
+    assert before.trace.fraction.tolist() == pytest.approx([model.cost(samples).floor for samples in SAMPLES])
 
 
 def test_expected_compute_is_a_share_of_the_whole_model() -> None:
@@ -178,7 +178,9 @@ def test_augmentation_is_for_training_and_keyed_by_clip() -> None:
 
 @pytest.mark.parametrize("model", ["dense", "learned_skip", "skip_transformer", "jump_attention"])
 def test_branches_start_as_large_as_asked(model: str) -> None:
-    usual, small = (dict(make_model(model, branch_start=start).encoder.named_parameters()) for start in (1.0, 0.1))
+    usual, small = (
+        dict(make_model(model, residual_init_scale=start).encoder.named_parameters()) for start in (1.0, 0.1)
+    )
     scaled = {name for name in usual if not torch.equal(usual[name], small[name])}
     ends = (".around.", ".attention.output.", ".attention.attention.output.", ".ffn.2.")
     assert scaled == {name for name in usual if any(end in f".{name}" for end in ends)}

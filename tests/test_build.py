@@ -17,6 +17,7 @@ from hopscotch.layers.jump import SkipLayer
 from hopscotch.models.jumps import JumpAttention, JumpStack
 from hopscotch.models.stack import Stack
 from hopscotch.models.strides import LearnedStack
+from tests.small_models import classifier
 from tests.tiny import MODELS, build, skip_without_plugin, tiny_config, tiny_folder, write_tone
 
 ELSEWHERE = {"trainer=ddp", "trainer=gpu"}  # need processes, or a GPU: they are composed in test_config.py
@@ -77,11 +78,11 @@ def test_every_choice_builds_and_steps_once(
     cfg.run_dir = str(tmp_path / "run")
     task, data = build(cfg)
     trainer = build_trainer(cfg, build_callbacks(cfg), build_loggers(cfg))
-    before = task.model.head.linear.weight.clone()
+    before = classifier(task.model).weight.clone()
     trainer.fit(task, datamodule=data)
     assert trainer.global_step == 1
     assert torch.isfinite(trainer.callback_metrics["train/loss"])
-    assert not torch.equal(before, task.model.head.linear.weight)
+    assert not torch.equal(before, classifier(task.model).weight)
 
 
 @pytest.mark.parametrize("size", ["tiny", "small"])
@@ -118,7 +119,9 @@ def test_a_target_that_is_not_there_is_named() -> None:
 
 def test_what_a_nested_object_finds_wrong_is_said_as_it_says_it(tmp_path: Path) -> None:
     cfg = tiny_config(tmp_path, tmp_path, "model=learned_skip", "model.dim=15")
-    with pytest.raises(ValueError, match=r"^model\.dim must be a multiple of model\.heads, got dim=15, heads=2\.$"):
+    with pytest.raises(
+        ValueError, match=r"^model\.encoder: dim must be a multiple of num_heads, got dim=15, num_heads=2\.$"
+    ):
         build_model(cfg, num_classes=3)
 
 

@@ -31,7 +31,8 @@ def make_model(tmp_path: Path):
 @pytest.mark.parametrize("name", DECIDING)
 def test_auto_is_the_asked_share_of_the_way_from_the_floor(make_model, name: str) -> None:
     model = make_model(name)
-    floor, ceiling = model.reachable(SAMPLES)
+    cost = model.cost(SAMPLES)
+    floor, ceiling = cost.floor, cost.ceiling
     assert 0 < floor < ceiling <= 1
     assert (ceiling < 1) == (name == "jump_attention"), "the strides behind the jumps are fixed"
     assert resolve_target("auto", model, SAMPLES, 0.5) == pytest.approx((floor + ceiling) / 2)
@@ -43,8 +44,13 @@ def test_auto_is_the_asked_share_of_the_way_from_the_floor(make_model, name: str
 @pytest.mark.parametrize("name", [*DECIDING, "dense"])
 def test_behind_a_gate_auto_is_no_more_than_training_ends_with(make_model, name: str) -> None:
     model = make_model(name, "model.open_rate=0.5")
-    assert resolve_target("auto", model, SAMPLES, 1.0) == model.most_in_training(SAMPLES) < model.reachable(SAMPLES)[1]
-    floor, ceiling = model.reachable(SAMPLES)
+    assert (
+        resolve_target("auto", model, SAMPLES, 1.0)
+        == model.cost(SAMPLES).trained / model.cost(SAMPLES).dense
+        < model.cost(SAMPLES).ceiling
+    )
+    cost = model.cost(SAMPLES)
+    floor, ceiling = cost.floor, cost.ceiling
     assert resolve_target("auto", model, SAMPLES, 0.1) == pytest.approx(0.9 * floor + 0.1 * ceiling)
 
 
@@ -52,7 +58,7 @@ def test_behind_a_gate_auto_is_no_more_than_training_ends_with(make_model, name:
 @pytest.mark.parametrize("name", [*DECIDING, "skip_attention"])
 def test_a_bias_beyond_all_decisions_reaches_the_ceiling(make_model, name: str, overrides: tuple[str, ...]) -> None:
     model, batches = make_model(name, *overrides), [make_batch(6, samples=[SAMPLES])]
-    assert calibrate(model, batches, 1.0).achieved == pytest.approx(model.reachable(SAMPLES)[1], abs=TOLERANCE)
+    assert calibrate(model, batches, 1.0).achieved == pytest.approx(model.cost(SAMPLES).ceiling, abs=TOLERANCE)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +77,8 @@ def test_a_model_that_has_nothing_to_skip_is_refused(make_model, name: str, over
 @pytest.mark.parametrize("name", DECIDING)
 def test_a_target_below_the_floor_is_refused_with_the_floor_named(make_model, name: str) -> None:
     model = make_model(name)
-    floor, ceiling = model.reachable(SAMPLES)
+    cost = model.cost(SAMPLES)
+    floor, ceiling = cost.floor, cost.ceiling
     with pytest.raises(
         ValueError, match=rf"compute\.target .* floor of {name}, {floor:.3f}, and {ceiling:.3g}, got 0\.01\."
     ):
@@ -82,9 +89,7 @@ def test_a_target_below_the_floor_is_refused_with_the_floor_named(make_model, na
 def test_a_model_without_decisions_takes_no_number(make_model, name: str) -> None:
     model = make_model(name)
     assert resolve_target("auto", model, SAMPLES, 0.5) is None
-    with pytest.raises(
-        ValueError, match=rf"compute\.target must stay auto for {name}, which decides nothing, got 0\.9"
-    ):
+    with pytest.raises(ValueError, match=rf"compute\.target=0\.9 has no meaning for model={name}, which makes no dec"):
         resolve_target(0.9, model, SAMPLES, 0.5)
 
 
@@ -105,7 +110,7 @@ def test_calibration_meets_the_targets_in_between(make_model, name: str) -> None
 def test_calibration_ends_at_the_floor_and_at_dense(make_model, name: str) -> None:
     model = make_model(name)
     batches = [make_batch(6, samples=[SAMPLES])]
-    assert calibrate(model, batches, 0.0).achieved == pytest.approx(model.floor(SAMPLES))
+    assert calibrate(model, batches, 0.0).achieved == pytest.approx(model.cost(SAMPLES).floor)
     assert calibrate(model, batches, 1.0).achieved == 1.0
 
 

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hopscotch.compute import attention_macs, block_macs, convolution_macs, kept_keys, linear_macs
+from hopscotch.compute import attention_macs, convolution_macs, kept_keys, linear_macs
 from hopscotch.conditions import nothing_skipped
 from hopscotch.layers import attention
 from hopscotch.layers.attention import SkipAttention
-from hopscotch.layers.block import TransformerBlock
+from hopscotch.layers.block import BlockSpec, TransformerBlock
 from hopscotch.layers.jump import SkipLayer
 from hopscotch.models.audio_model import AudioModel
 from tests.small_models import DEPTH, DIM, HEADS, MODELS, decide_at_random, make_clips, make_model, skip_nothing
@@ -53,15 +53,16 @@ def test_attention_macs_are_those_that_run(stride: int, padded: bool) -> None:
 
 def test_block_macs_are_those_that_run() -> None:
     for width in (0, 5):
-        block = TransformerBlock(16, 2, ffn_ratio=3, stride=2, convolution_width=width).eval()
-        assert counted_macs(block, torch.zeros(2, 11, 16)) == 2 * block_macs(11, 16, 3, 2, convolution_width=width)
+        spec = BlockSpec(16, 2, ffn_ratio=3, convolution_width=width)
+        block = TransformerBlock(spec, stride=2).eval()
+        assert counted_macs(block, torch.zeros(2, 11, 16)) == 2 * spec.macs(11, 2)
 
 
 VARIANTS = [
     *((name, {}) for name in MODELS),
     ("learned_skip", {"gate_input": "encoder", "estimator": "soft"}),
     ("skip_layer", {"policy": {"sees": "state"}}),
-    ("skip_layer", {"policy": {"sees": "input", "heads": "shared"}, "jump": {"mix": "literal", "rule": "literal"}}),
+    ("skip_layer", {"policy": {"sees": "input", "tied": True}, "jump": {"mix": "literal", "rule": "literal"}}),
     ("skip_transformer", {"policy": {"estimator": "gain"}, "jump": {"mix": "none"}}),
     ("jump_attention", {"inner": "transformer", "first": 2}),
 ]

@@ -3,13 +3,17 @@
 import pytest
 import torch
 
-from hopscotch.models.encoder import Encoder, fixed_trace, interpolate
+from hopscotch.layers.sampling import interpolate
+from hopscotch.models.encoder import Encoder
+from hopscotch.types import SkipTrace
 from tests.small_models import DECIDING, DEPTH, DIM, MODELS, make_encoder
 
 
 def test_a_fixed_trace_visits_all_and_decides_nothing() -> None:
     strides = torch.tensor([[2, 1], [2, 1]])
-    trace = fixed_trace(strides, torch.tensor([30, 60]), torch.tensor([40, 80]))
+    trace = SkipTrace.of(
+        torch.ones(2, 2, dtype=torch.bool), torch.tensor([30, 60]), torch.tensor([40, 80]), strides=strides
+    )
     assert trace.visited.all()
     assert trace.fraction.tolist() == trace.expected_compute.tolist() == [0.75, 0.75]
     assert trace.histories == [[], []]
@@ -28,8 +32,8 @@ def test_encoders_say_whether_they_decide_and_cost_what_their_traces_say(name: s
     assert encoder.decides == (name in DECIDING)
     _, trace = encoder(torch.randn(2, 9, DIM), torch.tensor([9, 4]))
     for clip, time in enumerate((9, 4)):
-        cheapest, dense = encoder.macs_range(time)
-        assert cheapest <= int(trace.macs[clip]) <= dense == int(trace.dense_macs[clip])
+        cost = encoder.cost(time)
+        assert cost.cheapest <= int(trace.macs[clip]) <= cost.dearest <= cost.dense == int(trace.dense_macs[clip])
     depth = DEPTH + 2 if name == "jump_attention" else DEPTH
     assert trace.strides.shape == trace.visited.shape == trace.jumps.shape == trace.open_rate.shape == (2, depth)
 

@@ -11,12 +11,12 @@ from hopscotch.models.audio_model import AudioModel
 from hopscotch.training import gains
 from hopscotch.training.calibration import calibrate
 from hopscotch.training.gains import fit_gains
-from hopscotch.types import AudioBatch
+from hopscotch.types import AudioBatch, ModelOutput
 from tests.small_models import decide_at_random
 from tests.tiny import make_batch, tiny_config
 
 PLANNED = {
-    "learned_skip": ("model.encoder.estimator=gain", "model.encoder.gate_input=first", "model.encoder.heads=shared"),
+    "learned_skip": ("model.encoder.estimator=gain", "model.encoder.gate_input=first", "model.encoder.tied=true"),
     "skip_transformer": ("model.encoder.policy.estimator=gain",),
     "jump_attention": ("model.encoder.policy.estimator=gain", "model.encoder.policy.sees=input"),
 }
@@ -47,7 +47,7 @@ class Costly:
     def keep(self, module: object, inputs: object, output) -> None:
         self.trace = output.trace
 
-    def __call__(self, logits: Tensor, batch: AudioBatch) -> Tensor:
+    def __call__(self, output: ModelOutput, batch: AudioBatch) -> Tensor:
         assert self.trace is not None
         loud = batch.labels == 0
         return 2.0 + torch.where(loud, 5.0 * (1.0 - self.trace.fraction.float()), 0.0)
@@ -67,13 +67,13 @@ def test_a_fit_finds_the_clips_that_skipping_costs(make_model, name: str) -> Non
 @pytest.mark.parametrize("name", PLANNED)
 def test_a_fit_changes_the_net_alone_and_says_the_same_again(make_model, name: str) -> None:
     model = make_model(name, *PLANNED[name])
-    net = {id(value) for value in model.encoder.gain_net.parameters()}
+    net = {id(value) for value in model.planner.gain_net.parameters()}
     fitted = {key for key, value in model.named_parameters(remove_duplicate=False) if id(value) in net}
     before = {key: value.clone() for key, value in model.state_dict().items()}
     explained = fit_gains(model, Costly(model), batches(), seed=0)
     once = {key: value.clone() for key, value in model.state_dict().items()}
     assert {key for key in once if not torch.equal(once[key], before[key])} == fitted
-    assert not any(value.requires_grad for value in model.encoder.gain_net.parameters())
+    assert not any(value.requires_grad for value in model.planner.gain_net.parameters())
     with torch.inference_mode():  # as a trainer validates
         assert fit_gains(model, Costly(model), batches(), seed=0) == explained
     assert all(torch.equal(value, once[key]) for key, value in model.state_dict().items())
@@ -87,7 +87,7 @@ def test_drawn_decisions_are_of_every_cost_and_the_same_for_a_seed(make_model, n
 
     def draw(seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
-        taken = [model.encoder.random_decisions(trace, generator) for _ in range(20)]
+        taken = [model.planner.random_decisions(trace, generator) for _ in range(20)]
         runs = [model(batch.waveform, batch.lengths, repeat=decisions).trace for decisions in taken]
         return torch.stack([run.fraction for run in runs])
 
@@ -107,7 +107,7 @@ def test_behind_a_gate_it_is_fitted_to_what_decisions_are_planned_from_in_use(
 ) -> None:
     fitted = []
 
-    def fit(model: AudioModel, net: nn.Module, summaries: Tensor, *_: object) -> float:
+    def fit(planner: nn.Module, summaries: Tensor, *_: object) -> float:
         fitted.append(summaries)
         return 0.0
 
@@ -118,22 +118,22 @@ def test_behind_a_gate_it_is_fitted_to_what_decisions_are_planned_from_in_use(
     bias = model.decision_bias.item()
     traces = [model(batch.waveform, batch.lengths).trace for batch in batches()]
     assert all(0 < float(trace.tokens.float().mean()) < 1 for trace in traces)
-    fit_gains(model, lambda logits, batch: logits.new_zeros(len(logits)), batches(), seed=0)
+    fit_gains(model, lambda output, batch: torch.zeros(len(batch.labels)), batches(), seed=0)
     in_use = torch.cat([trace.summary.repeat(gains.NUM_DRAWS, 1) for trace in traces])
     torch.testing.assert_close(fitted[0], in_use, rtol=0, atol=1e-5)
     assert model.decision_bias.item() == bias
 
 
 def test_other_estimators_have_nothing_to_fit(make_model) -> None:
-    assert all(make_model(name).encoder.gain_net is None for name in (*PLANNED, "dense"))
+    assert all(make_model(name).planner is None for name in (*PLANNED, "dense"))
 
 
 def test_what_is_decided_layer_by_layer_cannot_be_planned(make_model) -> None:
     with pytest.raises(ValueError, match=r"gate_input must be first or encoder under estimator=gain, got layer"):
         make_model("learned_skip", "model.encoder.estimator=gain")
     with pytest.raises(
-        ValueError, match=r"policy\.sees must be input or first under policy\.estimator=gain, got state"
+        ValueError, match=r"^model\.encoder: policy_sees must be input or first under policy_estimator=gain, got state"
     ):
         make_model("skip_transformer", "model.encoder.policy.estimator=gain", "model.encoder.policy.sees=state")
-    with pytest.raises(ValueError, match=r"policy\.heads must be per_layer under policy\.estimator=gain, got shared"):
-        make_model("skip_transformer", "model.encoder.policy.estimator=gain", "model.encoder.policy.heads=shared")
+    with pytest.raises(ValueError, match=r"^model\.encoder: tied must be false under estimator=gain, got true"):
+        make_model("skip_transformer", "model.encoder.policy.estimator=gain", "model.encoder.policy.tied=true")

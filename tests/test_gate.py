@@ -342,7 +342,7 @@ def test_no_rule_saturates_where_opening_every_token_is_all_that_the_gradient_as
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rate_floor": 0.9}, r"gate needs 0 <= rate_floor <= open_rate <= rate_ceiling <= 1, got 0.9, 0.85, 0.98\."),
+        ({"rate_floor": 0.9}, r"rate_floor, open_rate and rate_ceiling must rise from 0 to 1, got 0.9, 0.85, 0.98\."),
         ({"rate_ceiling": 1.1}, r"got 0.1, 0.85, 1.1\."),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hopscotch.layers import policy as policy_module
+from hopscotch.layers import route as route_module
 from hopscotch.layers.adapter import Adapter
 from hopscotch.layers.jump import Credit, SkipLayer
 from hopscotch.layers.policy import landing
@@ -161,7 +161,7 @@ def test_gathered_equals_clip_by_clip_in_training_given_the_same_draws(
 
     def cross(clips: list[int], time: int) -> tuple[Tensor, Any]:
         draws = iter(noise[:, clips].split(1 if sees == "state" else DEPTH - 1))
-        monkeypatch.setattr(policy_module, "gumbel_noise", lambda _: next(draws))
+        monkeypatch.setattr(route_module, "gumbel_noise", lambda _: next(draws))
         return block.run(x[clips, :time], LENGTHS[clips])
 
     y, trace = cross(list(range(6)), TIME)
@@ -286,14 +286,14 @@ COMBINATIONS = [*itertools.product(("input", "first", "state"), ("gumbel", "rein
 
 @pytest.mark.parametrize(("sees", "estimator"), COMBINATIONS)
 def test_policy_and_gate_learn_from_the_task_under_every_choice(sees: Any, estimator: Any) -> None:
-    options = itertools.product(("literal", "convex", "none"), ("skip", "literal"), ("per_layer", "shared"))
+    options = itertools.product(("literal", "convex", "none"), ("skip", "literal"), (False, True))
     _, x = make()
     for mix, rule, heads in options:
         block = SkipLayer(
             *(DIM, HEADS, 3),
             policy_sees=sees,
             policy_estimator=estimator,
-            policy_heads=heads,
+            policy_tied=heads,
             jump_mix=mix,
             jump_rule=rule,
         )
@@ -373,9 +373,9 @@ def test_drop_in_thresholds_follow_gradients_first_and_the_loss_once_it_is_told(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"jump_max": 0}, r"jump.max must be at least 1 layer, got 0\."),
-        ({"depth": 1}, r"model.depth must be at least 2 layers for jumps, got 1\."),
-        ({"num_heads": 3}, r"model.dim must be a multiple of model.heads, got dim=16, heads=3\."),
+        ({"jump_max": 0}, r"max_jump must be at least 1 layer, got 0\."),
+        ({"depth": 1}, r"^depth must be at least 2 layers for jumps, got 1\."),
+        ({"num_heads": 3}, r"^dim must be a multiple of num_heads, got dim=16, num_heads=3\."),
     ],
 )
 def test_arguments_out_of_range_are_rejected(changes: dict[str, int], message: str) -> None:

@@ -37,7 +37,7 @@ def test_the_encoder_is_its_block() -> None:
     expected, block_trace = encoder.block.run(x, LENGTHS, bias=0.3)
     assert torch.equal(y, expected)
     assert torch.equal(trace.jumps, block_trace.jumps)
-    assert encoder.macs_range(9) == encoder.block.macs_range(9)
+    assert (encoder.cost(9).cheapest, encoder.cost(9).dense) == encoder.block.macs_range(9)
 
 
 def test_the_temperature_follows_progress_and_thresholds_are_reported_by_layer() -> None:
@@ -46,12 +46,12 @@ def test_the_temperature_follows_progress_and_thresholds_are_reported_by_layer()
     assert encoder.block.policy.temperature == 3.0
     encoder.set_progress(0.5)
     assert encoder.block.policy.temperature == 2.0
-    encoder.update_threshold(1.0, 0.01)
-    encoder.update_threshold(2.0, 0.01)
-    thresholds = encoder.thresholds()
-    assert list(thresholds) == list(range(DEPTH))
-    assert all(float(value) < 0.5 for value in thresholds.values())
-    assert make_encoder("skip_transformer").thresholds() == {}
+    for loss in (1.0, 2.0):
+        for gate in encoder.gates:
+            gate.update_threshold(loss, 0.01)
+    assert [gate.layer for gate in encoder.gates] == list(range(DEPTH))
+    assert all(float(gate.threshold) < 0.5 for gate in encoder.gates)
+    assert list(make_encoder("skip_transformer").gates) == []
 
 
 def test_jump_attention_is_the_jump_block_and_then_the_stack() -> None:
@@ -71,7 +71,7 @@ def test_jump_attention_is_the_jump_block_and_then_the_stack() -> None:
     run = trace.expected_compute * trace.dense_macs
     parts = first.expected_compute * first.dense_macs + second.macs
     torch.testing.assert_close(run, parts)
-    assert encoder.macs_range(9)[1] == int(trace.dense_macs[0])
+    assert encoder.cost(9).dense == int(trace.dense_macs[0])
 
 
 @pytest.mark.parametrize("name", ["skip_layer", "jump_attention"])

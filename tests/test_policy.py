@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 import torch
 
-from hopscotch.layers import policy as policy_module
+from hopscotch.layers import route as route_module
 from hopscotch.layers.policy import (
     JumpPolicy,
-    Route,
     landing,
     shortest_route,
     skipped_layers,
 )
-from hopscotch.layers.stride import COST_UNIT, PROBABILITY_FLOOR
+from hopscotch.layers.route import Route
+from hopscotch.layers.sampling import COST_UNIT, PROBABILITY_FLOOR
 
 CPU = torch.device("cpu")
 RULES: tuple[Any, ...] = ("skip", "literal")
@@ -71,7 +71,7 @@ def test_visits_jumps_and_landings_tell_one_story(estimator: Any, rule: Any) -> 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_the_chance_of_a_draw_follows_from_its_own_probabilities(rule: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policy_module, "gumbel_noise", torch.zeros_like)
+    monkeypatch.setattr(route_module, "gumbel_noise", torch.zeros_like)
     torch.manual_seed(0)
     policy, logits = JumpPolicy(4, 6, rule=rule).train(), torch.randn(1, 5, 4, requires_grad=True)
     policy.temperature = 0.7
@@ -143,11 +143,11 @@ def test_gains_prefer_the_layers_that_save_loss() -> None:
 
 def test_a_fresh_policy_goes_on_more_often_than_not() -> None:
     torch.manual_seed(0)
-    for heads in ("per_layer", "shared"):
-        logits = JumpPolicy(8, 5, heads=heads).eval()(torch.randn(30, 8))
+    for tied in (False, True):
+        logits = JumpPolicy(8, 5, tied=tied).eval()(torch.randn(30, 8))
         assert logits.shape == (30, 4, 4)
         assert 0.5 < logits.softmax(-1)[..., 0].mean() < 0.7
-        assert torch.equal(logits[:, 0], logits[:, 3]) == (heads == "shared")
+        assert torch.equal(logits[:, 0], logits[:, 3]) == tied
 
 
 def test_the_policy_reads_the_trunk_and_does_not_steer_it() -> None:
@@ -183,8 +183,8 @@ def test_decided_layer_by_layer_or_all_at_once_a_route_is_the_same() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"max_jump": 0}, r"jump.max must be at least 1 layer, got 0\."),
-        ({"depth": 1}, r"model.depth must be at least 2 layers for jumps, got 1\."),
+        ({"max_jump": 0}, r"^max_jump must be at least 1 layer, got 0\."),
+        ({"depth": 1}, r"^depth must be at least 2 layers for jumps, got 1\."),
     ],
 )
 def test_what_leaves_no_jump_is_rejected(changes: dict[str, int], message: str) -> None:

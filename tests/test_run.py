@@ -20,6 +20,7 @@ import hopscotch.run
 from hopscotch.build import build_callbacks
 from hopscotch.report.metrics_log import read_metrics
 from hopscotch.system import PROJECT_ROOT
+from tests.small_models import classifier
 from tests.tiny import TINY_MODEL, TINY_RUN, Command, Ended, tiny_folder, write_tone, write_tones
 
 TINY = [*TINY_MODEL, *TINY_RUN, "hydra.run.dir=run"]
@@ -222,7 +223,7 @@ def test_bad_data_ends_with_one_message(command: Command, tmp_path: Path, proble
 @pytest.mark.parametrize(
     ("override", "rule"),
     [
-        ("model.dim=15", "model.dim must be a multiple of model.heads, got dim=15, heads=2."),
+        ("model.dim=15", "model.encoder: dim must be a multiple of num_heads, got dim=15, num_heads=2."),
         ("model.encoder.strides=[1,0,1]", "every stride of model.encoder.strides must be a whole number of at least 1"),
         (
             "model.encoder.strides=[1,1]",
@@ -301,15 +302,15 @@ def test_the_weights_that_are_tested_are_the_best_ones(
         """The last weights are no good."""
 
         def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
-            pl_module.model.head.linear.bias.data.fill_(7.0)
+            classifier(pl_module.model).bias.data.fill_(7.0)
 
         def on_test_start(self, trainer: Trainer, pl_module: Any) -> None:
-            tested.append(pl_module.model.head.linear.bias.detach().clone())
+            tested.append(classifier(pl_module.model).bias.detach().clone())
 
     tested: list[torch.Tensor] = []
     monkeypatch.setattr(hopscotch.run, "build_callbacks", lambda cfg: [*build_callbacks(cfg), Spoil()])
     assert command(*tiny_folder(tones), *TINY, "model=dense").code == 0
-    assert torch.equal(tested[0], state("run")["model.head.linear.bias"])
+    assert torch.equal(tested[0], state("run")["classifier(model).bias"])
 
 
 def test_a_run_measures_its_clips_and_draws_its_weights_by_the_seed(command: Command, tones: Path) -> None:

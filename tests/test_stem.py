@@ -64,5 +64,5 @@ def test_without_positions_a_sound_is_the_same_wherever_it_lies() -> None:
 
 
 def test_a_stem_stride_that_is_not_2_or_4_is_rejected() -> None:
-    with pytest.raises(ValueError, match=r"model.stem_stride must be 2 or 4 frames per position, got 3\."):
+    with pytest.raises(ValueError, match=r"^stem_stride must be 2 or 4 frames per position, got 3\."):
         ConvStem(8, DIM, stride=3, dropout=0.0)

@@ -6,19 +6,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from hopscotch.compute import block_macs
+from hopscotch.layers.block import BlockSpec
 from hopscotch.models.stack import Stack
 from hopscotch.models.strides import LearnedBlock, LearnedStack
 from hopscotch.types import valid_mask
 from tests.small_models import decide_at_random, skip_nothing
 
 DIM, HEADS, DEPTH, MAX = 16, 2, 3, 4
+SPEC = BlockSpec(DIM, HEADS)
 LENGTHS = torch.tensor([11, 4, 1, 8, 11])
 
 
 def make(**changes: Any) -> tuple[LearnedStack, Tensor]:
     torch.manual_seed(0)
-    return LearnedStack(DIM, HEADS, DEPTH, max_stride=MAX, **changes), torch.randn(5, 11, DIM) + torch.randn(5, 1, DIM)
+    return LearnedStack(SPEC, DEPTH, max_stride=MAX, **changes), torch.randn(5, 11, DIM) + torch.randn(5, 1, DIM)
 
 
 @pytest.mark.parametrize("gate_input", ["layer", "encoder"])
@@ -28,7 +29,7 @@ def test_evaluation_equals_each_clip_alone_at_its_own_strides(gate_input: Any) -
     y, trace = stack(x, LENGTHS)
     assert len(set(map(tuple, trace.strides.tolist()))) > 2
     for clip, length in enumerate(LENGTHS.tolist()):
-        plain = Stack(DIM, HEADS, DEPTH, strides=trace.strides[clip].tolist())
+        plain = Stack(SPEC, DEPTH, strides=trace.strides[clip].tolist())
         names = {name: name.replace("attention.attention", "attention") for name in stack.state_dict()}
         weights = {names[name]: value for name, value in stack.state_dict().items() if ".gate." not in name}
         plain.load_state_dict(weights)
@@ -36,7 +37,7 @@ def test_evaluation_equals_each_clip_alone_at_its_own_strides(gate_input: Any) -
         torch.testing.assert_close(y[clip, :length], alone[0], rtol=0, atol=1e-5)
         gates = DEPTH * (DIM * DIM + DIM * MAX)
         assert int(trace.macs[clip]) == int(alone_trace.macs) + gates
-        assert int(trace.dense_macs[clip]) == DEPTH * block_macs(length, DIM, 4) + gates
+        assert int(trace.dense_macs[clip]) == DEPTH * SPEC.macs(length) + gates
 
 
 @pytest.mark.parametrize("estimator", ["selected", "soft"])
@@ -76,9 +77,9 @@ def test_a_bias_moves_planned_strides_one_way() -> None:
     decide_at_random(stack, x, LENGTHS)
     macs = torch.stack([stack(x, LENGTHS, bias)[1].macs for bias in (-1e5, -4.0, -1.0, 0.0, 1.0, 4.0, 1e5)])
     assert (macs.diff(dim=0) >= 0).all()
-    ranges = [stack.macs_range(length) for length in LENGTHS.tolist()]
-    assert macs[0].tolist() == [cheapest for cheapest, _ in ranges]
-    assert macs[-1].tolist() == [dense for _, dense in ranges]
+    costs = [stack.cost(length) for length in LENGTHS.tolist()]
+    assert macs[0].tolist() == [cost.cheapest for cost in costs]
+    assert macs[-1].tolist() == [cost.dense for cost in costs]
 
 
 def test_temperatures_follow_progress() -> None:
@@ -94,10 +95,10 @@ def test_a_plan_from_layer_0_leaves_it_dense_and_reads_mean_and_deviation() -> N
     assert (trace.strides[:, 0] == 1).all()
     assert len(set(map(tuple, trace.strides.tolist()))) > 2
     gates = (DEPTH - 1) * (2 * DIM * DIM + DIM * MAX)
-    assert trace.dense_macs.tolist() == [DEPTH * block_macs(n, DIM, 4) + gates for n in LENGTHS.tolist()]
-    for bias, wanted in ((-1e5, 0), (1e5, 1)):
+    assert trace.dense_macs.tolist() == [DEPTH * SPEC.macs(n) + gates for n in LENGTHS.tolist()]
+    for bias, wanted in ((-1e5, "cheapest"), (1e5, "dense")):
         _, trace = stack(x, LENGTHS, bias)
-        assert trace.macs.tolist() == [stack.macs_range(n)[wanted] for n in LENGTHS.tolist()]
+        assert trace.macs.tolist() == [getattr(stack.cost(n), wanted) for n in LENGTHS.tolist()]
 
 
 def test_gain_trains_on_strides_of_every_cost() -> None:
@@ -112,27 +113,27 @@ def test_gain_trains_on_strides_of_every_cost() -> None:
 
 def test_a_shared_plan_is_one_stride_for_all_its_layers() -> None:
     for estimator in ("selected", "gain"):
-        stack, x = make(gate_input="first", heads="shared", estimator=estimator)
+        stack, x = make(gate_input="first", tied=True, estimator=estimator)
         decide_at_random(stack, x, LENGTHS)
         for mode in (True, False):
             _, trace = stack.train(mode)(x, LENGTHS)
             assert (trace.strides[:, 1:] == trace.strides[:, 1:2]).all()
             assert len(trace.strides[:, 1].unique()) > 1
         gate = 2 * DIM * DIM + DIM * MAX
-        assert trace.dense_macs.tolist() == [DEPTH * block_macs(n, DIM, 4) + gate for n in LENGTHS.tolist()]
-    with pytest.raises(ValueError, match="gate_input must be first or encoder under heads=shared, got layer"):
-        make(heads="shared")
+        assert trace.dense_macs.tolist() == [DEPTH * SPEC.macs(n) + gate for n in LENGTHS.tolist()]
+    with pytest.raises(ValueError, match="gate_input must be first or encoder under tied=true, got layer"):
+        make(tied=True)
 
 
-@pytest.mark.parametrize("heads", ["shared", "per_layer"])
-def test_reinforce_weighs_the_log_probability_of_the_strides_drawn(heads: Any) -> None:
-    stack, x = make(gate_input="first", heads=heads, estimator="reinforce")
+@pytest.mark.parametrize("tied", [True, False])
+def test_reinforce_weighs_the_log_probability_of_the_strides_drawn(tied: bool) -> None:
+    stack, x = make(gate_input="first", tied=tied, estimator="reinforce")
     lengths = torch.full((2000,), 11)
     y, trace = stack.train()(x[:1].expand(2000, -1, -1), lengths)
     assert trace.log_prob.requires_grad
     y.square().mean().backward(retain_graph=True)
     assert all(p.grad is None for p in stack._gates()[0].parameters()), "nothing through the model"
-    drawn = trace.strides[:, 1] if heads == "shared" else trace.strides[:, 1] * 10 + trace.strides[:, 2]
+    drawn = trace.strides[:, 1] if tied else trace.strides[:, 1] * 10 + trace.strides[:, 2]
     for pattern in drawn.unique():
         here = drawn == pattern
         assert trace.log_prob[here].exp().mean().item() == pytest.approx(here.float().mean().item(), abs=0.03)

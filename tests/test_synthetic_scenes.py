@@ -28,6 +28,7 @@ from hopscotch.data.synthetic.scenes import (
 )
 from hopscotch.data.synthetic.source import KEYWORD_SCENES, SyntheticScenes
 from hopscotch.data.synthetic.words import SNR_RANGE, WORDS, speaker
+from tests.small_models import classifier
 from tests.tiny import TINY_MODEL, TINY_RUN, build, fit
 
 KEYWORDS, OTHERS, NUM_OTHERS = PLAIN.keywords, PLAIN.others, PLAIN.num_others
@@ -259,10 +260,10 @@ def test_the_configuration_builds_and_steps_once(cache: Path, tmp_path: Path) ->
     cfg.run_dir = str(tmp_path)
     task, data = build(cfg)
     assert OmegaConf.select(cfg, "frontend.sample_rate") == data.sample_rate == SCENE_RATE
-    assert task.model.head.linear.out_features == 10
-    before = task.model.head.linear.weight.clone()
+    assert classifier(task.model).out_features == 10
+    before = classifier(task.model).weight.clone()
     assert fit(cfg, built=(task, data)).global_step == 1
-    assert not torch.equal(before, task.model.head.linear.weight)
+    assert not torch.equal(before, classifier(task.model).weight)
 
 
 def test_a_wrong_length_is_refused_before_any_work() -> None:

@@ -12,7 +12,8 @@ from torch import Tensor
 from hopscotch.training import task as base
 from hopscotch.training.calibration import calibrate
 from hopscotch.training.task import AudioTask
-from hopscotch.types import AudioBatch, key_bits, skipping_nothing
+from hopscotch.types import AudioBatch, ModelOutput, key_bits
+from tests.small_models import classifier
 from tests.tiny import Watch, build, fit, make_batch, tiny_config, weights
 
 # Nothing random in a step, so that batches of any size see the same model.
@@ -78,16 +79,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_clips(
 ) -> None:
     cfg = tiny_config(tones, tmp_path, "model=dense", "trainer.max_epochs=3", *overrides)
     task, data = build(cfg)
-    measure, bad = task.clip_losses, []
+    measure, bad = task.losses, []
 
-    def clip_losses(logits: Tensor, batch: AudioBatch) -> Tensor:
-        losses = measure(logits, batch)
+    def losses(output: ModelOutput, batch: AudioBatch) -> Tensor:
+        losses = measure(output, batch)
         if task.global_step == 1 and task.training:
             bad.append(data.clips["train"][int(batch.indices[1])].name)
             losses = losses.index_fill(0, torch.tensor([1]), torch.nan)
         return losses
 
-    monkeypatch.setattr(task, "clip_losses", clip_losses)
+    monkeypatch.setattr(task, "losses", losses)
     with pytest.raises(ValueError, match="The loss must stay finite, got nan at step 1; clips: ") as caught:
         fit(cfg, built=(task, data))
     assert f"clips: {bad[0]}. Try" in str(caught.value)
@@ -123,7 +124,7 @@ def test_the_budget_pulls_the_expected_compute_to_its_target(
     """`share`: of the way from the floor to dense."""
     strong = ("compute.weight=300", "compute.warmup=0", "task.optimizer.lr=0.02", "data.batch_size=15")
     task, data = built = build(tiny_config(tones, tmp_path, f"model={model}", *strong))
-    floor = task.model.floor(round(data.mean_samples()))
+    floor = task.model.cost(round(data.mean_samples())).floor
     task.target = floor + share * (1 - floor)
     watch = Watch()
     fit(
@@ -215,10 +216,10 @@ def test_a_second_pass_skips_nothing_and_teaches_the_first(tones: Path, tmp_path
     for bias in (1490.0, -1490.0):  # everything, and as little as can be
         task.model.decision_bias.fill_(bias)
         output = task.model(batch.waveform, batch.lengths)
-        whole = task.model(batch.waveform, batch.lengths, repeat=skipping_nothing(output.trace))
+        whole = task.model(batch.waveform, batch.lengths, repeat=output.trace.decisions.skip_nothing())
         assert whole.trace.fraction.tolist() == [1.0] * 6
         loss = task._dense_loss(output, batch)
-        gaps.append((loss / 2 - task.clip_losses(whole.logits, batch).mean()).item())  # type: ignore[union-attr]
+        gaps.append((loss / 2 - task.losses(whole, batch).mean()).item())  # type: ignore[union-attr]
     assert gaps[0] == pytest.approx(0.0, abs=1e-5)
     assert gaps[1] > 1e-4
 
@@ -228,19 +229,19 @@ def test_the_second_pass_learns_from_the_labels_and_the_first_from_it(tones: Pat
     task, _ = build(tiny_config(tones, tmp_path, "model=learned_skip", "compute.dense_weight=2"))
     model, batch = task.model.eval(), make_batch(6)
     with torch.no_grad():
-        model.head.linear.weight.mul_(20)  # so that the two directions differ
+        classifier(model).weight.mul_(20)  # so that the two directions differ
     model.decision_bias.fill_(-1490.0)
     output = model(batch.waveform, batch.lengths)
-    dense = model(batch.waveform, batch.lengths, repeat=skipping_nothing(output.trace)).logits
-    own = 2 * task.clip_losses(dense, batch).mean()
-    teacher, pupil = dense.detach().softmax(-1), output.logits.detach().softmax(-1)
+    dense = model(batch.waveform, batch.lengths, repeat=output.trace.decisions.skip_nothing())
+    own = 2 * task.losses(dense, batch).mean()
+    teacher, pupil = dense.logits.detach().softmax(-1), output.logits.detach().softmax(-1)
     from_it = 2 * (teacher * (teacher / pupil).log()).sum(-1).mean()
     other_way = 2 * (pupil * (pupil / teacher).log()).sum(-1).mean()
     assert abs(from_it - other_way) > 1e-5
     loss = task._dense_loss(output._replace(logits=output.logits.detach()), batch)
     assert isinstance(loss, Tensor)
     torch.testing.assert_close(loss, own + from_it, rtol=0, atol=1e-6)
-    weight = model.head.linear.weight
+    weight = classifier(model).weight
     (ours,), (theirs,) = torch.autograd.grad(loss, weight), torch.autograd.grad(own, weight)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
@@ -261,7 +262,7 @@ def test_the_loss_of_a_step_has_the_second_pass_in_it(tones: Path, tmp_path: Pat
 def test_gains_are_fitted_to_training_clips_and_then_the_budget_is_met(
     tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fitted(model: Any, clip_losses: Any, batches: Any, seed: int) -> float:
+    def fitted(model: Any, losses: Any, batches: Any, seed: int) -> float:
         done.append(f"fit to {sum(len(batch.labels) for batch in batches)} clips")
         return 0.5
 
@@ -295,7 +296,7 @@ def test_the_second_pass_of_training_is_the_dense_run(tones: Path, tmp_path: Pat
     model.decision_bias.fill_(1490.0)
     dense = model.eval()(batch.waveform, batch.lengths)
     model.spectrogram_augment = None
-    again = model.train()(batch.waveform, batch.lengths, repeat=skipping_nothing(dense.trace))
+    again = model.train()(batch.waveform, batch.lengths, repeat=dense.trace.decisions.skip_nothing())
     torch.testing.assert_close(again.logits, dense.logits, atol=1e-5, rtol=0)
 
 

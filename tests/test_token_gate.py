@@ -10,7 +10,7 @@ from torch import Tensor
 from hopscotch.models import token_gate
 from hopscotch.models.encoder import Encoder
 from hopscotch.models.token_gate import GatedEncoder, stretched
-from hopscotch.types import SkipTrace, join_traces, select_clips, valid_mask
+from hopscotch.types import Decisions, SkipTrace, valid_mask
 from tests.small_models import DIM, decide_at_random, make_encoder, skip_nothing
 from tests.test_compute import counted_macs
 
@@ -66,8 +66,8 @@ def test_macs_are_those_that_ran(name: str) -> None:
     encoder, x = make_gated(name)
     _, trace = run(encoder, x[:1], LENGTHS[:1])
     assert int(trace.macs) == pytest.approx(counted_macs(encoder, x[:1], LENGTHS[:1]), rel=0.02)
-    cheapest, dense = encoder.macs_range(30)
-    assert cheapest < int(trace.macs) < dense == int(trace.dense_macs)
+    cost = encoder.cost(30)
+    assert cost.cheapest < int(trace.macs) < cost.dense == int(trace.dense_macs)
     assert float(trace.expected_compute) == pytest.approx(float(trace.fraction), rel=0.2)
 
 
@@ -87,7 +87,7 @@ def test_clips_come_out_the_same_however_they_are_grouped(
     name: str, changes: dict[str, str], deals: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder, x = make_gated(name, **changes)
-    repeat = select_clips(run(encoder, x)[1], torch.tensor([3, 0, 1, 2])) if deals else None
+    repeat = run(encoder, x)[1].decisions[torch.tensor([3, 0, 1, 2])] if deals else None
     passes = passes_of(encoder)
     monkeypatch.setattr(token_gate, "PASS", float("inf"))
     y, trace = run(encoder, x, repeat=repeat)
@@ -97,18 +97,19 @@ def test_clips_come_out_the_same_however_they_are_grouped(
     assert len(passes) > 2
     assert sum(passes) == 8
     torch.testing.assert_close(again, y, rtol=0, atol=1e-5)
-    for field in fields(SkipTrace):
-        one, other = (getattr(t, field.name) for t in (trace, same))
-        if field.name == "expected_compute" and name == "jump_attention":
+    columns = [field.name for kind in (SkipTrace, Decisions) for field in fields(kind) if field.name != "decisions"]
+    for column in columns:
+        one, other = (getattr(t, column) for t in (trace, same))
+        if column == "expected_compute" and name == "jump_attention":
             continue  # of adapters: a layer that a clip jumps over has the mean open rate of its batch
         assert (one is None) == (other is None)
         if one is not None:
-            torch.testing.assert_close(other, one, rtol=0, atol=1e-5, equal_nan=True, msg=field.name)
+            torch.testing.assert_close(other, one, rtol=0, atol=1e-5, equal_nan=True, msg=column)
 
 
 def test_clips_of_like_size_share_a_pass_and_a_long_one_goes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, _ = make_gated()
-    monkeypatch.setattr(token_gate, "PASS", encoder.encoder_range(20)[1])  # a pass costs as much as 20 tokens
+    monkeypatch.setattr(token_gate, "PASS", encoder.encoder_cost(20).dense)  # a pass costs as much as 20 tokens
     assert encoder._groups([100, 30, 400, 28, 31, 102]) == [[3, 1, 4], [0, 5], [2]]
 
 
@@ -149,9 +150,9 @@ def test_the_loss_moves_its_threshold() -> None:
     encoder, x = make_gated()
     encoder.train()
     encoder.gate.measured_rate.fill_(0.9)
-    before = encoder.thresholds()[0].clone()
-    encoder.update_threshold(1.0, 0.01)
-    assert encoder.thresholds()[0] > before  # more are open than asked for
+    before = encoder.gate.threshold.clone()
+    encoder.gate.update_threshold(1.0, 0.01)
+    assert encoder.gate.threshold > before  # more are open than asked for
     encoder.eval()
     kept = {name: value.clone() for name, value in encoder.state_dict().items()}
     run(encoder, x)
@@ -161,11 +162,11 @@ def test_the_loss_moves_its_threshold() -> None:
 def test_tokens_can_be_repeated_and_dealt() -> None:
     encoder, x = make_gated("learned_skip")
     y, trace = run(encoder, x)
-    again, same = run(encoder, x, repeat=trace)
+    again, same = run(encoder, x, repeat=trace.decisions)
     torch.testing.assert_close(again, y, rtol=0, atol=1e-6)
     assert torch.equal(same.macs, trace.macs)
     order = torch.tensor([3, 2, 1, 0])
-    _, dealt = run(encoder, x, repeat=select_clips(trace, order))
+    _, dealt = run(encoder, x, repeat=trace.decisions[order])
     assert trace.tokens is not None
     assert dealt.tokens is not None
     assert not torch.equal(dealt.tokens, trace.tokens)
@@ -182,7 +183,7 @@ def test_tokens_of_a_shorter_clip_are_stretched_over_a_longer_one() -> None:
 def test_traces_of_batches_of_different_length_are_joined() -> None:
     encoder, x = make_gated()
     traces = [run(encoder, x[:, :time], LENGTHS.clamp(max=time))[1] for time in (30, 12)]
-    joined = join_traces(traces)
+    joined = SkipTrace.kept(traces)
     assert joined.tokens is not None
     assert joined.tokens.shape == (8, 30)
     assert not joined.tokens[4:, 12:].any()
@@ -190,9 +191,9 @@ def test_traces_of_batches_of_different_length_are_joined() -> None:
 
 def test_a_rate_that_the_gate_may_not_have_is_refused() -> None:
     gate = {"rule": "target", "open_rate": 0.05, "rate_floor": 0.1, "rate_ceiling": 0.98}
-    with pytest.raises(ValueError, match=r"model.open_rate must lie between .*, 0\.1 and 0\.98, got 0\.05\."):
+    with pytest.raises(ValueError, match=r"^open_rate must lie between .*, 0\.1 and 0\.98, got 0\.05\."):
         GatedEncoder(make_encoder("dense"), DIM, gate=gate)
-    with pytest.raises(ValueError, match=r"model.open_rate needs gate.rule=target, got sign"):
+    with pytest.raises(ValueError, match=r"^gate.rule must be target before an encoder, got sign"):
         GatedEncoder(make_encoder("dense"), DIM, gate={**gate, "open_rate": 0.5, "rule": "sign"})
 
 
@@ -200,8 +201,8 @@ def test_a_rate_that_the_gate_may_not_have_is_refused() -> None:
 def test_training_ends_with_so_many_macs_at_most(name: str) -> None:
     """Counted on a clip of as many positions as are then let in."""
     encoder, _ = make_gated(name)
-    gate, inner = encoder.gate.macs(30), encoder.encoder.macs_range(15)[1]
-    assert encoder.most_macs_in_training(30) == gate + inner < encoder.macs_range(30)[1]
+    gate, inner = encoder.gate.macs(30), encoder.encoder.cost(15).dense
+    assert encoder.cost(30).trained == gate + inner < encoder.cost(30).dense
 
 
 def test_no_part_of_the_encoder_is_left_without_gradient() -> None:

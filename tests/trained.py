@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
 
-from tests.small_models import decide_at_random
+from tests.small_models import classifier, decide_at_random
 from tests.tiny import build, fit, tiny_config
 
 OVERRIDES = ("trainer.max_steps=2", "trainer.num_sanity_val_steps=0")
@@ -23,7 +23,7 @@ def write_run(folder: Path, tones: Path, model: str = "jump_attention") -> Path:
     torch.manual_seed(1)
     task.model.decision_bias.zero_()
     decide_at_random(task.model, batch.waveform, batch.lengths)
-    head = task.model.head.linear  # labels that differ, too
+    head = classifier(task.model)  # labels that differ, too
     torch.nn.init.normal_(head.weight)
     with torch.no_grad():
         head.bias.sub_(task.model(batch.waveform, batch.lengths).logits.mean(dim=0))

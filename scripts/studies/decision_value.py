@@ -37,7 +37,7 @@ from hopscotch.report.clips import clips_of
 from hopscotch.report.findings import COMMON_ROUTE
 from hopscotch.report.json_text import json_text
 from hopscotch.report.numbers import partial_rank_correlation, route_shares
-from hopscotch.training.calibration import REACH, Calibration, calibrate, resolve_target
+from hopscotch.training.calibration import MAX_BIAS, Calibration, calibrate, resolve_target
 from hopscotch.training.task import AudioTask
 from hopscotch.types import AudioBatch, SkipTrace, join_traces, key_bits, select_clips
 
@@ -245,9 +245,9 @@ class Ends(NamedTuple):
 def measure_ends(task: AudioTask, batches: Sequence[AudioBatch]) -> Ends:
     """Evaluate a model that decides with its bias at both ends, and restore the bias."""
     bias = task.model.decision_bias.clone()
-    task.model.decision_bias.fill_(-math.sinh(REACH))
+    task.model.decision_bias.fill_(-math.sinh(MAX_BIAS))
     short = evaluate(task, batches)
-    task.model.decision_bias.fill_(math.sinh(REACH))
+    task.model.decision_bias.fill_(math.sinh(MAX_BIAS))
     full = evaluate(task, batches)
     task.model.decision_bias.copy_(bias)
     return Ends(short, full)

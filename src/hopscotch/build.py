@@ -4,9 +4,11 @@ Allowed is what this package defines, and a short list of classes by name. The *
 path through our own modules (hopscotch.frontend.torch.load) leads elsewhere.
 """
 
+import contextlib
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -88,10 +90,28 @@ def build_data(cfg: DictConfig) -> AudioDataModule:
 
 
 def build_model(cfg: DictConfig, num_classes: int) -> AudioModel:
-    """Weights are drawn from the global generator: seed it first."""
-    keys = ("name", "dim", "dropout", "stem_stride", "positions", "pooling", "branch_start")
-    own = {key: cfg.model[key] for key in keys}
-    encoder = make(cfg.model.encoder)
+    """Build the model, with the head of its task. Weights are drawn from the global generator: seed it first."""
+    head = partial(
+        task_of(cfg).make_head, num_outputs=num_classes, pooling=cfg.model.pooling, dropout=cfg.model.dropout
+    )
+    encoder = make_encoder(cfg)
+    if cfg.trainer.compile:
+        compile_static_parts(encoder, cfg.model.name)
+    own = {key: cfg.model[key] for key in ("name", "dim", "dropout", "stem_stride", "positions")}
+    with named("model"):
+        return AudioModel(
+            frontend=make(cfg.frontend),
+            spectrogram_augment=None if cfg.augment.spectrogram is None else make(cfg.augment.spectrogram),
+            encoder=encoder,
+            head=head,
+            **own,
+        )
+
+
+def make_encoder(cfg: DictConfig) -> Encoder:
+    """Build the encoder, behind a gate of tokens where `model.open_rate` asks for one."""
+    with named("model.encoder"):
+        encoder = make(cfg.model.encoder)
     assert isinstance(encoder, Encoder)
     if cfg.model.positions == "none" and not any(isinstance(part, DepthwiseConvolution) for part in encoder.modules()):
         raise ValueError(
@@ -99,19 +119,30 @@ def build_model(cfg: DictConfig, num_classes: int) -> AudioModel:
             f"model={cfg.model.name}, convolution_width={cfg.model.convolution_width}: nothing would tell the order of "
             "sounds."
         )
-    if cfg.model.open_rate is not None:
-        keys = ("num_keys", "hidden_ratio", "rule", "rate_floor", "rate_ceiling", "detach")
-        gate = {key: cfg.gate[key] for key in keys} | {"open_rate": cfg.model.open_rate}
-        encoder = GatedEncoder(encoder, cfg.model.dim, gate=gate)
-    if cfg.trainer.compile:
-        compile_static_parts(encoder, cfg.model.name)
-    return AudioModel(
-        frontend=make(cfg.frontend),
-        spectrogram_augment=None if cfg.augment.spectrogram is None else make(cfg.augment.spectrogram),
-        encoder=encoder,
-        num_classes=num_classes,
-        **own,
-    )
+    if cfg.model.open_rate is None:
+        return encoder
+    keys = ("num_keys", "hidden_ratio", "rule", "rate_floor", "rate_ceiling", "detach")
+    gate = {key: cfg.gate[key] for key in keys} | {"open_rate": cfg.model.open_rate}
+    with named("model"):
+        return GatedEncoder(encoder, cfg.model.dim, gate=gate)
+
+
+@contextlib.contextmanager
+def named(group: str) -> Iterator[None]:
+    """Put the group of the configuration before what a layer says of its own arguments."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{group}: {error}") from error
+
+
+def task_of(cfg: DictConfig) -> type[AudioTask]:
+    """Find the class of the task, checked."""
+    _refuse_foreign(cfg.task._target_)
+    kind = get_object(cfg.task._target_)
+    if not (isinstance(kind, type) and issubclass(kind, AudioTask)):
+        raise ValueError(f"task._target_ must be a subclass of AudioTask, got {cfg.task._target_}.")
+    return kind
 
 
 def compile_static_parts(encoder: Encoder, name: str) -> None:
@@ -119,8 +150,8 @@ def compile_static_parts(encoder: Encoder, name: str) -> None:
     parts = encoder.static_parts()
     if not parts:
         raise ValueError(
-            f"trainer.compile must be false for model={name}: every part of it depends on what clips decide. "
-            "dense, skip_attention, skip_transformer and jump_attention have parts that do not."
+            f"trainer.compile must be false for model={name}: its encoder names no part that does the same for every "
+            "clip (Encoder.static_parts)."
         )
     compiler = os.environ.get("CXX", "g++")
     if not torch.cuda.is_available() and shutil.which(compiler) is None:
@@ -136,7 +167,8 @@ def build_task(cfg: DictConfig, model: AudioModel, data: AudioDataModule) -> Aud
         )
     samples = data.mean_samples()
     target = resolve_target(cfg.compute.target, model, samples, cfg.compute.reach)
-    if target is not None and target > (most := model.most_in_training(round(samples))):
+    cost = model.cost(round(samples))
+    if target is not None and target > (most := cost.trained / cost.dense):
         rank_zero_warn(
             f"compute.target={target:.3f} is more than the {most:.3f} that "
             f"model.open_rate={cfg.model.open_rate} leaves of the dense compute: tests will let in more tokens than "

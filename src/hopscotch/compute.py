@@ -38,11 +38,3 @@ def attention_macs(time: Count, dim: int, stride: int | Tensor = 1) -> Count:
 
 def feed_forward_macs(time: Count, dim: int, ffn_ratio: float) -> Count:
     return 2 * linear_macs(time, dim, int(dim * ffn_ratio))
-
-
-def block_macs(
-    time: Count, dim: int, ffn_ratio: float, stride: int | Tensor = 1, *, convolution_width: int = 0
-) -> Count:
-    """A pre-norm transformer block whose attention reads every `stride`-th key."""
-    around = convolution_macs(time, dim, 1, convolution_width)
-    return around + attention_macs(time, dim, stride) + feed_forward_macs(time, dim, ffn_ratio)

@@ -21,7 +21,7 @@ from hopscotch.models.audio_model import AudioModel
 from hopscotch.report.budgets import Condition
 from hopscotch.report.metrics import ScoreCollector, macro_f1
 from hopscotch.report.traces import Evaluation
-from hopscotch.training.calibration import REACH, calibrate
+from hopscotch.training.calibration import MAX_BIAS, calibrate
 from hopscotch.training.task import AudioTask
 from hopscotch.types import AudioBatch
 
@@ -131,7 +131,7 @@ def nothing_skipped(model: AudioModel) -> Iterator[None]:
     """Every decision as dear as it gets, and every stride that was fixed beforehand 1."""
     bias = model.decision_bias.clone()
     fixed = [(module, module.stride) for module in model.modules() if isinstance(module, SkipAttention)]
-    model.decision_bias.fill_(math.sinh(REACH))
+    model.decision_bias.fill_(math.sinh(MAX_BIAS))
     for module, _ in fixed:
         module.stride = 1
     try:

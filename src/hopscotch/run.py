@@ -217,7 +217,7 @@ def finish(
     test = traces.test
     assert test is not None
     data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-    floor = task.model.floor(round(data.mean_samples()))
+    floor = task.model.cost(round(data.mean_samples())).floor
     findings = find_warnings(
         test,
         decides=task.model.decides,

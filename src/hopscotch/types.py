@@ -20,9 +20,9 @@ Words, everywhere (code, config, tag, README):
     compute       multiply-accumulates (MACs); fraction = run / dense
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int, Int8
@@ -39,16 +39,91 @@ class AudioBatch(NamedTuple):
     keys: Int[Tensor, " batch"]  # int64 noise key, a function of (seed, epoch, index)
 
 
+Clips = TypeVar("Clips", bound="PerClip")
+
+
+class PerClip:
+    """Base of dataclasses whose fields hold one row per clip, or None where the model has no such thing."""
+
+    def map(self: Clips, function: Callable[[Tensor], Tensor]) -> Clips:
+        """Apply `function` to every tensor."""
+        return type(self)(**{name: _mapped(value, function) for name, value in self._columns()})
+
+    def detach(self: Clips) -> Clips:
+        """Drop the graph: what may be kept after the step."""
+        return self.map(lambda column: column.detach() if column.requires_grad else column)
+
+    def cpu(self: Clips) -> Clips:
+        """Copy to the CPU."""
+        return self.map(Tensor.cpu)
+
+    def to(self: Clips, device: torch.device) -> Clips:
+        """Copy to `device`."""
+        return self.map(lambda column: column.to(device))
+
+    def __getitem__(self: Clips, rows: Int[Tensor, " clip"]) -> Clips:
+        """Select clips, in the order of `rows`."""
+        return self.map(lambda column: column[rows])
+
+    @classmethod
+    def cat(cls: type[Clips], parts: Sequence[Clips]) -> Clips:
+        """Concatenate the clips of several batches, on their device and with their graph."""
+        columns = zip(*(part._columns() for part in parts), strict=True)
+        return cls(**{named[0][0]: _concatenated([value for _, value in named]) for named in columns})
+
+    def _columns(self) -> list[tuple[str, Any]]:
+        return [(field.name, getattr(self, field.name)) for field in fields(self)]  # pyright: ignore[reportArgumentType]
+
+
+def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, PerClip):
+        return value.map(function)
+    return value if value is None else function(value)
+
+
+def _concatenated(values: Sequence[Any]) -> Any:
+    first = values[0]
+    if first is None:
+        return None
+    if isinstance(first, PerClip):
+        return type(first).cat(values)
+    if first.dim() == 2:  # tokens: batches differ in length
+        longest = max(value.shape[1] for value in values)
+        values = [torch.nn.functional.pad(value, (0, longest - value.shape[1])) for value in values]
+    return torch.cat(list(values))
+
+
 @dataclass(frozen=True)
-class SkipTrace:
+class Decisions(PerClip):
+    """What an encoder decided for each clip: enough to take the same decisions again."""
+
+    strides: Int[Tensor, "batch depth"]  # 0 where the layer has no attention or was not visited
+    jumps: Int8[Tensor, "batch depth"]  # the action taken; -1 where not visited, and where a layer decides nothing
+    tokens: Bool[Tensor, "batch time"] | None = None  # let into the encoder, where a gate chooses them
+    positions: Int[Tensor, " batch"] | None = None  # that the gate chose among
+
+    def skip_nothing(self) -> "Decisions":
+        """Decide for the same clips that nothing is skipped.
+
+        Token gates of adapters and strides that are fixed beforehand are not decisions: they stay as they are.
+        """
+        return Decisions(
+            strides=torch.ones_like(self.strides),
+            jumps=torch.zeros_like(self.jumps),
+            tokens=None if self.tokens is None else torch.ones_like(self.tokens),
+            positions=self.positions,
+        )
+
+
+@dataclass(frozen=True)
+class SkipTrace(PerClip):
     """What every clip of a batch did at every decision layer, and what that cost.
 
     `depth` counts all decision layers in order (in `jump_attention`: jump layers, then attention layers).
     """
 
-    strides: Int[Tensor, "batch depth"]  # 0 where the layer has no attention or was not visited
+    decisions: Decisions
     visited: Bool[Tensor, "batch depth"]
-    jumps: Int8[Tensor, "batch depth"]  # the action taken; -1 where not visited, and where a layer decides nothing
     landings: Bool[Tensor, "batch depth"]  # layers reached by a jump (action > 0 at the layer before)
     open_rate: Float[Tensor, "batch depth"]  # NaN where not visited or without gate
     macs: Int[Tensor, " batch"]  # int64, what these decisions cost
@@ -57,8 +132,55 @@ class SkipTrace:
     log_prob: Float[Tensor, " batch"]  # of the sampled route, where a policy learns by it; else 0
     entropy: Float[Tensor, " batch"]  # nats per decision, mean over the decisions of the clip
     summary: Float[Tensor, "batch features"] | None = None  # what decisions were planned from, where gains are learnt
-    tokens: Bool[Tensor, "batch time"] | None = None  # let into the encoder, where a gate chooses them
-    positions: Int[Tensor, " batch"] | None = None  # that it chose among
+
+    @classmethod
+    def of(
+        cls,
+        visited: Bool[Tensor, "batch depth"],
+        macs: Int[Tensor, " batch"],
+        dense_macs: Int[Tensor, " batch"],
+        *,
+        strides: Int[Tensor, "batch depth"] | None = None,
+        jumps: Int8[Tensor, "batch depth"] | None = None,
+        **known: Any,
+    ) -> "SkipTrace":
+        """Make a trace from what an encoder knows; the rest says "not applicable".
+
+        Without `strides` no layer attends, without `jumps` none decides, without `expected_compute` it is the fraction
+        that was run.
+        """
+        rest: dict[str, Any] = {
+            "landings": torch.zeros_like(visited),
+            "open_rate": torch.full(visited.shape, torch.nan, device=visited.device),
+            "expected_compute": (macs / dense_macs).float(),
+            "log_prob": torch.zeros(len(visited), device=visited.device),
+            "entropy": torch.zeros(len(visited), device=visited.device),
+        }
+        decisions = Decisions(
+            strides=torch.zeros_like(visited, dtype=torch.long) if strides is None else strides,
+            jumps=torch.full_like(visited, -1, dtype=torch.int8) if jumps is None else jumps,
+        )
+        return cls(decisions=decisions, visited=visited, macs=macs, dense_macs=dense_macs, **(rest | known))
+
+    @property
+    def strides(self) -> Int[Tensor, "batch depth"]:
+        """Stride of every layer; 0 where it has no attention or was not visited."""
+        return self.decisions.strides
+
+    @property
+    def jumps(self) -> Int8[Tensor, "batch depth"]:
+        """Action after every layer; -1 where nothing was decided."""
+        return self.decisions.jumps
+
+    @property
+    def tokens(self) -> Bool[Tensor, "batch time"] | None:
+        """Positions that a gate let into the encoder; None without such a gate."""
+        return self.decisions.tokens
+
+    @property
+    def positions(self) -> Int[Tensor, " batch"] | None:
+        """Number of positions that the gate chose among; None without such a gate."""
+        return self.decisions.positions
 
     @property
     def histories(self) -> list[list[int]]:
@@ -70,77 +192,35 @@ class SkipTrace:
         """Share of the dense model's multiply-accumulates that each clip used."""
         return self.macs.double() / self.dense_macs.double()
 
-
-def detached(trace: SkipTrace) -> SkipTrace:
-    """The same decisions without their graph: what may be kept after the step."""
-    return replace(
-        trace,
-        **{
-            field.name: value.detach()
-            for field in fields(trace)
-            if isinstance(value := getattr(trace, field.name), Tensor) and value.requires_grad
-        },
-    )
+    @staticmethod
+    def kept(traces: Sequence["SkipTrace"]) -> "SkipTrace":
+        """Join batches into one trace on the CPU and without graph: what a split may keep."""
+        return SkipTrace.cat([trace.detach() for trace in traces]).cpu()
 
 
-def concatenated(traces: Sequence[SkipTrace]) -> SkipTrace:
-    """One trace for all clips of several batches, in order, where they lie and with their graph."""
+class Primary(NamedTuple):
+    """The metric that a task is judged by first, and which direction is better."""
 
-    def cat(name: str) -> Any:
-        parts = [getattr(trace, name) for trace in traces]
-        if parts[0] is None:
-            return None
-        if name == "tokens":
-            longest = max(part.shape[1] for part in parts)
-            parts = [torch.nn.functional.pad(part, (0, longest - part.shape[1])) for part in parts]
-        return torch.cat(parts)
-
-    return SkipTrace(**{field.name: cat(field.name) for field in fields(SkipTrace)})
-
-
-def join_traces(traces: Sequence[SkipTrace]) -> SkipTrace:
-    """One trace for all clips of several batches, in order, on the CPU and without graph: what a split may keep."""
-    trace = concatenated([detached(trace) for trace in traces])
-
-    def on_cpu(name: str) -> Any:
-        value = getattr(trace, name)
-        return None if value is None else value.cpu()
-
-    return SkipTrace(**{field.name: on_cpu(field.name) for field in fields(SkipTrace)})
-
-
-def select_clips(trace: SkipTrace, rows: Int[Tensor, " clip"]) -> SkipTrace:
-    """The same trace for some of its clips, in the order asked for."""
-
-    def select(name: str) -> Any:
-        value = getattr(trace, name)
-        return None if value is None else value[rows]
-
-    return SkipTrace(**{field.name: select(field.name) for field in fields(SkipTrace)})
-
-
-def skipping_nothing(trace: SkipTrace) -> SkipTrace:
-    """Decisions to repeat: those of the same clips that skip nothing.
-
-    Not among them are token gates of adapters and strides that are fixed beforehand, which stay as they are.
-    """
-    return replace(
-        detached(trace),
-        strides=torch.ones_like(trace.strides),
-        visited=torch.ones_like(trace.visited),
-        jumps=torch.zeros_like(trace.jumps),
-        landings=torch.zeros_like(trace.landings),
-        tokens=None if trace.tokens is None else torch.ones_like(trace.tokens),
-    )
+    name: str  # without split: "acc" is logged as val/acc
+    larger_is_better: bool
 
 
 class ModelOutput(NamedTuple):
     """What a model says of a batch, and what it did to say it."""
 
-    logits: Float[Tensor, "batch classes"]
+    logits: Float[Tensor, "batch ..."]  # what the head gives: (batch, classes) for labels of clips
     trace: SkipTrace
     thresholds: dict[int, Tensor]  # decision layer -> threshold of its gate, for layers that have one
     frontend_macs: Int[Tensor, " batch"]  # mel front end, kept apart from the model's own
+    positions: Int[Tensor, " batch"]  # of the encoder, per clip; what lies behind them is padding
+
+
+def join_traces(traces: Sequence[SkipTrace]) -> SkipTrace:
+    return SkipTrace.kept(traces)
+
+
+def select_clips(trace: SkipTrace, rows: Int[Tensor, " clip"]) -> SkipTrace:
+    return trace[rows]
 
 
 def key_bits(*parts: int) -> int:

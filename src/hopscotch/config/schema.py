@@ -123,7 +123,7 @@ class Model:
     stem_stride: int = keeps(Rule("2 or 4", lambda value: value in (2, 4)))
     positions: str = keeps(one_of("sinusoidal", "convolutional", "none"))
     pooling: str = keeps(one_of("statistics", "maxima"))
-    branch_start: float = keeps(at_least(0))
+    residual_init_scale: float = keeps(at_least(0))
     open_rate: float | None = keeps(SHARE)
     encoder: dict[str, Any] = MISSING  # free: one class and one YAML make a new model
 
@@ -295,7 +295,6 @@ JUMP_RULES: dict[str, Rule] = {
     "jump.max": at_least(1),
     "jump.mix": one_of("literal", "convex", "none"),
     "policy.sees": one_of("input", "first", "state"),
-    "policy.heads": one_of("per_layer", "shared"),
     "policy.estimator": one_of("reinforce", "gumbel", "gain", "random"),
 }
 ENCODER_RULES: dict[str, dict[str, Rule]] = {
@@ -303,7 +302,6 @@ ENCODER_RULES: dict[str, dict[str, Rule]] = {
     "hopscotch.models.strides.LearnedStack": {
         "max_stride": at_least(1),
         "gate_input": one_of("layer", "encoder", "first"),
-        "heads": one_of("per_layer", "shared"),
         "estimator": one_of("selected", "soft", "reinforce", "gain"),
         "temperature_start": ABOVE_ZERO,
         "temperature_end": ABOVE_ZERO,

@@ -18,7 +18,7 @@ SHORT = 64  # positions: up to here one call on padded keys takes less time than
 
 def check_heads(dim: int, num_heads: int) -> None:
     if num_heads < 1 or dim % num_heads:
-        raise ValueError(f"model.dim must be a multiple of model.heads, got dim={dim}, heads={num_heads}.")
+        raise ValueError(f"dim must be a multiple of num_heads, got dim={dim}, num_heads={num_heads}.")
 
 
 def check_stride(stride: int, name: str = "stride") -> None:

@@ -16,41 +16,64 @@ x has to be 0 at padding, so that a clip sees the same alone and in any batch.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hopscotch.compute import Count, convolution_macs
-from hopscotch.layers.attention import SkipAttention
+from hopscotch.compute import Count, attention_macs, convolution_macs, feed_forward_macs
+from hopscotch.layers.attention import SkipAttention, check_heads
 from hopscotch.types import valid_mask
 
 
 class FeedForward(nn.Sequential):
+    """Two linear layers with a GELU between them: dim -> ffn_ratio * dim -> dim."""
+
     def __init__(self, dim: int, ffn_ratio: float) -> None:
         hidden = int(dim * ffn_ratio)
         super().__init__(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
 
 
+@dataclass(frozen=True)
+class BlockSpec:
+    """The options of a transformer block: a new option is a field here and a line of `TransformerBlock`.
+
+    `residual_init_scale` multiplies the output projections of a new block, so that its residual branches start small
+    (LayerScale, Touvron et al. 2021; ReZero at 0, Bachlechner et al. 2020).
+    """
+
+    dim: int
+    num_heads: int
+    ffn_ratio: float = 4
+    dropout: float = 0.0
+    convolution_width: int = 0  # positions that a convolution before attention spans; 0: none
+    residual_init_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_heads(self.dim, self.num_heads)
+
+    def macs(self, time: Count, stride: int | Tensor = 1) -> Count:
+        """Count the multiply-accumulates of a block over `time` positions whose attention reads every s-th key."""
+        convolution = convolution_macs(time, self.dim, 1, self.convolution_width)
+        feed_forward = feed_forward_macs(time, self.dim, self.ffn_ratio)
+        return convolution + attention_macs(time, self.dim, stride) + feed_forward
+
+
 class TransformerBlock(nn.Module):
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        *,
-        ffn_ratio: float = 4,
-        dropout: float = 0.0,
-        convolution_width: int = 0,
-        stride: int = 1,
-    ) -> None:
+    """A transformer block; `stride` is that of its attention where `forward` is not given another."""
+
+    def __init__(self, spec: BlockSpec, *, stride: int = 1) -> None:
         super().__init__()
-        self.around = DepthwiseConvolution(dim, convolution_width) if convolution_width else None
-        self.attention_norm = nn.LayerNorm(dim)
-        self.attention = SkipAttention(dim, num_heads, stride=stride)
-        self.ffn_norm = nn.LayerNorm(dim)
-        self.ffn = FeedForward(dim, ffn_ratio)
-        self.dropout = nn.Dropout(dropout)
+        self.around = DepthwiseConvolution(spec.dim, spec.convolution_width) if spec.convolution_width else None
+        self.attention_norm = nn.LayerNorm(spec.dim)
+        self.attention = SkipAttention(spec.dim, spec.num_heads, stride=stride)
+        self.ffn_norm = nn.LayerNorm(spec.dim)
+        self.ffn = FeedForward(spec.dim, spec.ffn_ratio)
+        self.dropout = nn.Dropout(spec.dropout)
+        for last in (self.around, self.attention.output, self.ffn[-1]):
+            shrink(last, spec.residual_init_scale)
 
     def forward(
         self,
@@ -63,31 +86,25 @@ class TransformerBlock(nn.Module):
         x = x + self.dropout(self.attention(self.attention_norm(x), lengths, strides=strides))
         return self.feed_forward(x)
 
-    @torch.no_grad()
-    def scale_branches(self, factor: float) -> None:
-        """Of a fresh block, which then adds so much less to x: below 1 a deep stack begins as a shallow one.
-
-        So starts LayerScale (Touvron et al. 2021), and at 0 ReZero (Bachlechner et al. 2020), there by factors of their
-        own, here by the weights themselves.
-        """
-        for last in (self.around, self._attention_output, self.ffn[-1]):
-            for parameter in () if last is None else last.parameters():
-                parameter.mul_(factor)
-
-    @property
-    def _attention_output(self) -> nn.Linear:
-        return self.attention.output
-
     def look_around(
         self, x: Float[Tensor, "batch time dim"], lengths: Int[Tensor, " batch"] | None
     ) -> Float[Tensor, "batch time dim"]:
+        """Add what a convolution hears around each position; padding counts as zeros."""
         if self.around is None:
             return x
         heard = x if lengths is None else x * valid_mask(lengths, x.shape[1])[:, :, None]
         return x + self.dropout(self.around(heard))
 
     def feed_forward(self, x: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
+        """Add the feed-forward branch."""
         return x + self.dropout(self.ffn(self.ffn_norm(x)))
+
+
+@torch.no_grad()
+def shrink(module: nn.Module | None, factor: float) -> None:
+    """Multiply the parameters of a new module by `factor`."""
+    for parameter in () if module is None else module.parameters():
+        parameter.mul_(factor)
 
 
 def over_time(

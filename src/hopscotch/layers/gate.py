@@ -74,6 +74,7 @@ class Gate(nn.Module):
     mean and deviation are those of the first training batch.
     `training_mode`: "full" computes every valid token; "packed" computes the open ones and a share `explore` of the
     others, so that closed tokens can still learn to open. Evaluation is always packed.
+    `layer` is the decision layer that reports show the gate at.
     """
 
     loss_mean: Tensor
@@ -102,21 +103,23 @@ class Gate(nn.Module):
         detach: bool = True,
         training_mode: Literal["full", "packed"] = "full",
         explore: float = 0.05,
+        layer: int = 0,
     ) -> None:
         super().__init__()
         if rule not in RULES:
-            raise ValueError(f"gate.rule must be one of {', '.join(RULES)}, got {rule!r}.")
+            raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}.")
         if threshold_by not in THRESHOLD_SOURCES:
-            raise ValueError(f"gate.threshold_by must be one of {', '.join(THRESHOLD_SOURCES)}, got {threshold_by!r}.")
+            raise ValueError(f"threshold_by must be one of {', '.join(THRESHOLD_SOURCES)}, got {threshold_by!r}.")
         if training_mode not in ("full", "packed"):
-            raise ValueError(f"gate.training_mode must be full or packed, got {training_mode!r}.")
+            raise ValueError(f"training_mode must be full or packed, got {training_mode!r}.")
         if not 0 <= rate_floor <= open_rate <= rate_ceiling <= 1:
             raise ValueError(
-                "gate needs 0 <= rate_floor <= open_rate <= rate_ceiling <= 1, "
+                "rate_floor, open_rate and rate_ceiling must rise from 0 to 1, "
                 f"got {rate_floor}, {open_rate}, {rate_ceiling}."
             )
         hidden = max(1, int(dim * hidden_ratio))
         self.dim, self.num_keys, self.hidden = dim, num_keys, hidden
+        self.layer, self.threshold_by = layer, threshold_by
         self.rule, self.open_rate, self.rate_floor, self.rate_ceiling = rule, open_rate, rate_floor, rate_ceiling
         self.detach, self.training_mode, self.explore = detach, training_mode, explore
         self.keys = nn.Parameter(torch.randn(num_keys, dim))

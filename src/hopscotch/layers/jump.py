@@ -27,24 +27,21 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hopscotch.compute import block_macs, feed_forward_macs
+from hopscotch.compute import feed_forward_macs
 from hopscotch.layers.adapter import Adapter
-from hopscotch.layers.attention import check_heads
-from hopscotch.layers.block import TransformerBlock
+from hopscotch.layers.block import BlockSpec, TransformerBlock
 from hopscotch.layers.gate import Gate, Rule
 from hopscotch.layers.policy import (
-    Heads,
     JumpPolicy,
     JumpRule,
-    Route,
     RouteEstimator,
     Sees,
     check_choice,
-    sent,
     shortest_route,
 )
 from hopscotch.layers.pooling import masked_mean, masked_mean_and_std
-from hopscotch.types import SkipTrace, valid_mask
+from hopscotch.layers.route import Route, sent
+from hopscotch.types import Decisions, SkipTrace, valid_mask
 
 Mix = Literal["literal", "convex", "none"]
 Inner = Literal["adapter", "transformer"]
@@ -71,14 +68,12 @@ class SkipLayer(nn.Module):
         inner: Inner = "adapter",
         mini_hc: bool = True,
         expansion: int = 2,
-        ffn_ratio: float = 4,
-        dropout: float = 0.0,
-        convolution_width: int = 0,
+        block: BlockSpec | None = None,
         jump_rule: JumpRule = "skip",
         jump_max: int = 3,
         jump_mix: Mix = "convex",
         policy_sees: Sees = "first",
-        policy_heads: Heads = "per_layer",
+        policy_tied: bool = False,
         policy_estimator: RouteEstimator = "gumbel",
         gate_num_keys: int = 16,
         gate_hidden_ratio: float = 0.125,
@@ -91,28 +86,25 @@ class SkipLayer(nn.Module):
         gate_threshold_by: Literal["gradient", "loss"] = "gradient",
     ) -> None:
         super().__init__()
-        check_heads(dim, num_heads)
+        spec = BlockSpec(dim, num_heads) if block is None else block
         check_choice("inner", inner, ("adapter", "transformer"))
-        check_choice("jump.mix", jump_mix, ("literal", "convex", "none"))
-        check_choice("policy.sees", policy_sees, ("input", "first", "state"))
+        check_choice("jump_mix", jump_mix, ("literal", "convex", "none"))
+        check_choice("policy_sees", policy_sees, ("input", "first", "state"))
         if policy_estimator == "gain" and policy_sees == "state":
-            raise ValueError("policy.sees must be input or first under policy.estimator=gain, got state.")
+            raise ValueError("policy_sees must be input or first under policy_estimator=gain, got state.")
         self.dim, self.depth, self.max_jump = dim, depth, jump_max
-        self.ffn_ratio, self.convolution_width = ffn_ratio, convolution_width
+        self.spec = spec
         self.inner, self.mix, self.sees = inner, jump_mix, policy_sees
         num_features = dim if policy_sees == "input" else 2 * dim
         self.policy = JumpPolicy(
-            num_features, depth, max_jump=jump_max, rule=jump_rule, heads=policy_heads, estimator=policy_estimator
+            num_features, depth, max_jump=jump_max, rule=jump_rule, tied=policy_tied, estimator=policy_estimator
         )
         self.logs: dict[str, list[list[int]]] = {"jumps": []}
         self.layers = nn.ModuleList()
         self.gates: list[Gate] = []
         for index in range(depth):
             if inner == "transformer":
-                block = TransformerBlock(
-                    dim, num_heads, ffn_ratio=ffn_ratio, dropout=dropout, convolution_width=convolution_width
-                )
-                self.layers.append(block)
+                self.layers.append(TransformerBlock(spec))
                 continue
             gate = Gate(
                 dim,
@@ -125,9 +117,12 @@ class SkipLayer(nn.Module):
                 rate_ceiling=gate_rate_ceiling,
                 detach=gate_detach,
                 training_mode=gate_training_mode,
+                layer=index,
             )
             self.gates.append(gate)
-            self.layers.append(Adapter(dim, index, mini_hc=mini_hc, expansion=expansion, dropout=dropout, gate=gate))
+            self.layers.append(
+                Adapter(dim, index, mini_hc=mini_hc, expansion=expansion, dropout=spec.dropout, gate=gate)
+            )
         if jump_mix != "none":
             self.work_mem = nn.Parameter(torch.zeros(dim))
             self.memory_gate = nn.Linear(dim, 1)
@@ -159,7 +154,7 @@ class SkipLayer(nn.Module):
         lengths: Int[Tensor, " batch"] | None = None,
         *,
         bias: Tensor | float = 0.0,
-        repeat: SkipTrace | None = None,
+        repeat: Decisions | None = None,
     ) -> tuple[Float[Tensor, "batch time dim"], SkipTrace]:
         """Cross the block and say what every clip did.
 
@@ -210,14 +205,14 @@ class SkipLayer(nn.Module):
             open_rate = torch.where(visited, rates, torch.nan).detach()
         dense_macs = constant + dense_macs.sum(dim=1)
         samples = self.training and self.policy.estimator == "reinforce"
-        return SkipTrace(
-            strides=visited.long() if self.inner == "transformer" else torch.zeros_like(visited, dtype=torch.long),
-            visited=visited,
+        return SkipTrace.of(
+            visited,
+            constant + macs.sum(dim=1),
+            dense_macs,
+            strides=visited.long() if self.inner == "transformer" else None,
             jumps=route.jumps,
             landings=route.landings,
             open_rate=open_rate,
-            macs=constant + macs.sum(dim=1),
-            dense_macs=dense_macs,
             expected_compute=(constant + expected.sum(dim=1)) / dense_macs,
             log_prob=route.log_prob() if samples else torch.zeros_like(chances[:, 0]),
             entropy=route.entropy(),
@@ -228,8 +223,7 @@ class SkipLayer(nn.Module):
         """What a visit costs before any token is open; the memory's gate is in it, jump or no jump."""
         memory = 0 if self.mix == "none" else self.dim
         if self.inner == "transformer":
-            block = block_macs(time, self.dim, self.ffn_ratio, convolution_width=self.convolution_width)
-            return block + memory
+            return self.spec.macs(time) + memory
         return self.gates[layer].macs(time) + memory
 
     def token_macs(self, layer: int, time: Tensor) -> Tensor:

@@ -22,15 +22,12 @@ from torch import Tensor, nn
 
 from hopscotch.layers.attention import SkipAttention, check_stride, key_mask
 from hopscotch.layers.pooling import masked_mean
+from hopscotch.layers.sampling import COST_UNIT, floored, gumbel_noise, straight_through
 from hopscotch.types import valid_mask
 
 Estimator = Literal["selected", "soft", "reinforce", "gain"]
 ESTIMATORS = ("selected", "soft", "reinforce", "gain")
-UNIFORM_MARGIN = 1e-6  # keeps -log(-log(u)) finite
 LOGIT_SCALE = 0.1  # of the fresh gate's last layer: near-uniform strides at the start
-PROBABILITY_FLOOR = 0.02  # of every choice under `reinforce`, so that no log-probability explodes
-MOST_FLOORS = 0.5  # what all choices have of it together: of more than 25 each has less
-COST_UNIT = 0.05  # of loss, to one logit: what costs so much is e times less likely
 
 
 class StrideChoice(NamedTuple):
@@ -38,23 +35,6 @@ class StrideChoice(NamedTuple):
     weights: Float[Tensor, "batch strides"]  # one-hot of the stride; straight-through in training
     probabilities: Float[Tensor, "batch strides"]
     entropy: Float[Tensor, " batch"]  # nats
-
-
-def floored(probabilities: Float[Tensor, "... choices"]) -> Float[Tensor, "... choices"]:
-    """The same, no choice below the floor, and still summing to 1."""
-    choices = probabilities.shape[-1]
-    floor = min(PROBABILITY_FLOOR, MOST_FLOORS / choices)
-    return (1 - floor * choices) * probabilities + floor
-
-
-def gumbel_noise(like: Tensor) -> Tensor:
-    uniform = torch.rand_like(like).clamp(UNIFORM_MARGIN, 1 - UNIFORM_MARGIN)
-    return -(-uniform.log()).log()
-
-
-def straight_through(one_hot: Tensor, soft: Tensor) -> Tensor:
-    """The value of `one_hot`, exactly, with the gradient of `soft`."""
-    return one_hot + (soft - soft.detach())
 
 
 class StrideGate(nn.Module):

@@ -15,6 +15,7 @@ mel (batch, time, mel) -> stem (batch, position, dim) -> encoder -> head (batch,
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
@@ -24,10 +25,12 @@ from torch import Tensor, nn
 
 from hopscotch.compute import convolution_macs, linear_macs
 from hopscotch.frontend import LogMel
-from hopscotch.layers.block import DepthwiseConvolution, TransformerBlock, over_time
+from hopscotch.layers.block import DepthwiseConvolution, over_time
 from hopscotch.layers.pooling import masked_mean_and_max, masked_mean_and_std
-from hopscotch.models.encoder import Encoder
-from hopscotch.types import ModelOutput, SkipTrace, valid_mask
+from hopscotch.layers.sampling import Scheduled
+from hopscotch.models.encoder import Cost, Encoder
+from hopscotch.models.planned import Planner
+from hopscotch.types import Decisions, ModelOutput, SkipTrace, valid_mask
 
 Positions = Literal["sinusoidal", "convolutional", "none"]
 
@@ -45,7 +48,7 @@ class ConvStem(nn.Module):
     ) -> None:
         super().__init__()
         if stride not in STEM_STRIDES:
-            raise ValueError(f"model.stem_stride must be 2 or 4 frames per position, got {stride}.")
+            raise ValueError(f"stem_stride must be 2 or 4 frames per position, got {stride}.")
         self.strides = STEM_STRIDES[stride]
         widths = (num_mels, dim, dim)
         # Weights alone: `over_time` has stride and padding.
@@ -105,8 +108,22 @@ def sinusoids(time: int, dim: int, device: torch.device) -> Float[Tensor, "time 
 Pooling = Literal["statistics", "maxima"]
 
 
-class Head(nn.Module):
-    """Norm, pooling and the last linear layer."""
+class OutputHead(nn.Module):
+    """Base of the heads: what reads the hidden states of the encoder for a task."""
+
+    def forward(
+        self, x: Float[Tensor, "batch time dim"], mask: Bool[Tensor, "batch time"]
+    ) -> Float[Tensor, "batch ..."]:
+        """Read the valid positions of each clip, those where `mask` is True."""
+        raise NotImplementedError
+
+    def macs(self, time: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+        """Count the multiply-accumulates of clips of so many positions."""
+        raise NotImplementedError
+
+
+class Head(OutputHead):
+    """Norm, pooling and the last linear layer: one row of outputs per clip."""
 
     def __init__(self, dim: int, num_classes: int, *, pooling: Pooling, dropout: float) -> None:
         super().__init__()
@@ -126,9 +143,10 @@ class Head(nn.Module):
 
 
 class AudioModel(nn.Module):
-    """A classifier of clips. `decision_bias` is the scalar that evaluation adds to every decision to meet a budget.
+    """Map waveforms to the outputs of a head, and say what every clip skipped.
 
-    `branch_start`: size of what fresh transformer blocks add to their input (TransformerBlock.scale_branches).
+    `decision_bias` is the scalar that evaluation adds to every decision to meet a budget. `head` makes the head for a
+    width, and comes from the task.
     """
 
     decision_bias: Tensor
@@ -141,12 +159,10 @@ class AudioModel(nn.Module):
         spectrogram_augment: nn.Module | None,
         encoder: Encoder,
         dim: int,
-        num_classes: int,
+        head: Callable[[int], OutputHead],
         dropout: float,
         stem_stride: int,
         positions: Positions,
-        pooling: Pooling,
-        branch_start: float,
     ) -> None:
         super().__init__()
         self.name = name
@@ -154,10 +170,8 @@ class AudioModel(nn.Module):
         self.spectrogram_augment = spectrogram_augment
         self.stem = ConvStem(frontend.num_mels, dim, stride=stem_stride, dropout=dropout, positions=positions)
         self.encoder = encoder
-        for block in encoder.modules():
-            if isinstance(block, TransformerBlock):
-                block.scale_branches(branch_start)
-        self.head = Head(dim, num_classes, pooling=pooling, dropout=dropout)
+        self.head = head(dim)
+        self.scheduled = [part for part in encoder.modules() if isinstance(part, Scheduled)]
         self.register_buffer("decision_bias", torch.tensor(0.0))
 
     @property
@@ -169,11 +183,11 @@ class AudioModel(nn.Module):
         waveform: Float[Tensor, "batch sample"],
         lengths: Int[Tensor, " batch"],
         keys: Int[Tensor, " batch"] | None = None,
-        repeat: SkipTrace | None = None,
+        repeat: Decisions | None = None,
     ) -> ModelOutput:
         """`keys` seed each clip's spectrogram augmentation, in training.
 
-        `repeat` holds decisions to take instead of the model's own: another trace of so many clips.
+        `repeat` holds decisions to take instead of the model's own, one row per clip.
         """
         mel, frames = self.frontend(waveform, lengths)
         if self.training and self.spectrogram_augment is not None and keys is not None:
@@ -181,36 +195,31 @@ class AudioModel(nn.Module):
         x, positions = self.stem(mel, frames)
         x, trace = self.encoder(x, positions, self.decision_bias, repeat)
         logits = self.head(x, valid_mask(positions, x.shape[1]))
-        return ModelOutput(logits, self._whole(trace, frames), self.encoder.thresholds(), self.frontend.macs(lengths))
+        thresholds = {gate.layer: gate.threshold.detach() for gate in self.encoder.gates}
+        macs = self.frontend.macs(lengths)
+        return ModelOutput(logits, self._whole(trace, frames), thresholds, macs, positions)
+
+    @property
+    def planner(self) -> Planner | None:
+        """Find the part of the encoder that plans by learned gains; None where there is none."""
+        planners = [part for part in self.encoder.modules() if isinstance(part, Planner) and part.gain_net is not None]
+        return planners[0] if planners else None
 
     def update_threshold(self, loss: float | Tensor, lr: float = 0.01) -> None:
         """Move the gates' thresholds by the mean loss of the last step. Once after every optimizer step."""
-        self.encoder.update_threshold(loss, lr)
+        for gate in self.encoder.gates:
+            if gate.threshold_by == "loss":  # else the optimizer moves it
+                gate.update_threshold(loss, lr)
 
     def set_progress(self, progress: float) -> None:
         """Where training stands, 0 to 1."""
-        self.encoder.set_progress(progress)
+        for part in self.scheduled:
+            part.set_progress(progress)
 
-    def floor(self, samples: int) -> float:
-        """The smallest fraction that a clip of this many samples can cost: every decision at its cheapest."""
-        return self.reachable(samples)[0]
-
-    def reachable(self, samples: int) -> tuple[float, float]:
-        """Smallest and largest fraction: strides fixed beforehand keep some models below 1 whatever they decide."""
-        time, fixed, dense = self._of_samples(samples)
-        cheapest = self.encoder.macs_range(time)[0]
-        return (cheapest + fixed) / dense, (self.encoder.most_macs(time) + fixed) / dense
-
-    def most_in_training(self, samples: int) -> float:
-        """The largest fraction that training ends with: a gate before the encoder then lets some tokens in, not all."""
-        time, fixed, dense = self._of_samples(samples)
-        return (self.encoder.most_macs_in_training(time) + fixed) / dense
-
-    def _of_samples(self, samples: int) -> tuple[int, int, int]:
-        """Positions of a clip of this many samples, MACs that no decision changes, and those of the dense run."""
+    def cost(self, samples: int) -> Cost:
+        """Count the multiply-accumulates of a clip of this many samples, by how its decisions fall."""
         frames = self.frontend.frames(torch.tensor([samples]))
-        time, fixed = int(self.stem.positions(frames)), int(self._fixed_macs(frames))
-        return time, fixed, self.encoder.macs_range(time)[1] + fixed
+        return self.encoder.cost(int(self.stem.positions(frames))) + int(self._fixed_macs(frames))
 
     def _fixed_macs(self, frames: Tensor) -> Tensor:
         return self.stem.macs(frames) + self.head.macs(self.stem.positions(frames))

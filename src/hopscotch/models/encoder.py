@@ -1,97 +1,75 @@
-"""What every encoder offers: hidden states with a SkipTrace, and the price of its cheapest and its dense run."""
+"""The contract of an encoder: hidden states with a trace, what decisions cost, what it can skip, and its gates."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hopscotch.types import SkipTrace
+from hopscotch.layers.gate import Gate
+from hopscotch.types import Decisions, SkipTrace
+
+KINDS = frozenset({"strides", "layers", "tokens", "exits", "widths"})
 
 
-class Encoder(nn.Module):
-    """Base of the encoders; as it stands, one that decides nothing.
+@dataclass(frozen=True)
+class Cost:
+    """Multiply-accumulates of one clip, by how its decisions fall."""
 
-    A new encoder is a subclass with `forward` and `macs_range`, and a YAML in conf/model; the rest is for encoders that
-    decide.
+    cheapest: int  # every decision at its cheapest
+    trained: int  # the dearest decisions that training ends with
+    dearest: int  # the dearest decisions that evaluation can take
+    dense: int  # nothing skipped: what fractions are shares of
+
+    def __post_init__(self) -> None:
+        assert self.cheapest <= min(self.trained, self.dearest), self
+        assert max(self.trained, self.dearest) <= self.dense, self
+
+    @property
+    def floor(self) -> float:
+        """The smallest fraction of the dense run that decisions can bring a clip to."""
+        return self.cheapest / self.dense
+
+    @property
+    def ceiling(self) -> float:
+        """The largest fraction: strides fixed beforehand keep some models below 1 whatever they decide."""
+        return self.dearest / self.dense
+
+    def __add__(self, other: "Cost | int") -> "Cost":
+        more = astuple(other) if isinstance(other, Cost) else (other,) * 4
+        return Cost(*(own + added for own, added in zip(astuple(self), more, strict=True)))
+
+
+class Encoder(nn.Module, ABC):
+    """Base of the encoders.
+
+    A new encoder is a subclass with `forward`, `cost` and `skips`, and a YAML file in conf/model. `skips` names what it
+    can leave out, of `KINDS`: reports show these, whether a clip made use of them or not. An encoder that decides sets
+    `decides`; one with token gates lists them in `gates`, and the model moves their thresholds.
     """
 
-    decides = False
+    skips: frozenset[str]
+    decides: bool = False
+    gates: Sequence[Gate] = ()
 
+    @abstractmethod
     def forward(
         self,
         x: Float[Tensor, "batch time dim"],
         lengths: Int[Tensor, " batch"],
         bias: Tensor | float = 0.0,
-        repeat: SkipTrace | None = None,
+        repeat: Decisions | None = None,
     ) -> tuple[Float[Tensor, "batch time dim"], SkipTrace]:
-        """`bias` > 0 asks the decisions of an evaluation for more compute; `repeat` holds decisions to take instead."""
-        raise NotImplementedError
+        """Encode the first `lengths` positions of each clip.
 
-    def macs_range(self, time: int) -> tuple[int, int]:
-        """MACs of a clip of `time` positions: every decision at its cheapest, and nothing skipped."""
-        raise NotImplementedError
+        `bias` > 0 favours more compute in the decisions of an evaluation; `repeat` holds decisions to take instead.
+        """
 
-    def most_macs(self, time: int) -> int:
-        """MACs with every decision at its dearest: the dense run, unless something is left out whatever is decided."""
-        return self.macs_range(time)[1]
-
-    def most_macs_in_training(self, time: int) -> int:
-        """MACs of the dearest decisions that training knows: `most_macs`, unless it holds some of them back."""
-        return self.most_macs(time)
+    @abstractmethod
+    def cost(self, time: int) -> Cost:
+        """Count the multiply-accumulates of a clip of `time` positions."""
 
     def static_parts(self) -> Sequence[nn.Module]:
-        """Parts that do the same for every clip that comes by, whatever was decided: worth compiling."""
-        return ()
-
-    # For encoders that learn gains: what decisions cost is regressed (tasks/gains.py) from what they are planned from.
-
-    @property
-    def gain_net(self) -> nn.Module | None:
-        """What is fitted; None where nothing is."""
-        return None
-
-    def random_decisions(self, like: SkipTrace, generator: torch.Generator) -> SkipTrace:
-        """Decisions of every cost, to be repeated; clips differ in how much they skip."""
-        raise NotImplementedError
-
-    def predicted_cost(self, summary: Tensor, decisions: SkipTrace) -> Float[Tensor, " batch"]:
-        """What these decisions cost a clip of this `trace.summary`, in loss, against the dense run."""
-        raise NotImplementedError
-
-    def update_threshold(self, loss: float | Tensor, lr: float) -> None:
-        """Move the thresholds of the gates by the loss of the last step."""
-
-    def set_progress(self, progress: float) -> None:
-        """Where training stands, 0 to 1: temperatures follow it."""
-
-    def thresholds(self) -> dict[int, Tensor]:
-        """Decision layer -> threshold of its gate."""
-        return {}
-
-
-def fixed_trace(strides: Int[Tensor, "batch depth"], macs: Tensor, dense_macs: Tensor) -> SkipTrace:
-    """The trace of an encoder that visits every layer and decides nothing by itself."""
-    visited = torch.ones_like(strides, dtype=torch.bool)
-    nothing = torch.zeros(len(strides), device=strides.device)
-    return SkipTrace(
-        strides=strides,
-        visited=visited,
-        jumps=torch.full_like(strides, -1, dtype=torch.int8),
-        landings=torch.zeros_like(visited),
-        open_rate=torch.full(strides.shape, torch.nan, device=strides.device),
-        macs=macs,
-        dense_macs=dense_macs,
-        expected_compute=(macs / dense_macs).float(),
-        log_prob=nothing,
-        entropy=nothing,
-    )
-
-
-def check_temperatures(start: float, end: float) -> None:
-    if min(start, end) <= 0:
-        raise ValueError(f"model.encoder.temperature_start and temperature_end must be above 0, got {start} and {end}.")
-
-
-def interpolate(start: float, end: float, progress: float) -> float:
-    return start + (end - start) * progress
+        """List the parts that do the same for every clip they run on, whatever was decided: worth compiling."""
+        return [part for child in self.children() if isinstance(child, Encoder) for part in child.static_parts()]

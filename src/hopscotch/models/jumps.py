@@ -13,29 +13,28 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from hopscotch.layers.block import BlockSpec
 from hopscotch.layers.jump import Inner, SkipLayer
-from hopscotch.models.encoder import Encoder, check_temperatures, interpolate
+from hopscotch.layers.sampling import Scheduled, check_temperatures, interpolate
+from hopscotch.models.encoder import Cost, Encoder
+from hopscotch.models.planned import Planner
 from hopscotch.models.stack import Stack
-from hopscotch.types import SkipTrace
+from hopscotch.types import Decisions, SkipTrace
 
 
-class JumpStack(Encoder):
+class JumpStack(Planner, Scheduled):
     """`jump`, `policy` and `gate` hold the SkipLayer's arguments of that prefix: jump={"max": 2} is jump_max=2."""
 
     decides = True
 
     def __init__(
         self,
-        dim: int,
-        num_heads: int,
+        block: BlockSpec,
         depth: int,
         *,
         inner: Inner = "adapter",
         mini_hc: bool = True,
         expansion: int = 2,
-        ffn_ratio: float = 4,
-        dropout: float = 0.0,
-        convolution_width: int = 0,
         jump: Mapping[str, Any],
         policy: Mapping[str, Any],
         gate: Mapping[str, Any],
@@ -49,19 +48,18 @@ class JumpStack(Encoder):
         arguments |= {f"{group}_{key}": value for group, values in groups.items() for key, value in values.items()}
         check_temperatures(temperature_start, temperature_end)
         self.temperatures = (temperature_start, temperature_end)
-        self.thresholds_follow_the_loss = arguments["gate_threshold_by"] == "loss"
         self.block = SkipLayer(
-            dim,
-            num_heads,
+            block.dim,
+            block.num_heads,
             depth,
+            block=block,
             inner=inner,
             mini_hc=mini_hc,
             expansion=expansion,
-            ffn_ratio=ffn_ratio,
-            dropout=dropout,
-            convolution_width=convolution_width,
             **arguments,
         )
+        self.gates = self.block.gates
+        self.skips = frozenset({"layers", "tokens"} if self.gates else {"layers"})
         self.set_progress(0.0)
 
     def forward(
@@ -69,12 +67,13 @@ class JumpStack(Encoder):
         x: Float[Tensor, "batch time dim"],
         lengths: Int[Tensor, " batch"],
         bias: Tensor | float = 0.0,
-        repeat: SkipTrace | None = None,
+        repeat: Decisions | None = None,
     ) -> tuple[Float[Tensor, "batch time dim"], SkipTrace]:
         return self.block.run(x, lengths, bias=bias, repeat=repeat)
 
-    def macs_range(self, time: int) -> tuple[int, int]:
-        return self.block.macs_range(time)
+    def cost(self, time: int) -> Cost:
+        cheapest, dense = self.block.macs_range(time)
+        return Cost(cheapest, dense, dense, dense)
 
     def static_parts(self) -> Sequence[nn.Module]:
         return list(self.block.layers) if self.block.inner == "transformer" else ()
@@ -83,26 +82,18 @@ class JumpStack(Encoder):
     def gain_net(self) -> nn.Module | None:
         return self.block.policy if self.block.policy.estimator == "gain" else None
 
-    def random_decisions(self, like: SkipTrace, generator: torch.Generator) -> SkipTrace:
+    def random_decisions(self, like: SkipTrace, generator: torch.Generator) -> Decisions:
         going_on = torch.rand(len(like.macs), 1, generator=generator)
         jumps = torch.randint(1, self.block.max_jump + 1, like.jumps.shape, generator=generator)
         jumps = torch.where(torch.rand(like.jumps.shape, generator=generator) < going_on, 0, jumps)
-        return replace(like, jumps=jumps.to(torch.int8))
+        return replace(like.decisions, jumps=jumps.to(torch.int8))
 
-    def predicted_cost(self, summary: Tensor, decisions: SkipTrace) -> Float[Tensor, " batch"]:
-        skipped = ~decisions.visited[:, : self.block.depth].to(summary.device)
+    def predicted_cost(self, summary: Tensor, trace: SkipTrace) -> Float[Tensor, " batch"]:
+        skipped = ~trace.visited[:, : self.block.depth].to(summary.device)
         return (self.block.policy.gains(summary) * skipped).sum(dim=1)
-
-    def update_threshold(self, loss: float | Tensor, lr: float) -> None:
-        """Nothing under gate.threshold_by=gradient: there the optimizer alone moves the thresholds."""
-        if self.thresholds_follow_the_loss:
-            self.block.update_threshold(loss, lr)
 
     def set_progress(self, progress: float) -> None:
         self.block.policy.temperature = interpolate(*self.temperatures, progress)
-
-    def thresholds(self) -> dict[int, Tensor]:
-        return {layer: gate.threshold.detach() for layer, gate in enumerate(self.block.gates)}
 
 
 class JumpAttention(Encoder):
@@ -112,61 +103,31 @@ class JumpAttention(Encoder):
 
     def __init__(
         self,
-        dim: int,
-        num_heads: int,
+        block: BlockSpec,
         depth: int,
         *,
         attention_depth: int = 4,
         first: int = 4,
-        ffn_ratio: float = 4,
-        dropout: float = 0.0,
-        convolution_width: int = 0,
         **jump_arguments: Any,
     ) -> None:
         super().__init__()
-        blocks: dict[str, Any] = {"ffn_ratio": ffn_ratio, "dropout": dropout, "convolution_width": convolution_width}
-        self.jump = JumpStack(dim, num_heads, depth, **blocks, **jump_arguments)
-        self.attention = Stack(dim, num_heads, attention_depth, **blocks, first=first)
+        self.jump = JumpStack(block, depth, **jump_arguments)
+        self.attention = Stack(block, attention_depth, first=first)
+        self.gates, self.skips = self.jump.gates, self.jump.skips | self.attention.skips
 
     def forward(
         self,
         x: Float[Tensor, "batch time dim"],
         lengths: Int[Tensor, " batch"],
         bias: Tensor | float = 0.0,
-        repeat: SkipTrace | None = None,
+        repeat: Decisions | None = None,
     ) -> tuple[Float[Tensor, "batch time dim"], SkipTrace]:
         x, jumped = self.jump(x, lengths, bias, repeat)
         x, attended = self.attention(x, lengths)
         return x, joined(jumped, attended)
 
-    def macs_range(self, time: int) -> tuple[int, int]:
-        (cheap, dense), (fixed, fixed_dense) = self.jump.macs_range(time), self.attention.macs_range(time)
-        return cheap + fixed, dense + fixed_dense
-
-    def most_macs(self, time: int) -> int:
-        return self.jump.most_macs(time) + self.attention.most_macs(time)
-
-    def static_parts(self) -> Sequence[nn.Module]:
-        return [*self.jump.static_parts(), *self.attention.static_parts()]
-
-    @property
-    def gain_net(self) -> nn.Module | None:
-        return self.jump.gain_net
-
-    def random_decisions(self, like: SkipTrace, generator: torch.Generator) -> SkipTrace:
-        return self.jump.random_decisions(like, generator)
-
-    def predicted_cost(self, summary: Tensor, decisions: SkipTrace) -> Float[Tensor, " batch"]:
-        return self.jump.predicted_cost(summary, decisions)
-
-    def update_threshold(self, loss: float | Tensor, lr: float) -> None:
-        self.jump.update_threshold(loss, lr)
-
-    def set_progress(self, progress: float) -> None:
-        self.jump.set_progress(progress)
-
-    def thresholds(self) -> dict[int, Tensor]:
-        return self.jump.thresholds()
+    def cost(self, time: int) -> Cost:
+        return self.jump.cost(time) + self.attention.cost(time)
 
 
 def joined(first: SkipTrace, second: SkipTrace) -> SkipTrace:
@@ -178,9 +139,8 @@ def joined(first: SkipTrace, second: SkipTrace) -> SkipTrace:
     dense_macs = first.dense_macs + second.dense_macs
     expected = first.expected_compute * first.dense_macs + second.expected_compute * second.dense_macs
     return SkipTrace(
-        strides=beside("strides"),
+        decisions=Decisions(strides=beside("strides"), jumps=beside("jumps")),
         visited=beside("visited"),
-        jumps=beside("jumps"),
         landings=beside("landings"),
         open_rate=beside("open_rate"),
         macs=first.macs + second.macs,

@@ -7,16 +7,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hopscotch.compute import Count, block_macs
-from hopscotch.layers.block import TransformerBlock
+from hopscotch.layers.block import BlockSpec, TransformerBlock, shrink
 from hopscotch.layers.pooling import masked_mean, masked_mean_and_std
+from hopscotch.layers.sampling import Scheduled, check_temperatures, interpolate
 from hopscotch.layers.stride import Estimator, LearnedSkip, StrideChoice, StrideGate
-from hopscotch.models.encoder import Encoder, check_temperatures, interpolate
-from hopscotch.types import SkipTrace, valid_mask
+from hopscotch.models.encoder import Cost
+from hopscotch.models.planned import Planner
+from hopscotch.types import Decisions, SkipTrace, valid_mask
 
 GateInput = Literal["layer", "encoder", "first"]
-Heads = Literal["per_layer", "shared"]
-GATE_INPUTS, HEADS = ("layer", "encoder", "first"), ("per_layer", "shared")
+GATE_INPUTS = ("layer", "encoder", "first")
 
 
 class LearnedBlock(TransformerBlock):
@@ -24,28 +24,16 @@ class LearnedBlock(TransformerBlock):
 
     attention: LearnedSkip  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        max_stride: int,
-        *,
-        ffn_ratio: float,
-        dropout: float,
-        convolution_width: int,
-        estimator: Estimator,
-        num_features: int | None,
-    ) -> None:
-        super().__init__(dim, num_heads, ffn_ratio=ffn_ratio, dropout=dropout, convolution_width=convolution_width)
-        self.attention = LearnedSkip(dim, num_heads, max_stride, estimator=estimator, num_features=num_features)
+    def __init__(self, spec: BlockSpec, max_stride: int, *, estimator: Estimator, num_features: int | None) -> None:
+        super().__init__(spec)
+        self.attention = LearnedSkip(
+            spec.dim, spec.num_heads, max_stride, estimator=estimator, num_features=num_features
+        )
+        shrink(self.attention.attention.output, spec.residual_init_scale)
 
     @property
     def gate(self) -> StrideGate:
         return self.attention.gate
-
-    @property
-    def _attention_output(self) -> nn.Linear:
-        return self.attention.attention.output
 
     def run(
         self, x: Tensor, lengths: Tensor, choice: StrideChoice | None, bias: Tensor | float, strides: Tensor | None
@@ -62,71 +50,50 @@ class LearnedBlock(TransformerBlock):
         return self.feed_forward(x), choice
 
 
-class LearnedStack(Encoder):
+class LearnedStack(Planner, Scheduled):
     """`gate_input`: "layer", each layer decides when reached, from the mean of its input; "encoder", all layers are
     planned from the mean of the first one's; "first", all but layer 0, which reads every key, are planned from the mean
-    and deviation of what it leaves. `heads`: "per_layer", or "shared", one stride for all layers of a plan.
+    and deviation of what it leaves. `tied`: one stride for all layers of a plan.
     """
 
     decides = True
+    skips = frozenset({"strides"})
 
     def __init__(
         self,
-        dim: int,
-        num_heads: int,
+        block: BlockSpec,
         depth: int,
         *,
-        ffn_ratio: float = 4,
-        dropout: float = 0.0,
-        convolution_width: int = 0,
         max_stride: int = 8,
         gate_input: GateInput = "layer",
-        heads: Heads = "per_layer",
+        tied: bool = False,
         estimator: Estimator = "selected",
         temperature_start: float = 2.0,
         temperature_end: float = 0.5,
     ) -> None:
         super().__init__()
         if gate_input not in GATE_INPUTS:
-            raise ValueError(f"model.encoder.gate_input must be one of {', '.join(GATE_INPUTS)}, got {gate_input!r}.")
-        if heads not in HEADS:
-            raise ValueError(f"model.encoder.heads must be one of {', '.join(HEADS)}, got {heads!r}.")
-        if heads == "shared" and gate_input == "layer":
-            raise ValueError("model.encoder.gate_input must be first or encoder under heads=shared, got layer.")
+            raise ValueError(f"gate_input must be one of {', '.join(GATE_INPUTS)}, got {gate_input!r}.")
+        if tied and gate_input == "layer":
+            raise ValueError("gate_input must be first or encoder under tied=true, got layer.")
         if estimator == "gain" and gate_input == "layer":
-            raise ValueError("model.encoder.gate_input must be first or encoder under estimator=gain, got layer.")
+            raise ValueError("gate_input must be first or encoder under estimator=gain, got layer.")
         if gate_input == "first" and depth < 2:
-            raise ValueError(f"model.depth must be at least 2 layers for gate_input=first, got {depth}.")
+            raise ValueError(f"depth must be at least 2 layers for gate_input=first, got {depth}.")
         check_temperatures(temperature_start, temperature_end)
-        self.dim, self.ffn_ratio, self.convolution_width, self.max_stride = (
-            dim,
-            ffn_ratio,
-            convolution_width,
-            max_stride,
-        )
-        self.gate_input, self.estimator, self.shared = gate_input, estimator, heads == "shared"
+        self.spec, self.max_stride = block, max_stride
+        self.gate_input, self.estimator, self.tied = gate_input, estimator, tied
         self.temperatures = (temperature_start, temperature_end)
         self.num_fixed = 1 if gate_input == "first" else 0  # layers before the plan
-        self.blocks = nn.ModuleList(
-            TransformerBlock(dim, num_heads, ffn_ratio=ffn_ratio, dropout=dropout, convolution_width=convolution_width)
-            for _ in range(self.num_fixed)
-        )
+        self.blocks = nn.ModuleList(TransformerBlock(block) for _ in range(self.num_fixed))
+        num_features = 2 * block.dim if gate_input == "first" else None
         self.blocks.extend(
-            LearnedBlock(
-                dim,
-                num_heads,
-                max_stride,
-                ffn_ratio=ffn_ratio,
-                dropout=dropout,
-                convolution_width=convolution_width,
-                estimator=estimator,
-                num_features=2 * dim if gate_input == "first" else None,
-            )
+            LearnedBlock(block, max_stride, estimator=estimator, num_features=num_features)
             for _ in range(depth - self.num_fixed)
         )
-        if self.shared:
-            for block in self._learned_blocks():
-                block.attention.gate = self._learned_blocks()[0].gate
+        if self.tied:
+            for learned in self._learned_blocks():
+                learned.attention.gate = self._learned_blocks()[0].gate
         self.set_progress(0.0)
 
     def forward(
@@ -134,27 +101,27 @@ class LearnedStack(Encoder):
         x: Float[Tensor, "batch time dim"],
         lengths: Int[Tensor, " batch"],
         bias: Tensor | float = 0.0,
-        repeat: SkipTrace | None = None,
+        repeat: Decisions | None = None,
     ) -> tuple[Float[Tensor, "batch time dim"], SkipTrace]:
         choices, strides = [], None if repeat is None else repeat.strides.to(x.device)
         plan: list[StrideChoice | None] = [None] * len(self.blocks)
         summary = None
-        for layer, block in enumerate(self.blocks):
+        for layer, part in enumerate(self.blocks):
             if layer == self.num_fixed and self.gate_input != "layer":
                 mask = valid_mask(lengths, x.shape[1])
                 summary = (masked_mean_and_std if self.gate_input == "first" else masked_mean)(x, mask)
                 plan[layer:] = self._plan(summary, bias)
-            if not isinstance(block, LearnedBlock):
-                x = block(x, lengths)
+            if not isinstance(part, LearnedBlock):
+                x = part(x, lengths)
                 continue
-            x, choice = block.run(x, lengths, plan[layer], bias, None if strides is None else strides[:, layer])
+            x, choice = part.run(x, lengths, plan[layer], bias, None if strides is None else strides[:, layer])
             choices.append(choice)
         return x, self._trace(lengths, choices, summary)
 
     def _plan(self, summary: Tensor, bias: Tensor | float) -> list[StrideChoice]:
         num_layers = len(self.blocks) - self.num_fixed
         choices = [gate(summary, bias) for gate in self._gates()]
-        choices = choices * num_layers if self.shared else choices
+        choices = choices * num_layers if self.tied else choices
         if not (self.estimator == "gain" and self.training):
             return choices
         strides = self._random_strides(len(summary), None).to(summary.device)
@@ -163,7 +130,7 @@ class LearnedStack(Encoder):
     def _random_strides(self, batch: int, generator: torch.Generator | None) -> Int[Tensor, "batch layers"]:
         """Of every cost, for the layers of a plan: each clip first draws how often it reads every key."""
         num_layers = len(self.blocks) - self.num_fixed
-        shape = (batch, 1 if self.shared else num_layers)
+        shape = (batch, 1 if self.tied else num_layers)
         every = torch.rand(batch, 1, generator=generator)
         strides = torch.randint(1, self.max_stride + 1, shape, generator=generator)
         return torch.where(torch.rand(shape, generator=generator) < every, 1, strides).expand(batch, num_layers)
@@ -178,22 +145,22 @@ class LearnedStack(Encoder):
     def gain_net(self) -> nn.Module | None:
         return nn.ModuleList(self._gates()) if self.estimator == "gain" else None
 
-    def random_decisions(self, like: SkipTrace, generator: torch.Generator) -> SkipTrace:
+    def random_decisions(self, like: SkipTrace, generator: torch.Generator) -> Decisions:
         batch, depth = like.strides.shape
         strides = torch.ones(batch, depth, dtype=torch.long)
         strides[:, self.num_fixed :] = self._random_strides(batch, generator)
-        return replace(like, strides=strides)
+        return replace(like.decisions, strides=strides)
 
-    def predicted_cost(self, summary: Tensor, decisions: SkipTrace) -> Float[Tensor, " batch"]:
-        strides = decisions.strides[:, self.num_fixed :].to(summary.device)
-        if self.shared:
+    def predicted_cost(self, summary: Tensor, trace: SkipTrace) -> Float[Tensor, " batch"]:
+        strides = trace.strides[:, self.num_fixed :].to(summary.device)
+        if self.tied:
             strides = strides[:, :1]
         costs = torch.stack([gate.costs(summary) for gate in self._gates()], dim=1)  # batch layers strides
         return costs.gather(2, strides[:, :, None] - 1).squeeze(2).sum(dim=1)
 
     def _trace(self, lengths: Tensor, choices: list[StrideChoice], summary: Tensor | None) -> SkipTrace:
         options = torch.arange(1, self.max_stride + 1, device=lengths.device)
-        by_stride = self._block_macs(lengths[:, None], options)  # batch strides
+        by_stride = self.spec.macs(lengths[:, None], options)  # batch strides
         fixed = sum(gate.macs() for gate in self._gates()) + self.num_fixed * by_stride[:, 0]
         strides = torch.stack([choice.strides for choice in choices], dim=1)
         macs = fixed + by_stride.gather(1, strides - 1).sum(dim=1)
@@ -201,14 +168,11 @@ class LearnedStack(Encoder):
         expected = fixed + torch.stack([(choice.probabilities * by_stride).sum(1) for choice in choices]).sum(0)
         strides = nn.functional.pad(strides, (self.num_fixed, 0), value=1)
         visited = torch.ones_like(strides, dtype=torch.bool)
-        return SkipTrace(
+        return SkipTrace.of(
+            visited,
+            macs,
+            dense_macs,
             strides=strides,
-            visited=visited,
-            jumps=torch.full_like(strides, -1, dtype=torch.int8),
-            landings=torch.zeros_like(visited),
-            open_rate=torch.full(strides.shape, torch.nan, device=strides.device),
-            macs=macs,
-            dense_macs=dense_macs,
             expected_compute=expected / dense_macs,
             log_prob=self._log_prob(choices),
             entropy=torch.stack([choice.entropy for choice in choices]).mean(0),
@@ -218,18 +182,17 @@ class LearnedStack(Encoder):
     def _log_prob(self, choices: list[StrideChoice]) -> Float[Tensor, " batch"]:
         if not (self.estimator == "reinforce" and self.training):
             return torch.zeros(len(choices[0].strides), device=choices[0].strides.device)
-        decided = choices[:1] if self.shared else choices
+        decided = choices[:1] if self.tied else choices
         chances = [choice.probabilities.gather(1, choice.strides[:, None] - 1) for choice in decided]
         return torch.cat(chances, dim=1).log().sum(dim=1)
 
-    def macs_range(self, time: int) -> tuple[int, int]:
+    def cost(self, time: int) -> Cost:
         gates = sum(gate.macs() for gate in self._gates())
-        cheapest, dense = (self._block_macs(time, stride) for stride in (self.max_stride, 1))
+        cheapest, dense = (self.spec.macs(time, stride) for stride in (self.max_stride, 1))
         depth = len(self.blocks)
-        return gates + self.num_fixed * dense + (depth - self.num_fixed) * cheapest, gates + depth * dense
-
-    def _block_macs(self, time: Count, stride: int | Tensor) -> Count:
-        return block_macs(time, self.dim, self.ffn_ratio, stride, convolution_width=self.convolution_width)
+        everything = gates + depth * dense
+        shortest = gates + self.num_fixed * dense + (depth - self.num_fixed) * cheapest
+        return Cost(shortest, everything, everything, everything)
 
     def set_progress(self, progress: float) -> None:
         for gate in self._gates():

@@ -15,17 +15,18 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from hopscotch.layers.gate import Gate
-from hopscotch.models.encoder import Encoder, interpolate
-from hopscotch.types import SkipTrace, concatenated, select_clips, valid_mask
+from hopscotch.layers.sampling import Scheduled, interpolate
+from hopscotch.models.encoder import Cost, Encoder
+from hopscotch.types import Decisions, SkipTrace, valid_mask
 
 PASS = 5e7  # MACs that take as long as the calls of one more pass through the encoder, about, on one core
 CLOSED = 0.5  # share of training over which the open rate falls from the gate's ceiling to where it stays
 
 
-class GatedEncoder(Encoder):
+class GatedEncoder(Encoder, Scheduled):
     """`gate` holds arguments of Gate; its open rate is that of the end of training."""
 
     decides = True
@@ -35,17 +36,17 @@ class GatedEncoder(Encoder):
         rate, floor, ceiling = (gate[key] for key in ("open_rate", "rate_floor", "rate_ceiling"))
         if gate["rule"] != "target":
             raise ValueError(
-                f"model.open_rate needs gate.rule=target, got {gate['rule']}: no other rule holds an open rate."
+                f"gate.rule must be target before an encoder, got {gate['rule']}: no other rule holds an open rate."
             )
         if not floor <= rate <= ceiling:
             raise ValueError(
-                f"model.open_rate must lie between gate.rate_floor and gate.rate_ceiling, {floor} and {ceiling}, "
-                f"got {rate}."
+                f"open_rate must lie between gate.rate_floor and gate.rate_ceiling, {floor} and {ceiling}, got {rate}."
             )
         self.encoder = encoder
         self.gate = Gate(dim, **{**gate, "training_mode": "packed", "threshold_by": "loss"})
         self.rates = (self.gate.rate_ceiling, self.gate.open_rate)
-        self._ranges: dict[int, tuple[int, int]] = {}  # of the encoder, by length: counted once
+        self.gates, self.skips = [self.gate, *encoder.gates], encoder.skips | {"tokens"}
+        self._costs: dict[int, Cost] = {}  # of the encoder, by length: counted once
         self.set_progress(0.0)
 
     def forward(
@@ -53,7 +54,7 @@ class GatedEncoder(Encoder):
         x: Float[Tensor, "batch time dim"],
         lengths: Int[Tensor, " batch"],
         bias: Tensor | float = 0.0,
-        repeat: SkipTrace | None = None,
+        repeat: Decisions | None = None,
     ) -> tuple[Float[Tensor, "batch time dim"], SkipTrace]:
         mask = valid_mask(lengths, x.shape[1])
         if repeat is not None and repeat.tokens is not None and repeat.positions is not None:
@@ -77,12 +78,12 @@ class GatedEncoder(Encoder):
             for clips in groups:
                 index = torch.tensor(clips)
                 here = rows[index, : max(sizes[clip] for clip in clips)]
-                same = None if repeat is None else select_clips(repeat, index)
+                same = None if repeat is None else repeat[index]
                 parts.append((here.flatten(), *self._changes(x, is_open, here, counts[index], bias, same)))
             where, added, traces = zip(*parts, strict=True)
             rows, changes = torch.cat(where), torch.cat(added)
             as_run = torch.tensor([clip for clips in groups for clip in clips])
-            trace = select_clips(concatenated(traces), as_run.argsort())
+            trace = SkipTrace.cat(traces)[as_run.argsort()]
         x = x.flatten(0, 1).index_add(0, rows.flatten(), changes.to(x.dtype)).view_as(x)
         return x, self._trace(trace, lengths, (is_open.detach() > 0) & mask, times)
 
@@ -92,7 +93,7 @@ class GatedEncoder(Encoder):
         # Of so many of the shortest clips: what they cost at least, and in which groups.
         best: list[tuple[float, list[list[int]]]] = [(0.0, [])]
         for end in range(1, len(clips) + 1):
-            macs = self.encoder_range(sizes[clips[end - 1]])[1]
+            macs = self.encoder_cost(sizes[clips[end - 1]]).dense
             cost, start = min((best[start][0] + PASS + (end - start) * macs, start) for start in range(end))
             best.append((cost, [*best[start][1], clips[start:end]]))
         return best[-1][1]
@@ -104,7 +105,7 @@ class GatedEncoder(Encoder):
         rows: Int[Tensor, "clip open"],
         counts: Int[Tensor, " clip"],
         bias: Tensor | float,
-        repeat: SkipTrace | None,
+        repeat: Decisions | None,
     ) -> tuple[Float[Tensor, "token dim"], SkipTrace]:
         """What the encoder adds to the tokens of some clips, in `rows` of all tokens of the batch; 0 to closed ones."""
         weight = is_open.flatten().index_select(0, rows.flatten()).view(*rows.shape, 1).to(x.dtype)
@@ -117,7 +118,7 @@ class GatedEncoder(Encoder):
     ) -> SkipTrace:
         rate = tokens.sum(dim=1) / lengths
         gate = self.gate.macs(lengths)
-        dense = torch.tensor([self.macs_range(time)[1] for time in times], device=lengths.device)
+        dense = torch.tensor([self.cost(time).dense for time in times], device=lengths.device)
         inner = torch.where(trace.open_rate.isnan(), 1.0, trace.open_rate)
         return replace(
             trace,
@@ -125,51 +126,28 @@ class GatedEncoder(Encoder):
             macs=trace.macs + gate,
             dense_macs=dense,
             expected_compute=(trace.expected_compute * trace.dense_macs + gate) / dense,
-            tokens=tokens,
-            positions=lengths,
+            decisions=replace(trace.decisions, tokens=tokens, positions=lengths),
         )
 
-    def macs_range(self, time: int) -> tuple[int, int]:
-        """Cheapest: one token, for an encoder needs something to read."""
-        gate = self.gate.macs(time)
-        return gate + self.encoder_range(1)[0], gate + self.encoder_range(time)[1]
+    def cost(self, time: int) -> Cost:
+        """Cheapest: one token, for an encoder needs something to read. Trained: as many as training ends with."""
+        kept = max(1, round(self.rates[1] * time))
+        everything = self.encoder_cost(time)
+        return Cost(
+            self.encoder_cost(1).cheapest,
+            self.encoder_cost(kept).dense,
+            everything.dearest,
+            everything.dense,
+        ) + self.gate.macs(time)
 
-    def encoder_range(self, time: int) -> tuple[int, int]:
-        if time not in self._ranges:
-            self._ranges[time] = self.encoder.macs_range(time)
-        return self._ranges[time]
-
-    def most_macs(self, time: int) -> int:
-        return self.gate.macs(time) + self.encoder.most_macs(time)
-
-    def most_macs_in_training(self, time: int) -> int:
-        """MACs with as many tokens let in as training ends with, and nothing else skipped."""
-        return self.gate.macs(time) + self.encoder_range(max(1, round(self.rates[1] * time)))[1]
-
-    def static_parts(self) -> Sequence[nn.Module]:
-        return self.encoder.static_parts()
-
-    @property
-    def gain_net(self) -> nn.Module | None:
-        return self.encoder.gain_net
-
-    def random_decisions(self, like: SkipTrace, generator: torch.Generator) -> SkipTrace:
-        return self.encoder.random_decisions(like, generator)
-
-    def predicted_cost(self, summary: Tensor, decisions: SkipTrace) -> Float[Tensor, " batch"]:
-        return self.encoder.predicted_cost(summary, decisions)
-
-    def update_threshold(self, loss: float | Tensor, lr: float) -> None:
-        self.gate.update_threshold(loss, lr)
-        self.encoder.update_threshold(loss, lr)
+    def encoder_cost(self, time: int) -> Cost:
+        """Count the encoder's own multiply-accumulates."""
+        if time not in self._costs:
+            self._costs[time] = self.encoder.cost(time)
+        return self._costs[time]
 
     def set_progress(self, progress: float) -> None:
         self.gate.open_rate = interpolate(*self.rates, min(1.0, progress / CLOSED))
-        self.encoder.set_progress(progress)
-
-    def thresholds(self) -> dict[int, Tensor]:
-        """The encoder's own gates go before ours, which stands for layer 0."""
-        return {0: self.gate.threshold.detach()} | self.encoder.thresholds()
 
 
 def stretched(

@@ -15,7 +15,7 @@ from hopscotch.types import AudioBatch
 
 TOLERANCE = 0.004  # of the fraction; a tenth of what a run is held to
 MAX_PASSES = 10  # over the calibration clips
-REACH = 8.0  # |bias| is at most sinh(REACH) = 1490: beyond every logit, and a tenth of it beyond every gate's
+MAX_BIAS = 8.0  # of asinh(bias), a bias of 1490: beyond every logit, and a tenth of it beyond every gate's score
 FIRST_STEP = 0.25  # of asinh(bias): from a bias of 0 to one of 0.25
 
 
@@ -25,18 +25,21 @@ class Calibration(NamedTuple):
     bias: float
 
 
-def resolve_target(target: str | float, model: AudioModel, mean_samples: float, reach: float) -> float | None:
+def resolve_target(target: str | float, model: AudioModel, mean_samples: float, level: float) -> float | None:
     """compute.target as a fraction; None for a model that decides nothing.
 
-    "auto" lies in what the model can reach, [floor, ceiling]: floor + reach (ceiling - floor). The ceiling is 1,
+    "auto" lies in what the model can reach, [floor, ceiling]: floor + level (ceiling - floor). The ceiling is 1,
     but for models that have strides fixed beforehand as well. A gate before the encoder caps it at what training ends
     with: tests are not to let in more tokens.
     """
     if not model.decides:
         if target != "auto":
-            raise ValueError(f"compute.target must stay auto for {model.name}, which decides nothing, got {target}.")
+            raise ValueError(
+                f"compute.target={target} has no meaning for model={model.name}, which makes no decisions. Remove it."
+            )
         return None
-    floor, ceiling = model.reachable(round(mean_samples))
+    cost = model.cost(round(mean_samples))
+    floor, ceiling = cost.floor, cost.ceiling
     if floor == ceiling:
         raise ValueError(
             f"{model.name} must have something to skip, and nothing that it decides changes what it costs: jumps need "
@@ -44,7 +47,7 @@ def resolve_target(target: str | float, model: AudioModel, mean_samples: float, 
             "model.encoder.max_stride above 1."
         )
     if target == "auto":
-        return min(floor + reach * (ceiling - floor), model.most_in_training(round(mean_samples)))
+        return min(floor + level * (ceiling - floor), cost.trained / cost.dense)
     if not floor <= float(target) <= ceiling:
         raise ValueError(
             f"compute.target must lie between the floor of {model.name}, {floor:.3f}, and {ceiling:.3g}, got {target}. "
@@ -86,9 +89,9 @@ def calibrate(model: AudioModel, batches: Sequence[AudioBatch], target: float) -
             u = (max(below) + min(above)) / 2
         else:
             edge = max(below) if below else min(above)
-            if abs(edge) >= REACH:
+            if abs(edge) >= MAX_BIAS:
                 break
-            u = min(max(edge + (step if below else -step), -REACH), REACH)
+            u = min(max(edge + (step if below else -step), -MAX_BIAS), MAX_BIAS)
             step *= 2
         seen[u] = fraction(u)
     u, achieved = _nearest(seen, target)

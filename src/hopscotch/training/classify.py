@@ -1,43 +1,37 @@
 """One label per clip: cross-entropy with label smoothing, judged by accuracy."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
+from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from hopscotch.training.task import OF_AN_EPOCH, STAGES, AudioTask
-from hopscotch.types import AudioBatch
+from hopscotch.training.task import AudioTask
+from hopscotch.types import AudioBatch, ModelOutput, Primary
 
 
 class ClassificationTask(AudioTask):
-    """`classes` are the names of the labels, in order; the rest is AudioTask's."""
+    """Give each clip one of `classes`. `label_smoothing` is the probability given to the other classes in training."""
 
-    def __init__(self, *, classes: Sequence[str], label_smoothing: float, **rest: Any) -> None:
+    primary = Primary("acc", larger_is_better=True)
+
+    def __init__(self, *, label_smoothing: float, **rest: Any) -> None:
         super().__init__(**rest)
-        self.classes = list(classes)
         self.label_smoothing = label_smoothing
-        self.accuracy = nn.ModuleDict(
-            {f"{stage}_acc": MulticlassAccuracy(num_classes=len(self.classes), average="micro") for stage in STAGES}
-        )
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What prediction needs to know where the data is not at hand; plain types, so that weights_only loads them."""
-        data = self.trainer.datamodule
-        longest = max(clip.num_samples for clips in data.clips.values() for clip in clips)
-        checkpoint["classes"] = list(self.classes)
-        checkpoint["clip_seconds"] = {
-            "mean": data.mean_samples() / data.sample_rate,  # of the training clips
-            "longest": longest / data.sample_rate,  # of all
-        }
+    def losses(self, output: ModelOutput, batch: AudioBatch) -> Float[Tensor, " batch"]:
+        return F.cross_entropy(output.logits, batch.labels, label_smoothing=self.label_smoothing, reduction="none")
 
-    def clip_losses(self, logits: Tensor, batch: AudioBatch) -> Float[Tensor, " batch"]:
-        return F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing, reduction="none")
+    def metrics(self) -> MetricCollection:
+        return MetricCollection({"acc": MulticlassAccuracy(num_classes=len(self.classes), average="micro")})
 
-    def measure(self, stage: str, logits: Tensor, labels: Tensor) -> None:
-        accuracy = self.accuracy[f"{stage}_acc"]
-        assert isinstance(accuracy, MulticlassAccuracy)
-        accuracy.update(logits, labels)
-        self.log(f"{stage}/acc", accuracy, prog_bar=True, **OF_AN_EPOCH)
+    def rows(self, output: ModelOutput, batch: AudioBatch) -> dict[str, Tensor]:
+        confidence, prediction = output.logits.detach().float().softmax(dim=-1).max(dim=-1)
+        return {"label": batch.labels, "prediction": prediction, "confidence": confidence}
+
+    def distance(self, output: ModelOutput, teacher: ModelOutput) -> Tensor:
+        """KL divergence of what is said with decisions from what is said with nothing skipped."""
+        said, taught = output.logits.log_softmax(dim=-1), teacher.logits.detach().log_softmax(dim=-1)
+        return F.kl_div(said, taught, reduction="batchmean", log_target=True)

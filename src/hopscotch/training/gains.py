@@ -17,8 +17,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hopscotch.models.audio_model import AudioModel
-from hopscotch.training.calibration import REACH
-from hopscotch.types import AudioBatch, ModelOutput, SkipTrace, join_traces, key_bits, select_clips
+from hopscotch.models.planned import Planner
+from hopscotch.training.calibration import MAX_BIAS
+from hopscotch.types import AudioBatch, Decisions, ModelOutput, SkipTrace, key_bits
 
 NUM_DRAWS = 4  # decisions at random per clip
 NUM_STEPS = 1000
@@ -29,22 +30,22 @@ JITTER = 0.1  # noise on what the net reads, in deviations: there are few clips
 
 def fit_gains(
     model: AudioModel,
-    clip_losses: Callable[[Tensor, AudioBatch], Float[Tensor, " batch"]],
+    losses_of: Callable[[ModelOutput, AudioBatch], Float[Tensor, " batch"]],
     batches: Sequence[AudioBatch],
     seed: int,
 ) -> float:
-    """Fit `model.encoder.gain_net` anew, and say which share of the costs' variance it explains."""
-    net = model.encoder.gain_net
-    assert net is not None, f"{model.name} learns no gains"
+    """Fit the model's gain net from scratch, and say which share of the costs' variance it explains."""
+    planner = model.planner
+    assert planner is not None, f"{model.name} learns no gains"
     generator = torch.Generator().manual_seed(key_bits(seed))
     was_training, bias = model.training, model.decision_bias.clone()
     model.eval()
-    model.decision_bias.fill_(math.sinh(REACH))  # left to itself, the model skips nothing
+    model.decision_bias.fill_(math.sinh(MAX_BIAS))  # left to itself, the model skips nothing
     # Lightning validates in inference mode, whose tensors nothing can be fitted to.
     with torch.inference_mode(False):
         with torch.no_grad():
-            summaries, decisions, costs = _measure(model, clip_losses, batches, generator, bias)
-        explained = _fit(model, net, summaries, decisions, costs, generator)
+            summaries, decisions, costs = _measure(model, planner, losses_of, batches, generator, bias)
+        explained = _fit(planner, summaries, decisions, costs, generator)
     model.decision_bias.copy_(bias)
     model.train(was_training)
     return explained
@@ -52,7 +53,8 @@ def fit_gains(
 
 def _measure(
     model: AudioModel,
-    clip_losses: Callable[[Tensor, AudioBatch], Tensor],
+    planner: Planner,
+    losses_of: Callable[[ModelOutput, AudioBatch], Tensor],
     batches: Sequence[AudioBatch],
     generator: torch.Generator,
     usual: Tensor,
@@ -67,35 +69,36 @@ def _measure(
     for batch in batches:
         here = AudioBatch(*(part.to(device) for part in batch))
 
-        def run(repeat: SkipTrace | None, here: AudioBatch = here) -> tuple[ModelOutput, Tensor]:
+        def run(repeat: Decisions | None, here: AudioBatch = here) -> tuple[ModelOutput, Tensor]:
             output = model(here.waveform, here.lengths, repeat=repeat)
-            return output, clip_losses(output.logits, here)
+            return output, losses_of(output, here)
 
         output, dense = run(None)
         planned = output.trace
         if planned.tokens is not None:
             highest = model.decision_bias.clone()
             model.decision_bias.copy_(usual)
-            planned = replace(planned, tokens=run(None)[0].trace.tokens)
+            planned = replace(planned, decisions=replace(planned.decisions, tokens=run(None)[0].trace.tokens))
             model.decision_bias.copy_(highest)
-            output, dense = run(planned)
+            output, dense = run(planned.decisions)
         for _ in range(NUM_DRAWS):
-            output, losses = run(model.encoder.random_decisions(planned, generator))
+            output, losses = run(planner.random_decisions(planned, generator))
             assert output.trace.summary is not None
             summaries.append(output.trace.summary)
             traces.append(output.trace)
             costs.append(losses - dense)
-    return torch.cat(summaries), join_traces(traces), torch.cat(costs)
+    return torch.cat(summaries), SkipTrace.kept(traces), torch.cat(costs)
 
 
 def _fit(
-    model: AudioModel,
-    net: nn.Module,
+    planner: Planner,
     summaries: Tensor,
-    decisions: SkipTrace,
+    traces: SkipTrace,
     costs: Tensor,
     generator: torch.Generator,
 ) -> float:
+    net = planner.gain_net
+    assert net is not None
     for module in net.modules():
         if isinstance(module, nn.Linear | nn.LayerNorm):
             _reset(module, generator)
@@ -107,7 +110,7 @@ def _fit(
             rows = torch.randint(len(costs), (ROWS,), generator=generator)
             noise = JITTER * torch.randn(ROWS, summaries.shape[1], generator=generator).to(summaries.device)
             here = rows.to(summaries.device)
-            predicted = model.encoder.predicted_cost(summaries[here] + noise * spread, select_clips(decisions, rows))
+            predicted = planner.predicted_cost(summaries[here] + noise * spread, traces[rows])
             loss = F.smooth_l1_loss(predicted, costs[here])
             optimizer.zero_grad()
             loss.backward()
@@ -115,7 +118,7 @@ def _fit(
             schedule.step()
     net.requires_grad_(False)
     with torch.no_grad():
-        left = costs - model.encoder.predicted_cost(summaries, decisions)
+        left = costs - planner.predicted_cost(summaries, traces)
     return 1.0 - (left.var() / costs.var()).item()
 
 

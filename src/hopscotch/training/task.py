@@ -12,7 +12,7 @@ can be repeated, and resumed, to the last bit.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
 import torch
@@ -22,13 +22,13 @@ from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, MetricCollection
 
-from hopscotch.models.audio_model import AudioModel
+from hopscotch.models.audio_model import AudioModel, Head, OutputHead, Pooling
 from hopscotch.training.calibration import Calibration, calibrate
 from hopscotch.training.gains import fit_gains
 from hopscotch.training.losses import PolicyLoss
-from hopscotch.types import AudioBatch, ModelOutput, detached, key_bits, skipping_nothing
+from hopscotch.types import AudioBatch, ModelOutput, Primary, key_bits
 
 STAGES = ("train", "val", "test")
 OF_AN_EPOCH: dict[str, Any] = {"on_step": False, "on_epoch": True}  # what is logged: Lightning guesses by the hook
@@ -37,24 +37,42 @@ OF_AN_EPOCH: dict[str, Any] = {"on_step": False, "on_epoch": True}  # what is lo
 class Step:
     """What a step tells callbacks, detached. No dataclass: Lightning copies those, tensor by tensor, at every step."""
 
-    def __init__(self, task_loss: Tensor, losses: Tensor, output: ModelOutput) -> None:
-        self.task_loss = task_loss.detach()
+    def __init__(
+        self,
+        losses: Tensor,
+        output: ModelOutput,
+        batch: AudioBatch,
+        judged: tuple[Tensor, Tensor],
+        rows: Mapping[str, Tensor],
+    ) -> None:
         self.losses = losses.detach()  # per clip
-        self.output = output._replace(logits=output.logits.detach(), trace=detached(output.trace))
+        self.task_loss = self.losses.mean()
+        self.output = output._replace(logits=output.logits.detach(), trace=output.trace.detach())
+        self.indices, self.labels = batch.indices, batch.labels
+        self.judged = judged[0].detach(), judged[1].detach()
+        self.rows = rows  # what the task says of each clip, by column; of training steps nothing
 
 
 class StepOutput(TypedDict):
+    """What a step returns to Lightning."""
+
     loss: Tensor  # with gradient in training
     step: Step
 
 
 class AudioTask(LightningModule):
-    """Base of the tasks. A task says what the loss of a clip is (`clip_losses`) and what it measures (`measure`).
+    """Base of the tasks: the loop, and what a task owns.
+
+    A task has a `primary` metric, `losses`, `metrics` and, for reports, `rows`; it may have a head of its own
+    (`make_head`), another way to judge outputs (`judged`) and to compare them (`distance`).
 
     `optimizer` makes an optimizer from parameter groups. `target` is the compute fraction to train for, None for a
-    model that decides nothing. Shares (`warmup`, `budget_warmup`) are of the training steps.
+    model that decides nothing. Shares (`warmup`, `budget_warmup`) are of the training steps. `classes` are the names of
+    the labels, in order. `steps` holds, for each stage, the steps of its latest epoch: validation falls into a training
+    epoch.
     """
 
+    primary: Primary
     trainer: Any  # Lightning's property raises outside of a run; its type says no more
 
     def __init__(
@@ -62,6 +80,7 @@ class AudioTask(LightningModule):
         *,
         model: AudioModel,
         optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer],
+        classes: Sequence[str],
         seed: int,
         warmup: float,
         threshold_lr: float,
@@ -73,26 +92,46 @@ class AudioTask(LightningModule):
     ) -> None:
         super().__init__()
         self.model = model
+        self.classes = list(classes)
         self.make_optimizer = optimizer
         self.seed, self.warmup, self.threshold_lr = seed, warmup, threshold_lr
         self.target, self.budget_weight, self.budget_warmup = target, budget_weight, budget_warmup
         self.policy_loss, self.dense_weight = PolicyLoss(entropy_weight), dense_weight
         self.fractions = nn.ModuleDict({f"{stage}_fraction": MeanMetric() for stage in STAGES})
+        self.stage_metrics = nn.ModuleDict({f"{stage}_metrics": self.metrics() for stage in STAGES})
         self.calibration: Calibration | None = None
         self.first_step_at: float | None = None  # time.time() of the end of the first optimizer step
         self._calibration_batches: list[AudioBatch] = []
         self._step_loss: list[tuple[Tensor, int]] = []  # (mean loss, clips) of the batches of an optimizer step
-        # Stage -> (output, labels) of the batches of its epoch so far: validation falls into a training epoch.
-        self._measured: dict[str, list[tuple[ModelOutput, Tensor]]] = {stage: [] for stage in STAGES}
+        self.steps: dict[str, list[Step]] = {stage: [] for stage in STAGES}
+        self._is_judged = False  # whether the training epoch was
 
-    # What a task says.
+    # What a task owns.
 
-    def clip_losses(self, logits: Tensor, batch: AudioBatch) -> Float[Tensor, " batch"]:
+    @classmethod
+    def make_head(cls, dim: int, num_outputs: int, *, pooling: Pooling, dropout: float) -> OutputHead:
+        """Make what reads the hidden states of the encoder."""
+        return Head(dim, num_outputs, pooling=pooling, dropout=dropout)
+
+    def losses(self, output: ModelOutput, batch: AudioBatch) -> Float[Tensor, " batch"]:
+        """Say what is lost on each clip."""
         raise NotImplementedError
 
-    def measure(self, stage: str, logits: Tensor, labels: Tensor) -> None:
-        """Log what this task is judged by."""
+    def metrics(self) -> MetricCollection:
+        """Make the metrics, by the names that they are logged under (`acc` becomes `val/acc`); `primary` is one."""
         raise NotImplementedError
+
+    def judged(self, output: ModelOutput, batch: AudioBatch) -> tuple[Tensor, Tensor]:
+        """Give predictions and targets as `metrics` take them, in rows that batches can be joined by."""
+        return output.logits, batch.labels
+
+    def rows(self, output: ModelOutput, batch: AudioBatch) -> dict[str, Tensor]:
+        """Say what stands in clips.csv of each clip: columns by name, one value per clip."""
+        return {}
+
+    def distance(self, output: ModelOutput, teacher: ModelOutput) -> Tensor:
+        """Say how far an output is from that of the same clips with nothing skipped, which teaches it."""
+        return nn.functional.mse_loss(output.logits, teacher.logits.detach())
 
     # The loop.
 
@@ -109,15 +148,15 @@ class AudioTask(LightningModule):
         self._seed(key_bits(self.seed, self.current_epoch, batch_idx, self.global_rank))
         self.model.set_progress(self.progress)
         output = self.model(batch.waveform, batch.lengths, keys=batch.keys)
-        losses = self.clip_losses(output.logits, batch)
+        losses = self.losses(output, batch)
         task_loss = losses.mean()
         loss = task_loss + self._budget_loss(output) + self._policy_loss(output, losses, batch)
         loss = loss + self._dense_loss(output, batch)
         if loss.device.type == "cpu" or batch_idx % self.trainer.log_every_n_steps == 0:
             self._stop_if_not_finite(loss, losses, batch)
         self._step_loss.append((task_loss.detach(), len(losses)))
-        step = Step(task_loss, losses, output)
-        self._measured["train"].append((step.output, batch.labels))
+        step = Step(losses, output, batch, self.judged(output, batch), {})
+        self.steps["train"].append(step)
         if batch_idx % self.trainer.log_every_n_steps == 0:  # a call of Lightning's log costs half a millisecond
             self.log("train/loss", step.task_loss, prog_bar=True, batch_size=len(losses))
         return {"loss": loss, "step": step}
@@ -130,18 +169,27 @@ class AudioTask(LightningModule):
 
     def _evaluation_step(self, stage: str, batch: AudioBatch) -> StepOutput:
         output = self.model(batch.waveform, batch.lengths)
-        losses = self.clip_losses(output.logits, batch)
-        step = Step(losses.mean(), losses, output)
-        self._measured[stage].append((step.output, batch.labels))
+        losses = self.losses(output, batch)
+        step = Step(losses, output, batch, self.judged(output, batch), self.rows(output, batch))
+        self.steps[stage].append(step)
         self.log(f"{stage}/loss", step.task_loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(losses))
         return {"loss": step.task_loss, "step": step}
+
+    def on_train_epoch_start(self) -> None:
+        self.steps["train"], self._is_judged = [], False
+
+    def on_validation_start(self) -> None:
+        self.steps["val"] = []
+
+    def on_test_start(self) -> None:
+        self.steps["test"] = []
 
     def on_train_batch_end(self, outputs: Any, batch: AudioBatch, batch_idx: int) -> None:
         if self.trainer.is_last_batch:  # not at the epoch's end, where callbacks are told before the task
             self._measure_epoch("train")
 
     def on_train_epoch_end(self) -> None:
-        if self._measured["train"]:  # the epoch was cut short
+        if self.steps["train"] and not self._is_judged:  # the epoch was cut short
             self._measure_epoch("train")
 
     def on_validation_epoch_end(self) -> None:
@@ -151,17 +199,21 @@ class AudioTask(LightningModule):
         self._measure_epoch("test")
 
     def _measure_epoch(self, stage: str) -> None:
-        """What the clips of an epoch come to: counted once, for counting batch by batch costs more than it tells."""
-        outputs, labels = zip(*self._measured[stage], strict=True)
-        self._measured[stage].clear()
-        macs = torch.cat([output.trace.macs for output in outputs])
-        dense_macs = torch.cat([output.trace.dense_macs for output in outputs])
+        """Compute and log epoch metrics once; per-batch updates are slower."""
+        steps = self.steps[stage]
+        self._is_judged = True
+        macs = torch.cat([step.output.trace.macs for step in steps])
+        dense_macs = torch.cat([step.output.trace.dense_macs for step in steps])
         fractions = self.fractions[f"{stage}_fraction"]
         assert isinstance(fractions, MeanMetric)
         fractions.update(macs.double() / dense_macs.double(), weight=dense_macs)
         self.log(f"{stage}/compute_fraction", fractions, prog_bar=True, **OF_AN_EPOCH)
         self.log(f"{stage}/macs", macs.double().mean(), sync_dist=True, **OF_AN_EPOCH)
-        self.measure(stage, torch.cat([output.logits for output in outputs]), torch.cat(labels))
+        metrics = self.stage_metrics[f"{stage}_metrics"]
+        assert isinstance(metrics, MetricCollection)
+        metrics.update(torch.cat([step.judged[0] for step in steps]), torch.cat([step.judged[1] for step in steps]))
+        for name, metric in metrics.items(copy_state=False):
+            self.log(f"{stage}/{name}", metric, prog_bar=name == self.primary.name, **OF_AN_EPOCH)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then tell the thresholds what the step's batches cost: their mean task loss, weighted by clips."""
@@ -190,9 +242,9 @@ class AudioTask(LightningModule):
             return
         if not self._calibration_batches:
             self._calibration_batches = list(self.trainer.datamodule.calibration_batches())
-        if self.model.encoder.gain_net is not None:
+        if self.model.planner is not None:
             batches = list(self.trainer.datamodule.gain_batches())
-            self.log("policy/gain_explained", fit_gains(self.model, self.clip_losses, batches, self.seed))
+            self.log("policy/gain_explained", fit_gains(self.model, self.losses, batches, self.seed))
         self.calibration = calibrate(self.model, self._calibration_batches, self.target)
 
     def _seed(self, key: int) -> None:
@@ -215,18 +267,16 @@ class AudioTask(LightningModule):
 
     def _policy_loss(self, output: ModelOutput, losses: Tensor, batch: AudioBatch) -> Tensor | float:
         def second_opinion() -> Tensor:
-            return self.clip_losses(self.model(batch.waveform, batch.lengths, keys=batch.keys).logits, batch)
+            return self.losses(self.model(batch.waveform, batch.lengths, keys=batch.keys), batch)
 
         return self.policy_loss(output.trace, losses.detach(), second_opinion, self.progress)
 
     def _dense_loss(self, output: ModelOutput, batch: AudioBatch) -> Tensor | float:
         if self.target is None or self.dense_weight == 0:
             return 0.0
-        everything = skipping_nothing(output.trace)
-        logits = self.model(batch.waveform, batch.lengths, keys=batch.keys, repeat=everything).logits
-        said, taught = output.logits.log_softmax(dim=-1), logits.detach().log_softmax(dim=-1)
-        taken = nn.functional.kl_div(said, taught, reduction="batchmean", log_target=True)
-        return self.dense_weight * (self.clip_losses(logits, batch).mean() + taken)
+        everything = output.trace.detach().decisions.skip_nothing()
+        dense = self.model(batch.waveform, batch.lengths, keys=batch.keys, repeat=everything)
+        return self.dense_weight * (self.losses(dense, batch).mean() + self.distance(output, dense))
 
     def _stop_if_not_finite(self, loss: Tensor, losses: Tensor, batch: AudioBatch) -> None:
         if bool(torch.isfinite(loss)):
@@ -240,6 +290,18 @@ class AudioTask(LightningModule):
         )
 
     # What Lightning asks.
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what prediction and reports need to know; plain types, so that weights_only loads them."""
+        data = self.trainer.datamodule
+        longest = max(clip.num_samples for clips in data.clips.values() for clip in clips)
+        checkpoint["classes"] = list(self.classes)
+        checkpoint["clip_seconds"] = {
+            "mean": data.mean_samples() / data.sample_rate,  # of the training clips
+            "longest": longest / data.sample_rate,  # of all
+        }
+        logged = self.trainer.callback_metrics.items()
+        checkpoint["validation"] = {tag: float(value) for tag, value in logged if tag.startswith("val/")}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Weight decay on matrices alone; the rate warms up linearly and falls along a cosine, step by step."""
