@@ -12,7 +12,7 @@ from hopscotch.build import build_model, build_task
 from hopscotch.conditions import time_fraction, with_noise, with_silence
 from hopscotch.training.calibration import calibrate
 from hopscotch.training.task import AudioTask
-from hopscotch.types import AudioBatch, SkipTrace, select_clips
+from hopscotch.types import AudioBatch, Decisions
 from scripts.studies.decision_value import COLUMNS, evaluate, measure_decisions, measure_ends, numbers
 from tests.small_models import decide_at_random
 from tests.tiny import SAMPLE_RATE, TINY_MODEL, TINY_RUN, Command, build, make_batch, tiny_config, tiny_folder
@@ -41,8 +41,8 @@ def batches() -> list[AudioBatch]:
     return [AudioBatch(*(part[:8] for part in batch)), AudioBatch(*(part[8:] for part in batch))]
 
 
-def decisions(trace: SkipTrace) -> torch.Tensor:
-    return torch.cat([trace.strides, trace.jumps.long(), trace.visited.long()], dim=1)
+def taken(decisions: Decisions) -> torch.Tensor:
+    return torch.cat([decisions.strides, decisions.jumps.long()], dim=1)
 
 
 @pytest.mark.parametrize("sees", ["first", "state"])
@@ -52,14 +52,13 @@ def test_a_clip_repeats_the_decisions_that_it_is_handed(make_task, name: str, se
     batch = make_batch(12, samples=(1280,))
     decide_at_random(task.model, batch.waveform, batch.lengths)  # so that clips differ
     own = evaluate(task, batches())
-    again = evaluate(task, batches(), own.trace)
+    again = evaluate(task, batches(), own.trace.decisions)
     assert torch.equal(again.losses, own.losses)
-    assert torch.equal(decisions(again.trace), decisions(own.trace))
-    order = torch.arange(11, -1, -1)
-    handed = select_clips(own.trace, order)
+    assert torch.equal(taken(again.trace.decisions), taken(own.trace.decisions))
+    handed = own.trace.decisions[torch.arange(11, -1, -1)]
     shuffled = evaluate(task, batches(), handed)
-    assert torch.equal(decisions(shuffled.trace), decisions(handed))
-    differ = (decisions(handed) != decisions(own.trace)).any(dim=1)
+    assert torch.equal(taken(shuffled.trace.decisions), taken(handed))
+    differ = (taken(handed) != taken(own.trace.decisions)).any(dim=1)
     assert differ.any()
     assert not torch.equal(shuffled.losses[differ], own.losses[differ])
     if (~differ).any():
@@ -98,7 +97,8 @@ def test_gains_are_predicted_from_what_the_clips_own_decisions_are_planned_from(
     assert own.tokens is not None
     assert own.summary is not None
     assert 0 < own.tokens.float().mean() < 1
-    expected = task.model.encoder.predicted_cost(own.summary, ends.short.trace)
+    assert task.model.planner is not None
+    expected = task.model.planner.predicted_cost(own.summary, ends.short.trace)
     torch.testing.assert_close(measured.predicted, expected)
 
 
@@ -110,7 +110,7 @@ def test_shuffled_decisions_cost_the_same_and_the_ends_are_the_ends(make_task, n
     assert task.model.decision_bias.item() == pytest.approx(0.3)
     assert measured.shuffled_macs.sum().item() == pytest.approx(measured.own.trace.macs.sum().item())  # equal lengths
     assert measured.full.compute_fraction == 1.0
-    assert measured.short.compute_fraction == pytest.approx(task.model.floor(1280))
+    assert measured.short.compute_fraction == pytest.approx(task.model.cost(1280).floor)
     assert measured.short.compute_fraction < measured.own.compute_fraction < 1.0
     assert torch.equal(measured.gain, measured.short.losses - measured.full.losses)
     assert measured.indices.tolist() == list(range(12))

@@ -39,7 +39,7 @@ from hopscotch.report.json_text import json_text
 from hopscotch.report.numbers import partial_rank_correlation, route_shares
 from hopscotch.training.calibration import MAX_BIAS, Calibration, calibrate, resolve_target
 from hopscotch.training.task import AudioTask
-from hopscotch.types import AudioBatch, SkipTrace, join_traces, key_bits, select_clips
+from hopscotch.types import AudioBatch, Decisions, SkipTrace, key_bits
 
 FILE = "decision_value"
 SNR_DB = (20.0, 10.0, 5.0, 0.0)
@@ -217,21 +217,21 @@ def by_clip(measured: Measured) -> list[tuple[Any, ...]]:
 
 
 @torch.no_grad()
-def evaluate(task: AudioTask, batches: Sequence[AudioBatch], repeat: SkipTrace | None = None) -> Pass:
+def evaluate(task: AudioTask, batches: Sequence[AudioBatch], repeat: Decisions | None = None) -> Pass:
     """Evaluate a task on batches; `repeat` holds decisions to take instead of the model's own, clip by clip."""
     model, device = task.model.eval(), task.model.decision_bias.device
     losses, is_right, traces, first = [], [], [], 0
     for batch in batches:
         size = len(batch.labels)
         rows = torch.arange(first, first + size)
-        taken = None if repeat is None else select_clips(repeat, rows)
+        taken = None if repeat is None else repeat[rows]
         batch = AudioBatch(*(part.to(device) for part in batch))
         output = model(batch.waveform, batch.lengths, repeat=taken)
-        losses.append(task.clip_losses(output.logits, batch).cpu())
+        losses.append(task.losses(output, batch).cpu())
         is_right.append((output.logits.argmax(dim=-1) == batch.labels).cpu())
         traces.append(output.trace)
         first += size
-    return Pass(torch.cat(losses), torch.cat(is_right), join_traces(traces))
+    return Pass(torch.cat(losses), torch.cat(is_right), SkipTrace.kept(traces))
 
 
 class Ends(NamedTuple):
@@ -260,7 +260,7 @@ def measure_decisions(task: AudioTask, batches: Sequence[AudioBatch], ends: Ends
     shuffled = []
     for _ in range(NUM_SHUFFLES):
         order = torch.randperm(len(own.losses), generator=generator)
-        shuffled.append(evaluate(task, batches, select_clips(own.trace, order)))
+        shuffled.append(evaluate(task, batches, own.trace.decisions[order]))
     return Measured(
         indices=torch.cat([batch.indices for batch in batches]),
         own=own,
@@ -276,8 +276,8 @@ def measure_decisions(task: AudioTask, batches: Sequence[AudioBatch], ends: Ends
 @torch.no_grad()
 def _predicted(model: AudioModel, own: SkipTrace, short: SkipTrace) -> Float[Tensor, " clip"]:
     """Predict the gain of each clip from the features that its policy used."""
-    if model.encoder.gain_net is None:
+    if model.planner is None:
         return own.expected_compute
     assert own.summary is not None
     device = model.decision_bias.device
-    return model.encoder.predicted_cost(own.summary.to(device), short).cpu()
+    return model.planner.predicted_cost(own.summary.to(device), short).cpu()
