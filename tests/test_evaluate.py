@@ -14,7 +14,7 @@ import torch
 
 from hopscotch.config.compose import run_hydra
 from hopscotch.evaluate import evaluate, load, parse
-from hopscotch.report.clip_table import read_clips
+from hopscotch.report.clips import read_clips
 from hopscotch.run import train
 from hopscotch.system import PROJECT_ROOT
 from tests.tiny import CLASS_HZ, TINY_MODEL, TINY_RUN, Command, tiny_folder, write_tone, write_tones

@@ -18,7 +18,7 @@ from lightning.pytorch import Callback, Trainer
 
 import hopscotch.run
 from hopscotch.build import build_callbacks
-from hopscotch.report.metrics_log import read_metrics
+from hopscotch.report.run_folder import read_lines as read_metrics
 from hopscotch.system import PROJECT_ROOT
 from tests.tiny import TINY_MODEL, TINY_RUN, Command, Ended, tiny_folder, write_tone, write_tones
 

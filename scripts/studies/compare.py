@@ -26,10 +26,11 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
 
-from hopscotch.report.clip_table import FILE as CLIPS_FILE
-from hopscotch.report.clip_table import ClipRow, read_clips
-from hopscotch.report.evaluation_report import FOLDER, METRICS_FILE
+from hopscotch.report.clips import ClipRow, read_clips
 from hopscotch.report.jobs import read_json
+from hopscotch.report.run_folder import CLIPS as CLIPS_FILE
+from hopscotch.report.run_folder import EVALUATION as FOLDER
+from hopscotch.report.run_folder import EVALUATION_METRICS as METRICS_FILE
 from hopscotch.report.sweep import make_console, new_table
 from scripts.studies.table import Interval, bootstrap
 

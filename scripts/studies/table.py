@@ -13,17 +13,14 @@ from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from hopscotch.report.frontier import draw_frontier
 from hopscotch.report.jobs import HIDDEN, at_budgets, each_once, label, read_json, read_overrides
 from hopscotch.report.points import group_points, read_points
+from hopscotch.report.statistics import Interval, bootstrap, student
 from scripts.studies.thresholds import draw_thresholds
 
-NUM_DRAWS = 2000  # of the bootstrap
-MAX_DRAWN = 2**20  # values that are drawn at once: 16 MiB
 SETS = ("clean", "mixed")
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 0.975 quantiles, 1 to 9 degrees of freedom
 SHOWN = {  # of study.csv, in study.md
     "what": "what",
     "runs": "runs",
@@ -43,16 +40,6 @@ SHOWN = {  # of study.csv, in study.md
     "routes": "routes",
     "common_routes": "common routes",
 }
-
-
-@dataclass(frozen=True)
-class Interval:
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
 
 
 @dataclass(frozen=True)
@@ -170,7 +157,7 @@ def summarise(points: Sequence[Point]) -> dict[str, Any]:
         row[f"advantage {name}"] = advantage(points, name, "own_acc", "dealt_acc")
         row[f"loss saved {name}"] = advantage(points, name, "dealt_loss", "own_loss")
         saved = seed_means(points, lambda point, name=name: point.found[name]["dealt_loss"] - point.found[name]["loss"])
-        row[f"loss saved {name} by seed"] = over_seeds(saved)
+        row[f"loss saved {name} by seed"] = student(saved)
         row[f"compute beside dealt {name}"] = mean(one[name]["fraction"] - one[name]["dealt_fraction"] for one in found)
     return row
 
@@ -190,14 +177,6 @@ def seed_means(points: Sequence[Point], value: Callable[[Point], float]) -> list
     return [mean(values.values()) for values in by_seed.values() if values.keys() == everything]
 
 
-def over_seeds(means: Sequence[float]) -> Interval | None:
-    """The mean with its 95 % interval, seeds taken as drawn from a normal distribution; None with fewer than two."""
-    if len(means) < 2:
-        return None
-    half = STUDENT[min(len(means) - 1, len(STUDENT)) - 1] * stdev(means) / len(means) ** 0.5
-    return Interval(mean(means), mean(means) - half, mean(means) + half)
-
-
 def advantage(points: Sequence[Point], name: str, better: str, worse: str) -> Interval:
     """Mean over clips of `better` minus `worse`, each clip's own mean over the points that tested it."""
     by_clip: dict[str, list[float]] = {}
@@ -208,16 +187,6 @@ def advantage(points: Sequence[Point], name: str, better: str, worse: str) -> In
                 if line["set"] == name and line.get("reach", "") == reach:
                     by_clip.setdefault(line["clip"], []).append(float(line[better]) - float(line[worse]))
     return bootstrap(np.array([mean(values) for values in by_clip.values()]))
-
-
-def bootstrap(values: Float[np.ndarray, " clip"]) -> Interval:
-    """The mean of the values with its 95 % interval."""
-    generator = np.random.default_rng(0)
-    rows = max(1, MAX_DRAWN // len(values))
-    sizes = [(min(rows, NUM_DRAWS - done), len(values)) for done in range(0, NUM_DRAWS, rows)]
-    means = [values[generator.integers(len(values), size=size)].mean(axis=1) for size in sizes]
-    low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
-    return Interval(float(values.mean()), float(low), float(high))
 
 
 def written(value: Any) -> str:

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hopscotch.report.metrics_log import FILE_NAME, read_metrics
+from hopscotch.report.run_folder import METRICS as FILE_NAME
+from hopscotch.report.run_folder import read_lines as read_metrics
 
 SLACK = 0.01  # as a share of the dense compute: decisions of few layers cannot meet every fraction
 FAILED = -1.0  # below every score: a search turns away from what fails
