@@ -226,7 +226,7 @@ def test_clips_that_changed_since_training_are_told(
     text = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(re.sub(r"\broot: .*", f"root: {tmp_path / 'more'}", text))
     evaluate(run)
-    assert "warning: the clips are not those of the training run" in capsys.readouterr().out
+    assert "warning: the test set differs from the one of the training run" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_a_confusion_is_shaded_by_its_row_and_numbered_where_there_is_room() -> 
     counts = np.array([[3, 1], [0, 2]])
     axes = draw_confusion(counts, ["a", "b"])[0][0].axes[0]
     assert [text.get_text() for text in axes.texts] == ["3", "1", "2"]
-    white, dark = axes.images[0].get_array()[1]
+    white, dark = np.asarray(axes.images[0].get_array())[1]
     assert white.mean() > 0.95
     assert dark.mean() < 0.4
     many = draw_confusion(np.eye(30, dtype=int), [str(i) for i in range(30)])[0][0].axes[0]

@@ -137,13 +137,7 @@ class SkipDashboard(Callback):
         self.evaluation.steps = []
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self.evaluation.add(batch, outputs)
@@ -198,13 +192,7 @@ class SkipDashboard(Callback):
         self.evaluation.steps = []
 
     def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
         self.evaluation.add(batch, outputs)
 
