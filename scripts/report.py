@@ -22,8 +22,7 @@ def main() -> None:
         sys.exit(0 if "--help" in arguments else 2)
     from hopscotch.build import build_data  # and with it torch
     from hopscotch.report.run_folder import read_run
-    from hopscotch.report.run_report import CARD, PAGE, write_report
-    from hopscotch.report.sounds import find_sounds
+    from hopscotch.report.run_page import CARD, PAGE, find_sounds, write_report
     from hopscotch.run import quiet
 
     quiet()

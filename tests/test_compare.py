@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from hopscotch.report.clip_table import ClipRow, write_clips
+from hopscotch.report.clips import ClipRow, write_clips
 from hopscotch.report.summary import write_summary
 from scripts.studies.compare import (
     columns_of,

@@ -4,13 +4,11 @@ import csv
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from hopscotch.config.errors import ConfigError
 from hopscotch.report.summary import Status, write_summary
 from scripts.studies import runner
-from scripts.studies.intervals import MAX_DRAWN, NUM_DRAWS, bootstrap, student
 from scripts.studies.runner import plan, run_jobs
 from scripts.studies.table import report_study
 from scripts.studies.thresholds import OPEN_RATE, THRESHOLD, draw_thresholds, read_gates
@@ -209,17 +207,6 @@ def test_the_deviation_is_that_of_seeds_which_have_all_speakers(tmp_path: Path) 
     assert both == pytest.approx(0.5 / 2**0.5)
 
 
-def test_the_interval_over_seeds_is_students() -> None:
-    found = student([0.017, 0.032, 0.011])
-    assert found is not None
-    # deviation 0.010817, over the root of three 0.006245, times 4.303
-    assert (found.value, found.low, found.high) == pytest.approx((0.02, 0.02 - 0.02687, 0.02 + 0.02687), abs=1e-5)
-    assert student([0.017]) is None
-    many = student([0.0, 1.0] * 10)  # more seeds than the table has: wider than need be
-    assert many is not None
-    assert many.high - many.value == pytest.approx(2.262 * 0.51299 / 20**0.5, abs=1e-4)
-
-
 def test_a_seed_has_its_own_saving_and_the_table_its_compute_by_condition(tmp_path: Path) -> None:
     for seed, speaker in ((0, "lucas"), (0, "theo"), (1, "lucas"), (1, "theo"), (2, "lucas")):
         write_job(tmp_path / f"{speaker}{seed}", "sign", speaker, seed, [1, 1], [0.5, 0.5])
@@ -263,20 +250,6 @@ def test_the_table_joins_seeds_and_speakers_and_pairs_clips(tmp_path: Path) -> N
     assert [row["what"] for row in written] == ["rule sign", "rule off", "m, all of these"]
     assert (tmp_path / "study.md").read_text().count("\n") == 5
     assert report_study(tmp_path, [tmp_path]) == list(rows.values()), "beside itself a study is counted once"
-
-
-def test_the_interval_holds_the_true_mean_about_as_often_as_it_says() -> None:
-    generator = np.random.default_rng(1)
-    samples = [bootstrap(generator.normal(0.2, 1.0, size=60)) for _ in range(200)]
-    inside = sum(sample.low <= 0.2 <= sample.high for sample in samples)
-    assert 0.88 <= inside / 200 <= 0.99
-
-
-def test_values_that_are_drawn_in_parts_have_the_interval_of_all_at_once() -> None:
-    values = np.random.default_rng(2).normal(size=3 * MAX_DRAWN // NUM_DRAWS + 1)
-    drawn = np.random.default_rng(0).integers(len(values), size=(NUM_DRAWS, len(values)))
-    found = bootstrap(values)
-    assert (found.low, found.high) == tuple(np.quantile(values[drawn].mean(axis=1), (0.025, 0.975)))
 
 
 def test_thresholds_of_all_rules_are_read_from_the_metrics_and_drawn(tmp_path: Path) -> None:

@@ -30,13 +30,15 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
 
-from hopscotch.report.clip_table import FILE as CLIPS_FILE
-from hopscotch.report.clip_table import ClipRow, read_clips
-from hopscotch.report.evaluation_report import FOLDER, METRICS_FILE
-from hopscotch.report.records import each_once, group, read_json
+from hopscotch.report.clips import ClipRow, read_clips
+from hopscotch.report.records import each_once, group
+from hopscotch.report.run_folder import CLIPS as CLIPS_FILE
+from hopscotch.report.run_folder import EVALUATION as FOLDER
+from hopscotch.report.run_folder import EVALUATION_METRICS as METRICS_FILE
+from hopscotch.report.run_folder import read_json
+from hopscotch.report.statistics import Interval, bootstrap
 from hopscotch.report.sweep import make_console, new_table
 from scripts.studies.disagreements import Disagreement, Rows, disagreements, write_disagreements
-from scripts.studies.intervals import Interval, bootstrap
 
 if TYPE_CHECKING:
     from rich.table import Table

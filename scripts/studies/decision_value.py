@@ -34,9 +34,9 @@ from hopscotch.conditions import time_fraction, with_noise, with_silence
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.report.clips import clips_of
-from hopscotch.report.findings import COMMON_ROUTE
-from hopscotch.report.json_text import json_text
-from hopscotch.report.numbers import partial_rank_correlation, route_shares
+from hopscotch.report.decisions import COMMON_ROUTE, route_shares
+from hopscotch.report.statistics import partial_rank_correlation
+from hopscotch.report.text import json_text
 from hopscotch.training.calibration import MAX_BIAS, Calibration, calibrate, resolve_target
 from hopscotch.training.task import AudioTask
 from hopscotch.types import AudioBatch, Decisions, SkipTrace, key_bits

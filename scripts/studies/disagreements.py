@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
-from hopscotch.report.clip_table import ClipRow
+from hopscotch.report.clips import ClipRow
 from hopscotch.report.records import group
 
 Rows = Mapping[str, Sequence[ClipRow]]  # of a column: by clip, the row of each run

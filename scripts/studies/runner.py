@@ -26,7 +26,7 @@ from pathlib import Path
 
 from hopscotch.config.compose import MAX_NAME, compose_sweep, file_name, quoted
 from hopscotch.config.errors import ConfigError
-from hopscotch.report.records import read_json, read_overrides
+from hopscotch.report.run_folder import RunFolder
 from hopscotch.report.sweep import planned_overrides, refuse_other_folders
 from hopscotch.system import PROJECT_ROOT
 
@@ -136,8 +136,7 @@ def _digest(job: Sequence[str]) -> str:
 
 def _refuse_another(folder: Path, job: Sequence[str]) -> None:
     """Raise if the finished run was not made of the words of this job."""
-    words = folder / "overrides.yaml"
-    made_of = read_overrides(words) if words.is_file() else job
+    made_of = RunFolder(folder).overrides or job
     if other := [word for word in job if word not in made_of]:
         raise ValueError(
             f"--out must be a folder of this study, got {folder.parent}: its {folder.name} is finished, and was not "
@@ -169,4 +168,4 @@ def run_job(job: Sequence[str], folder: Path, threads: str, running: set[subproc
 
 
 def has_finished(folder: Path) -> bool:
-    return read_json(folder / "summary.json").get("status") == "finished"
+    return RunFolder(folder).status == "finished"

@@ -21,7 +21,6 @@ import numpy as np
 import pandas as pd
 
 from hopscotch.report.frontier import draw_frontier
-from hopscotch.report.markdown import markdown_table
 from hopscotch.report.records import (
     Group,
     Record,
@@ -34,8 +33,8 @@ from hopscotch.report.records import (
     read_records,
     spread_of,
 )
-from hopscotch.report.sweep import number
-from scripts.studies.intervals import bootstrap, student
+from hopscotch.report.statistics import bootstrap, student
+from hopscotch.report.sweep import cell
 from scripts.studies.thresholds import draw_thresholds
 
 SETS = ("clean", "mixed")
@@ -96,9 +95,8 @@ def report_study(folder: Path, beside: Sequence[Path] = ()) -> list[dict[str, An
     table.to_csv(folder / "study.csv", index=False)
     heads = SHOWN | {name: name.replace("fraction", "compute,") for name in table if str(name).startswith("fraction ")}
     shown = [name for name in heads if name in table]
-    text = markdown_table(
-        [heads[name] for name in shown], [[number(row.get(name), 3) for name in shown] for row in rows]
-    )
+    cells = [[cell(row.get(name), 3) for name in shown] for row in rows]
+    text = markdown(Table([heads[name] for name in shown], cells))
     (folder / "study.md").write_text(text + "\n", encoding="utf-8")
     first = {one.records[0].run: one.name for one in reversed(groups)}  # a run, not its other budgets
     draw_thresholds({name: run for run, name in reversed(first.items()) if run is not None}, folder / "thresholds.png")

@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import mean
 
 from hopscotch.report.frontier import COLOURS
-from hopscotch.report.records import read_lines
+from hopscotch.report.run_folder import read_lines
 
 STYLES = ("-", "--", ":", "-.")  # of lines that share a colour
 THRESHOLD, OPEN_RATE = "gate/threshold/layer_", "gate/open_rate/layer_"

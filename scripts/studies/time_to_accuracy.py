@@ -31,7 +31,7 @@ from itertools import count
 from pathlib import Path
 
 from hopscotch.config.compose import quoted
-from hopscotch.report.markdown import markdown_table
+from hopscotch.report.text import Table, markdown
 from hopscotch.system import PROJECT_ROOT
 
 MODELS = ("dense", "learned_skip")
@@ -132,7 +132,7 @@ def write(runs: dict[str, list[dict[str, float | None]]], out: Path) -> None:
         [what, *(_seconds([run[f"{level:g}"] for run in many]) for level in LEVELS), _mean(many), str(len(many))]
         for what, many in runs.items()
     ]
-    (out / "table.md").write_text(markdown_table(head, rows) + "\n", encoding="utf-8")
+    (out / "table.md").write_text(markdown(Table(head, rows)) + "\n", encoding="utf-8")
     with (out / "table.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([head, *rows])
 

@@ -19,15 +19,11 @@ from hopscotch.config.compose import compose, register
 from hopscotch.config.errors import flat, nearest
 from hopscotch.config.schema import is_number
 from hopscotch.data.datamodule import AudioDataModule
+from hopscotch.evaluation import print_evaluation, write_budgets, write_evaluation
 from hopscotch.models.audio_model import AudioModel
-from hopscotch.report.budgets import budget_points, write_budgets
-from hopscotch.report.clip_table import clip_rows
-from hopscotch.report.clips import SplitClips
-from hopscotch.report.evaluation_report import FOLDER, print_evaluation, write_evaluation
+from hopscotch.report.clips import SplitClips, clip_rows
 from hopscotch.report.metrics import measure
-from hopscotch.report.records import read_json
-from hopscotch.report.run_folder import config_of
-from hopscotch.report.summary import FILE_NAME as SUMMARY
+from hopscotch.report.run_folder import EVALUATION, RunFolder, config_of
 from hopscotch.restore import checkpoint_of
 from hopscotch.training.checkpoint import load_weights
 from hopscotch.training.task import AudioTask
@@ -147,8 +143,8 @@ def changes_data(overrides: Sequence[str]) -> bool:
 
 def trained_classes(run: Path, as_trained: DictConfig, overrides: Sequence[str]) -> list[str] | None:
     """In the order of the model's outputs; None where the clips are the run's own, and no summary speaks of them."""
-    if known := read_json(run / SUMMARY).get("data"):
-        return known["classes"]
+    if known := RunFolder(run).data:
+        return list(known["classes"])
     if not changes_data(overrides):
         return None
     return build_data(as_trained).find_clips()[0]  # of a run that has not ended
@@ -166,13 +162,12 @@ def evaluate(
 ) -> Path:
     """Test, print and write; the folder with the results. The first condition is without noise, at the first budget."""
     cfg, task, data = load(run, overrides, ckpt)
-    folder = run / FOLDER if out is None else out
-    clips = SplitClips(data, "test")
+    folder = run / EVALUATION if out is None else out
     trainer = tester(cfg, run)
     all_passes = passes(task, data, trainer, budgets(cfg.compute.budget, task.model), snr)
     first = next(all_passes)
     conditions = [first.condition, *(later.condition for later in all_passes)]
-    metrics, trace = measure(first.evaluation, first.logits, data.classes), first.evaluation.trace
+    metrics = measure(first.evaluation, data.classes)
     task.to(trainer.strategy.root_device)  # a test leaves it on the CPU
     time = time_fraction(task, some_batches(data)) if task.model.decides else None
     facts = {
@@ -181,21 +176,16 @@ def evaluate(
         "overrides": list(overrides),
         "data": data.summary(),
         "test": first.logged,  # these two are as in summary.json
-        "compute": {
-            "fraction": first.evaluation.compute_fraction,
-            "macs": trace.macs.double().mean().item(),
-            "dense_macs": trace.dense_macs.double().mean().item(),
-        },
+        "compute": first.evaluation.compute,
         "time_fraction": time,  # as trained, whatever budgets were asked for
     }
-    write_evaluation(
-        folder, facts=facts, metrics=metrics, clips=clip_rows(first.evaluation, clips), conditions=conditions
-    )
-    if points := budget_points([row for row in conditions if row.snr_db is None]):
-        is_own = out is None and ckpt is None and not changes_data(overrides)  # what the run's page may show as its own
-        write_budgets(points, run / "report" if is_own else folder)
-    changed = not changes_data(overrides) and was_changed(run, data)
-    warnings = ["the clips are not those of the training run: some came, went or changed since."] if changed else []
+    clips = clip_rows(first.evaluation, SplitClips(data, "test"))
+    write_evaluation(folder, facts=facts, metrics=metrics, clips=clips, conditions=conditions)
+    is_own = out is None and ckpt is None and not changes_data(overrides)  # what the run's page may show as its own
+    write_budgets(conditions, run / "report" if is_own else folder)
+    warnings = []
+    if not changes_data(overrides) and was_changed(run, data):
+        warnings.append("the test set differs from the one of the training run (clips added, removed or changed).")
     print_evaluation(metrics, conditions, time=time, warnings=warnings)
     return folder
 
@@ -228,5 +218,5 @@ def tester(cfg: DictConfig, run: Path) -> Trainer:
 
 
 def was_changed(run: Path, data: AudioDataModule) -> bool:
-    before = read_json(run / SUMMARY).get("data")
-    return before is not None and before["fingerprint"] != data.fingerprint()
+    before = RunFolder(run).data
+    return bool(before) and before["fingerprint"] != data.fingerprint()

@@ -15,14 +15,9 @@ from hopscotch.build import build_model
 from hopscotch.config.check import check_trained
 from hopscotch.config.compose import register
 from hopscotch.models.audio_model import AudioModel
-from hopscotch.report.clip_table import FILE as CLIPS_FILE
-from hopscotch.report.clip_table import read_clips
-from hopscotch.report.records import read_json
-from hopscotch.report.run_folder import config_of
-from hopscotch.report.summary import FILE_NAME as SUMMARY
+from hopscotch.report.run_folder import BEST, SUMMARY, RunFolder, config_of
 from hopscotch.training.checkpoint import read_checkpoint, take_weights
 
-BEST = Path("checkpoints") / "best.ckpt"
 OF_THE_MODEL = "model."  # how the task calls its model's weights
 
 
@@ -39,7 +34,7 @@ def restore(run: Path, ckpt: Path | None = None) -> Restored:
     cfg = read_config(run)
     path = checkpoint_of(run, ckpt)
     checkpoint = read_checkpoint(path)
-    classes = checkpoint.get("classes") or _data_of(run).get("classes")
+    classes = checkpoint.get("classes") or RunFolder(run).data.get("classes")
     if not classes:
         raise ValueError(
             f"{path} must hold the names of its classes, or {run / SUMMARY} as data.classes; neither does. "
@@ -89,15 +84,10 @@ def _for_prediction(cfg: DictConfig) -> DictConfig:
     return plain
 
 
-def _data_of(run: Path) -> dict[str, Any]:
-    """What the run's summary says of its data; nothing where there is no summary, as of a run still going on."""
-    return read_json(run / SUMMARY).get("data") or {}
-
-
 def _clip_seconds(checkpoint: dict[str, Any], run: Path) -> tuple[float | None, float | None]:
     """Mean of the training clips, and longest of all; what an older run left knows the longest of the test clips."""
     if "clip_seconds" in checkpoint:
         return checkpoint["clip_seconds"]["mean"], checkpoint["clip_seconds"]["longest"]
-    data, table = _data_of(run), run / "report" / CLIPS_FILE
-    mean = data["seconds"]["train"] / data["clips"]["train"] if "seconds" in data else None
-    return mean, max((row.seconds for row in read_clips(table)), default=None) if table.is_file() else None
+    folder = RunFolder(run)
+    mean = folder.data["seconds"]["train"] / folder.data["clips"]["train"] if "seconds" in folder.data else None
+    return mean, max((row.seconds for row in folder.clips), default=None)

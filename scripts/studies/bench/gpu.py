@@ -16,7 +16,7 @@ from torch import nn
 
 from hopscotch.build import build_model
 from hopscotch.config.compose import CONF, compose
-from hopscotch.report.markdown import markdown_table
+from hopscotch.report.text import Table, markdown
 from scripts.studies.bench.clip import peak_megabytes
 
 BATCH, SECONDS = 64, 1.0  # clips
@@ -39,7 +39,7 @@ def main(words: Sequence[str]) -> None:
         json.loads(Path(word).read_text(encoding="utf-8")) if Path(word).is_file() else [] for word in words[1:3]
     )
     rows = beside(cpu, gpu)
-    (out / "benchmark.md").write_text(markdown_table(BESIDE, rows) + "\n", encoding="utf-8")
+    (out / "benchmark.md").write_text(markdown(Table(BESIDE, rows)) + "\n", encoding="utf-8")
     write_csv(out / "benchmark.csv", BESIDE, rows)
 
 

@@ -22,8 +22,8 @@ from torch import nn
 from hopscotch.build import build_callbacks, build_data, build_loggers, build_model, build_task, build_trainer
 from hopscotch.config.compose import compose
 from hopscotch.data.datamodule import AudioDataModule
+from hopscotch.report.collect import TraceCollector
 from hopscotch.report.metrics_log import MetricsLog
-from hopscotch.report.traces import TraceCollector
 from hopscotch.run import quiet
 from hopscotch.training.calibration import calibrate
 from hopscotch.training.callbacks import MovingAverage

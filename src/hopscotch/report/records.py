@@ -5,8 +5,6 @@ much harder one speaker is than another says nothing about how sure a mean is. A
 every speaker of the group.
 """
 
-import contextlib
-import json
 import math
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -16,10 +14,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, TypeVar
 
-from omegaconf import OmegaConf
+from hopscotch.report.run_folder import CONFIG, OVERRIDES, SUMMARY, RunFolder, read_json, read_lines
 
 LEDGER = "sweep.jsonl"
-FILES = ("config.yaml", "overrides.yaml", "summary.json")  # a job's folder has at least one of them
+FILES = (CONFIG, OVERRIDES, SUMMARY)  # a job's folder has at least one of them
 STUDY_JOB = re.compile(r"(.*_)?seed-\d+(_.*)?|.*_[0-9a-f]{8}")  # as scripts.studies.runner.job_names has it
 NOT_FAILED = ("finished", "stopped")
 SPEAKER = "data.test_speaker"
@@ -93,10 +91,10 @@ def read_records(sweep: Path, planned: Sequence[Sequence[str]] = ()) -> list[Rec
     names |= {name for name in logs if (sweep / name).is_dir() or STUDY_JOB.fullmatch(name)}
     records, started = [], []
     for name in sorted(names | set(ledger), key=job_number):
-        row, summary = ledger.get(name, {}), read_json(sweep / name / "summary.json")
-        overrides = list(row.get("overrides") or read_overrides(sweep / name / "overrides.yaml"))
+        row, run = ledger.get(name, {}), RunFolder(sweep / name)
+        overrides = list(row.get("overrides") or run.overrides)
         started.append(set(overrides))
-        summary = summary or {"error": logged_error(sweep / f"{name}.log")}
+        summary = run.summary or {"error": logged_error(sweep / f"{name}.log")}
         records.append(make_record(sweep / name, overrides, summary, row.get("status", "no summary")))
     missing = [overrides for overrides in planned if set(overrides) not in started]
     return records + [make_record(None, overrides, {}, "never started") for overrides in missing]
@@ -184,30 +182,6 @@ def job_number(folder: str) -> tuple[float, str]:
     """Sort `10_...` after `9_...`, and what has no number last."""
     head = folder.split("_", 1)[0]
     return float(head) if head.isdecimal() else float("inf"), folder
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a file of JSON lines without those that a kill or a full disk cut short; a missing file has none."""
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):
-            found.append(json.loads(line))
-    return found
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file; a missing file is empty."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} must be JSON: {error}.") from None
-
-
-def read_overrides(path: Path) -> list[str]:
-    """Read overrides as they were typed, without resolving what they refer to."""
-    words = OmegaConf.to_container(OmegaConf.load(path), resolve=False) if path.exists() else []
-    assert isinstance(words, list)
-    return [str(word) for word in words]
 
 
 def logged_error(path: Path) -> str | None:

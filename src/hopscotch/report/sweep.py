@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from hopscotch.report import text
 from hopscotch.report.records import (
     FAILED,
     LEDGER,
@@ -171,18 +172,16 @@ def written_rows(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
     rows = group_rows(groups)
     shown = [name for name in COLUMNS if any(row[name] not in (None, "") for row in rows)]
     heads = ["#", *(groups[0].metric_name if name == "acc" else COLUMNS[name].head for name in shown)]
-    return heads, [[str(row["number"]), *(number(row[name], COLUMNS[name].digits) for name in shown)] for row in rows]
+    return heads, [[str(row["number"]), *(cell(row[name], COLUMNS[name].digits) for name in shown)] for row in rows]
 
 
 def write_groups(groups: Sequence[Group], folder: Path) -> None:
     """Write groups.csv and groups.md."""
-    from hopscotch.report.markdown import markdown_table
-
     metric = metric_of([record for one in groups for record in one.records])
     names = ["number", *(metric + name[3:] if name.startswith("acc") else name for name in COLUMNS)]
     write_csv(folder / "groups.csv", names, [list(row.values()) for row in group_rows(groups)])
-    text = markdown_table(*written_rows(groups)) if groups else "No run has finished."
-    (folder / "groups.md").write_text(text + "\n", encoding="utf-8")
+    told = text.markdown(text.Table(*written_rows(groups))) if groups else "No run has finished."
+    (folder / "groups.md").write_text(told + "\n", encoding="utf-8")
 
 
 def write_runs(records: Sequence[Record], folder: Path) -> None:
@@ -269,7 +268,7 @@ def jobs_table(records: Sequence[Record], *, search: bool = False) -> "Table":
     for record in records:
         names = (record.folder.partition("_")[0], record.model) if search else (record.model, record.seed)
         figures = (record.value, 4), (record.compute_fraction, 4), (record.macs_m, 2), (record.seconds, 1)
-        cells = [number(value, digits) for value, digits in ([(record.score, 4)] if search else []) + [*figures]]
+        cells = [cell(value, digits) for value, digits in ([(record.score, 4)] if search else []) + [*figures]]
         status = f"[{STYLES.get(record.status, 'red')}]{record.status}[/]"
         table.add_row(*names, words(record.overrides, shared), status, *cells)
     return table
@@ -283,7 +282,7 @@ def means_table(records: Sequence[Record]) -> "Table":
     for (model, overrides), members in group(records, by=lambda record: record.key).items():
         done = [record for record in members if record.status == "finished" and record.value is not None]
         figures = ("value", 4), ("compute_fraction", 4), ("macs_m", 2), ("seconds", 1)
-        cells = [number(spread_of(done, name), digits) for name, digits in figures]
+        cells = [cell(spread_of(done, name), digits) for name, digits in figures]
         table.add_row(model, words(overrides, shared), f"{len(done)} of {len(members)}", *cells)
     return table
 
@@ -294,9 +293,9 @@ def groups_table(groups: Sequence[Group]) -> "Table":
     title = f"{groups[0].metric_name.capitalize()} and cost, cheapest first; * Pareto set"
     table = new_table(title, ["#", "what"], heads)
     for row, one in enumerate(groups, start=1):
-        times = [number(COLUMNS[name].of(one), COLUMNS[name].digits) for name in ("macs_m", "clip_ms", "seconds")]
+        times = [cell(COLUMNS[name].of(one), COLUMNS[name].digits) for name in ("macs_m", "clip_ms", "seconds")]
         told = words(one.name.split(" "), ())
-        table.add_row(str(row), told, str(len(one.records)), number(one.value), "*" if one.is_best else "", *times)
+        table.add_row(str(row), told, str(len(one.records)), cell(one.value), "*" if one.is_best else "", *times)
     return table
 
 
@@ -319,8 +318,8 @@ def new_table(title: str, words: Sequence[str], numbers: Sequence[str]) -> "Tabl
     return table
 
 
-def number(value: Any, digits: int = 4) -> str:
-    """Write a number for people: a spread with its deviation, nothing for None, anything else as it is."""
-    if isinstance(value, float | Spread):
-        return format(value, f".{digits}f")
-    return "" if value is None else str(value)
+def cell(value: Any, digits: int = 4) -> str:
+    """Write a cell for people: numbers with so many digits, a spread with its deviation, anything else as it is."""
+    if value is None or isinstance(value, float):
+        return text.number(value, digits)
+    return format(value, f".{digits}f") if isinstance(value, Spread) else str(value)

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from markupsafe import Markup
+
 from hopscotch.report.frontier import draw_frontier, frontier_figure
-from hopscotch.report.page import code, facts, link, page, paragraph, picture, section, table, warning
+from hopscotch.report.page import link, render_html
 from hopscotch.report.records import Group, Record, group_records, points_of, read_records, shared_overrides
-from hopscotch.report.sweep import number, write_groups, written_rows
+from hopscotch.report.sweep import write_groups, written_rows
+from hopscotch.report.text import Table, number
 
 FILE = "index.html"
 NUMBERS = (
@@ -47,32 +50,27 @@ def sweep_page(
     command: str | None = None,
     missing: int = 0,
 ) -> str:
-    body = [facts(counts(jobs, groups, missing))]
-    body += [warning(text) for text in cautions(jobs, groups, missing)]
-    if beside:
-        body.append(paragraph("Beside it, in the same table and picture: " + ", ".join(where.name for where in beside)))
-    if groups:
-        caption = (
-            "Test accuracy against compute, and against time, measured on the machine as busy as it "
-            "was. Bars: lowest and highest seed. Ringed, joined by steps and numbered as in the table: the Pareto set, "
-            "which nothing matches in accuracy for less."
-        )
-        body.append(section("Accuracy and cost", picture(frontier_figure(groups), caption)))
-        heads, rows = written_rows(groups)
-        linked = [[*row, runs_of(folder, group)] for row, group in zip(rows, groups, strict=True)]
-        body.append(section("A row per group of seeds", table([*heads, "runs to look at"], linked, numbers=NUMBERS)))
+    """Tell of a sweep in the words of `sweep.html.j2`."""
+    heads, rows = written_rows(groups)
+    linked = [[*row, runs_of(folder, group)] for row, group in zip(rows, groups, strict=True)]
     unfinished = [job for job in jobs if job.status != "finished"]
-    if unfinished:
-        listed = [[job_link(folder, job), job.status, job.described, job.error or "not known"] for job in unfinished]
-        body.append(section("What did not finish", table(["job", "status", "overrides", "reason"], listed)))
-    heads = ["job", "status", "model", "seed", "overrides", "accuracy", "compute", "M MACs", "seconds"]
+    failed = [[job_link(folder, job), job.status, job.described, job.error or "not known"] for job in unfinished]
     shared = shared_overrides(jobs) if len(jobs) > 1 else []
-    listed = [[job_link(folder, job), job.status, job.model, job.seed, *figures(job, shared)] for job in jobs]
-    alike = [paragraph("For all alike: " + " ".join(shared))] if shared else []
-    body.append(section("All jobs", *alike, table(heads, listed, numbers=NUMBERS)))
-    if command:
-        body.append(section("The command", code(command)))
-    return page(f"Sweep {folder.resolve().name}", body)
+    all_jobs = [[job_link(folder, job), job.status, job.model, job.seed, *figures(job, shared)] for job in jobs]
+    job_heads = ["job", "status", "model", "seed", "overrides", "accuracy", "compute", "M MACs", "seconds"]
+    context = {
+        "title": f"Sweep {folder.resolve().name}",
+        "headline": counts(jobs, groups, missing),
+        "warnings": cautions(jobs, groups, missing),
+        "beside": [where.name for where in beside],
+        "frontier": frontier_figure(groups) if groups else None,
+        "groups": Table([*heads, "runs to look at"], linked, numbers=NUMBERS),
+        "unfinished": Table(["job", "status", "overrides", "reason"], failed),
+        "shared": " ".join(shared),
+        "jobs": Table(job_heads, all_jobs, numbers=NUMBERS),
+        "command": command,
+    }
+    return render_html("sweep.html.j2", context)
 
 
 def counts(jobs: Sequence[Record], groups: Sequence[Group], missing: int) -> list[tuple[str, str]]:
@@ -110,16 +108,16 @@ def job_link(folder: Path, job: Record) -> str:
     return run_link(folder, job.run, job.folder) if job.run is not None and job.run.is_dir() else "-"
 
 
-def runs_of(folder: Path, group: Group) -> str:
+def runs_of(folder: Path, group: Group) -> Markup:
     links = [
         run_link(folder, record.run, f"{record.seed} {record.speaker}".strip())
         for record in sorted(group.records, key=lambda record: (record.seed, record.speaker))
         if record.run is not None
     ]
-    return type(links[0])(", ".join(links))
+    return Markup(", ").join(links)
 
 
-def run_link(folder: Path, run: Path, text: str):
+def run_link(folder: Path, run: Path, text: str) -> Markup:
     """To the run's own report, or to its folder where it has none."""
     address = Path(os.path.relpath(run, folder)).as_posix()
     report = "/report/index.html" if (run / "report" / "index.html").is_file() else "/"
@@ -129,10 +127,4 @@ def run_link(folder: Path, run: Path, text: str):
 def figures(job: Record, shared: Sequence[str]) -> list[str]:
     """What the first table has not: overrides as they were typed but for shared ones, seconds of the whole job."""
     told = " ".join(word for word in job.overrides if word not in shared)
-    return [
-        told,
-        number(job.value),
-        number(job.compute_fraction, 3),
-        number(job.macs_m, 3),
-        number(job.seconds, 1),
-    ]
+    return [told, number(job.value), number(job.compute_fraction, 3), number(job.macs_m, 3), number(job.seconds, 1)]

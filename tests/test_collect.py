@@ -3,13 +3,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from hopscotch.report.traces import TraceBuffer, TraceCollector, united
+from hopscotch.report.collect import TraceCollector, joined
 from hopscotch.training.task import Step
 from hopscotch.types import AudioBatch, ModelOutput, join_traces
 from tests.hand_made import FourClips, Replay, both_trace, jump_trace, make_trainer, stride_trace
 
 
-def add(buffer: TraceBuffer, indices: list[int], losses: list[float]) -> None:
+def add(buffer: TraceCollector, indices: list[int], losses: list[float]) -> None:
     rows = torch.tensor(indices)
     batch = AudioBatch(torch.zeros(4, 8), torch.full((4,), 8), labels=rows % 2, indices=rows, keys=rows)
     logits = torch.tensor([[1.0, 0.0]] * 4)
@@ -18,7 +18,7 @@ def add(buffer: TraceBuffer, indices: list[int], losses: list[float]) -> None:
 
 
 def test_batches_come_back_as_one_table_in_the_order_of_the_split() -> None:
-    buffer = TraceBuffer()
+    buffer = TraceCollector()
     add(buffer, [7, 5, 3, 1], [0.7, 0.5, 0.3, 0.1])
     add(buffer, [0, 2, 4, 6], [0.0, 0.2, 0.4, 0.6])
     evaluation = buffer.gather()
@@ -29,11 +29,11 @@ def test_batches_come_back_as_one_table_in_the_order_of_the_split() -> None:
     torch.testing.assert_close(evaluation.trace.strides[1], both_trace().strides[3])
     assert evaluation.accuracy == 0.5
     assert evaluation.thresholds == {1: 0.5}
-    assert len(buffer) == 0
+    assert buffer.steps == []
 
 
 def test_compute_fraction_is_a_ratio_of_sums() -> None:
-    buffer = TraceBuffer()
+    buffer = TraceCollector()
     add(buffer, [0, 1, 2, 3], [0.0] * 4)
     assert buffer.gather().compute_fraction == pytest.approx((90 + 50 + 60 + 80) / 400)
 
@@ -48,10 +48,10 @@ def test_joined_traces_keep_every_clip() -> None:
 def test_evaluations_of_several_processes_are_one_with_each_clip_once() -> None:
     parts = []
     for indices in ([0, 2, 4, 6], [1, 3, 5, 0]):  # clip 0 was dealt twice, to fill the last batch
-        buffer = TraceBuffer()
+        buffer = TraceCollector()
         add(buffer, indices, [index / 10 for index in indices])
         parts.append(buffer.gather())
-    whole = united(parts)
+    whole = joined(parts)
     assert whole.indices.tolist() == list(range(7))
     torch.testing.assert_close(whole.losses, torch.arange(7) / 10)
     torch.testing.assert_close(whole.trace.strides[4], parts[0].trace.strides[2])
@@ -65,7 +65,6 @@ def test_collector_holds_the_last_whole_test_pass(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, callbacks=[collector])
     trainer.fit(Replay(stride_trace()), datamodule=FourClips())
     trainer.test(Replay(jump_trace()), datamodule=FourClips(), verbose=False)
-    assert collector.validation is not None
     assert collector.test is not None
-    assert collector.validation.trace.strides.tolist() == stride_trace().strides.tolist()
+    assert collector.test_seconds > 0
     assert collector.test.trace.jumps.tolist() == jump_trace().jumps.tolist()

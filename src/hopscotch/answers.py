@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
-from hopscotch.report.json_text import json_text
+from hopscotch.report.text import json_text
 
 DIGITS = 6  # of what is written: the last bits of a float32 depend on the batch
 ABSENT = "·"

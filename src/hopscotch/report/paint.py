@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from hopscotch.report.numbers import JUMPED_OVER, LANDED, RAN
+from hopscotch.report.decisions import JUMPED_OVER, LANDED, RAN
 
 # Okabe and Ito's blue and orange stay apart for every kind of colour blindness, and in grey.
 HISTORY_COLOURS = {RAN: (0, 114, 178), JUMPED_OVER: (226, 226, 226), LANDED: (230, 159, 0)}

@@ -6,11 +6,14 @@ What is under which tag:
   deterministically. These are the figures to believe.
 - `train/...`, `policy/entropy`, `gate/threshold/...`: training steps since the last entry, decisions sampled.
 - pictures and text: the same validation clips all through training, so one can watch a clip's route change.
+- `wrong/...`: the clips that stay wrong, to be seen and heard: broken labels and bad recordings show up here first.
 
 TensorBoard keeps one kind of data per tag, so a histogram stands beside its scalar or picture under a longer name.
 """
 
+import math
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -24,25 +27,33 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams as tensorboard_hparams
 
-from hopscotch.report.clips import SplitClips, clips_of
-from hopscotch.report.hardest import HardestClips, write_mel
-from hopscotch.report.layout import chart_layout
-from hopscotch.report.numbers import (
-    Kinds,
+from hopscotch.report.clips import SplitClips, clip_rows, clip_table, clips_of
+from hopscotch.report.collect import Evaluation, TraceCollector
+from hopscotch.report.decisions import (
     attention_layers,
-    confusion_counts,
     evaluation_numbers,
     history_cells,
-    kinds_of,
+    open_tokens,
+    skips_of,
     split_numbers,
     stride_shares,
 )
-from hopscotch.report.pictures import confusion_picture, history_picture, pattern_picture
-from hopscotch.report.traces import Evaluation, TraceBuffer
-from hopscotch.report.words import routes_table
+from hopscotch.report.paint import (
+    captioned,
+    confusion_picture,
+    history_picture,
+    paint_mel,
+    paint_tokens,
+    pattern_picture,
+    stacked,
+)
+from hopscotch.report.statistics import confusion
+from hopscotch.report.text import Table, markdown
 
 NUM_TOKEN_CLIPS = 2  # of the fixed ones, whose open tokens are drawn: each is run once more
 FINAL_METRICS = ("test/acc", "compute/fraction", "seconds")  # by which the HParams tab compares runs
+MAX_SECONDS = 5.0  # of sound per clip in the event file
+MAX_FRAMES = 500  # of a mel picture
 
 
 class SkipDashboard(Callback):
@@ -75,10 +86,10 @@ class SkipDashboard(Callback):
         self.num_history_clips = num_history_clips
         self.hparams = dict(hparams or {})
         self.hardest = HardestClips(num_hardest_clips)
-        self.kinds = Kinds()
+        self.skips: frozenset[str] = frozenset()
         self.patterns: dict[int, np.ndarray] = {}  # epoch -> share by depth and stride
-        self.training = TraceBuffer()
-        self.evaluation = TraceBuffer()
+        self.training = TraceCollector()
+        self.evaluation = TraceCollector()
         self.logged_step = 0
         self.has_layout = False
         self.start = time.monotonic()
@@ -109,13 +120,13 @@ class SkipDashboard(Callback):
         self.log_training(trainer)
 
     def log_training(self, trainer: Trainer) -> None:
-        if not len(self.training):
+        if not self.training.steps:
             return
         self.logged_step = trainer.global_step
         steps = self.training.gather()
-        self.kinds |= kinds_of(steps.trace)
-        numbers = split_numbers(steps.trace, self.kinds, "train")
-        if self.kinds.decides:
+        self.skips |= skips_of(steps.trace)
+        numbers = split_numbers(steps.trace, self.skips, "train")
+        if model_of(trainer).decides:
             numbers["policy/entropy"] = steps.trace.entropy.mean().item()
         numbers |= {f"gate/threshold/layer_{layer:02d}": value for layer, value in steps.thresholds.items()}
         log_numbers(trainer, numbers, last_step(trainer))
@@ -123,86 +134,71 @@ class SkipDashboard(Callback):
     # Validation
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.evaluation.clear()
+        self.evaluation.steps = []
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self.evaluation.add(batch, outputs)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not len(self.evaluation):
+        if not self.evaluation.steps:
             return
         self.log_training(trainer)  # first, because sampled decisions show soonest what a model can do
-        evaluation = self.evaluation.gather()
-        self.kinds |= kinds_of(evaluation.trace)
+        evaluation, decides = self.evaluation.gather(), model_of(trainer).decides
+        self.skips |= skips_of(evaluation.trace)
         self.hardest.update(evaluation)
-        if self.kinds.strides:
-            self.patterns[trainer.current_epoch] = stride_shares(evaluation.trace)
-        log_numbers(trainer, evaluation_numbers(evaluation, self.kinds), last_step(trainer))
+        if "strides" in self.skips:
+            self.patterns[trainer.current_epoch] = stride_shares(evaluation.trace.strides.numpy())
+        log_numbers(trainer, evaluation_numbers(evaluation, self.skips, decides), last_step(trainer))
         writer = tensorboard_writer(trainer)
         if writer is None:
             return
         if not self.has_layout:
             self.has_layout = True
-            writer.add_custom_scalars(chart_layout(self.kinds))
-        write_histograms(writer, evaluation, self.kinds, last_step(trainer))
+            writer.add_custom_scalars(chart_layout(self.skips, decides))
+        write_histograms(writer, evaluation, self.skips, last_step(trainer))
         if self.pictures and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            model = cast(Any, pl_module).model
-            self.write_pictures(writer, evaluation, clips_of(trainer, "val"), model, last_step(trainer))
+            self.write_pictures(writer, evaluation, clips_of(trainer, "val"), model_of(trainer), last_step(trainer))
 
     def write_pictures(
         self, writer: SummaryWriter, evaluation: Evaluation, clips: SplitClips, model: nn.Module, step: int
     ) -> None:
-        if self.kinds.strides:
+        if "strides" in self.skips:
             shares = padded_stack(list(self.patterns.values()))
             layers = attention_layers(evaluation.trace)
             picture = pattern_picture(shares, epochs=list(self.patterns), layers=layers)
             writer.add_image("skip/pattern", picture, step, dataformats="HWC")
-        if self.kinds.jumps:
+        if "layers" in self.skips:
             rows = spread(evaluation.num_clips, self.num_history_clips)
-            names = clips.names(evaluation.indices[rows].tolist())
+            names = [clips.name(index) for index in evaluation.indices[rows].tolist()]
             picture = history_picture(history_cells(evaluation.trace)[rows], names)
             writer.add_image("jump/history", picture, step, dataformats="HWC")
-        rows = spread(evaluation.num_clips, self.num_fixed_clips)
-        if self.kinds.jumps:
-            table = routes_table(evaluation, rows, clips, strides=self.kinds.strides, jumps=True)
-            writer.add_text("jump/history", table, step)
-        elif self.kinds.strides:
-            writer.add_text("skip/pattern", routes_table(evaluation, rows, clips, strides=True, jumps=False), step)
-        if self.kinds.gates:
-            for place, row in enumerate(rows[:NUM_TOKEN_CLIPS]):
-                write_mel(writer, f"gate/tokens_{place}", clips, int(evaluation.indices[row]), model, step)
-        picture = confusion_picture(confusion_counts(evaluation, len(clips.classes)), clips.classes)
-        writer.add_image("val/confusion", picture, step, dataformats="HWC")
+        fixed = evaluation.select(torch.tensor(spread(evaluation.num_clips, self.num_fixed_clips)))
+        if self.skips & {"layers", "strides"}:
+            tag = "jump/history" if "layers" in self.skips else "skip/pattern"
+            writer.add_text(tag, markdown(clip_table(clip_rows(fixed, clips), self.skips)), step)
+        if "tokens" in self.skips:
+            for place, index in enumerate(fixed.indices[:NUM_TOKEN_CLIPS].tolist()):
+                write_mel(writer, f"gate/tokens_{place}", clips, index, model, step)
+        counts = confusion(evaluation.labels.numpy(), evaluation.predictions.numpy(), len(clips.classes))
+        writer.add_image("val/confusion", confusion_picture(counts, clips.classes), step, dataformats="HWC")
         self.hardest.write(writer, evaluation, clips, model, step)
 
     # Test
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.evaluation.clear()
+        self.evaluation.steps = []
 
     def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
         self.evaluation.add(batch, outputs)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         evaluation = self.evaluation.gather()
-        numbers = split_numbers(evaluation.trace, self.kinds | kinds_of(evaluation.trace), "test")
+        numbers = split_numbers(evaluation.trace, self.skips | skips_of(evaluation.trace), "test")
         numbers["compute/fraction"] = evaluation.compute_fraction
         numbers["seconds"] = time.monotonic() - self.start
         log_numbers(trainer, numbers, trainer.global_step)
@@ -211,17 +207,139 @@ class SkipDashboard(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "kinds": vars(self.kinds),
+            "skips": sorted(self.skips),
             "patterns": {epoch: torch.from_numpy(shares) for epoch, shares in self.patterns.items()},
             "hardest": self.hardest.state_dict(),
             "has_layout": self.has_layout,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.kinds = Kinds(**state_dict["kinds"])
+        self.skips = frozenset(state_dict.get("skips", ()))
         self.patterns = {epoch: shares.numpy() for epoch, shares in state_dict["patterns"].items()}
         self.hardest.load_state_dict(state_dict["hardest"])
         self.has_layout = state_dict["has_layout"]
+
+
+class HardestClips:
+    """Count how often each validation clip was wrong, and show those that lead."""
+
+    def __init__(self, num_clips: int) -> None:
+        self.num_clips = num_clips
+        self.times_wrong: Counter[int] = Counter()
+        self.num_evaluations = 0
+        self.shown: dict[int, int] = {}  # place -> clip, to write a clip once and not every epoch
+
+    def update(self, evaluation: Evaluation) -> None:
+        self.num_evaluations += 1
+        self.times_wrong.update(evaluation.indices[evaluation.is_wrong].tolist())
+
+    def leaders(self, evaluation: Evaluation) -> list[int]:
+        """Clips most often wrong, worst first; of two wrong equally often the one with the larger loss now."""
+        losses = dict(zip(evaluation.indices.tolist(), evaluation.losses.tolist(), strict=True))
+        here = self.times_wrong.keys() & losses.keys()  # a resumed run may validate on fewer
+        ranked = sorted(here, key=lambda clip: (-self.times_wrong[clip], -losses[clip], clip))
+        return ranked[: self.num_clips]
+
+    def write(self, writer: SummaryWriter, evaluation: Evaluation, clips: SplitClips, model: Any, step: int) -> None:
+        """Write a table of the leaders, and picture and sound of those that were not shown in their place before."""
+        leaders = self.leaders(evaluation)
+        if not leaders:
+            return
+        rows = {clip: row for row, clip in enumerate(evaluation.indices.tolist())}
+        lines = []
+        for place, clip in enumerate(leaders):
+            row = rows[clip]
+            words = [clips.classes[int(label[row])] for label in (evaluation.labels, evaluation.predictions)]
+            wrong = f"{self.times_wrong[clip]} of {self.num_evaluations}"
+            lines.append([str(place), clips.name(clip), wrong, *words, f"{evaluation.losses[row]:.2f}"])
+            if self.shown.get(place) != clip:
+                self.shown[place] = clip
+                write_sound(writer, f"wrong/sound_{place}", clips, clip, step)
+                write_mel(writer, f"wrong/mel_{place}", clips, clip, model, step)
+        table = Table(["place", "clip", "wrong", "is", "taken for", "loss"], lines)
+        writer.add_text("wrong/clips", markdown(table), step)
+
+    def state_dict(self) -> dict[str, object]:
+        return {"times_wrong": dict(self.times_wrong), "num_evaluations": self.num_evaluations}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.times_wrong = Counter(state["times_wrong"])
+        self.num_evaluations = state["num_evaluations"]
+
+
+def write_sound(writer: SummaryWriter, tag: str, clips: SplitClips, clip: int, step: int) -> None:
+    waveform = clips.waveform(clip)[: int(MAX_SECONDS * clips.sample_rate)]
+    # A file may exceed 1 (Opus does): turning it down beats clipping it.
+    level = waveform.abs().max().clamp(min=1.0)
+    writer.add_audio(tag, waveform / level, step, clips.sample_rate)
+
+
+def write_mel(writer: SummaryWriter, tag: str, clips: SplitClips, clip: int, model: Any, step: int) -> None:
+    """Draw the clip as the model hears it, and under it, layer by layer, the tokens that its gates open."""
+    waveform = clips.waveform(clip)
+    frontend: nn.Module = model.frontend
+    device = next(iter([*frontend.parameters(), *frontend.buffers()]), waveform).device
+    with torch.no_grad():
+        mel, _ = frontend(waveform[None].to(device), torch.tensor([len(waveform)], device=device))
+    picture = paint_mel(mel[0, :MAX_FRAMES].float().cpu().numpy().astype(np.float64))
+    title = f"{clips.name(clip)}, {len(waveform) / clips.sample_rate:.2f} s"
+    is_open = open_tokens(model, waveform)
+    if is_open is None:
+        words = captioned(picture, title=title, rows=["high", "low"])
+    else:
+        tokens = paint_tokens(is_open, math.prod(model.stem.strides))
+        below = "a row per gated layer, open in blue"
+        words = captioned(stacked(picture, tokens), title=title, below=below)
+    writer.add_image(tag, words, step, dataformats="HWC")
+
+
+def chart_layout(skips: frozenset[str], decides: bool) -> dict[str, dict[str, tuple[str, list[str]]]]:
+    """Lay out the "Custom Scalars" tab, the first page a newcomer should open: charts by category.
+
+    The tab reads tags as regular expressions, so one chart holds all layers.
+    """
+
+    def lines(*tags: str) -> tuple[str, list[str]]:
+        return "Multiline", [f"{tag}$" for tag in tags]
+
+    def layers(tag: str) -> tuple[str, list[str]]:
+        return lines(rf"{tag}/layer_\d+")
+
+    def splits(tag: str) -> tuple[str, list[str]]:
+        return lines(*(f"{split}/{tag}" for split in ("train", "val", "test")))
+
+    layout = {
+        "Accuracy and compute": {
+            "accuracy": splits("acc"),
+            "compute fraction": splits("compute_fraction"),
+            "loss": splits("loss"),
+            "multiply-accumulates per clip": splits("macs"),
+        }
+    }
+    if "strides" in skips:
+        layout["Skipped keys"] = {"mean stride by layer": layers("skip/stride")}
+    if "layers" in skips:
+        layout["Skipped layers"] = {
+            "jumps per decision": lines("jump/rate", "train/jump_rate"),
+            "share of layers skipped": lines("jump/skipped", "train/jump_skipped"),
+            "share of clips that run a layer": layers("jump/visited"),
+        }
+    if "tokens" in skips:
+        layout["Skipped tokens"] = {
+            "open rate by layer": layers("gate/open_rate"),
+            "threshold by layer": layers("gate/threshold"),
+        }
+    if decides:
+        layout["Policy"] = {
+            "entropy of a decision": lines("policy/entropy"),
+            "different routes in use": lines("policy/routes"),
+            "does compute go to hard clips?": lines("policy/rank_correlation"),
+        }
+    return layout
+
+
+def model_of(trainer: Trainer) -> Any:
+    return cast(Any, trainer.lightning_module).model
 
 
 def log_numbers(trainer: Trainer, numbers: dict[str, float], step: int) -> None:
@@ -253,19 +371,20 @@ def write_hparams(writer: SummaryWriter, hparams: Mapping[str, Any]) -> None:
     file_writer.add_summary(session_start)
 
 
-def write_histograms(writer: SummaryWriter, evaluation: Evaluation, kinds: Kinds, step: int) -> None:
+def write_histograms(writer: SummaryWriter, evaluation: Evaluation, skips: frozenset[str], step: int) -> None:
     """Whole numbers as histograms: a bin around each, its borders half-way to the next."""
     trace = evaluation.trace
-    if kinds.strides:
+    if "strides" in skips:
         largest = int(trace.strides.max())
         for layer in attention_layers(trace):
             strides = trace.strides[:, layer].numpy()
             write_counts(writer, f"skip/stride/layer_{layer:02d}/histogram", strides, largest, step)
-    if kinds.jumps:
+    if "layers" in skips:
         layers = trace.visited.nonzero()[:, 1].numpy()
         write_counts(writer, "jump/visited/histogram", layers, trace.visited.shape[1] - 1, step)
         actions = trace.jumps[trace.jumps >= 0].numpy()
-        write_counts(writer, "jump/history/histogram", actions, int(actions.max()), step)
+        if len(actions):
+            write_counts(writer, "jump/history/histogram", actions, int(actions.max()), step)
 
 
 def write_counts(writer: SummaryWriter, tag: str, values: Int[np.ndarray, " value"], largest: int, step: int) -> None:

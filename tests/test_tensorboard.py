@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from hopscotch.report.dashboard import SkipDashboard
+from hopscotch.report.tensorboard import SkipDashboard
 from hopscotch.types import SkipTrace
 from tests.hand_made import FourClips, Replay, both_trace, dense_trace, jump_trace, make_trainer, stride_trace
 
@@ -63,7 +63,7 @@ def test_jump_model_has_the_jump_and_gate_tags_with_the_values_of_its_trace(tmp_
     histogram = events.Histograms("jump/history/histogram")[-1].histogram_value
     assert dict(zip(histogram.bucket_limit, histogram.bucket, strict=True)) == {0.5: 8, 1.5: 1, 2.5: 1}
     text = events.Tensors("jump/history/text_summary")[-1].tensor_proto.string_val[0].decode()
-    assert "| yes/1.wav | yes | no | 0 ⤳ 2 | 0.600 |" in text
+    assert "| yes/1.wav | yes | no | 0.731 | 0.600 | 0.10 | 0 ⤳ 2 |" in text
 
 
 def test_model_with_both_has_both_kinds_of_tags(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_resumed_run_keeps_its_curves_and_pictures(tmp_path: Path) -> None:
     assert list(second.patterns) == [0, 1, 2]
     np.testing.assert_array_equal(second.patterns[2], first.patterns[2])
     assert second.hardest.times_wrong == {1: 3, 3: 3}
-    assert second.kinds == first.kinds
+    assert second.skips == first.skips == {"strides"}
     assert second.has_layout
 
 

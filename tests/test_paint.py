@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from hopscotch.report.numbers import JUMPED_OVER, RAN, history_cells, stride_shares
-from hopscotch.report.pictures import (
+from hopscotch.report.decisions import JUMPED_OVER, RAN, history_cells, stride_shares
+from hopscotch.report.paint import (
     GAP_COLOUR,
     HISTORY_COLOURS,
     captioned,
@@ -29,7 +29,7 @@ def test_history_picture_is_the_trace_block_by_block() -> None:
 
 
 def test_pattern_picture_stacks_the_shares_of_each_layer() -> None:
-    shares = stride_shares(both_trace())
+    shares = stride_shares(both_trace().strides.numpy())
     picture = paint_shares(shares[None], width=1, height=8)
     grey, one, two, _, four = stride_colours(4)
     gap = np.full((2, 3), 255)
@@ -40,7 +40,7 @@ def test_pattern_picture_stacks_the_shares_of_each_layer() -> None:
 
 
 def test_a_column_per_epoch() -> None:
-    shares = np.stack([stride_shares(both_trace())] * 5)
+    shares = np.stack([stride_shares(both_trace().strides.numpy())] * 5)
     assert paint_shares(shares, width=3).shape == (3 * 50, 15, 3)
 
 
@@ -67,7 +67,7 @@ def test_a_long_name_is_cut_and_does_not_leave_the_picture() -> None:
 
 
 def test_pattern_picture_of_a_thousand_epochs_is_no_wider_than_a_screen() -> None:
-    shares = np.stack([stride_shares(both_trace())] * 1000)
+    shares = np.stack([stride_shares(both_trace().strides.numpy())] * 1000)
     picture = pattern_picture(shares, epochs=range(1000), layers=[0, 1, 2])
     assert picture.shape[1] < 350
 
