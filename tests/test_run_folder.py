@@ -59,7 +59,7 @@ def test_what_is_not_there_is_empty_and_named(run: RunFolder) -> None:
         ("summary.json", "summary", "{"),
         ("report/clips.csv", "clips", "path,label\na.wav,no\n"),
         ("config.yaml", "config", "a: [\n"),
-        ("report/adaptation.json", "adaptation", "x"),
+        ("report/decision_value.json", "decision_value", "x"),
     ],
 )
 def test_a_broken_file_is_named(run: RunFolder, file: str, name: str, text: str) -> None:

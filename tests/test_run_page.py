@@ -226,10 +226,17 @@ def test_a_failed_run_says_why(tmp_path: Path) -> None:
 
 def test_what_was_measured_afterwards_has_its_place(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
-    found = {"acc": 0.9, "fraction": 0.7, "dealt_acc": 0.8, "dealt_fraction": 0.7, "short_acc": 0.6, "full_acc": 0.91}
+    found = {
+        "acc": 0.9,
+        "fraction": 0.7,
+        "shuffled_acc": 0.8,
+        "shuffled_fraction": 0.7,
+        "short_acc": 0.6,
+        "full_acc": 0.91,
+    }
     conditions = [{"condition": "0 dB", "acc": 0.42, "loss": 1.0, "fraction": 0.66, "macs": 1e6}]
     adaptation = {"conditions": conditions, "clean": found, "mixed": {"acc": 0.5}, "budgets": []}
-    (run / "report" / "adaptation.json").write_text(json.dumps(adaptation))
+    (run / "report" / "decision_value.json").write_text(json.dumps(adaptation))
     (run / "report" / "budgets.csv").write_text("requested,macs,acc\n0.85,8234024.448,0.636\n")
     _, card = written(run)
     assert "| 0 dB | 0.4200 | 1.0000 | 0.6600 |" in card

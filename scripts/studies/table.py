@@ -35,6 +35,7 @@ from hopscotch.report.records import (
 )
 from hopscotch.report.statistics import bootstrap, student
 from hopscotch.report.sweep import cell
+from hopscotch.report.text import Table, markdown
 from scripts.studies.thresholds import draw_thresholds
 
 SETS = ("clean", "mixed")
