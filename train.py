@@ -22,12 +22,12 @@ sys.path.insert(0, str(ROOT / "src"))
 
 def task(cfg: "DictConfig") -> float:
     """Train with one checked configuration and return the score that `hparams_search` compares."""
-    from hopscotch.report.score import score_of
+    from hopscotch.report.records import score_of
     from hopscotch.run import train  # and with it torch
     from hopscotch.system import keep_freed_memory
 
     keep_freed_memory()
-    return score_of(Path(cfg.run_dir), train(cfg))
+    return score_of(train(cfg))
 
 
 if __name__ == "__main__":

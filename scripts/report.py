@@ -27,8 +27,7 @@ def main() -> None:
     from hopscotch.plain import as_written, sentence, shown
     from hopscotch.registry import trusted
     from hopscotch.report.run_folder import read_run
-    from hopscotch.report.run_report import CARD, PAGE, write_report
-    from hopscotch.report.sounds import find_sounds
+    from hopscotch.report.run_page import CARD, PAGE, find_sounds, write_report
     from hopscotch.restore import build_stored_data  # and with it torch
     from hopscotch.run import quiet
 

@@ -66,6 +66,6 @@ def command(
     from tests.tiny import prompt
 
     if "pages" not in request.fixturenames:
-        monkeypatch.setattr("hopscotch.run.write_report", lambda *_: None)
+        monkeypatch.setattr("hopscotch.report.summary.write_report", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     return prompt(monkeypatch, capsys)

@@ -8,19 +8,18 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from hopscotch.report.clip_table import ClipRow, write_clips
+from hopscotch.report.clips import ClipRow, write_clips
 from hopscotch.report.summary import write_summary
 from scripts.studies.compare import (
     columns_of,
     compare_runs,
     config_differences,
-    disagreements,
     paired_differences,
     read_run,
-    verdict_of,
     voices,
     why_not_paired,
 )
+from scripts.studies.disagreements import disagreements, verdict_of
 
 LABELS = ("yes", "no", "yes", "no")
 
@@ -96,7 +95,7 @@ def test_accuracy_is_compared_clip_by_clip_and_over_seeds(tmp_path: Path) -> Non
 def test_the_clips_that_differ_are_those_of_a_plain_comparison_surest_first(tmp_path: Path) -> None:
     first = write_run(tmp_path / "a", ("yes", "no", "no", "yes"))
     second = write_run(tmp_path / "b", ("no", "no", "yes", "no"), dim=16)
-    found = disagreements(columns_of([read_run(first), read_run(second)]))
+    found = disagreements([column.clips for column in columns_of([read_run(first), read_run(second)])])
     assert [row.path for row in found] == ["a", "c", "d"]
     assert [verdict.prediction for verdict in found[0].verdicts] == ["yes", "no"]
 
@@ -111,7 +110,7 @@ def test_seeds_alone_disagree_with_each_other(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / "a", LABELS), write_run(tmp_path / "b", ("no", *LABELS[1:]), seed=1)]
     columns = columns_of([read_run(run) for run in runs])
     assert len(columns) == 1
-    assert [row.path for row in disagreements(voices(columns))] == ["a"]
+    assert [row.path for row in disagreements([column.clips for column in voices(columns)])] == ["a"]
 
 
 def test_the_comparison_is_printed_and_written_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

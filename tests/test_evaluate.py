@@ -14,7 +14,7 @@ import torch
 
 from hopscotch.config.compose import run_hydra
 from hopscotch.evaluate import evaluate, load, parse
-from hopscotch.report.clip_table import read_clips
+from hopscotch.report.clips import read_clips
 from hopscotch.run import train
 from hopscotch.system import PROJECT_ROOT
 from tests.tiny import CLASS_HZ, TINY_MODEL, TINY_RUN, Command, tiny_folder, write_tone, write_tones
@@ -226,7 +226,7 @@ def test_clips_that_changed_since_training_are_told(
     text = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(re.sub(r"\broot: .*", f"root: {tmp_path / 'more'}", text))
     evaluate(run)
-    assert "warning: the clips are not those of the training run" in capsys.readouterr().out
+    assert "warning: the test set differs from the one of the training run" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hopscotch.predict import load
-from hopscotch.report.explain import Explanation, draw, explained, layer_in_words, save, tokens_read
+from hopscotch.report.explain import Explanation, draw, explained, layer_in_words, save_page, tokens_read
 from hopscotch.types import select_clips
 from tests.hand_made import LANDINGS, OPEN_RATE, VISITED, make_trace
 from tests.small_models import MODELS, SAMPLE_RATE, decide_at_random, make_clips, make_model
@@ -78,7 +78,7 @@ def test_the_title_says_label_confidence_and_cost_whatever_the_file_is_called(tm
     figure = draw(hand_made(), "a$b$.wav")
     (title,) = [text.get_text() for text in figure.texts]
     assert title == "a$b$.wav: yes (75%), for 60% of a dense model"
-    save(hand_made(), "a$b$.wav", tmp_path / "page.png")
+    save_page(hand_made(), "a$b$.wav", tmp_path / "page.png")
     assert (tmp_path / "page.png").stat().st_size > 10_000
 
 

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from hopscotch.config.compose import compose
 from hopscotch.config.errors import ConfigError
-from hopscotch.report.score import read_score
+from hopscotch.report.records import read_records
 from hopscotch.system import PROJECT_ROOT
 from tests.tiny import TINY_MODEL, TINY_RUN, Command, has_plugin, tiny_folder
 
@@ -31,9 +31,8 @@ def test_a_grid_runs_without_m_and_ends_with_the_best_first(command: Command, to
     typed = ["hparams_search=grid", "model=dense", *TINY_MODEL, *TINY_RUN, *tiny_folder(tones), "compute.level=0.5"]
     ended = command(*typed, "task.optimizer.lr=0.01,0.00001", "hydra.sweep.dir=all")
     assert ended.code == 0, ended.err
-    jobs = [json.loads(line) for line in Path("all/sweep.jsonl").read_text().splitlines()]
-    scores = [read_score(tmp_path / "all" / job["folder"]) for job in jobs]
-    assert len(jobs) >= 2
+    scores = [record.score for record in read_records(tmp_path / "all")]
+    assert len(scores) >= 2
     shown = [float(row[4]) for row in trials(ended.out)]
     assert shown == pytest.approx(sorted((score for score in scores if score is not None), reverse=True), abs=1e-4)
     assert ended.out.splitlines()[-1].endswith("all")
@@ -59,7 +58,7 @@ def test_optuna_goes_by_the_score_and_survives_what_fails(command: Command, tone
     assert len(rows) == len(jobs) == 3
     failed = sum(job["status"] == "failed" for job in jobs.values())
     assert ended.code == (1 if failed else 0)
-    scores = [score for folder in jobs if (score := read_score(tmp_path / "all" / folder)) is not None]
+    scores = [record.score for record in read_records(tmp_path / "all") if record.score is not None]
     assert len(scores) == 3 - failed
     best = OmegaConf.to_container(OmegaConf.load("all/optimization_results.yaml"))
     assert isinstance(best, dict)

@@ -23,7 +23,8 @@ TIERS = (
     {"training"},
     {"report"},
     {"build"},
-    {"restore", "conditions"},
+    {"restore", "conditions", "answers"},
+    {"evaluation"},
     {"run", "evaluate", "predict"},
 )
 RANK = {name: rank for rank, tier in enumerate(TIERS) for name in tier}

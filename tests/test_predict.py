@@ -14,12 +14,12 @@ import pytest
 import soundfile
 import torch
 
+from hopscotch.answers import Answer, Prediction, write_json
 from hopscotch.build import build_data
 from hopscotch.data.audio import AudioFileError, read_clip
 from hopscotch.data.datamodule import Split
 from hopscotch.predict import Predictor, load
-from hopscotch.report.answers import Answer, Prediction, write_json
-from hopscotch.report.numbers import history_cells
+from hopscotch.report.decisions import history_cells
 from hopscotch.restore import restore
 from tests.tiny import SAMPLE_RATE, Ended
 

@@ -1,8 +1,9 @@
+import logging
 from pathlib import Path
 
 import pytest
 
-from hopscotch.report.progress import SkipProgressBar
+from hopscotch.report.progress import SkipProgressBar, quiet_lightning
 from tests.hand_made import FourClips, Replay, make_trainer, stride_trace
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
@@ -34,3 +35,15 @@ def test_the_test_set_is_one_plain_line(tmp_path: Path, capsys: pytest.CaptureFi
     trainer = make_trainer(tmp_path, callbacks=[SkipProgressBar()])
     trainer.test(Replay(stride_trace()), datamodule=FourClips(), verbose=False)
     assert capsys.readouterr().out == "test  acc 0.500\n"
+
+
+def test_lightning_says_a_thing_once_and_advertises_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    quiet_lightning()
+    quiet_lightning()
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    with caplog.at_level(logging.INFO):
+        logger.info("💡 Tip: For seamless cloud logging try installing [litlogger]")
+        logger.info("GPU available: False")
+    assert [record.getMessage() for record in caplog.records] == ["GPU available: False"]
+    assert logging.getLogger("lightning").handlers == []
+    assert logging.getLogger("lightning.pytorch").handlers == []

@@ -1,8 +1,11 @@
 """What scripts say, and end with, when they are handed nothing to do."""
 
 import argparse
+import importlib.util
 import json
+import os
 import runpy
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -10,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from hopscotch.system import PROJECT_ROOT
+from scripts.studies.__main__ import VERBS
+from scripts.studies.__main__ import main as studies
 from scripts.studies.bench import suite
 from scripts.studies.bench.table import Row
 
@@ -137,10 +142,51 @@ def test_a_timing_that_was_stopped_goes_on_with_the_runs_that_are_missing(
     code, said = script(*words)
     assert code == 0, said
     assert asked == ["dense_0_1", "learned_skip_0_1", "learned_skip_0_2", "learned_skip_0_3"]
-    assert "dense | 16.0 (16.0 to 16.0) | passed by 0 of 1 | 0.9900 | 1" in said
+    assert "| dense | 16.0 (16.0 to 16.0) | passed by 0 of 1 | 0.9900 | 1" in said
     code, said = script("time_to_accuracy.py", "data.root=y", "--quick", "--out", tmp_path)
     assert code == 1
     assert "was made with ['data.root=x'], not with ['data.root=y']" in said
+
+
+def test_the_studies_name_their_verbs_and_the_nearest_one(capsys: pytest.CaptureFixture[str]) -> None:
+    studies([])
+    said = capsys.readouterr().out
+    assert [verb for verb in VERBS if f"    {verb} " not in said] == []
+    with pytest.raises(SystemExit, match=r"the verb must be one of run, .*, got 'bench'\. Did you mean benchmark\?"):
+        studies(["bench"])
+
+
+def gpu_script(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = ["bash", str(PROJECT_ROOT / "scripts" / "studies" / "gpu.sh"), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+
+
+@pytest.mark.skipif(shutil.which("timeout") is None, reason="needs bash and coreutils")
+def test_the_checks_on_a_gpu_take_at_most_twelve_minutes_and_their_commands_are_there(tmp_path: Path) -> None:
+    done = gpu_script("--dry", tmp_path / "out")
+    assert done.returncode == 0
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [name for name, *_ in lines] == ["install", "machine", "tests", "train", "cpu", "gpu", "memory", "tables"]
+    assert sum(int(limit) + 5 for _, limit, *_ in lines) <= 12 * 60  # five seconds more until one is killed
+    modules = [words[words.index("-m", 3) + 1] for words in lines if "-m" in words]
+    assert all(importlib.util.find_spec(module) for module in modules)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(shutil.which("timeout") is None, reason="needs bash and coreutils")
+def test_a_stage_on_a_gpu_that_fails_stops_no_other_and_is_told(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "in $PWD: $2"\nexit 3\n')
+    python.chmod(0o755)
+    done = gpu_script(tmp_path / "out", PYTHON=str(python))
+    head, _, *rows = (tmp_path / "out" / "stages.md").read_text().splitlines()
+    cells = [row.strip("| ").split(" | ") for row in rows]
+    assert [(name, code) for name, code, *_ in cells if name != "machine"] == [
+        (name, "3") for name in ("tests", "train", "cpu", "gpu", "memory", "tables")
+    ]
+    assert done.returncode == sum(code != "0" for _, code, *_ in cells)
+    assert str(PROJECT_ROOT) not in (tmp_path / "out" / "stages.md").read_text()
+    assert head.startswith("| stage |")
 
 
 @pytest.mark.parametrize("name", ["benchmark", "compare", "predict", "study", "time_to_accuracy"])

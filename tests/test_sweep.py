@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from hopscotch.report import score
-from hopscotch.report.jobs import Job, read_jobs
+from hopscotch.report.records import Record, read_records
 from hopscotch.report.summary import Status, write_summary
-from hopscotch.report.sweep import SweepTable, append_ledger, planned_overrides, report_sweep, trials_table
+from hopscotch.report.sweep import SweepTable, append_ledger, jobs_table, planned_overrides, report_sweep
 
 PLAN = ("model=dense,learned_skip", "seed=0,1")
 
@@ -63,7 +62,7 @@ def test_all_jobs_and_their_means_are_printed_with_the_folder_last(
 
 def test_frontier_is_written_as_table_and_picture(tmp_path: Path) -> None:
     full_sweep(tmp_path)
-    report_sweep(tmp_path, read_jobs(tmp_path))
+    report_sweep(tmp_path, read_records(tmp_path))
     with (tmp_path / "frontier.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["test_acc"] for row in rows] == ["0.9", "0.92", "0.9", "0.92"]
@@ -89,7 +88,7 @@ def test_jobs_that_never_started_or_were_killed_are_shown_as_such(tmp_path: Path
     killed = tmp_path / "1_dense_1"
     killed.mkdir()
     (killed / "overrides.yaml").write_text("- model=dense\n- seed=1\n")
-    jobs = read_jobs(tmp_path, planned_overrides(config(tmp_path)))
+    jobs = read_records(tmp_path, planned_overrides(config(tmp_path)))
     assert [(job.model, job.seed, job.status) for job in jobs] == [
         ("dense", "0", "finished"),
         ("dense", "1", "no summary"),
@@ -101,7 +100,7 @@ def test_jobs_that_never_started_or_were_killed_are_shown_as_such(tmp_path: Path
 def test_jobs_are_ordered_by_number_not_by_letter(tmp_path: Path) -> None:
     for number in (10, 2, 1):
         make_job(tmp_path, number, "dense", number, accuracy=0.9)
-    assert [job.seed for job in read_jobs(tmp_path)] == ["1", "2", "10"]
+    assert [job.seed for job in read_records(tmp_path)] == ["1", "2", "10"]
 
 
 def test_other_overrides_keep_groups_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,7 +108,7 @@ def test_other_overrides_keep_groups_apart(tmp_path: Path, capsys: pytest.Captur
         write_summary(tmp_path / str(number), status="finished", model="dense", seed=0, test={"acc": 0.5})
         overrides = ["model=dense", f"data.test_speaker={speaker}"]
         append_ledger(tmp_path, {"folder": str(number), "overrides": overrides, "status": "finished"})
-    report_sweep(tmp_path, read_jobs(tmp_path))
+    report_sweep(tmp_path, read_records(tmp_path))
     out = capsys.readouterr().out
     assert "data.test_speaker=lucas" in out
     assert "Means over seeds" not in out
@@ -122,7 +121,7 @@ def test_the_table_shows_what_tells_jobs_apart_and_why_one_failed(
         write_summary(tmp_path / str(number), status="failed", model="dense", seed=0, error=f"strides were {strides}")
         overrides = ["trainer=smoke", f"model.encoder.strides={strides}"]
         append_ledger(tmp_path, {"folder": str(number), "overrides": overrides, "status": "failed"})
-    report_sweep(tmp_path, read_jobs(tmp_path))
+    report_sweep(tmp_path, read_records(tmp_path))
     out = capsys.readouterr().out
     assert "model.encoder.strides=[a,b]" in out
     assert "trainer=smoke" not in out
@@ -184,10 +183,28 @@ def test_hydra_lets_the_exit_code_pass(tmp_path: Path) -> None:
     assert "never started" in done.stdout
 
 
-def test_trials_stand_best_first_and_those_without_a_score_last(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_trials_stand_best_first_and_those_without_a_score_last() -> None:
     scores = {"0_a": 0.2, "1_b": None, "2_c": 0.9, "3_d": -0.1}
-    monkeypatch.setattr(score, "read_score", lambda run: scores[run.name])
-    table = trials_table(tmp_path, [Job(folder, "dense", "0", (), "finished") for folder in scores])
+    records = [Record(Path(name), "dense", "0", (), "finished", score=score) for name, score in scores.items()]
+    table = jobs_table(records, search=True)
     assert list(table.columns[0].cells) == ["2", "0", "3", "1"]
+    assert list(table.columns[4].cells) == ["0.9000", "0.2000", "-0.1000", ""]
+
+
+def test_a_sweep_of_another_metric_is_told_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, value in enumerate((0.2, 0.3)):
+        write_summary(
+            tmp_path / str(number),
+            status="finished",
+            model="dense",
+            seed=number,
+            test={"mae": value},
+            compute={"fraction": 0.5, "macs": 2e6},
+            primary={"name": "mae", "larger_is_better": False, "val": 0.1, "test": value},
+        )
+    report_sweep(tmp_path, read_records(tmp_path))
+    assert "test mae" in capsys.readouterr().out
+    assert "test_mae" in (tmp_path / "frontier.csv").read_text().splitlines()[0].split(",")
+    (row,) = csv.DictReader((tmp_path / "groups.csv").read_text().splitlines())
+    assert (row["mae"], row["mae_low"]) == ("0.25", "0.2")
+    assert "| mae |" in (tmp_path / "groups.md").read_text().splitlines()[0]

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from hopscotch.report.frontier import frontier_figure
-from hopscotch.report.jobs import logged_error, read_jobs
-from hopscotch.report.points import group_points, read_points
+from hopscotch.report.records import group_records, logged_error, points_of, read_records
 from hopscotch.report.sweep import append_ledger, report_folder
-from tests.test_points import write_run
+from tests.test_records import write_run
 
 
 def links(folder: Path) -> list[Path]:
@@ -87,7 +86,7 @@ def test_the_tables_say_what_the_picture_shows(tmp_path: Path) -> None:
     assert "3 | dense" in markdown
     assert " | 0.9200 | 0.0283 | 0.9000 | 0.9400 | 0.500 | 4.000 | 8.0 | 2.00 | yes" in markdown
     assert (tmp_path / "frontier.png").stat().st_size > 5000
-    axes = frontier_figure(group_points(read_points(tmp_path))).axes[0]
+    axes = frontier_figure(group_records(points_of(read_records(tmp_path)))).axes[0]
     drawn = {tuple(np.round(point, 6)) for mark in axes.collections for point in np.asarray(mark.get_offsets())}
     assert {(1.0, 0.85), (2.0, 0.7), (4.0, 0.92)} <= drawn
     assert {text.get_text() for text in axes.texts} == {"1", "3"}
@@ -100,14 +99,14 @@ def test_a_sweep_without_a_finished_job_has_a_page_and_no_picture(tmp_path: Path
     assert not (tmp_path / "frontier.png").exists()
 
 
-def test_controls_of_another_study_stand_beside(tmp_path: Path) -> None:
+def test_baselines_of_another_study_stand_beside(tmp_path: Path) -> None:
     write_run(tmp_path / "one" / "a", "model=skip", "seed=0", acc=0.9)
-    write_run(tmp_path / "two" / "b", "control=depth_2", "seed=0", acc=0.8, macs=1e6)
+    write_run(tmp_path / "two" / "b", "baseline=depth_2", "seed=0", acc=0.8, macs=1e6)
     report_folder(tmp_path / "one", [tmp_path / "two"])
     rows = list(csv.DictReader((tmp_path / "one" / "groups.csv").read_text().splitlines()))
-    assert [row["model"] for row in rows] == ["control: depth", "skip"]
+    assert [row["model"] for row in rows] == ["baseline: depth", "skip"]
     assert tmp_path / "one" / ".." / "two" / "b" in links(tmp_path / "one")
-    assert len(read_jobs(tmp_path / "one")) == 1
+    assert len(read_records(tmp_path / "one")) == 1
 
 
 def test_a_sweep_beside_itself_is_counted_once(tmp_path: Path) -> None:
@@ -125,7 +124,7 @@ def test_what_is_no_job_is_not_counted_as_one(tmp_path: Path) -> None:
     for name in ("in_progress", "notes"):
         (tmp_path / name).mkdir()
     names = {"model-dense_seed-0", "model-dense_seed-1", "model-dense_0123abcd", "in_progress"}
-    assert {job.folder for job in read_jobs(tmp_path)} == names
+    assert {job.folder for job in read_records(tmp_path)} == names
 
 
 def test_the_reason_in_a_log_is_its_last_error_or_its_last_line(tmp_path: Path) -> None:

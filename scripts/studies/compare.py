@@ -1,51 +1,68 @@
-"""Runs side by side: where their configurations differ, what they scored and cost.
+"""Compare runs: configurations where they differ, figures with intervals, and the clips on which they disagree.
+
+    python -m scripts.studies compare outputs/<run> outputs/<run> outputs/<run> --out clips.csv
+
+    Figures: mean (lowest to highest seed)
+                           A: dense, seeds 0 1           B: learned_skip, seed 0
+    test acc          0.9867 (0.9833 to 0.9900)                          0.9833
+      95 % over clips          0.9767 to 0.9967                0.9667 to 0.9967
+    ...
+    accuracy of B minus A on the same clips  -0.003 (-0.015 to +0.008)  95 % over clips
+
+    python -m scripts.studies compare outputs/<run> outputs/<run> --evaluation   by the last scripts/evaluate.py of each
 
 Runs that differ in nothing but the seed are one column. Its accuracy has two intervals, which answer two questions:
 over seeds (would training again give the same?) from the lowest run to the highest, and over clips (would other clips
-give the same?) by bootstrap, each clip's own mean over the seeds being drawn. Columns are told apart on pairs: the same
-clip in both.
-
-The clips on which runs disagree, the surest disagreement first.
-
-A column of several seeds predicts what most of its runs do; of equally many, what they are surer of together. Its
-confidence is the mean over the runs that say so, its compute the mean over all.
-
-Print a comparison of runs, and write the clips on which they disagree.
+give the same?) by bootstrap of each clip's mean over the seeds. Columns are compared on pairs: the same clip in both.
+The first 20 clips on which they disagree are shown; --out writes all of them.
 """
 
-import csv
+import argparse
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from rich.markup import escape as escape_markup
+from rich.markup import escape
 
-from hopscotch import plain
-from hopscotch.report.clip_table import FILE as CLIPS_FILE
-from hopscotch.report.clip_table import ClipRow, read_clips
-from hopscotch.report.evaluation_report import FOLDER, METRICS_FILE
-from hopscotch.report.jobs import read_json
+from hopscotch.report.clips import ClipRow, read_clips
+from hopscotch.report.records import each_once, group
+from hopscotch.report.run_folder import CLIPS as CLIPS_FILE
+from hopscotch.report.run_folder import EVALUATION as FOLDER
+from hopscotch.report.run_folder import EVALUATION_METRICS as METRICS_FILE
+from hopscotch.report.run_folder import read_json
+from hopscotch.report.statistics import Interval, bootstrap
 from hopscotch.report.sweep import make_console, new_table
-from scripts.studies.table import Interval, bootstrap
+from scripts.studies.disagreements import Disagreement, Rows, disagreements, write_disagreements
 
 if TYPE_CHECKING:
     from rich.table import Table
-
 
 RUN = "<run>"  # stands for the run's own folder, which tells no configuration from another
 NOT_COMPARED = ("run_dir", "seed")
 COPIES = "callbacks.dashboard.hparams."  # of other keys, the seed among them
 ABSENT = "-"
 SAME_SECONDS = 0.05  # by which clips may differ that are the same at another sample rate
+NUM_SHOWN = 20  # clips
+PLACES = {  # of figures in summary.json besides those of the test: part, key, scale, digits
+    "compute fraction": ("compute", "fraction", 1.0, 4),
+    "million MACs a clip": ("compute", "macs", 1e-6, 3),
+    "of a dense model": ("compute", "dense_macs", 1e-6, 3),
+    "seconds of testing a clip": ("seconds", "test_clip", 1.0, 5),
+    "seconds of training": ("seconds", "fit", 1.0, 1),
+    "seconds in all": ("seconds", "total", 1.0, 1),
+}
 
 
 @dataclass(frozen=True)
 class Run:
+    """Hold what is compared of a run."""
+
     folder: Path
     config: dict[str, str]  # key as typed -> value, resolved
     summary: dict[str, Any]
@@ -58,22 +75,75 @@ class Run:
 
 @dataclass(frozen=True)
 class Column:
-    """Runs that differ in nothing but the seed."""
+    """Join runs that differ in nothing but the seed."""
 
     letter: str
     runs: tuple[Run, ...]
 
     @property
     def name(self) -> str:
-        return f"{self.runs[0].summary['model']}, " + (
-            f"seed {self.runs[0].seed}"
-            if len(self.runs) == 1
-            else f"seeds {' '.join(str(run.seed) for run in self.runs)}"
-        )
+        seeds = " ".join(str(run.seed) for run in self.runs)
+        return f"{self.runs[0].summary['model']}, seed{'s' if len(self.runs) > 1 else ''} {seeds}"
+
+    @property
+    def clips(self) -> Rows:
+        """Map each clip path to its rows, one per run of the column."""
+        return group((row for run in self.runs for row in run.clips or ()), by=lambda row: row.path)
+
+    @property
+    def right(self) -> dict[str, float]:
+        """Map each clip path to the share of runs that are right."""
+        return {path: mean(row.is_right for row in rows) for path, rows in self.clips.items()}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run `python -m scripts.studies compare`."""
+    parser = argparse.ArgumentParser(
+        "python -m scripts.studies compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="run", help="a run's folder")
+    parser.add_argument("--out", type=Path, metavar="CSV", help="file for all clips on which they disagree")
+    parser.add_argument(
+        "--evaluation", action="store_true", help="by the last scripts/evaluate.py of each run, and not by its test"
+    )
+    given = parser.parse_args(arguments)
+    if given.out is not None and given.out.is_dir():
+        parser.error(f"--out must be a file, got the folder {given.out}")
+    compare_runs(given.runs, given.out, evaluated=given.evaluation)
+
+
+def compare_runs(folders: Sequence[Path], out: Path | None, *, evaluated: bool = False) -> None:
+    """Print a comparison, and write all disagreements to `out` as CSV.
+
+    `evaluated` compares by the last evaluation of each run, on other clips or in noise, and not by its test.
+    """
+    columns = columns_of([read_run(folder, evaluated=evaluated) for folder in each_once(folders)])
+    console = make_console()
+    for column in columns:
+        for run in column.runs:
+            early = "" if run.summary["status"] == "finished" else f"  ({run.summary['status']} before its end)"
+            words = f"{column.letter}  seed {run.seed}  {run.folder}{early}"
+            console.print(escape(words), highlight=False, soft_wrap=True)
+    console.print()
+    if len(columns) > 1:
+        console.print(side_by_side("Configurations, where they differ", columns, config_differences(columns)))
+    else:
+        console.print("The configurations differ in nothing but the seed.")
+    console.print()
+    console.print(side_by_side("Figures: mean (lowest to highest seed)", columns, metric_rows(columns), right=True))
+    console.print()
+    if reason := why_not_paired(columns):
+        console.print(f"[yellow]The clips are not compared:[/yellow] {escape(reason)}", highlight=False, soft_wrap=True)
+        if out is not None:
+            raise ValueError(f"--out has nothing to write: {reason}")
+        return
+    for letter, interval in paired_differences(columns):
+        console.print(f"accuracy of {letter} minus A on the same clips  {interval}  95 % over clips", highlight=False)
+    show_clips(voices(columns), console, out)
 
 
 def read_run(folder: Path, *, evaluated: bool = False) -> Run:
-    """`evaluated`: as its last evaluation judged it, and not its test."""
+    """Read a run by its test or, if `evaluated`, by its last evaluation."""
     rule = f"A run to compare must be the folder of a run that came to its test, got {folder}"
     if not folder.is_dir():
         raise ValueError(f"{rule}: there is no such folder.")
@@ -94,8 +164,10 @@ def read_run(folder: Path, *, evaluated: bool = False) -> Run:
 
 
 def read_config(folder: Path) -> dict[str, str]:
-    config = plain.read_config(folder / "config.yaml")
-    own = str(config.get("run_dir"))
+    """Map each key of the configuration to its value, without those that tell no configurations apart."""
+    cfg = OmegaConf.load(folder / "config.yaml")
+    assert isinstance(cfg, DictConfig)
+    own = str(cfg.get("run_dir"))
     found: dict[str, str] = {}
 
     def walk(node: Any, path: str) -> None:
@@ -105,17 +177,15 @@ def read_config(folder: Path) -> dict[str, str]:
         else:
             found[path] = str(node).replace(own, RUN)
 
-    walk(config, "")
+    walk(OmegaConf.to_container(cfg, resolve=True), "")
     return {key: value for key, value in found.items() if key not in NOT_COMPARED and not key.startswith(COPIES)}
 
 
 def columns_of(runs: Sequence[Run]) -> list[Column]:
-    """In the order in which they were named."""
+    """Make columns in the order in which runs were named."""
     if len(runs) < 2:
         raise ValueError(f"There must be two different runs to compare, or more, got {len(runs)}.")
-    found: dict[tuple[tuple[str, str], ...], list[Run]] = {}
-    for run in runs:
-        found.setdefault(tuple(sorted(run.config.items())), []).append(run)
+    found = group(runs, by=lambda run: tuple(sorted(run.config.items())))
     letters = [a + b for a in ("", *string.ascii_uppercase) for b in string.ascii_uppercase]
     return [
         Column(letter, tuple(sorted(members, key=lambda run: run.seed)))
@@ -124,7 +194,7 @@ def columns_of(runs: Sequence[Run]) -> list[Column]:
 
 
 def config_differences(columns: Sequence[Column]) -> list[tuple[str, list[str]]]:
-    """Keys that differ, each with its value in every column."""
+    """List the keys that differ, each with its value in every column."""
     configs = [column.runs[0].config for column in columns]
     keys = list(dict.fromkeys(key for config in configs for key in config))
     rows = [(key, [config.get(key, ABSENT) for config in configs]) for key in keys]
@@ -132,212 +202,89 @@ def config_differences(columns: Sequence[Column]) -> list[tuple[str, list[str]]]
 
 
 def metric_rows(columns: Sequence[Column]) -> list[tuple[str, list[str]]]:
-    """Name and, for each column, mean (lowest to highest) over its seeds."""
-    places: dict[str, tuple[str, str, float, int]] = {}  # name -> part, key, scale, digits
-    for key in dict.fromkeys(key for column in columns for run in column.runs for key in run.summary["test"]):
-        if key not in ("macs", "compute_fraction"):
-            places[f"test {key}"] = ("test", key, 1.0, 4)
-    places |= {
-        "compute fraction": ("compute", "fraction", 1.0, 4),
-        "million MACs a clip": ("compute", "macs", 1e-6, 3),
-        "of a dense model": ("compute", "dense_macs", 1e-6, 3),
-        "seconds of testing a clip": ("seconds", "test_clip", 1.0, 5),
-        "seconds of training": ("seconds", "fit", 1.0, 1),
-        "seconds in all": ("seconds", "total", 1.0, 1),
-    }
+    """List names and, for each column, mean (lowest to highest) over its seeds."""
+    metrics = dict.fromkeys(key for column in columns for run in column.runs for key in run.summary["test"])
+    tested = {f"test {key}": ("test", key, 1.0, 4) for key in metrics if key not in ("macs", "compute_fraction")}
+    has_clips = all(run.clips for column in columns for run in column.runs)
     rows = []
-    for name, (part, key, scale, digits) in places.items():
-        known = [
-            [run.summary[part][key] * scale for run in column.runs if key in (run.summary.get(part) or {})]
-            for column in columns
-        ]
-        rows.append((name, [over_seeds(values, digits) for values in known]))
-        if name == "test acc" and all(run.clips for column in columns for run in column.runs):
-            intervals = [over_clips(column) for column in columns]
+    for name, place in (tested | PLACES).items():
+        rows.append((name, [over_seeds(column, *place) for column in columns]))
+        if name == "test acc" and has_clips:
+            intervals = [bootstrap(np.array([*column.right.values()], dtype=np.float64)) for column in columns]
             rows.append(("  95 % over clips", [f"{found.low:.4f} to {found.high:.4f}" for found in intervals]))
     rows.append(("parameters", [f"{column.runs[0].summary['parameters']:,}" for column in columns]))
     return rows
 
 
-def over_seeds(values: Sequence[float], digits: int) -> str:
+def over_seeds(column: Column, part: str, key: str, scale: float, digits: int) -> str:
+    """Write the mean of a figure over the seeds of a column that have it, with its range."""
+    parts = [run.summary.get(part) or {} for run in column.runs]
+    values = [found[key] * scale for found in parts if key in found]
     if not values:
         return ABSENT
     spread = f" ({min(values):.{digits}f} to {max(values):.{digits}f})" if len(values) > 1 else ""
     return f"{mean(values):.{digits}f}{spread}"
 
 
-def clips_of_column(column: Column) -> dict[str, list[ClipRow]]:
-    """By clip, the row of each run."""
-    found: dict[str, list[ClipRow]] = {}
-    for run in column.runs:
-        for row in run.clips or ():
-            found.setdefault(row.path, []).append(row)
-    return found
-
-
-def over_clips(column: Column) -> Interval:
-    rows = clips_of_column(column).values()
-    return bootstrap(np.array([mean(row.is_right for row in of_clip) for of_clip in rows], dtype=np.float64))
-
-
 def why_not_paired(columns: Sequence[Column]) -> str | None:
-    """A reason why clips cannot be held against each other, or None."""
-    runs = [run for column in columns for run in column.runs]
-    for run in runs:
+    """Return a reason why clips cannot be compared one by one, or None."""
+    first, *others = [run for column in columns for run in column.runs]
+    for run in (first, *others):
         if run.clips is None:
             return f"{run.folder} has no {CLIPS_FILE} in its report."
-    first, *others = runs
+    reasons = (why_not_the_same(first, run) for run in others)
+    return next((reason for reason in reasons if reason), None)
+
+
+def why_not_the_same(first: Run, run: Run) -> str | None:
+    """Return how the test clips of two runs differ, or None."""
     known = {row.path: row for row in first.clips or ()}
-    for run in others:
-        paths = {row.path for row in run.clips or ()}
-        if paths != known.keys():
-            return (
-                f"the test clips are not the same: {len(known)} in {first.folder}, {len(paths)} in {run.folder}, "
-                f"{len(paths & known.keys())} in both."
-            )
-        for row in run.clips or ():
-            same = known[row.path]
-            if row.label != same.label:
-                return (
-                    f"the labels are not the same: {row.path} is {same.label} in {first.folder}, "
-                    f"{row.label} in {run.folder}."
-                )
-            if abs(row.seconds - same.seconds) > SAME_SECONDS:
-                return (
-                    f"the test clips are not the same: {row.path} has {same.seconds:g} s in {first.folder}, "
-                    f"{row.seconds:g} s in {run.folder}."
-                )
+    paths = {row.path for row in run.clips or ()}
+    if paths != known.keys():
+        counts = f"{len(known)} in {first.folder}, {len(paths)} in {run.folder}, {len(paths & known.keys())} in both."
+        return f"the test clips are not the same: {counts}"
+    for row in run.clips or ():
+        same = known[row.path]
+        if row.label != same.label:
+            labels = f"{row.path} is {same.label} in {first.folder}, {row.label} in {run.folder}."
+            return f"the labels are not the same: {labels}"
+        if abs(row.seconds - same.seconds) > SAME_SECONDS:
+            lengths = f"{row.path} has {same.seconds:g} s in {first.folder}, {row.seconds:g} s in {run.folder}."
+            return f"the test clips are not the same: {lengths}"
     return None
 
 
 def paired_differences(columns: Sequence[Column]) -> list[tuple[str, Interval]]:
-    """Accuracy of every column minus that of the first, over the same clips."""
-    right = [
-        {path: mean(row.is_right for row in rows) for path, rows in clips_of_column(column).items()}
-        for column in columns
-    ]
-    return [
-        (column.letter, bootstrap(np.array([of[path] - right[0][path] for path in right[0]], dtype=np.float64)))
-        for column, of in zip(columns[1:], right[1:], strict=True)
-    ]
-
-
-class Verdict(NamedTuple):
-    """What a column makes of a clip."""
-
-    prediction: str
-    confidence: float
-    compute: float
-    votes: str  # runs that say so of all, "2/3"
-
-
-class Disagreement(NamedTuple):
-    path: str
-    label: str
-    verdicts: list[Verdict]  # by column
-
-    @property
-    def sureness(self) -> float:
-        """How sure the least sure of two contradicting columns is, for the surest two."""
-        best: dict[str, float] = {}
-        for verdict in self.verdicts:
-            best[verdict.prediction] = max(verdict.confidence, best.get(verdict.prediction, 0.0))
-        return sorted(best.values())[-2]
-
-
-def verdict_of(rows: Sequence[ClipRow]) -> Verdict:
-    said: dict[str, list[float]] = {}
-    for row in rows:
-        said.setdefault(row.prediction, []).append(row.confidence)
-    prediction = max(said, key=lambda name: (len(said[name]), sum(said[name])))
-    votes = said[prediction]
-    return Verdict(prediction, mean(votes), mean(row.compute for row in rows), f"{len(votes)}/{len(rows)}")
+    """Return the accuracy of every column minus that of the first, over the same clips."""
+    first, *others = [column.right for column in columns]
+    differences = [np.array([of[path] - first[path] for path in first], dtype=np.float64) for of in others]
+    return [(column.letter, bootstrap(found)) for column, found in zip(columns[1:], differences, strict=True)]
 
 
 def voices(columns: Sequence[Column]) -> list[Column]:
-    """Who may disagree: the columns, or, where there is only one, its runs."""
+    """Return who may disagree: the columns or, where there is only one, its runs."""
     if len(columns) > 1:
         return list(columns)
     return [Column(f"{columns[0].letter}{run.seed}", (run,)) for run in columns[0].runs]
 
 
-def disagreements(columns: Sequence[Column]) -> list[Disagreement]:
-    by_column = [clips_of_column(column) for column in columns]
-    found = []
-    for path, rows in by_column[0].items():
-        verdicts = [verdict_of(of_clip[path]) for of_clip in by_column]
-        if len({verdict.prediction for verdict in verdicts}) > 1:
-            found.append(Disagreement(path, rows[0].label, verdicts))
-    return sorted(found, key=lambda clip: -clip.sureness)
-
-
-def write_disagreements(columns: Sequence[Column], clips: Sequence[Disagreement], path: Path) -> None:
-    heads = [f"{name} {column.letter}" for column in columns for name in Verdict._fields]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "label", *heads])
-        rows = ([clip.path, clip.label, *(cell for v in clip.verdicts for cell in v)] for clip in clips)
-        writer.writerows([plain.quoted(cell) for cell in row] for row in rows)
-
-
-NUM_SHOWN = 20  # clips
-
-
-def compare_runs(folders: Sequence[Path], out: Path | None, *, evaluated: bool = False) -> None:
-    """`out`: where all disagreements go, as CSV. ValueError names a folder that is no finished run.
-
-    `evaluated`: by the last evaluation of each, on other clips or in noise, and not by its test.
-    """
-    each = {folder.resolve(): folder for folder in folders}.values()
-    columns = columns_of([read_run(folder, evaluated=evaluated) for folder in each])
-    console = make_console()
-    for column in columns:
-        for run in column.runs:
-            words = f"{column.letter}  seed {run.seed}  {run.folder}{early(run)}"
-            console.print(escape(words), highlight=False, soft_wrap=True)
-    console.print()
-    if len(columns) > 1:
-        console.print(side_by_side("Configurations, where they differ", columns, config_differences(columns)))
-    else:
-        console.print("The configurations differ in nothing but the seed.")
-    console.print()
-    console.print(side_by_side("Figures: mean (lowest to highest seed)", columns, metric_rows(columns), right=True))
-    console.print()
-    if reason := why_not_paired(columns):
-        console.print(f"[yellow]The clips are not compared:[/yellow] {escape(reason)}", highlight=False, soft_wrap=True)
-        if out is not None:
-            raise ValueError(f"--out has nothing to write: {reason}")
-        return
-    for letter, interval in paired_differences(columns):
-        console.print(f"accuracy of {letter} minus A on the same clips  {interval}  95 % over clips", highlight=False)
-    show_clips(voices(columns), console, out)
-
-
-def escape(text: str) -> str:
-    """Text for the terminal, which neither rich nor the terminal takes for an order."""
-    return escape_markup(plain.shown(text))
-
-
-def early(run: Run) -> str:
-    return "" if run.summary["status"] == "finished" else f"  ({run.summary['status']} before its end)"
-
-
 def show_clips(columns: Sequence[Column], console: Console, out: Path | None) -> None:
-    clips = disagreements(columns)
+    """Print the surest disagreements, and write all of them."""
+    clips = disagreements([column.clips for column in columns])
     num_clips = len(columns[0].runs[0].clips or ())
     if clips:
         console.print(clips_table(columns, clips[:NUM_SHOWN]))
     hint = "" if out is not None or len(clips) <= NUM_SHOWN else "; --out clips.csv writes all"
     console.print(f"{len(clips)} of {num_clips} clips get different labels{hint}", highlight=False)
     if out is not None:
-        write_disagreements(columns, clips, out)
+        write_disagreements([column.letter for column in columns], clips, out)
         console.file.write(f"{out}\n")
 
 
 def side_by_side(
     title: str, columns: Sequence[Column], rows: Sequence[tuple[str, list[str]]], *, right: bool = False
 ) -> "Table":
+    """Make a table with a column for each of `columns`."""
     heads = [escape(f"{column.letter}: {column.name}") for column in columns]
     table = new_table(title, ["", *([] if right else heads)], heads if right else [])
     for name, values in rows:
@@ -346,7 +293,7 @@ def side_by_side(
 
 
 def clips_table(columns: Sequence[Column], clips: Sequence[Disagreement]) -> "Table":
-    """Prediction, how sure, and at what share of the dense compute; bold where right."""
+    """Make a table of predictions, how sure, and at what share of the dense compute; bold where right."""
     table = new_table("Clips on which they disagree, the surest first", ["clip", "label"], [])
     for column in columns:
         table.add_column(f"{column.letter}: label, confidence, compute", no_wrap=True)

@@ -1,22 +1,20 @@
-"""Where a model spends its compute, measured at the end of a run: `callbacks=probe`.
+"""Measure at the end of a run what the model's decisions are worth: `callbacks=decision_value`.
 
-report/adaptation.json   accuracy and compute in silence and noise; what the model's own decisions are worth, at the
-                         budget of the run and at others
-report/adaptation.csv    the same clip by clip, for statistics over runs
+report/decision_value.json   accuracy and compute in silence and noise; what the model's own decisions are worth, at the
+                             budget of the run and at others
+report/decision_value.csv    the same clip by clip, for statistics over runs
 
-Does a model spend compute where it helps? Its decisions, against the same decisions dealt to the wrong clips.
-
+Does a model spend compute where it helps? Its decisions are compared with the same decisions shuffled over the clips.
 Every clip is judged in several ways, on the same waveform:
 
-    own      the model's own decisions
-    dealt    the decisions that the model took for some other clip: the same compute, no information
-    short    every decision at its cheapest
-    full     nothing skipped
-    gain     loss(short) - loss(full): what more compute is worth to this clip, and what a policy should know
+    own         the model's own decisions
+    shuffled    the decisions that the model took for some other clip: the same compute, no information
+    short       every decision at its cheapest
+    full        nothing skipped
+    gain        loss(short) - loss(full): what more compute is worth to this clip, and what a policy should know
     predicted   the gain that the model expects; of a model that predicts none, the compute that it plans for the clip
 
-and what decisions and fixed strides leave of the time is measured beside it, in turn with the dense run on the same
-batches.
+The share of the dense run's time that the model takes is measured in turn with the dense run on the same batches.
 """
 
 import csv
@@ -36,24 +34,24 @@ from hopscotch.conditions import time_fraction, with_noise, with_silence
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.report.clips import clips_of
-from hopscotch.report.findings import COMMON_ROUTE
-from hopscotch.report.json_text import json_text
-from hopscotch.report.numbers import partial_rank_correlation, route_shares
+from hopscotch.report.decisions import COMMON_ROUTE, route_shares
+from hopscotch.report.statistics import partial_rank_correlation
+from hopscotch.report.text import json_text
 from hopscotch.training.calibration import MAX_BIAS, Calibration, calibrate, resolve_target
 from hopscotch.training.task import AudioTask
-from hopscotch.types import AudioBatch, SkipTrace, join_traces, key_bits, select_clips
+from hopscotch.types import AudioBatch, Decisions, SkipTrace, key_bits
 
-FILE = "adaptation"
+FILE = "decision_value"
 SNR_DB = (20.0, 10.0, 5.0, 0.0)
 MIXED_DB = (0.0, 20.0)  # drawn clip by clip
 SILENCE_SECONDS = 1.0  # at most, at either end
-NUM_DEALS = 4  # permutations over which the dealt decisions are averaged
-COLUMNS = ("reach", "set", "clip", "own_loss", "own_acc", "own_macs", "dense_macs")
-COLUMNS += ("dealt_loss", "dealt_acc", "dealt_macs", "short_loss", "full_loss", "predicted")
+NUM_SHUFFLES = 4  # permutations over which shuffled decisions are averaged
+COLUMNS = ("level", "set", "clip", "own_loss", "own_acc", "own_macs", "dense_macs")
+COLUMNS += ("shuffled_loss", "shuffled_acc", "shuffled_macs", "short_loss", "full_loss", "predicted")
 
 
 class Pass(NamedTuple):
-    """One pass over the clips of a split."""
+    """Hold one pass over the clips of a split."""
 
     losses: Float[Tensor, " clip"]
     is_right: Bool[Tensor, " clip"]
@@ -64,14 +62,14 @@ class Pass(NamedTuple):
         return self.trace.macs.sum().item() / self.trace.dense_macs.sum().item()
 
 
-class Adaptation(NamedTuple):
-    """What was measured of the same clips; `dealt_*` are means over the deals."""
+class Measured(NamedTuple):
+    """Hold what was measured on the same clips; `shuffled_*` are means over the permutations."""
 
     indices: Int[Tensor, " clip"]
     own: Pass
-    dealt_losses: Float[Tensor, " clip"]
-    dealt_is_right: Float[Tensor, " clip"]  # share of the deals in which the clip was recognised
-    dealt_macs: Float[Tensor, " clip"]
+    shuffled_losses: Float[Tensor, " clip"]
+    shuffled_is_right: Float[Tensor, " clip"]  # share of the permutations in which the clip was recognised
+    shuffled_macs: Float[Tensor, " clip"]
     short: Pass
     full: Pass
     predicted: Float[Tensor, " clip"]
@@ -81,17 +79,17 @@ class Adaptation(NamedTuple):
         return self.short.losses - self.full.losses
 
 
-class AdaptationProbe(Callback):
-    """`folder`: where the two files go. `reaches`: budgets to ask the finished model for beside its own.
+class DecisionValue(Callback):
+    """Write the two files to `folder`, at the budget of the run and at each of `levels`.
 
-    A reach is a share of the way from the model's floor to everything, as in compute.reach; the model's bias is set
-    anew for each, nothing is trained. A model that decides nothing has one budget.
+    A level is a share of the way from the model's floor to everything, as in compute.level. The model's bias is set
+    for each; nothing is trained. A model that decides nothing has one budget.
     """
 
-    def __init__(self, *, folder: str, reaches: Sequence[float]) -> None:
-        if not all(isinstance(reach, int | float) and 0 <= reach <= 1 for reach in reaches):
-            raise ValueError(f"callbacks.adaptation.reaches must be a list of shares, 0 to 1, got {list(reaches)}.")
-        self.folder, self.reaches = Path(folder), tuple(reaches)
+    def __init__(self, *, folder: str, levels: Sequence[float]) -> None:
+        if not all(isinstance(level, int | float) and 0 <= level <= 1 for level in levels):
+            raise ValueError(f"callbacks.decision_value.levels must be a list of shares, 0 to 1, got {list(levels)}.")
+        self.folder, self.levels = Path(folder), tuple(levels)
 
     @rank_zero_only
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -103,22 +101,22 @@ class AdaptationProbe(Callback):
         ends = {name: measure_ends(pl_module, batches) for name, batches in sets.items()} if decides else {}
         rows: list[tuple[object, ...]] = []
 
-        def measured(reach: float | None) -> dict[str, Any]:
+        def measured(level: float | None) -> dict[str, Any]:
             found: dict[str, Any] = {"time_fraction": time_fraction(pl_module, clean)} if decides else {}
             for name, batches in sets.items():
                 if decides:
-                    adaptation = measure_adaptation(pl_module, batches, ends[name])
-                    found[name], listed = numbers(adaptation), by_clip(adaptation)
+                    decided = measure_decisions(pl_module, batches, ends[name])
+                    found[name], listed = numbers(decided), by_clip(decided)
                 else:
                     found[name], listed = without_decisions(evaluate(pl_module, batches), batches)
-                rows.extend((reach, name, clips.name(index), *row) for index, *row in listed)
+                rows.extend((level, name, clips.name(index), *row) for index, *row in listed)
             return found
 
         found = {"conditions": conditions(pl_module, clean, clips.sample_rate), **measured(None), "budgets": []}
         if decides:
-            for reach, budget in self._at_reaches(pl_module, clips.datamodule):
+            for level, budget in self._at_levels(pl_module, clips.datamodule):
                 found["budgets"].append(
-                    {"reach": reach, "requested": budget.requested, "calibrated": budget.achieved, **measured(reach)}
+                    {"level": level, "requested": budget.requested, "calibrated": budget.achieved, **measured(level)}
                 )
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / f"{FILE}.json").write_text(json_text(found, indent=2) + "\n", encoding="utf-8")
@@ -127,19 +125,19 @@ class AdaptationProbe(Callback):
             writer.writerow(COLUMNS)
             writer.writerows((*row, *[""] * (len(COLUMNS) - len(row))) for row in rows)
 
-    def _at_reaches(self, task: AudioTask, data: AudioDataModule) -> Generator[tuple[float, Calibration]]:
-        """Every reach with its budget, the model's bias being set for it; afterwards as it was."""
+    def _at_levels(self, task: AudioTask, data: AudioDataModule) -> Generator[tuple[float, Calibration]]:
+        """Yield every level with its budget while the model's bias is set for it; restore the bias afterwards."""
         bias, batches = task.model.decision_bias.clone(), list(data.calibration_batches())
-        for reach in self.reaches:
-            task.model.decision_bias.copy_(bias)  # each from there: the order of the reaches changes nothing
-            requested = resolve_target("auto", task.model, data.mean_samples(), reach)
+        for level in self.levels:
+            task.model.decision_bias.copy_(bias)  # each from there: the order of the levels changes nothing
+            requested = resolve_target("auto", task.model, data.mean_samples(), level)
             assert requested is not None
-            yield reach, calibrate(task.model, batches, requested)
+            yield level, calibrate(task.model, batches, requested)
         task.model.decision_bias.copy_(bias)
 
 
 def conditions(task: AudioTask, clean: Sequence[AudioBatch], sample_rate: int) -> list[dict[str, Any]]:
-    """Accuracy, loss and mean compute fraction of the same clips under each condition."""
+    """Evaluate the same clips under each condition: accuracy, loss and mean compute fraction."""
     sets = {"clean": list(clean), "silence": with_silence(clean, SILENCE_SECONDS, sample_rate)}
     sets |= {f"{snr:g} dB": with_noise(clean, snr, snr, sample_rate) for snr in SNR_DB}
     found = []
@@ -157,10 +155,10 @@ def conditions(task: AudioTask, clean: Sequence[AudioBatch], sample_rate: int) -
     return found
 
 
-def numbers(measured: Adaptation) -> dict[str, float | None]:
-    """Means over the clips; `gain_correlation` is Spearman's, of the gain predicted with the one that is there.
+def numbers(measured: Measured) -> dict[str, float | None]:
+    """Average over the clips; `gain_correlation` is Spearman's, of the predicted gain with the measured one.
 
-    Duration is taken out: what a stride saves, and what a clip has to lose, both grow with it.
+    Duration is partialled out, because what a stride saves and what a clip has to lose both grow with it.
     """
     own, shares = measured.own, route_shares(measured.own.trace)
     predicted, duration = measured.predicted.numpy(), own.trace.dense_macs.numpy().astype(float)
@@ -169,9 +167,9 @@ def numbers(measured: Adaptation) -> dict[str, float | None]:
         "loss": own.losses.mean().item(),
         "fraction": own.compute_fraction,
         "macs": own.trace.macs.double().mean().item(),
-        "dealt_acc": measured.dealt_is_right.mean().item(),
-        "dealt_loss": measured.dealt_losses.mean().item(),
-        "dealt_fraction": (measured.dealt_macs.sum() / own.trace.dense_macs.sum()).item(),
+        "shuffled_acc": measured.shuffled_is_right.mean().item(),
+        "shuffled_loss": measured.shuffled_losses.mean().item(),
+        "shuffled_fraction": (measured.shuffled_macs.sum() / own.trace.dense_macs.sum()).item(),
         "short_acc": measured.short.is_right.double().mean().item(),
         "short_loss": measured.short.losses.mean().item(),
         "full_acc": measured.full.is_right.double().mean().item(),
@@ -187,20 +185,20 @@ def numbers(measured: Adaptation) -> dict[str, float | None]:
 
 
 def known(value: float) -> float | None:
-    """JSON has no NaN: what is not there is null."""
+    """Replace NaN, which JSON does not have, by None."""
     return None if math.isnan(value) else value
 
 
 def without_decisions(own: Pass, batches: Sequence[AudioBatch]) -> tuple[dict[str, float], list[tuple[Any, ...]]]:
-    """What is left of `numbers` and `by_clip` where nothing is decided."""
+    """Return what is left of `numbers` and `by_clip` where nothing is decided."""
     indices = torch.cat([batch.indices for batch in batches])
     columns = (indices, own.losses, own.is_right.int(), own.trace.macs, own.trace.dense_macs)
     found = {"acc": own.is_right.double().mean().item(), "loss": own.losses.mean().item()}
     return found, list(zip(*(column.tolist() for column in columns), strict=True))
 
 
-def by_clip(measured: Adaptation) -> list[tuple[Any, ...]]:
-    """Position of the clip in its split, then its values in the order of COLUMNS."""
+def by_clip(measured: Measured) -> list[tuple[Any, ...]]:
+    """List for each clip its position in the split, then its values in the order of COLUMNS."""
     own = measured.own
     columns = (
         measured.indices,
@@ -208,9 +206,9 @@ def by_clip(measured: Adaptation) -> list[tuple[Any, ...]]:
         own.is_right.int(),
         own.trace.macs,
         own.trace.dense_macs,
-        measured.dealt_losses,
-        measured.dealt_is_right,
-        measured.dealt_macs,
+        measured.shuffled_losses,
+        measured.shuffled_is_right,
+        measured.shuffled_macs,
         measured.short.losses,
         measured.full.losses,
         measured.predicted,
@@ -219,25 +217,25 @@ def by_clip(measured: Adaptation) -> list[tuple[Any, ...]]:
 
 
 @torch.no_grad()
-def evaluate(task: AudioTask, batches: Sequence[AudioBatch], repeat: SkipTrace | None = None) -> Pass:
-    """`repeat`: decisions to take instead of the model's own, clip by clip."""
+def evaluate(task: AudioTask, batches: Sequence[AudioBatch], repeat: Decisions | None = None) -> Pass:
+    """Evaluate a task on batches; `repeat` holds decisions to take instead of the model's own, clip by clip."""
     model, device = task.model.eval(), task.model.decision_bias.device
     losses, is_right, traces, first = [], [], [], 0
     for batch in batches:
         size = len(batch.labels)
         rows = torch.arange(first, first + size)
-        taken = None if repeat is None else select_clips(repeat, rows)
+        taken = None if repeat is None else repeat[rows]
         batch = AudioBatch(*(part.to(device) for part in batch))
         output = model(batch.waveform, batch.lengths, repeat=taken)
-        losses.append(task.clip_losses(output.logits, batch).cpu())
+        losses.append(task.losses(output, batch).cpu())
         is_right.append((output.logits.argmax(dim=-1) == batch.labels).cpu())
         traces.append(output.trace)
         first += size
-    return Pass(torch.cat(losses), torch.cat(is_right), join_traces(traces))
+    return Pass(torch.cat(losses), torch.cat(is_right), SkipTrace.kept(traces))
 
 
 class Ends(NamedTuple):
-    """What every budget has in common: the cheapest decisions, and nothing skipped."""
+    """Hold what every budget has in common: the cheapest decisions, and nothing skipped."""
 
     short: Pass
     full: Pass
@@ -245,7 +243,7 @@ class Ends(NamedTuple):
 
 @torch.no_grad()
 def measure_ends(task: AudioTask, batches: Sequence[AudioBatch]) -> Ends:
-    """For a model that decides; its bias is as it was afterwards."""
+    """Evaluate a model that decides with its bias at both ends, and restore the bias."""
     bias = task.model.decision_bias.clone()
     task.model.decision_bias.fill_(-math.sinh(MAX_BIAS))
     short = evaluate(task, batches)
@@ -255,20 +253,20 @@ def measure_ends(task: AudioTask, batches: Sequence[AudioBatch]) -> Ends:
     return Ends(short, full)
 
 
-def measure_adaptation(task: AudioTask, batches: Sequence[AudioBatch], ends: Ends) -> Adaptation:
-    """Of a model that decides, at the budget that its bias is set for."""
+def measure_decisions(task: AudioTask, batches: Sequence[AudioBatch], ends: Ends) -> Measured:
+    """Measure a model that decides at the budget that its bias is set for."""
     own = evaluate(task, batches)
     generator = torch.Generator().manual_seed(key_bits(task.seed))
-    deals = []
-    for _ in range(NUM_DEALS):
+    shuffled = []
+    for _ in range(NUM_SHUFFLES):
         order = torch.randperm(len(own.losses), generator=generator)
-        deals.append(evaluate(task, batches, select_clips(own.trace, order)))
-    return Adaptation(
+        shuffled.append(evaluate(task, batches, own.trace.decisions[order]))
+    return Measured(
         indices=torch.cat([batch.indices for batch in batches]),
         own=own,
-        dealt_losses=torch.stack([deal.losses for deal in deals]).mean(0),
-        dealt_is_right=torch.stack([deal.is_right for deal in deals]).float().mean(0),
-        dealt_macs=torch.stack([deal.trace.macs for deal in deals]).double().mean(0),
+        shuffled_losses=torch.stack([one.losses for one in shuffled]).mean(0),
+        shuffled_is_right=torch.stack([one.is_right for one in shuffled]).float().mean(0),
+        shuffled_macs=torch.stack([one.trace.macs for one in shuffled]).double().mean(0),
         short=ends.short,
         full=ends.full,
         predicted=_predicted(task.model, own.trace, ends.short.trace),
@@ -277,9 +275,9 @@ def measure_adaptation(task: AudioTask, batches: Sequence[AudioBatch], ends: End
 
 @torch.no_grad()
 def _predicted(model: AudioModel, own: SkipTrace, short: SkipTrace) -> Float[Tensor, " clip"]:
-    """From what the clip's own decisions were planned from."""
-    if model.encoder.gain_net is None:
+    """Predict the gain of each clip from the features that its policy used."""
+    if model.planner is None:
         return own.expected_compute
     assert own.summary is not None
     device = model.decision_bias.device
-    return model.encoder.predicted_cost(own.summary.to(device), short).cpu()
+    return model.planner.predicted_cost(own.summary.to(device), short).cpu()

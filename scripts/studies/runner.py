@@ -1,25 +1,33 @@
-"""Run the jobs of a sweep side by side, each in a process of its own, and go on where it was left.
+"""Run all jobs of an experiment, several at once, and make one table of them. Stop it and start it again at will.
 
-`train.py -m` runs them one after another in one process. On a machine of few cores small models gain more from a core
-each than from two, and a study of hours must survive being stopped.
+    python -m scripts.studies run experiment=study_routes data.root=../shared/data/fsdd
+    python -m scripts.studies run experiment=study_routes data.root=../shared/data/fsdd --quick     seed 0 alone
+    python -m scripts.studies run experiment=study_routes data.root=../shared/data/fsdd --table     of what is finished
+
+The jobs are those of `python train.py -m <the same words>`, each in a process of its own: on a machine of few cores
+small models gain more from a core each than from two. Runs go to <out>/<what tells the job apart>, with a log next to
+each; finished ones are not run again. The table (study.csv, study.md) and the picture (frontier.png) join seeds and
+held-out speakers.
 """
 
+import argparse
 import hashlib
-import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from pathlib import Path
 
 from hopscotch.config.compose import MAX_NAME, compose_sweep, file_name, quoted
 from hopscotch.config.errors import ConfigError
-from hopscotch.report.jobs import read_overrides
-from hopscotch.report.sweep import planned_overrides
+from hopscotch.report.run_folder import RunFolder
+from hopscotch.report.sweep import planned_overrides, refuse_other_folders
 from hopscotch.system import PROJECT_ROOT
 
 CONF = PROJECT_ROOT / "scripts" / "studies" / "conf"  # as train.py searches it
@@ -27,10 +35,52 @@ QUICK_SEED = "seed=0"
 THREADS = "OMP_NUM_THREADS"
 
 
-def plan(overrides: Sequence[str], *, quick: bool) -> list[list[str]]:
-    """The overrides of every job; `quick` leaves out all seeds but 0.
+def main(arguments: Sequence[str]) -> None:
+    """Run `python -m scripts.studies run`."""
+    parser = argparse.ArgumentParser(
+        "python -m scripts.studies run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("overrides", nargs="+", metavar="override", help="as for train.py -m, with experiment=<name>")
+    parser.add_argument("--quick", action="store_true", help="one seed")
+    parser.add_argument("--table", action="store_true", help="run nothing")
+    parser.add_argument("--lanes", type=int, default=os.cpu_count() or 1, help="jobs at once (one per core)")
+    parser.add_argument("--out", type=Path, help="outputs/study_<experiment>")
+    parser.add_argument("--beside", type=Path, nargs="+", default=[], metavar="DIR", help="studies for the same table")
+    given = parser.parse_intermixed_args(arguments)
+    if given.lanes < 1:
+        parser.error(f"--lanes must be at least 1, got {given.lanes}")
+    from scripts.studies.table import write_table
 
-    What was typed takes the place of the experiment's own sweep over that key, so that part of a study can be run.
+    try:
+        jobs = plan(given.overrides, quick=given.quick)
+        for folder in given.beside:
+            refuse_other_folders(folder, "--beside")
+    except ConfigError as error:
+        sys.exit(str(error))
+    named = [word.removeprefix("experiment=") for word in given.overrides if word.startswith("experiment=")]
+    out = (given.out or PROJECT_ROOT / "outputs" / f"study_{'_'.join(named) or 'jobs'}").absolute()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the jobs are ended too
+    all_finished = given.table or run_and_tell(jobs, out, given.lanes)
+    write_table(out, given.beside)
+    sys.exit(0 if all_finished else 1)
+
+
+def run_and_tell(jobs: Sequence[Sequence[str]], out: Path, lanes: int) -> bool:
+    """Run the jobs and print a line at the end of each; tell whether all have finished."""
+    failed = []
+    with closing(run_jobs(jobs, out, lanes)) as ended:  # closed, it ends the jobs that still run
+        for number, (folder, finished, seconds) in enumerate(ended, start=1):
+            print(f"{number} of {len(jobs)}  {seconds:6.1f} s  {folder.name}", flush=True)
+            if not finished:
+                failed.append(folder)
+                print(f"  did not finish: {folder}.log", flush=True)
+    return not failed
+
+
+def plan(overrides: Sequence[str], *, quick: bool) -> list[list[str]]:
+    """Return the overrides of every job; `quick` leaves out all seeds but 0.
+
+    What was typed replaces the sweep of the experiment over that key, so that part of a study can be run.
     """
     jobs = []
     for job in planned_overrides(compose_sweep(overrides, CONF)):
@@ -45,7 +95,7 @@ def plan(overrides: Sequence[str], *, quick: bool) -> list[list[str]]:
 
 
 def run_jobs(jobs: Sequence[Sequence[str]], out: Path, lanes: int) -> Generator[tuple[Path, bool, float]]:
-    """(folder, whether it finished, seconds) of each job as it ends; those that had finished before come first."""
+    """Yield (folder, whether it finished, seconds) of each job as it ends; those finished before come first."""
     folders = {out / name: job for name, job in zip(job_names(jobs), jobs, strict=True)}
     todo = []
     for folder, job in folders.items():
@@ -69,7 +119,7 @@ def run_jobs(jobs: Sequence[Sequence[str]], out: Path, lanes: int) -> Generator[
 
 
 def job_names(jobs: Sequence[Sequence[str]]) -> list[str]:
-    """What tells each job apart, as a folder name: not its experiment.
+    """Name the folder of each job by what tells it apart, which its experiment does not.
 
     A long name ends in a hash of all words, and so does one that says the same of two jobs.
     """
@@ -86,9 +136,8 @@ def _digest(job: Sequence[str]) -> str:
 
 
 def _refuse_another(folder: Path, job: Sequence[str]) -> None:
-    """A finished run is this job's only if it was made of the same words."""
-    words = folder / "overrides.yaml"
-    made_of = read_overrides(words) if words.is_file() else job
+    """Raise if the finished run was not made of the words of this job."""
+    made_of = RunFolder(folder).overrides or job
     if other := [word for word in job if word not in made_of]:
         raise ValueError(
             f"--out must be a folder of this study, got {folder.parent}: its {folder.name} is finished, and was not "
@@ -97,7 +146,7 @@ def _refuse_another(folder: Path, job: Sequence[str]) -> None:
 
 
 def run_job(job: Sequence[str], folder: Path, threads: str, running: set[subprocess.Popen[bytes]]) -> float:
-    """Train, what it prints going to <folder>.log; a folder that an unfinished run left is made anew.
+    """Train and write what it prints to <folder>.log; a folder that an unfinished run left is removed first.
 
     The process is among `running` as long as it runs.
     """
@@ -120,5 +169,4 @@ def run_job(job: Sequence[str], folder: Path, threads: str, running: set[subproc
 
 
 def has_finished(folder: Path) -> bool:
-    summary = folder / "summary.json"
-    return summary.is_file() and json.loads(summary.read_text(encoding="utf-8"))["status"] == "finished"
+    return RunFolder(folder).status == "finished"

@@ -1,29 +1,45 @@
-"""The table of a study: jobs that differ in seed or left-out speaker joined, decisions judged against dealt ones.
+"""Make the table of a study again from what is finished, without running anything.
 
-`advantage` is the accuracy of a model's own decisions minus that of the same decisions dealt to the wrong clips, paired
-clip by clip, averaged over seeds; its 95 % interval comes from drawing clips anew (bootstrap), for clips are what a
-model will meet anew. How much another training would move it is another question: the interval over seeds is Student's.
+    python -m scripts.studies table outputs/study_routes
+    python -m scripts.studies table outputs/study_frontier_fsdd --beside outputs/study_frontier_baselines
+
+Written into the folder: study.csv (everything), study.md (what is read first), frontier.png and thresholds.png. A row
+joins the runs that differ in seed or held-out speaker.
+
+`advantage` is the accuracy of a model's own decisions minus that of the same decisions shuffled over the clips, paired
+clip by clip and averaged over seeds. Its 95 % interval comes from drawing clips again (bootstrap), because other clips
+are what a model will meet. How much another training would change it is another question: the interval over seeds is
+Student's.
 """
 
-import csv
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+import pandas as pd
 
 from hopscotch.report.frontier import draw_frontier
-from hopscotch.report.jobs import HIDDEN, at_budgets, each_once, label, read_json, read_overrides
-from hopscotch.report.points import group_points, read_points
+from hopscotch.report.records import (
+    Group,
+    Record,
+    at_budgets,
+    each_once,
+    group,
+    group_records,
+    make_groups,
+    points_of,
+    read_records,
+    spread_of,
+)
+from hopscotch.report.statistics import bootstrap, student
+from hopscotch.report.sweep import cell
+from hopscotch.report.text import Table, markdown
 from scripts.studies.thresholds import draw_thresholds
 
-NUM_DRAWS = 2000  # of the bootstrap
-MAX_DRAWN = 2**20  # values that are drawn at once: 16 MiB
 SETS = ("clean", "mixed")
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 0.975 quantiles, 1 to 9 degrees of freedom
+PAIRS = {"advantage": ("own_acc", "shuffled_acc"), "loss saved": ("shuffled_loss", "own_loss")}  # better, worse
 SHOWN = {  # of study.csv, in study.md
     "what": "what",
     "runs": "runs",
@@ -33,194 +49,129 @@ SHOWN = {  # of study.csv, in study.md
     "fraction": "compute",
     "time": "time",
     "mixed_acc": "in noise",
-    "advantage clean": "accuracy over dealt",
-    "loss saved clean": "loss saved over dealt",
-    "advantage mixed": "in noise: accuracy over dealt",
-    "loss saved mixed": "in noise: loss saved over dealt",
+    "advantage clean": "accuracy over shuffled",
+    "loss saved clean": "loss saved over shuffled",
+    "advantage mixed": "in noise: accuracy over shuffled",
+    "loss saved mixed": "in noise: loss saved over shuffled",
     "loss saved mixed by seed": "in noise: loss saved, interval over seeds",
     "gain_correlation": "gain correlation",
     "entropy": "entropy",
     "routes": "routes",
     "common_routes": "common routes",
 }
+Found = Mapping[Record, Mapping[str, Any]]  # decision_value.json of each record at its budget; empty without one
 
 
-@dataclass(frozen=True)
-class Interval:
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
-
-
-@dataclass(frozen=True)
-class Point:
-    """A finished run at one budget: its own, or one of those that the probe asked the model for."""
-
-    folder: Path
-    reach: float | None  # None: its own
-    words: tuple[str, ...]  # what tells it from points of another row
-    speaker: str  # left out; empty for none
-    summary: dict[str, Any]
-    found: dict[str, Any]  # of the probe: "clean" and "mixed"; empty without one
-
-    @property
-    def model(self) -> str:
-        return str(self.summary["model"])
-
-    @property
-    def control(self) -> str:
-        """The choice of `control` that the run was made with; empty for none."""
-        return next((word.partition("=")[2] for word in self.words if word.startswith("control=")), "")
-
-    @property
-    def decides(self) -> bool:
-        return not self.control and "dealt_acc" in self.found.get("mixed", {})
-
-    @property
-    def clean(self) -> dict[str, float]:
-        """Accuracy, compute fraction and MACs of the test clips as they are."""
-        if self.reach is None:
-            return {"acc": self.summary["test"]["acc"], **self.summary["compute"]}
-        return self.found["clean"]
+def main(arguments: Sequence[str]) -> None:
+    """Run `python -m scripts.studies table`."""
+    parser = argparse.ArgumentParser(
+        "python -m scripts.studies table", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="the folder of a study")
+    parser.add_argument("--beside", type=Path, nargs="+", default=[], metavar="DIR", help="studies for the same table")
+    given = parser.parse_args(arguments)
+    write_table(given.folder, given.beside)
 
 
-def points_of(folder: Path) -> list[Point]:
-    overrides = read_overrides(folder / "overrides.yaml")
-    words = tuple(word for word in overrides if word.partition("=")[0] not in HIDDEN)
-    speaker = next((word.partition("=")[2] for word in overrides if word.startswith("data.test_speaker=")), "")
-    summary, found = read_json(folder / "summary.json"), read_json(folder / "report" / "adaptation.json")
-    return [
-        Point(folder, budget.get("reach"), told, speaker, summary, dict(budget) or found)
-        for told, budget in at_budgets(words, found)
-    ]
+def write_table(folder: Path, beside: Sequence[Path] = ()) -> None:
+    """Write the table and print its path; without a finished run there is none."""
+    if not report_study(folder, beside):
+        raise ValueError(f"there is no finished run in {folder}, and so no table.")
+    print(folder / "study.md")
 
 
 def report_study(folder: Path, beside: Sequence[Path] = ()) -> list[dict[str, Any]]:
-    """Write study.csv (everything), study.md (what is read first) and frontier.png, and return the rows.
+    """Write study.csv, study.md, frontier.png and thresholds.png, and return the rows.
 
-    `beside`: other studies whose runs stand in the same table and picture, such as the controls.
+    `beside` are other studies whose runs stand in the same table and picture, such as the baselines.
     """
-    studies = each_once((folder, *beside))
-    found = [path for where in studies for path in sorted(where.glob("*/summary.json"))]
-    jobs = [path.parent for path in found if read_json(path)["status"] == "finished"]
-    groups: dict[tuple[str, ...], list[Point]] = {}
-    for point in (point for job in jobs for point in points_of(job)):
-        groups.setdefault(point.words, []).append(point)
+    records = [record for where in each_once((folder, *beside)) for record in read_records(where)]
+    found = {point: budget for one in records if points_of([one]) for point, budget in at_budgets(one)}
+    groups = make_groups(found)
     if not groups:
         return []
-    shared = set.intersection(*(set(words) for words in groups)) if len(groups) > 1 else set()
-    rows = [
-        {"what": label(word for word in words if word not in shared) or "all", **summarise(members)}
-        for words, members in groups.items()
-    ]
-    decided = [point for members in groups.values() for point in members if point.decides]
-    for model in sorted({point.model for point in decided}):
-        of_model = [point for point in decided if point.model == model]
-        if len({point.words for point in of_model}) > 1:
-            rows.append({"what": f"{model}, all of these", **summarise(of_model)})
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    with (folder / "study.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-    heads = SHOWN | {name: name.replace("fraction", "compute,") for name in columns if name.startswith("fraction ")}
-    shown = [name for name in heads if name in columns]
-    lines = [" | ".join(heads[name] for name in shown), "|".join(["---"] * len(shown))]
-    lines += [" | ".join(written(row.get(name)) for name in shown) for row in rows]
-    (folder / "study.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    named: dict[Path, str] = {}
-    for row, members in zip(rows, groups.values(), strict=False):
-        named.setdefault(members[0].folder, row["what"])  # a run, not the budgets that it was asked for afterwards
-    draw_thresholds({what: job for job, what in named.items()}, folder / "thresholds.png")
-    draw_frontier(group_points([point for where in studies for point in read_points(where)]), folder)
+    rows = [{"what": one.name, **summarise(one.records, found)} for one in groups]
+    rows += pooled_rows(groups, found)
+    table = pd.DataFrame(rows)
+    table.to_csv(folder / "study.csv", index=False)
+    heads = SHOWN | {name: name.replace("fraction", "compute,") for name in table if str(name).startswith("fraction ")}
+    shown = [name for name in heads if name in table]
+    cells = [[cell(row.get(name), 3) for name in shown] for row in rows]
+    text = markdown(Table([heads[name] for name in shown], cells))
+    (folder / "study.md").write_text(text + "\n", encoding="utf-8")
+    first = {one.records[0].run: one.name for one in reversed(groups)}  # a run, not its other budgets
+    draw_thresholds({name: run for run, name in reversed(first.items()) if run is not None}, folder / "thresholds.png")
+    draw_frontier(group_records(found), folder)
     return rows
 
 
-def summarise(points: Sequence[Point]) -> dict[str, Any]:
-    """One row: means over the points, and what their clips say together."""
-    accuracies = [point.clean["acc"] for point in points]
+def pooled_rows(groups: Sequence[Group], found: Found) -> list[dict[str, Any]]:
+    """Return a row over all groups of each model that decides and has several."""
+    deciding = [one for one in groups if decides(found[one.records[0]])]
+    deciding = [one for one in deciding if not one.model.startswith("baseline: ")]
+    return [
+        {"what": f"{model}, all of these", **summarise([record for one in members for record in one.records], found)}
+        for model, members in sorted(group(deciding, by=lambda one: one.model).items())
+        if len(members) > 1
+    ]
+
+
+def decides(measured: Mapping[str, Any]) -> bool:
+    return "shuffled_acc" in measured.get("mixed", {})
+
+
+def summarise(records: Sequence[Record], found: Found) -> dict[str, Any]:
+    """Return one row: means over the records, and what their clips say together."""
+    value = spread_of(records, "value")
+    assert value is not None
     row: dict[str, Any] = {
-        "runs": len({point.folder for point in points}),
-        "acc": mean(accuracies),
-        "acc_sd": deviation_of_seeds(points),
-        "macs_m": mean(point.clean["macs"] for point in points) / 1e6,
-        "fraction": mean(point.clean["fraction"] for point in points),
-        "seconds": mean(point.summary["seconds"]["fit"] for point in points),
+        "runs": len({record.run for record in records}),
+        "acc": value.mean,
+        "acc_sd": value.deviation,
     }
-    found = [point.found for point in points]
-    if not all(found):
+    for name, column in (("macs_m", "macs_m"), ("fraction", "compute_fraction"), ("seconds", "fit_seconds")):
+        spread = spread_of(records, column)
+        row[name] = spread and spread.mean
+    measured = [found[record] for record in records]
+    if not all(measured):
         return row
-    row["mixed_acc"] = mean(one["mixed"]["acc"] for one in found)
-    row["mixed_loss"] = mean(one["mixed"]["loss"] for one in found)
-    if all("conditions" in one for one in found):
-        for place, condition in enumerate(one["condition"] for one in found[0]["conditions"]):
-            row[f"fraction {condition}"] = mean(one["conditions"][place]["fraction"] for one in found)
-            row[f"acc {condition}"] = mean(one["conditions"][place]["acc"] for one in found)
-    if not all("dealt_acc" in one["mixed"] for one in found):
-        return row
-    if all("time_fraction" in one for one in found):
-        row["time"] = mean(one["time_fraction"] for one in found)
-    for name in ("short_acc", "full_acc", "gain_correlation", "entropy", "routes", "common_routes"):
-        known = [one["mixed"][name] for one in found if one["mixed"][name] is not None]
-        row[name] = mean(known) if known else None
+    means: Any = pd.json_normalize([dict(one) for one in measured]).mean(numeric_only=True)
+    row |= {"mixed_acc": means["mixed.acc"], "mixed_loss": means["mixed.loss"], **by_condition(measured)}
+    return row | worth(records, found, means) if all(map(decides, measured)) else row
+
+
+def by_condition(measured: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Average compute and accuracy by condition, where all runs have them."""
+    if not all("conditions" in one for one in measured):
+        return {}
+    table = pd.DataFrame([row for one in measured for row in one["conditions"]])
+    means: Any = table.groupby("condition", sort=False)[["fraction", "acc"]].mean()
+    named = means.to_dict("index")
+    return {f"{key} {condition}": value for condition, row in named.items() for key, value in row.items()}
+
+
+def worth(records: Sequence[Record], found: Found, means: Mapping[str, float]) -> dict[str, Any]:
+    """Compare own decisions with shuffled ones; None stands for what no run could measure."""
+    row: dict[str, Any] = {"time": means.get("time_fraction")}
+    names = ("short_acc", "full_acc", "gain_correlation", "entropy", "routes", "common_routes")
+    row |= {name: means.get(f"mixed.{name}") for name in names}
+    clips = clip_values(records, found)
     for name in SETS:
-        row[f"advantage {name}"] = advantage(points, name, "own_acc", "dealt_acc")
-        row[f"loss saved {name}"] = advantage(points, name, "dealt_loss", "own_loss")
-        saved = seed_means(points, lambda point, name=name: point.found[name]["dealt_loss"] - point.found[name]["loss"])
-        row[f"loss saved {name} by seed"] = over_seeds(saved)
-        row[f"compute beside dealt {name}"] = mean(one[name]["fraction"] - one[name]["dealt_fraction"] for one in found)
+        for words, (better, worse) in PAIRS.items():
+            values = clips.loc[name, better] - clips.loc[name, worse]
+            row[f"{words} {name}"] = bootstrap(np.asarray(values, dtype=np.float64))
+        saved = spread_of(records, lambda one, name=name: found[one][name]["shuffled_loss"] - found[one][name]["loss"])
+        row[f"loss saved {name} by seed"] = saved and student(saved.seeds)
+        row[f"compute over shuffled {name}"] = means[f"{name}.fraction"] - means[f"{name}.shuffled_fraction"]
     return row
 
 
-def deviation_of_seeds(points: Sequence[Point]) -> float | None:
-    """None with fewer than two seeds."""
-    means = seed_means(points, lambda point: point.clean["acc"])
-    return stdev(means) if len(means) > 1 else None
-
-
-def seed_means(points: Sequence[Point], value: Callable[[Point], float]) -> list[float]:
-    """Of each seed the mean over left-out speakers and budgets, where it has all that any seed has."""
-    by_seed: dict[int, dict[tuple[object, ...], float]] = {}
-    for point in points:
-        by_seed.setdefault(point.summary["seed"], {})[(point.speaker, *point.words)] = value(point)
-    everything = set().union(*by_seed.values())
-    return [mean(values.values()) for values in by_seed.values() if values.keys() == everything]
-
-
-def over_seeds(means: Sequence[float]) -> Interval | None:
-    """The mean with its 95 % interval, seeds taken as drawn from a normal distribution; None with fewer than two."""
-    if len(means) < 2:
-        return None
-    half = STUDENT[min(len(means) - 1, len(STUDENT)) - 1] * stdev(means) / len(means) ** 0.5
-    return Interval(mean(means), mean(means) - half, mean(means) + half)
-
-
-def advantage(points: Sequence[Point], name: str, better: str, worse: str) -> Interval:
-    """Mean over clips of `better` minus `worse`, each clip's own mean over the points that tested it."""
-    by_clip: dict[str, list[float]] = {}
-    for point in points:
-        reach = "" if point.reach is None else str(point.reach)
-        with (point.folder / "report" / "adaptation.csv").open(newline="", encoding="utf-8") as file:
-            for line in csv.DictReader(file):
-                if line["set"] == name and line.get("reach", "") == reach:
-                    by_clip.setdefault(line["clip"], []).append(float(line[better]) - float(line[worse]))
-    return bootstrap(np.array([mean(values) for values in by_clip.values()]))
-
-
-def bootstrap(values: Float[np.ndarray, " clip"]) -> Interval:
-    """The mean of the values with its 95 % interval."""
-    generator = np.random.default_rng(0)
-    rows = max(1, MAX_DRAWN // len(values))
-    sizes = [(min(rows, NUM_DRAWS - done), len(values)) for done in range(0, NUM_DRAWS, rows)]
-    means = [values[generator.integers(len(values), size=size)].mean(axis=1) for size in sizes]
-    low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
-    return Interval(float(values.mean()), float(low), float(high))
-
-
-def written(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+def clip_values(records: Sequence[Record], found: Found) -> Any:
+    """Average the rows of decision_value.csv by set and clip, over the records that tested it."""
+    tables: list[Any] = []
+    for record in records:
+        assert record.run is not None
+        rows: Any = pd.read_csv(record.run / "report" / "decision_value.csv", dtype={"clip": str})
+        level = found[record].get("level")
+        tables.append(rows[rows["level"].isna() if level is None else rows["level"] == level])
+    return pd.concat(tables).groupby(["set", "clip"], sort=False)[[c for pair in PAIRS.values() for c in pair]].mean()

@@ -1,18 +1,18 @@
-"""Thresholds and open rates over the epochs of several runs: does a rule close every token, or open all?"""
+"""Draw thresholds and open rates over the epochs of several runs: does a rule close every token, or open all?"""
 
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
 
 from hopscotch.report.frontier import COLOURS
-from hopscotch.report.jobs import read_lines
+from hopscotch.report.run_folder import read_lines
 
 STYLES = ("-", "--", ":", "-.")  # of lines that share a colour
 THRESHOLD, OPEN_RATE = "gate/threshold/layer_", "gate/open_rate/layer_"
 
 
 def read_gates(run: Path) -> dict[str, list[tuple[float, float, float]]]:
-    """Tag prefix -> lowest layer, mean and highest layer at every validation."""
+    """Map each tag prefix to the lowest layer, the mean and the highest layer at every validation."""
     found: dict[str, list[tuple[float, float, float]]] = {THRESHOLD: [], OPEN_RATE: []}
     latest: dict[str, float] = {}
     for line in read_lines(run / "metrics.jsonl"):
@@ -26,7 +26,7 @@ def read_gates(run: Path) -> dict[str, list[tuple[float, float, float]]]:
 
 
 def draw_thresholds(runs: Mapping[str, Path], path: Path) -> bool:
-    """A line per run for the mean over layers, shaded from the lowest layer to the highest; False without gates."""
+    """Draw a line per run for the mean over layers, shaded from lowest to highest layer; return False without gates."""
     from matplotlib.figure import Figure
 
     series = {name: read_gates(run) for name, run in runs.items()}

@@ -1,9 +1,9 @@
-"""How long a user waits for an accuracy: the test clips after every epoch, with the clock (`callbacks=watch`).
+"""Measure how long a user waits for an accuracy: test after every epoch, with the clock (`callbacks=watch`).
 
 report/watch.csv    epoch, seconds since the process started, val_loss of that epoch, test_acc
 
-A measuring tool, for comparisons with other toolkits: training neither sees the test clips nor stops by them. It judges
-the weights that the epoch's validation judges: averaged, and calibrated to the budget.
+This is a tool for comparisons with other toolkits: training neither sees the test clips nor stops by them. The tested
+weights are those that the validation of the epoch tests: averaged, and calibrated to the budget.
 """
 
 import csv
@@ -24,7 +24,7 @@ COLUMNS = ("epoch", "seconds", "val_loss", "test_acc")
 
 
 class AccuracyWatch(Callback):
-    """`folder`: where the table goes."""
+    """Write the accuracy on the test clips and the clock after every epoch to a table in `folder`."""
 
     def __init__(self, *, folder: str) -> None:
         self.folder = Path(folder)

@@ -20,16 +20,13 @@ from hopscotch.config.errors import flat, nearest
 from hopscotch.config.schema import is_number
 from hopscotch.data.clips import some
 from hopscotch.data.datamodule import AudioDataModule
+from hopscotch.evaluation import print_evaluation, write_budgets, write_evaluation
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.plain import as_written, refuse_links, shown
 from hopscotch.registry import trusted
-from hopscotch.report.budgets import budget_points, write_budgets
-from hopscotch.report.clip_table import clip_rows
-from hopscotch.report.clips import SplitClips
-from hopscotch.report.evaluation_report import FOLDER, print_evaluation, write_evaluation
-from hopscotch.report.jobs import read_json
+from hopscotch.report.clips import SplitClips, clip_rows
 from hopscotch.report.metrics import measure
-from hopscotch.report.summary import FILE_NAME as SUMMARY
+from hopscotch.report.run_folder import EVALUATION, RunFolder
 from hopscotch.restore import (
     check_size,
     checkpoint_of,
@@ -185,14 +182,13 @@ def evaluate(
     """Test, print and write; the folder with the results. The first condition is without noise, at the first budget."""
     cfg, task, data = load(run, overrides, ckpt, trust)
     if out is None:
-        refuse_links(run, [str(FOLDER), *(f"report/budgets.{end}" for end in ("csv", "md", "png"))])
-    folder = run / FOLDER if out is None else out
-    clips = SplitClips(data, "test")
+        refuse_links(run, [str(EVALUATION), *(f"report/budgets.{end}" for end in ("csv", "md", "png"))])
+    folder = run / EVALUATION if out is None else out
     trainer = tester(cfg, run)
     all_passes = passes(task, data, trainer, budgets(cfg.compute.budget, task.model), snr)
     first = next(all_passes)
     conditions = [first.condition, *(later.condition for later in all_passes)]
-    metrics, trace = measure(first.evaluation, first.logits, data.classes), first.evaluation.trace
+    metrics = measure(first.evaluation, data.classes)
     task.to(trainer.strategy.root_device)  # a test leaves it on the CPU
     time = time_fraction(task, some_batches(data)) if task.model.decides else None
     facts = {
@@ -201,21 +197,16 @@ def evaluate(
         "overrides": list(overrides),
         "data": data.summary(),
         "test": first.logged,  # these two are as in summary.json
-        "compute": {
-            "fraction": first.evaluation.compute_fraction,
-            "macs": trace.macs.double().mean().item(),
-            "dense_macs": trace.dense_macs.double().mean().item(),
-        },
+        "compute": first.evaluation.compute,
         "time_fraction": time,  # as trained, whatever budgets were asked for
     }
-    write_evaluation(
-        folder, facts=facts, metrics=metrics, clips=clip_rows(first.evaluation, clips), conditions=conditions
-    )
-    if points := budget_points([row for row in conditions if row.snr_db is None]):
-        is_own = out is None and ckpt is None and not changes_data(overrides)  # what the run's page may show as its own
-        write_budgets(points, run / "report" if is_own else folder)
-    changed = not changes_data(overrides) and was_changed(run, data)
-    warnings = ["the clips are not those of the training run: some came, went or changed since."] if changed else []
+    clips = clip_rows(first.evaluation, SplitClips(data, "test"))
+    write_evaluation(folder, facts=facts, metrics=metrics, clips=clips, conditions=conditions)
+    is_own = out is None and ckpt is None and not changes_data(overrides)  # what the run's page may show as its own
+    write_budgets(conditions, run / "report" if is_own else folder)
+    warnings = []
+    if not changes_data(overrides) and was_changed(run, data):
+        warnings.append("the test set differs from the one of the training run (clips added, removed or changed).")
     print_evaluation(metrics, conditions, time=time, warnings=warnings)
     return folder
 
@@ -248,5 +239,5 @@ def tester(cfg: DictConfig, run: Path) -> Trainer:
 
 
 def was_changed(run: Path, data: AudioDataModule) -> bool:
-    before = read_json(run / SUMMARY).get("data")
-    return before is not None and before.get("fingerprint") != data.fingerprint()
+    before = RunFolder(run).data
+    return bool(before) and before.get("fingerprint") != data.fingerprint()

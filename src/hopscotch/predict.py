@@ -23,16 +23,16 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from hopscotch.answers import Answer, Form, Prediction, Window, counted, write_csv, write_json, write_table
 from hopscotch.data.audio import MAX_MAGNITUDE, MAX_RATE, MIN_RATE, AudioFileError, printable, rate_ratio, resampler
 from hopscotch.data.clips import one_ahead
 from hopscotch.data.windows import Piece, Windowing, groups, pieces_of, side_by_side
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.plain import shown
 from hopscotch.progress import progress_beside
-from hopscotch.report.answers import Answer, Form, Prediction, Window, counted, write_csv, write_json, write_table
-from hopscotch.report.clip_table import LETTERS
-from hopscotch.report.explain import explained, save
-from hopscotch.report.numbers import LANDED, history_cells
+from hopscotch.report.clips import LETTERS
+from hopscotch.report.decisions import LANDED, history_cells
+from hopscotch.report.explain import explained, save_page
 from hopscotch.restore import restore
 from hopscotch.types import join_traces
 
@@ -312,5 +312,5 @@ def explain(model: Predictor, clip: Path, out: Path | None = None) -> Path:
     page = explained(model.model, piece.waveform, model.sample_rate, model.classes)
     seconds = len(piece.waveform) / model.sample_rate
     name = shown(printable(Path(clip.name)))
-    save(page, f"{name}, first {seconds:.2f} s" if piece.is_window else name, out)
+    save_page(page, f"{name}, first {seconds:.2f} s" if piece.is_window else name, out)
     return out

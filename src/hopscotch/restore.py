@@ -22,14 +22,9 @@ from hopscotch.data.clips import some
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.registry import check_stored, is_registered, without_cache
-from hopscotch.report.clip_table import FILE as CLIPS_FILE
-from hopscotch.report.clip_table import read_clips
-from hopscotch.report.jobs import read_json
-from hopscotch.report.run_folder import config_of
-from hopscotch.report.summary import FILE_NAME as SUMMARY
+from hopscotch.report.run_folder import BEST, SUMMARY, RunFolder, config_of
 from hopscotch.training.checkpoint import check_classes, read_checkpoint, take_weights
 
-BEST = Path("checkpoints") / "best.ckpt"
 OF_THE_MODEL = "model."  # how the task calls its model's weights
 SMALLEST_WEIGHT = 2  # bytes
 
@@ -147,23 +142,16 @@ def _for_prediction(cfg: DictConfig) -> DictConfig:
 
 def trained_classes(run: Path) -> list[str] | None:
     """In the order of the model's outputs, as the run's summary has them; None where it does not speak of them."""
-    known = _data_of(run).get("classes")
+    known = RunFolder(run).data.get("classes")
     return None if known is None else check_classes(known, plain.shown(run / SUMMARY))
-
-
-def _data_of(run: Path) -> dict[str, Any]:
-    """What the run's summary says of its data; nothing where there is no summary, as of a run still going on."""
-    data = read_json(run / SUMMARY).get("data") or {}
-    if not isinstance(data, dict):
-        raise ValueError(f"{plain.shown(run / SUMMARY)} must have a map at data.")
-    return data
 
 
 def _clip_seconds(checkpoint: dict[str, Any], run: Path) -> tuple[float | None, float | None]:
     """Mean of the training clips, and longest of all; what an older run left knows the longest of the test clips."""
     if "clip_seconds" in checkpoint:
         return checkpoint["clip_seconds"]["mean"], checkpoint["clip_seconds"]["longest"]
-    data, table = _data_of(run), run / "report" / CLIPS_FILE
+    folder = RunFolder(run)
     with plain.as_written(run):
+        data = folder.data
         mean = data["seconds"]["train"] / data["clips"]["train"] if "seconds" in data else None
-        return mean, max((row.seconds for row in read_clips(table)), default=None) if table.is_file() else None
+        return mean, max((row.seconds for row in folder.clips), default=None)

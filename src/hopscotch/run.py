@@ -22,21 +22,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from hopscotch.build import build_callbacks, build_data, build_loggers, build_model, build_task, build_trainer
 from hopscotch.config.compose import STARTED
-from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.plain import sentence
-from hopscotch.report.clip_table import FILE as CLIPS_FILE
-from hopscotch.report.clip_table import clip_rows, write_clips
-from hopscotch.report.clips import SplitClips
-from hopscotch.report.figures import draw_report
-from hopscotch.report.findings import find_warnings
+from hopscotch.report.collect import TraceCollector
 from hopscotch.report.metrics_log import MetricsLog
 from hopscotch.report.progress import quiet_lightning
-from hopscotch.report.run_folder import read_run
-from hopscotch.report.run_report import write_report
-from hopscotch.report.sounds import Sounds
-from hopscotch.report.summary import print_summary, write_summary
+from hopscotch.report.summary import finish, write_summary
 from hopscotch.report.sweep import append_ledger
-from hopscotch.report.traces import Evaluation, TraceCollector
 from hopscotch.system import warn_if_crowded
 from hopscotch.training.checkpoint import check_resumable, load_weights, read_checkpoint
 from hopscotch.training.task import AudioTask
@@ -155,17 +146,21 @@ def fit_and_test(cfg: DictConfig, run: Path, started: float) -> dict[str, Any]:
     status: Ended = "stopped" if interrupt.came else "finished"
     if not trainer.is_global_zero:
         return {"status": status, "test": {}}
-    seconds = {"to_first_step": (task.first_step_at or fit_started) - started, "fit": fit_seconds}
     return finish(
-        cfg,
         run,
         trainer,
         task,
         traces,
-        status=status,
         train_accuracy=None if train_accuracy is None else float(train_accuracy),
-        seconds=seconds,
-        started=started,
+        status=status,
+        model=cfg.model.name,
+        seed=cfg.seed,
+        started=datetime.fromtimestamp(started).astimezone().isoformat(timespec="seconds"),
+        seconds={
+            "to_first_step": (task.first_step_at or fit_started) - started,
+            "fit": fit_seconds,
+            "total": time.time() - started,
+        },
     )
 
 
@@ -193,77 +188,6 @@ def checkpoint_of(trainer: Trainer) -> ModelCheckpoint | None:
     """What kept the best weights; None where none were kept."""
     kept = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
     return kept[0] if kept and kept[0].best_model_path else None
-
-
-def kept_loss(trainer: Trainer) -> float | None:
-    """val/loss of the weights that were kept; None without any, or where something else says which are the best."""
-    kept = checkpoint_of(trainer)
-    if kept is None or kept.monitor != "val/loss" or kept.best_model_score is None:
-        return None
-    return float(kept.best_model_score)
-
-
-def finish(
-    cfg: DictConfig,
-    run: Path,
-    trainer: Trainer,
-    task: AudioTask,
-    traces: TraceCollector,
-    *,
-    status: Ended,
-    train_accuracy: float | None,
-    seconds: dict[str, float],
-    started: float,
-) -> dict[str, Any]:
-    """Write the summary and the pictures, and tell the terminal."""
-    test = traces.test
-    assert test is not None
-    data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-    floor = task.model.cost(round(data.mean_samples())).floor
-    findings = find_warnings(
-        test,
-        decides=task.model.decides,
-        floor=floor,
-        target=task.target,
-        train_accuracy=train_accuracy,
-        validated=task.calibration is not None or bool(task.model.decision_bias),
-    )
-    compute = {
-        "fraction": test.compute_fraction,
-        "macs": test.trace.macs.double().mean().item(),
-        "dense_macs": test.trace.dense_macs.double().mean().item(),
-        "floor": floor,
-    }
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    summary: dict[str, Any] = {
-        "status": status,
-        "model": cfg.model.name,
-        "seed": cfg.seed,
-        "test": {name.removeprefix("test/"): value for name, value in metrics.items() if name.startswith("test/")},
-        "compute": compute if task.target is None else {**compute, "target": task.target},
-        "parameters": task.num_parameters,
-        "seconds": {**seconds, "test_clip": traces.test_seconds / len(test.labels), "total": time.time() - started},
-        "warnings": findings,
-        "epochs": trainer.current_epoch,
-        "kept_loss": kept_loss(trainer),
-        "started": datetime.fromtimestamp(started).astimezone().isoformat(timespec="seconds"),
-        "data": data.summary(),
-    }
-    write_summary(run, **summary)
-    report(run, test, data)
-    print_summary(run, test, parameters=task.num_parameters, warnings=findings)
-    return summary
-
-
-def report(run: Path, test: Evaluation, data: AudioDataModule) -> None:
-    """Pictures, table of clips, page and card. Whatever goes wrong here, the training is done and its summary stays."""
-    try:
-        draw_report(run, test)
-        write_clips(clip_rows(test, SplitClips(data, "test")), run / "report" / CLIPS_FILE)
-        write_report(read_run(run), Sounds(data))
-    except (Exception, KeyboardInterrupt) as error:
-        why = f"{type(error).__name__}: {error}"
-        print(f"warning: the run is finished, its report is not whole: {why}", file=sys.stderr)
 
 
 class Interrupt:

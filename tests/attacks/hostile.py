@@ -61,7 +61,7 @@ def node(key: str, value: Any) -> Change:
 def without(key: str) -> Change:
     def change(run: Path, outside: Path) -> None:
         file = run / "config.yaml"
-        cfg = OmegaConf.load(file)
+        cfg: Any = OmegaConf.load(file)
         parent, _, last = key.rpartition(".")
         del (OmegaConf.select(cfg, parent) if parent else cfg)[last]
         OmegaConf.save(cfg, file)

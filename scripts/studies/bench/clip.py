@@ -42,7 +42,7 @@ def _against_itself(model: AudioModel, seconds: float, sample_rate: int, rounds:
     lengths = torch.tensor([waveform.shape[1]], device=device)
     if model.decides:
         batch = AudioBatch(waveform, lengths, lengths, lengths, lengths)
-        floor = model.floor(waveform.shape[1])
+        floor = model.cost(waveform.shape[1]).floor
         fraction = calibrate(model, [batch], max(FRACTION - 0.01, floor)).achieved
         if floor <= FRACTION < fraction:  # a single clip moves in steps: take the next below
             calibrate(model, [batch], floor)

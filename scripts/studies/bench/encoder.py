@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from hopscotch.layers.block import BlockSpec
 from hopscotch.models.stack import Stack
 from scripts.studies.bench.passes import DIRECTIONS, TRAINING, one_pass
 from scripts.studies.bench.table import Row, row
@@ -33,10 +34,9 @@ def _against_peer(
     batch: int, time: int, dim: int, heads: int, strided_bar: float, rounds: int, device: str
 ) -> Iterator[Row]:
     theirs = peer(dim, heads).to(device)
-    ours = Stack(dim, heads, DEPTH).to(device)
-    strided = Stack(dim, heads, DEPTH, strides=[STRIDE] * DEPTH).to(device)
-    convolved = Stack(dim, heads, DEPTH, convolution_width=CONVOLUTION).to(device)
-    both = Stack(dim, heads, DEPTH, strides=[STRIDE] * DEPTH, convolution_width=CONVOLUTION).to(device)
+    plain, wide = BlockSpec(dim, heads), BlockSpec(dim, heads, convolution_width=CONVOLUTION)
+    ours, convolved = Stack(plain, DEPTH).to(device), Stack(wide, DEPTH).to(device)
+    strided, both = (Stack(spec, DEPTH, strides=[STRIDE] * DEPTH).to(device) for spec in (plain, wide))
     x = torch.randn(batch, time, dim, device=device)
     lengths = torch.full((batch,), time, device=device)
     shapes = {"batch": batch, "time": time, "dim": dim, "heads": heads, "depth": DEPTH, "ffn_ratio": 4}

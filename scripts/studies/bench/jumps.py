@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from hopscotch.layers.adapter import Adapter
+from hopscotch.layers.block import BlockSpec
 from hopscotch.layers.gate import Gate
 from hopscotch.layers.jump import SkipLayer
 from hopscotch.layers.policy import JumpPolicy
@@ -52,7 +53,7 @@ def routes_long(rounds: int, device: str) -> Iterator[Row]:
 
 def _routes(batch: int, time: int, dim: int, heads: int, rounds: int, device: str) -> Iterator[Row]:
     torch.manual_seed(0)
-    dense = Stack(dim, heads, DEPTH).to(device)
+    dense = Stack(BlockSpec(dim, heads), DEPTH).to(device)
     block = SkipLayer(dim, heads, DEPTH, inner="transformer")
     policy = block.policy = RandomRoutes(2 * dim, DEPTH, max_jump=block.max_jump)
     block = block.to(device)

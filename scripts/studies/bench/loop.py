@@ -22,8 +22,8 @@ from torch import nn
 from hopscotch.build import build_callbacks, build_data, build_loggers, build_model, build_task, build_trainer
 from hopscotch.config.compose import compose
 from hopscotch.data.datamodule import AudioDataModule
+from hopscotch.report.collect import TraceCollector
 from hopscotch.report.metrics_log import MetricsLog
-from hopscotch.report.traces import TraceCollector
 from hopscotch.run import quiet
 from hopscotch.training.calibration import calibrate
 from hopscotch.training.callbacks import MovingAverage
@@ -192,10 +192,10 @@ class BareLoop:
         task, model = self.task, self.model
         here = AudioBatch(*(part.to(self.device) for part in batch))
         output = model(here.waveform, here.lengths, keys=here.keys)
-        losses = task.clip_losses(output.logits, here)
+        losses = task.losses(output, here)
 
         def second_opinion() -> torch.Tensor:
-            return task.clip_losses(model(here.waveform, here.lengths, keys=here.keys).logits, here)
+            return task.losses(model(here.waveform, here.lengths, keys=here.keys), here)
 
         task_loss = losses.mean()
         loss = task_loss + task.policy_loss(output.trace, losses.detach(), second_opinion, 0.0)

@@ -1,4 +1,4 @@
-"""The rows of a benchmark: a ratio, the bar it is held to, and everything that it was measured on."""
+"""Hold the rows of a benchmark: a ratio, the bar it is held to, and everything that it was measured on."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ from scripts.studies.bench.timing import Ratio
 
 @dataclass(frozen=True)
 class Row:
-    """`bar` is the most the ratio may be, or the least where `at_least`; None is a figure without a bar."""
+    """Hold a ratio and its bar: the most it may be, or the least where `at_least`; None is a figure without a bar."""
 
     name: str
     ratio: float
@@ -27,10 +27,10 @@ class Row:
 
     @property
     def holds(self) -> bool:
-        """Whether the bar lies within the interval, or on its good side."""
+        """Tell whether the ratio of medians is on the good side of the bar; the interval says how sure that is."""
         if self.bar is None:
             return True
-        return self.high >= self.bar if self.at_least else self.low <= self.bar
+        return self.ratio >= self.bar if self.at_least else self.ratio <= self.bar
 
 
 def row(
@@ -42,7 +42,7 @@ def row(
     least: float | None = None,
     **shapes: float | int | str,
 ) -> Row:
-    """`seconds`: medians of the two things compared."""
+    """Make a row; `seconds` are the medians of the two things compared."""
     assert most is None or least is None
     bar = least if most is None else most
     mine, other = (1000 * s for s in seconds)
@@ -60,7 +60,7 @@ def _flat(r: Row) -> dict[str, object]:
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
-    """What all rows were measured on stands below; what tells a row from others, such as its threads, in the row."""
+    """Write a table; what all rows were measured on stands below it, what differs (such as threads) in the row."""
     same = dict(set.intersection(*(set(r.machine.items()) for r in rows))) if rows else {}
     below = ", ".join(f"{key} {value}" for key, value in (rows[0].machine if rows else {}).items() if key in same)
     head = "what | on | ratio (90 % interval) | bar | holds | ms | of ms\n---|---|---|---|---|---|---\n"
@@ -69,7 +69,7 @@ def as_markdown(rows: Sequence[Row]) -> str:
 
 
 def line(r: Row) -> str:
-    """A row for the terminal."""
+    """Write a row for the terminal."""
     return "   ".join(filter(None, _cells(r)))
 
 
@@ -84,7 +84,7 @@ def _cells(r: Row, own: Facts | None = None) -> list[str]:
 
 
 def write(rows: Sequence[Row], folder: Path) -> None:
-    """table.csv, table.md and table.json."""
+    """Write table.csv, table.md and table.json."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "table.json").write_text(as_json(rows), encoding="utf-8")
     (folder / "table.md").write_text(as_markdown(rows), encoding="utf-8")

@@ -1,19 +1,36 @@
-"""Call clips and classes by their names in what a person reads."""
+"""One row per clip: `clips.csv`, from which every report of a run is drawn, and groups of such rows.
 
-from collections.abc import Sequence
+Lists stand in one field, parted by blanks. `route` has a letter per layer: x ran, > was landed on (and ran), - jumped
+over. Shares of compute are sums over clips: sum of `macs` / sum of `dense_macs`.
+"""
+
+import csv
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Literal, NamedTuple
 
-from jaxtyping import Float
+import numpy as np
+from jaxtyping import Float, Int, UInt8
 from lightning.pytorch import Trainer
 from torch import Tensor
 
 from hopscotch.data.datamodule import AudioDataModule
+from hopscotch.report.collect import Evaluation
+from hopscotch.report.decisions import JUMPED_OVER, LANDED, RAN, history_cells
+from hopscotch.report.statistics import quantile_groups, ratio_interval, wilson
+from hopscotch.report.text import Table
+
+LETTERS = {RAN: "x", LANDED: ">", JUMPED_OVER: "-"}
+CELLS = {letter: cell for cell, letter in LETTERS.items()}
+NUM_GROUPS = 5  # of clips by duration or loudness
 
 
 @dataclass(frozen=True)
 class SplitClips:
-    """The clips of one split by position, for reports."""
+    """Names and sounds of the clips of one split, by index."""
 
     datamodule: AudioDataModule
     split: Literal["val", "test"]
@@ -29,19 +46,229 @@ class SplitClips:
     def name(self, index: int) -> str:
         return self.datamodule.clips[self.split][index].name
 
-    def names(self, indices: Sequence[int]) -> list[str]:
-        return [self.name(index) for index in indices]
-
-    def word(self, label: int) -> str:
-        return self.datamodule.classes[label]
-
     def waveform(self, index: int) -> Float[Tensor, " sample"]:
         """Unaugmented samples."""
         return self.datamodule.waveform(self.split, index)
 
 
 def clips_of(trainer: Trainer, split: Literal["val", "test"]) -> SplitClips:
-    """The clips that a trainer evaluates."""
+    """Look up the clips that a trainer evaluates."""
     datamodule = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  # Lightning sets it in fit
     assert isinstance(datamodule, AudioDataModule), "reports need an AudioDataModule, not bare loaders"
     return SplitClips(datamodule, split)
+
+
+class ClipRow(NamedTuple):
+    """What a model made of a clip."""
+
+    path: str  # as the data module calls the clip: relative to the data's root
+    label: str
+    prediction: str
+    confidence: float  # probability of the prediction
+    compute: float  # fraction of the dense multiply-accumulates
+    strides: list[int]  # by layer; 0 where it had no attention, or did not run
+    history: list[int]  # layers landed on by jumping
+    route: str
+    open_rate: list[float]  # share of the tokens open, by layer; NaN without a gate
+    loss: float
+    macs: int
+    dense_macs: int
+    seconds: float
+    decibels: float  # root mean square against full scale
+
+    @property
+    def is_right(self) -> bool:
+        return self.prediction == self.label
+
+
+def clip_rows(evaluation: Evaluation, clips: SplitClips) -> list[ClipRow]:
+    """Make the rows of an evaluation, in its order. Every clip is read once more, for its level."""
+    trace = evaluation.trace
+    histories, fractions, cells = trace.histories, trace.fraction, history_cells(trace)
+    rows = []
+    for i, index in enumerate(evaluation.indices.tolist()):
+        waveform = clips.waveform(index)
+        rows.append(
+            ClipRow(
+                path=clips.name(index),
+                label=clips.classes[int(evaluation.labels[i])],
+                prediction=clips.classes[int(evaluation.predictions[i])],
+                confidence=float(evaluation.confidences[i]),
+                compute=float(fractions[i]),
+                strides=trace.strides[i].tolist(),
+                history=histories[i],
+                route="".join(LETTERS[cell] for cell in cells[i].tolist()),
+                open_rate=trace.open_rate[i].tolist(),
+                loss=float(evaluation.losses[i]),
+                macs=int(trace.macs[i]),
+                dense_macs=int(trace.dense_macs[i]),
+                seconds=len(waveform) / clips.sample_rate,
+                decibels=decibels(waveform),
+            )
+        )
+    return rows
+
+
+def decibels(waveform: Tensor) -> float:
+    """Root mean square against full scale; minus infinity for silence."""
+    power = waveform.double().square().mean().item()
+    return 10 * math.log10(power) if power > 0 else -math.inf
+
+
+def write_clips(rows: Iterable[ClipRow], path: Path) -> None:
+    """Write a table of clips."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(ClipRow._fields)
+        writer.writerows([" ".join(map(str, cell)) if isinstance(cell, list) else cell for cell in row] for row in rows)
+
+
+def read_clips(path: Path) -> list[ClipRow]:
+    """Read what `write_clips` wrote, to the last digit."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [parse_row(row) for row in csv.DictReader(file)]
+
+
+PARSERS: Mapping[str, Callable[[str], object]] = {
+    **dict.fromkeys(("confidence", "compute", "loss", "seconds", "decibels"), float),
+    **dict.fromkeys(("macs", "dense_macs"), int),
+    **dict.fromkeys(("strides", "history"), lambda text: [int(word) for word in text.split()]),
+    "open_rate": lambda text: [float(word) for word in text.split()],
+}
+
+
+def parse_row(row: Mapping[str, str]) -> ClipRow:
+    """Turn the text of a row into its values."""
+    return ClipRow(**{name: PARSERS.get(name, str)(row[name]) for name in ClipRow._fields})  # pyright: ignore[reportArgumentType]
+
+
+def route_in_words(letters: str) -> str:
+    """Layers that ran, in order, with a jump marked where there was one: `0 1 ⤳ 4 5`."""
+    words = {"x": "{}", ">": "⤳ {}"}
+    return " ".join(words[letter].format(layer) for layer, letter in enumerate(letters) if letter in words)
+
+
+def strides_in_words(strides: Sequence[int]) -> str:
+    """Stride per layer, in order, with a dot where the layer did not attend: `1 2 · 4`."""
+    return " ".join(str(stride) if stride else "·" for stride in strides)
+
+
+def decision_words(skips: frozenset[str], route: str, strides: Sequence[int]) -> dict[str, str]:
+    """Say by column what was decided, in the columns that a model has."""
+    layers = {"layers that ran": route_in_words(route)} if "layers" in skips else {}
+    return layers | ({"strides": strides_in_words(strides)} if "strides" in skips else {})
+
+
+def clip_table(rows: Sequence[ClipRow], skips: frozenset[str]) -> Table:
+    """Tell of single clips what they were taken for, what that cost and what was decided."""
+    head = ["clip", "is", "taken for", "confidence", "compute", "seconds"]
+    lines = [
+        [
+            *(row.path, row.label, row.prediction),
+            *(f"{row.confidence:.3f}", f"{row.compute:.3f}", f"{row.seconds:.2f}"),
+            *decision_words(skips, row.route, row.strides).values(),
+        ]
+        for row in rows
+    ]
+    return Table([*head, *decision_words(skips, "", ())], lines, numbers=head[3:], clips=[row.path for row in rows])
+
+
+def cells_of(rows: Sequence[ClipRow]) -> UInt8[np.ndarray, "clip depth"]:
+    """What happened at every layer, as in the picture of jump histories."""
+    return np.array([[CELLS[letter] for letter in row.route] for row in rows], dtype=np.uint8)
+
+
+def strides_of(rows: Sequence[ClipRow]) -> Int[np.ndarray, "clip depth"]:
+    return np.array([row.strides for row in rows])
+
+
+def open_rates_of(rows: Sequence[ClipRow]) -> Float[np.ndarray, "clip depth"]:
+    return np.array([row.open_rate for row in rows])
+
+
+@dataclass(frozen=True)
+class Group:
+    """Some clips, and how right and how costly they were together."""
+
+    name: str
+    rows: tuple[ClipRow, ...]
+
+    @property
+    def accuracy(self) -> float:
+        return sum(row.is_right for row in self.rows) / len(self.rows)
+
+    @property
+    def accuracy_interval(self) -> tuple[float, float]:
+        return wilson(self.accuracy, len(self.rows))
+
+    @property
+    def compute(self) -> float:
+        return sum(row.macs for row in self.rows) / sum(row.dense_macs for row in self.rows)
+
+    @property
+    def compute_interval(self) -> tuple[float, float]:
+        """NaN for a single clip."""
+        return ratio_interval([row.macs for row in self.rows], [row.dense_macs for row in self.rows])
+
+    @property
+    def macs(self) -> float:
+        """Mean per clip."""
+        return sum(row.macs for row in self.rows) / len(self.rows)
+
+
+def by_class(rows: Sequence[ClipRow], classes: Sequence[str]) -> list[Group]:
+    """Group by label, in the order of `classes`; classes without clips are left out."""
+    found: dict[str, list[ClipRow]] = {name: [] for name in classes}
+    for row in rows:
+        found.setdefault(row.label, []).append(row)
+    return [Group(name, tuple(members)) for name, members in found.items() if members]
+
+
+def by_duration(rows: Sequence[ClipRow]) -> list[Group]:
+    return _by_value(rows, [row.seconds for row in rows], "{:.2f} to {:.2f} s")
+
+
+def by_loudness(rows: Sequence[ClipRow]) -> list[Group]:
+    return _by_value(rows, [row.decibels for row in rows], "{:.0f} to {:.0f} dB")
+
+
+def _by_value(rows: Sequence[ClipRow], values: Sequence[float], words: str) -> list[Group]:
+    """Group by size; `words` name a group by its smallest and largest value."""
+    groups = []
+    for members in quantile_groups(values, NUM_GROUPS):
+        found = [values[member] for member in members]
+        groups.append(Group(words.format(min(found), max(found)), tuple(rows[member] for member in members)))
+    return groups
+
+
+class Route(NamedTuple):
+    """Clips that ran the same layers with the same strides."""
+
+    letters: str  # as in clips.csv
+    strides: tuple[int, ...]
+    group: Group
+
+
+def routes_of(rows: Sequence[ClipRow]) -> list[Route]:
+    """Group by route, the most used first."""
+    found: dict[tuple[str, tuple[int, ...]], list[ClipRow]] = {}
+    for row in rows:
+        found.setdefault((row.route, tuple(row.strides)), []).append(row)
+    ordered = sorted(found.items(), key=lambda item: -len(item[1]))
+    return [Route(letters, strides, Group("", tuple(members))) for (letters, strides), members in ordered]
+
+
+def confusions(rows: Sequence[ClipRow]) -> list[tuple[tuple[str, str], int]]:
+    """((label, prediction), clips) of what was wrong, the most frequent first."""
+    return Counter((row.label, row.prediction) for row in rows if not row.is_right).most_common()
+
+
+def by_cost(rows: Sequence[ClipRow]) -> list[ClipRow]:
+    """Sort from the smallest share of the dense compute to the largest; of equal ones the cheaper clip first."""
+    return sorted(rows, key=lambda row: (row.compute, row.macs))
+
+
+def surely_wrong(rows: Sequence[ClipRow]) -> list[ClipRow]:
+    """Pick the wrong ones, the most confident first."""
+    return sorted((row for row in rows if not row.is_right), key=lambda row: -row.confidence)

@@ -14,10 +14,9 @@ from torch import Tensor
 
 from hopscotch.layers.gate import GateDecision
 from hopscotch.models.audio_model import AudioModel
-from hopscotch.report.figures import DOTS_PER_INCH, INK, plain, rgb
-from hopscotch.report.numbers import JUMPED_OVER, LANDED, RAN, history_cells
-from hopscotch.report.open_tokens import let_in, watched
-from hopscotch.report.pictures import DARK, HISTORY_COLOURS, HISTORY_WORDS, LIGHT, MIDDLE
+from hopscotch.report.decisions import JUMPED_OVER, LANDED, RAN, history_cells, let_in, watched
+from hopscotch.report.figures import BLUE, INK, plain, rgb, save
+from hopscotch.report.paint import DARK, HISTORY_COLOURS, HISTORY_WORDS, LIGHT, MIDDLE
 from hopscotch.types import SkipTrace, join_traces
 
 if TYPE_CHECKING:
@@ -89,8 +88,12 @@ def tokens_read(
     return read
 
 
+def save_page(page: Explanation, name: str, path: Path) -> None:
+    """Write the page; `name` is what the clip is called in its title."""
+    save(draw(page, name), path)
+
+
 def draw(page: Explanation, name: str) -> "Figure":
-    """The page; `name` is what the clip is called in its title."""
     from matplotlib.figure import Figure
 
     depth = len(page.read)
@@ -109,10 +112,6 @@ def draw(page: Explanation, name: str) -> "Figure":
     title = figure.suptitle(f"{name}: {label} ({confidence:.0%}), for {page.trace.fraction[0]:.0%} of a dense model")
     title.set_parse_math(False)  # a dollar in a file's name is a dollar
     return figure
-
-
-def save(page: Explanation, name: str, path: Path) -> None:
-    draw(page, name).savefig(path, dpi=DOTS_PER_INCH, facecolor="white")
 
 
 def _draw_waveform(axes: "Axes", page: Explanation) -> None:
@@ -183,7 +182,7 @@ def layer_in_words(page: Explanation, layer: int) -> str:
 def _draw_bars(axes: "Axes", page: Explanation) -> None:
     likely = sorted(page.probabilities.items(), key=lambda item: -item[1])[:MAX_BARS]
     names, shares = [name for name, _ in likely], [share for _, share in likely]
-    colours = [rgb(HISTORY_COLOURS[RAN])] + ["#b5b5b5"] * (len(likely) - 1)
+    colours = [BLUE] + ["#b5b5b5"] * (len(likely) - 1)
     axes.barh(range(len(likely)), shares, color=colours, height=0.75)
     for place, share in enumerate(shares):
         axes.text(share + 0.01, place, f"{share:.1%}", va="center", fontsize=8, color=INK)
@@ -197,7 +196,7 @@ def _draw_bars(axes: "Axes", page: Explanation) -> None:
 
 def _draw_cost(axes: "Axes", page: Explanation) -> None:
     macs, dense = int(page.trace.macs[0]), int(page.trace.dense_macs[0])
-    axes.barh([0, 1], [dense / 1e6, macs / 1e6], color=["#d0d0d0", rgb(HISTORY_COLOURS[RAN])], height=0.6)
+    axes.barh([0, 1], [dense / 1e6, macs / 1e6], color=["#d0d0d0", BLUE], height=0.6)
     for place, value in enumerate((dense, macs)):
         axes.text(value / 1e6, place, f" {value / 1e6:.2f}", va="center", fontsize=8, color=INK)
     axes.set_yticks([0, 1], ["dense", "this clip"])

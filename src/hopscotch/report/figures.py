@@ -1,49 +1,135 @@
-"""Draw the two pictures of a run that people remember: who jumped where, and which strides were chosen."""
+"""Every figure of a run, in one style: what it skipped, how it learned, and how good it is by class, group and route.
 
-from collections.abc import Sequence
+Figures for a page are small enough for a telephone; each comes with its caption.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int, UInt8
 
-from hopscotch.report.numbers import (
+from hopscotch.report.clips import Group, Route, cells_of, strides_of
+from hopscotch.report.collect import Evaluation
+from hopscotch.report.decisions import (
     JUMPED_OVER,
     LANDED,
     RAN,
-    Kinds,
     attention_layers,
     history_cells,
-    kinds_of,
     routes,
     stride_shares,
 )
-from hopscotch.report.pictures import HISTORY_COLOURS, HISTORY_WORDS, stride_colours
-from hopscotch.report.traces import Evaluation
+from hopscotch.report.paint import HISTORY_COLOURS, HISTORY_WORDS, stride_colours
+from hopscotch.report.run_folder import RunFolder
 from hopscotch.types import SkipTrace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+# Okabe and Ito's colours, which stay apart for every kind of colour blindness; the first two are those of paint.py.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#F0E442")
+BLUE, ORANGE = COLOURS[:2]
+INK, GREY, GRID = "#282828", "#999999", "#e5e5e5"
+DOTS_PER_INCH = 150
+SMALL = (3.5, 2.6)  # inches: three stand side by side on a screen, one on a telephone
 MAX_CLIPS = 40  # rows that can still be told apart
 MAX_PATTERNS = 8
-DOTS_PER_INCH = 150
-INK = "#282828"
+MAX_NUMBERED = 25  # classes whose counts can be read in the matrix
+MIN_SPAN = 0.05  # of an axis of accuracy: a few clips more or less are no mountain
+CURVES = (("loss", "loss"), ("acc", "accuracy"), ("compute_fraction", "compute fraction"))
+Captioned = tuple["Figure", str]
 
 
-def draw_report(run_folder: str | Path, test: Evaluation, kinds: Kinds | None = None) -> list[Path]:
+# The style.
+
+
+def new_figure(width: float = SMALL[0], height: float = SMALL[1]) -> tuple["Figure", "Axes"]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.tick_params(labelsize=9)
+    plot_style(axes)
+    return figure, axes
+
+
+def plot_style(axes: "Axes") -> None:
+    """Draw a grid behind the data and no frame."""
+    axes.grid(color=GRID)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def plain(axes: "Axes") -> None:
+    """Draw no frame and no tick marks: the colours are the picture."""
+    axes.spines[:].set_visible(False)
+    axes.tick_params(which="both", length=0, colors=INK)
+    axes.title.set_fontsize(10)
+
+
+def save(figure: "Figure", path: Path) -> None:
+    figure.savefig(path, dpi=DOTS_PER_INCH, facecolor="white")
+
+
+def rgb(colour: Sequence[int]) -> tuple[float, float, float]:
+    red, green, blue = (part / 255 for part in colour)
+    return red, green, blue
+
+
+def shortened(name: str) -> str:
+    """Fit a name beside a picture: a dollar is a dollar there, and begins no formula."""
+    return (name if len(name) <= 14 else f"{name[:13]}…").replace("$", r"\$")
+
+
+def draw_cells(
+    axes: "Axes",
+    colours: Float[np.ndarray, "row column rgb"],
+    words: Sequence[Sequence[str]],
+    *,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    font: float = 9,
+) -> None:
+    """Draw coloured cells parted by white lines, each with its word in an ink that can be read on it."""
+    axes.imshow(colours, aspect="auto")
+    for row, line in enumerate(words):
+        for column, word in enumerate(line):
+            if word:
+                ink = "white" if colours[row, column].mean() < 0.5 else INK
+                axes.text(column, row, word, ha="center", va="center", color=ink, fontsize=font)
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set_xticks(np.arange(len(columns) - 1) + 0.5, minor=True)
+    axes.set_yticks(np.arange(len(rows) - 1) + 0.5, minor=True)
+    axes.grid(False)
+    axes.grid(which="minor", color="white", linewidth=1.5)
+    plain(axes)
+
+
+def blues(shares: Float[np.ndarray, "row column"]) -> Float[np.ndarray, "row column rgb"]:
+    """White for none, dark blue for all."""
+    from matplotlib import colormaps
+
+    return colormaps["Blues"](shares)[..., :3]
+
+
+# What was skipped.
+
+
+def draw_report(run_folder: Path, test: Evaluation, skips: frozenset[str]) -> list[Path]:
     """Write `report/jump_history.png` and `report/skip_pattern.png`, those of the two that the model has."""
-    kinds = kinds_of(test.trace) if kinds is None else kinds
-    folder = Path(run_folder) / "report"
+    folder = run_folder / "report"
     folder.mkdir(parents=True, exist_ok=True)
     figures = {}
-    if kinds.jumps:
+    if "layers" in skips:
         figures["jump_history.png"] = draw_histories(test.trace)
-    if kinds.strides:
+    if "strides" in skips:
         figures["skip_pattern.png"] = draw_patterns(test.trace)
     for name, figure in figures.items():
-        figure.savefig(folder / name, dpi=DOTS_PER_INCH, facecolor="white")
+        save(figure, folder / name)
     return [folder / name for name in figures]
 
 
@@ -54,10 +140,9 @@ def clips_by_compute(trace: SkipTrace, num_clips: int) -> Int[np.ndarray, " row"
 
 
 def draw_histories(trace: SkipTrace) -> "Figure":
-    """Clip by layer, coloured by what happened, beside what each clip cost; above it the share that ran each layer."""
+    """Draw clip by layer, coloured by what happened, with what each clip cost and the share that ran each layer."""
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
 
     rows = clips_by_compute(trace, MAX_CLIPS)
     cells = history_cells(trace)[rows]
@@ -69,9 +154,9 @@ def draw_histories(trace: SkipTrace) -> "Figure":
     (above, corner), (matrix, bars) = grid
     corner.set_axis_off()
 
-    colours = [rgb(HISTORY_COLOURS[kind]) for kind in (RAN, JUMPED_OVER, LANDED)]
     edges = np.arange(depth + 1) - 0.5, np.arange(num_rows + 1) - 0.5
-    matrix.pcolormesh(*edges, cells, cmap=ListedColormap(colours), vmin=0, vmax=2, edgecolors="white", linewidth=1.2)
+    colours = ListedColormap(list(map(tuple, history_colours())))
+    matrix.pcolormesh(*edges, cells, cmap=colours, vmin=0, vmax=2, edgecolors="white", linewidth=1.2)
     clips, layers = np.nonzero(cells == LANDED)
     matrix.plot(layers, clips, ">", color="white", markersize=3.5, linestyle="none")  # a shape beside the colour
     matrix.set(xlabel="layer", ylabel=f"{num_rows} of {len(trace.visited)} test clips, cheapest first", yticks=[])
@@ -79,7 +164,7 @@ def draw_histories(trace: SkipTrace) -> "Figure":
     matrix.invert_yaxis()
 
     share = trace.visited.double().mean(dim=0).numpy()
-    above.bar(range(depth), share, color=colours[RAN], width=0.92)
+    above.bar(range(depth), share, color=BLUE, width=0.92)
     for layer, value in enumerate(share):
         above.text(layer, value + 0.05, f"{value:.0%}", ha="center", va="bottom", fontsize=8, color=INK)
     above.set(ylim=(0, 1.45), yticks=[], ylabel="ran it")
@@ -87,71 +172,163 @@ def draw_histories(trace: SkipTrace) -> "Figure":
     bars.set(xlim=(0, 1), xlabel="compute fraction")
     for axes in (above, matrix, bars):
         plain(axes)
-    words = [Patch(facecolor=colours[kind], label=HISTORY_WORDS[kind]) for kind in (RAN, LANDED, JUMPED_OVER)]
-    figure.legend(handles=words, loc="outside upper center", ncols=3, frameon=False, title="What each clip did")
+    history_legend(figure, title="What each clip did")
     return figure
 
 
+def history_colours() -> Float[np.ndarray, "kind rgb"]:
+    """By what happened at a layer: RAN, JUMPED_OVER, LANDED."""
+    return np.array([rgb(HISTORY_COLOURS[kind]) for kind in (RAN, JUMPED_OVER, LANDED)])
+
+
+def history_legend(figure: "Figure", **options: object) -> None:
+    from matplotlib.patches import Patch
+
+    order = (RAN, LANDED, JUMPED_OVER)
+    words = [Patch(facecolor=rgb(HISTORY_COLOURS[kind]), label=HISTORY_WORDS[kind]) for kind in order]
+    figure.legend(handles=words, loc="outside upper center", ncols=3, frameon=False, **options)
+
+
 def draw_patterns(trace: SkipTrace) -> "Figure":
-    """Left the share of clips by layer and stride; right the patterns most used, layer by layer."""
+    """Draw the share of clips by layer and stride, and beside it the patterns most used, layer by layer."""
     from matplotlib.figure import Figure
 
     layers = attention_layers(trace)
-    shares = stride_shares(trace)[layers]
+    strides = trace.strides[:, layers].numpy()
+    shares = stride_shares(strides)
     first = 0 if shares[:, 0].any() else 1
-    words = ["none", *map(str, range(1, shares.shape[1]))]
-    depth = len(layers)
-    patterns, counts = np.unique(trace.strides[:, layers].numpy(), axis=0, return_counts=True)
+    patterns, counts = np.unique(strides, axis=0, return_counts=True)
     top = np.argsort(-counts, kind="stable")[:MAX_PATTERNS]
-    height = 1.4 + 0.36 * max(depth, len(top))
-    figure = Figure(figsize=(8.0, height), layout="constrained")
+    figure = Figure(figsize=(8.0, 1.4 + 0.36 * max(len(layers), len(top))), layout="constrained")
     left, right = figure.subplots(1, 2)
-
-    columns = range(first, shares.shape[1])
-    left.imshow(shares[:, first:], cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for layer in range(depth):
-        for place, stride in enumerate(columns):
-            value = shares[layer, stride]
-            word = "·" if value == 0 else f"{value:.0%}"
-            left.text(place, layer, word, ha="center", va="center", color="white" if value > 0.6 else INK, fontsize=9)
-    left.set_xticks(range(len(columns)), [words[stride] for stride in columns])
-    left.set_yticks(range(depth), list(map(str, layers)))
+    names = [str(layer) for layer in layers]
+    words = [["·" if share == 0 else f"{share:.0%}" for share in line[first:]] for line in shares]
+    columns = ["none", *map(str, range(1, shares.shape[1]))][first:]
+    draw_cells(left, blues(shares[:, first:]), words, rows=names, columns=columns)
     left.set(xlabel="stride", ylabel="layer", title="Share of test clips by stride")
-
-    colours = stride_colours(shares.shape[1] - 1)
-    right.imshow(colours[patterns[top]], aspect="auto")
-    for row, number in enumerate(top):
-        for layer, stride in enumerate(patterns[number]):
-            ink = "white" if colours[stride].mean() < 120 else INK
-            right.text(layer, row, stride or "", ha="center", va="center", color=ink, fontsize=9)
-    right.set_xticks(range(depth), list(map(str, layers)))
-    right.set_yticks(range(len(top)), [f"{share:.0%}" for share in counts[top] / counts.sum()])
+    draw_strides(right, patterns[top], counts[top] / counts.sum(), names)
     covered = counts[top].sum() / counts.sum()
     title = f"The {len(top)} commonest of {len(counts)} patterns ({covered:.0%})"
     title = f"All {len(counts)} patterns in use" if len(top) == len(counts) else title
     right.set(xlabel="layer", ylabel="share of test clips", title=title)
-    for axes in (left, right):
-        plain(axes)
-        grid_lines(axes)
     return figure
 
 
-def rgb(colour: Sequence[int]) -> tuple[float, float, float]:
-    red, green, blue = (part / 255 for part in colour)
-    return red, green, blue
+def draw_strides(
+    axes: "Axes",
+    strides: Int[np.ndarray, "route depth"],
+    shares: Sequence[float] | Float[np.ndarray, " route"],
+    layers: Sequence[str],
+    cells: UInt8[np.ndarray, "route depth"] | None = None,
+) -> None:
+    """Draw a row per route, strides written in: coloured by them or, with `cells`, by what happened."""
+    colours = stride_colours(int(strides.max()))[strides] / 255 if cells is None else history_colours()[cells]
+    words = [[str(stride) if stride else "" for stride in line] for line in strides.tolist()]
+    draw_cells(axes, colours, words, rows=[f"{share:.0%}" for share in shares], columns=layers)
 
 
-def plain(axes: "Axes") -> None:
-    """No frame and no tick marks: the colours are the picture."""
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0, colors=INK)
-    axes.title.set_fontsize(10)
+def draw_routes(found: Sequence[Route], num_clips: int) -> list[Captioned]:
+    """Draw the layers and strides of each route."""
+    rows = [route.group.rows[0] for route in found]
+    cells, strides = cells_of(rows), strides_of(rows)
+    jumps = bool((cells != RAN).any())
+    num, depth = cells.shape
+    figure, axes = new_figure(width=max(SMALL[0], 1.1 + 0.24 * depth), height=1.3 + 0.28 * num)
+    shares = [len(route.group.rows) / num_clips for route in found]
+    draw_strides(axes, strides, shares, [str(layer) for layer in range(depth)], cells if jumps else None)
+    axes.set(xlabel="layer", ylabel="share")
+    if jumps:
+        history_legend(figure, fontsize=8)
+    caption = "The commonest routes, a row each" + ("; figures are strides" if strides.any() else "")
+    return [(figure, caption)]
 
 
-def grid_lines(axes: "Axes") -> None:
-    """White lines between the cells of an image."""
-    axes.set_xticks(np.arange(*np.round(axes.get_xlim())) + 0.5, minor=True)
-    bottom, top = sorted(axes.get_ylim())
-    axes.set_yticks(np.arange(bottom, top + 1), minor=True)
-    axes.grid(which="minor", color="white", linewidth=1.5)
-    axes.tick_params(which="minor", length=0)
+# How it learned, and how good it is.
+
+
+def draw_learning(run: RunFolder) -> list[Captioned]:
+    """Draw loss, accuracy and compute fraction over optimizer steps, those that were logged."""
+    target = (run.summary.get("compute") or {}).get("target")
+    drawn = []
+    for tag, words in CURVES:
+        curves = {split: run.curve(f"{split}/{tag}") for split in ("train", "val")}
+        if not any(curves.values()):
+            continue
+        figure, axes = new_figure()
+        for (split, points), colour in zip(curves.items(), (ORANGE, BLUE), strict=True):
+            mark = "o" if len(points) < 3 else ""  # a line needs two points to be seen
+            style = {"color": colour, "linewidth": 1.4, "label": split, "marker": mark, "markersize": 3}
+            axes.plot(list(points), list(points.values()), **style)
+        if tag == "compute_fraction" and target is not None:
+            axes.axhline(target, color=INK, linewidth=0.8, linestyle="--", label="target")
+        if run.kept is not None:
+            axes.axvline(run.kept.step, color=GREY, linewidth=0.8, linestyle=":", label="kept")
+        axes.locator_params(axis="x", integer=True)
+        axes.set(xlabel="step", ylabel=words)
+        axes.legend(frameon=False, fontsize=8)
+        drawn.append((figure, f"{words.capitalize()} over optimizer steps"))
+    return drawn
+
+
+def draw_groups(groups: Sequence[Group], words: str) -> list[Captioned]:
+    """Draw accuracy and compute of each group, with 95 % intervals, groups from above."""
+    kinds: tuple[tuple[str, str, Callable[[Group], float], Callable[[Group], tuple[float, float]]], ...] = (
+        ("accuracy", BLUE, lambda group: group.accuracy, lambda group: group.accuracy_interval),
+        ("compute fraction", ORANGE, lambda group: group.compute, lambda group: group.compute_interval),
+    )
+    drawn = []
+    for name, colour, value, interval in kinds:
+        figure, axes = new_figure(height=0.9 + 0.24 * len(groups))
+        places = np.arange(len(groups))
+        low, high = np.array([interval(group) for group in groups]).T
+        axes.hlines(places, low, high, color=colour, linewidth=2.5, alpha=0.35)
+        axes.plot([value(group) for group in groups], places, "o", color=colour, markersize=5)
+        axes.set_yticks(places, [shortened(group.name) for group in groups])
+        axes.locator_params(axis="x", nbins=4)
+        axes.set(xlabel=name, ylim=(len(groups) - 0.5, -0.5))
+        drawn.append((figure, f"{name.capitalize()} by {words}, with 95 % intervals"))
+    return drawn
+
+
+def draw_confusion(counts: Int[np.ndarray, "label prediction"], classes: Sequence[str]) -> list[Captioned]:
+    """Draw clips by what they are and what they were taken for, shaded by the share of their row."""
+    is_numbered = len(classes) <= MAX_NUMBERED
+    cell = 0.4 if is_numbered else 0.18  # inches
+    figure, axes = new_figure(width=1.6 + cell * len(classes), height=1.4 + cell * len(classes))
+    words = [[str(count) if count and is_numbered else "" for count in line] for line in counts.tolist()]
+    names, shares = [shortened(name) for name in classes], counts / counts.sum(axis=1, keepdims=True).clip(min=1)
+    draw_cells(axes, blues(shares), words, rows=names, columns=names, font=8)
+    axes.tick_params(labelsize=9 if is_numbered else 6)
+    axes.tick_params(axis="x", rotation=90)
+    axes.set(xlabel="taken for", ylabel="is")
+    return [(figure, "Test clips by what they are and what they were taken for, shaded by the share of their row")]
+
+
+def draw_budgets(curves: Mapping[str, Sequence[tuple[float, float]]]) -> "Figure":
+    """Draw (compute fraction, accuracy) at several budgets, a line for each name, such as a level of noise."""
+    figure, axes = new_figure(5.0, 3.6)
+    for number, (name, points) in enumerate(curves.items()):
+        fractions, accuracies = zip(*sorted(points), strict=True)
+        axes.plot(fractions, accuracies, marker="o", color=COLOURS[number % len(COLOURS)], label=name)
+    axes.set(xlabel="fraction of the dense compute, test clips", ylabel="test accuracy")
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, high - MIN_SPAN), high)
+    if len(curves) > 1:
+        figure.legend(loc="outside right upper", frameon=False)
+    return figure
+
+
+def draw_noise(names: Sequence[str], accuracies: Sequence[float], fractions: Sequence[float]) -> "Figure":
+    """Draw accuracy, and below it the compute, condition by condition."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(max(4.5, 1.5 + 0.7 * len(names)), 4.2), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    kinds = (above, accuracies, "accuracy", BLUE), (below, fractions, "compute fraction", ORANGE)
+    for axes, values, word, colour in kinds:
+        axes.plot(range(len(names)), values, marker="o", color=colour)
+        axes.set_ylabel(word)
+        plot_style(axes)
+    below.set_xticks(range(len(names)), list(names))
+    below.set_xlabel("level of the clip against the noise")
+    return figure

@@ -1,15 +1,22 @@
-"""Say what is wrong with a run before someone believes its numbers."""
+"""Say what is wrong with a run before someone believes its numbers.
+
+Each rule stands here once. It is asked at the end of a run, of the evaluation of its test clips, and before that of
+what the last validation logged.
+"""
+
+from collections.abc import Mapping
 
 import numpy as np
 
-from hopscotch.report.numbers import layer_means, route_shares
-from hopscotch.report.traces import Evaluation
+from hopscotch.report.collect import Evaluation
+from hopscotch.report.decisions import COMMON_ROUTE, RouteUse, layer_means, route_use
+from hopscotch.report.run_folder import RunFolder
 
-COMMON_ROUTE = 0.1  # share of the clips that makes a route count as in use
 BUDGET_TOLERANCE = 0.1  # of the reachable range [floor, 1]
 MIN_BUDGET_TOLERANCE = 0.02  # of the dense model, where that range is narrow
 STUCK_GATE = 0.01  # an open rate this near to 0 or 1 decides nothing
 OVERFIT_GAP = 0.1  # accuracy on training clips minus that on test clips
+OPEN_RATE = "gate/open_rate/layer_"
 
 
 def find_warnings(
@@ -21,7 +28,7 @@ def find_warnings(
     train_accuracy: float | None = None,
     validated: bool = True,
 ) -> list[str]:
-    """Warnings in words, for the summary of a run: `decides` says whether the model has any decision to take.
+    """Check a run at its end: `decides` says whether the model has any decision to take.
 
     `validated`: whether the weights that were tested ever met their budget, which happens before every validation.
     """
@@ -32,27 +39,64 @@ def find_warnings(
             "came. See trainer.limit_val_batches and check_val_every_n_epoch."
         )
     if decides:
-        warnings += constant_policy(test)
+        warnings += constant_policy(route_use(test.trace), "test")
     if decides and validated and target is not None:
-        warnings += missed_budget(test, target, floor)
-    return warnings + stuck_gates(test) + overfitting(test, train_accuracy)
+        warnings += missed_budget(test.compute_fraction, target, floor)
+    rates = enumerate(layer_means(test.trace)["gate/open_rate"].tolist())
+    return warnings + stuck_gates(dict(rates)) + overfitting(train_accuracy, test.accuracy, "test")
 
 
-def constant_policy(test: Evaluation) -> list[str]:
-    shares = route_shares(test.trace)
-    num_common = int((shares >= COMMON_ROUTE).sum())
-    if num_common >= 2:
+def warnings_so_far(run: RunFolder) -> list[str]:
+    """Check a run that came to no test, by what its last validation logged."""
+    if not run.epochs:
         return []
-    kind = "constant policy" if shares[0] > 0.5 else "scattered rather than constant policy"
-    in_use = "1 is" if len(shares) == 1 else f"{len(shares)} are"
+    row = run.epochs[-1]
+    warnings = []
+    if all(f"policy/{name}" in row for name in RouteUse._fields):
+        use = RouteUse(**{name: row[f"policy/{name}"] for name in RouteUse._fields})
+        warnings += constant_policy(use, "validation")
+    rates = {int(tag.removeprefix(OPEN_RATE)): rate for tag, rate in sorted(row.items()) if tag.startswith(OPEN_RATE)}
+    if "val/acc" in row:
+        warnings += overfitting(row.get("train/acc"), row["val/acc"], "validation")
+    return [f"so far: {warning}" for warning in [*warnings, *stuck_gates(rates)]]
+
+
+def warnings_of(run: RunFolder) -> list[str]:
+    """Warnings stored in summary.json, plus those derived from clips.csv and metrics.jsonl."""
+    found = [str(warning) for warning in run.summary.get("warnings") or []]
+    if run.summary.get("error"):
+        found.insert(0, f"{run.status}: {run.summary['error']}")
+    if not run.summary.get("test"):
+        found += warnings_so_far(run)
+    if run.clips:
+        shown, named = {row.label for row in run.clips}, {row.prediction for row in run.clips}
+        if unheard := [name for name in run.classes if name not in shown]:
+            found.append(f"classes without test clips, of which nothing is known: {', '.join(unheard)}.")
+        if never := [name for name in run.classes if name in shown - named]:
+            found.append(f"classes that no test clip was taken for: {', '.join(never)}.")
+    for name, why in (run.data.get("skipped") or {}).items():
+        found.append(f"clip left out: {name}: {why}")
+    planned = (run.data.get("clips") or {}).get("test")
+    if run.clips and planned and len(run.clips) != planned:
+        found.append(f"{len(run.clips)} of {planned} test clips were judged.")
+    return found
+
+
+# The rules. `clips` names the split that was looked at.
+
+
+def constant_policy(use: RouteUse, clips: str) -> list[str]:
+    if use.common_routes >= 2:
+        return []
+    in_use = f"{use.routes:.0f} {'route' if use.routes == 1 else 'routes'} in use, the most common one by "
+    kind = "constant policy" if use.top_route > 0.5 else "no dominant route"
     return [
-        f"{kind}: fewer than two routes are each taken by {COMMON_ROUTE:.0%} of the test clips; "
-        f"{in_use} in use, the commonest by {shares[0]:.0%}. Try another compute.target, or train longer."
+        f"{kind}: {in_use}{use.top_route:.0%} of the {clips} clips, fewer than two by {COMMON_ROUTE:.0%} or more. "
+        "Try another compute.target, or train longer."
     ]
 
 
-def missed_budget(test: Evaluation, target: float, floor: float) -> list[str]:
-    fraction = test.compute_fraction
+def missed_budget(fraction: float, target: float, floor: float) -> list[str]:
     tolerance = max(BUDGET_TOLERANCE * (1.0 - floor), MIN_BUDGET_TOLERANCE)
     if abs(fraction - target) <= tolerance:
         return []
@@ -64,9 +108,10 @@ def missed_budget(test: Evaluation, target: float, floor: float) -> list[str]:
     ]
 
 
-def stuck_gates(test: Evaluation) -> list[str]:
+def stuck_gates(rates: Mapping[int, float]) -> list[str]:
+    """`rates`: layer -> share of the tokens that its gate opens, NaN without a gate."""
     warnings = []
-    for layer, rate in enumerate(layer_means(test.trace)["gate/open_rate"]):
+    for layer, rate in rates.items():
         if np.isnan(rate) or STUCK_GATE <= rate <= 1.0 - STUCK_GATE:
             continue
         what = "dead gate: it opens for" if rate < 0.5 else "saturated gate: it is open for"
@@ -74,10 +119,11 @@ def stuck_gates(test: Evaluation) -> list[str]:
     return warnings
 
 
-def overfitting(test: Evaluation, train_accuracy: float | None) -> list[str]:
-    if train_accuracy is None or train_accuracy - test.accuracy <= OVERFIT_GAP:
+def overfitting(train: float | None, held_out: float, clips: str) -> list[str]:
+    """Compare accuracies on training clips and on clips that were not trained on."""
+    if train is None or train - held_out <= OVERFIT_GAP:
         return []
     return [
-        f"over-fitting: accuracy is {train_accuracy:.3f} on training clips and {test.accuracy:.3f} on test clips. "
+        f"over-fitting: accuracy is {train:.3f} on training clips and {held_out:.3f} on {clips} clips. "
         "More data, augment=speakers or a smaller size help."
     ]

@@ -1,20 +1,18 @@
-"""How good the answers are: accuracy, macro F1, top-k, calibration, class by class, and who is taken for whom."""
+"""Judge the answers: accuracy, macro F1, top-k, calibration, class by class, and who is taken for whom."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import torch
-from jaxtyping import Float, Int
-from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
+import numpy as np
+from jaxtyping import Int
 from torchmetrics.functional.classification import (
     multiclass_accuracy,
     multiclass_calibration_error,
-    multiclass_confusion_matrix,
     multiclass_f1_score,
 )
 
-from hopscotch.report.traces import Evaluation, TraceCollector
+from hopscotch.report.collect import Evaluation
+from hopscotch.report.statistics import confusion
 
 TOP_K = (2, 3, 5)  # where there are more classes than that
 NUM_BINS = 15  # of confidence, equally wide
@@ -43,67 +41,54 @@ class Metrics(NamedTuple):
     confusion: list[list[int]]  # [label][prediction]
 
 
-class ScoreCollector(TraceCollector):
-    """Keeps the scores of all classes, too: `logits`, in the order of the split."""
-
-    logits: Float[Tensor, "clip classes"]
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        order = torch.cat([indices for indices, _, _ in self.buffer.steps]).cpu().argsort(stable=True)
-        self.logits = torch.cat([step.output.logits for _, _, step in self.buffer.steps]).float().cpu()[order]
-        super().on_test_epoch_end(trainer, pl_module)
-
-
-def measure(evaluation: Evaluation, logits: Float[Tensor, "clip classes"], classes: Sequence[str]) -> Metrics:
-    labels, num_classes = evaluation.labels, len(classes)
-    confusion = multiclass_confusion_matrix(logits, labels, num_classes)
+def measure(evaluation: Evaluation, classes: Sequence[str]) -> Metrics:
+    """Judge an evaluation; torchmetrics counts all but the confusions."""
+    labels, logits, num_classes = evaluation.labels, evaluation.logits, len(classes)
+    counts = confusion(labels.numpy(), evaluation.predictions.numpy(), num_classes)
     return Metrics(
-        acc=among_best(logits, labels, 1),
-        f1=macro_f1(evaluation, num_classes),
-        top_k={k: among_best(logits, labels, k) for k in TOP_K if k < num_classes},
+        acc=among_best(evaluation, 1),
+        f1=macro_f1(evaluation),
+        top_k={k: among_best(evaluation, k) for k in TOP_K if k < num_classes},
         calibration_error=multiclass_calibration_error(
             logits.softmax(dim=-1), labels, num_classes, n_bins=NUM_BINS
         ).item(),
-        per_class=class_rows(evaluation, confusion, classes),
-        confusion=confusion.tolist(),
+        per_class=[class_row(evaluation, counts, classes, label) for label in range(num_classes)],
+        confusion=counts.tolist(),
     )
 
 
-def among_best(logits: Float[Tensor, "clip classes"], labels: Int[Tensor, " clip"], k: int) -> float:
+def among_best(evaluation: Evaluation, k: int) -> float:
     """Share of the clips whose label is among the k classes with the highest scores."""
-    return multiclass_accuracy(logits, labels, logits.shape[1], average="micro", top_k=k).item()
+    logits = evaluation.logits
+    return multiclass_accuracy(logits, evaluation.labels, logits.shape[1], average="micro", top_k=k).item()
 
 
-def macro_f1(evaluation: Evaluation, num_classes: int) -> float:
+def macro_f1(evaluation: Evaluation) -> float:
+    """Mean F1 over the classes that were shown or named."""
+    num_classes = evaluation.logits.shape[1]
     return multiclass_f1_score(evaluation.predictions, evaluation.labels, num_classes, average="macro").item()
 
 
-def class_rows(
-    evaluation: Evaluation, confusion: Int[Tensor, "label prediction"], classes: Sequence[str]
-) -> list[ClassRow]:
-    rows = []
-    for label, name in enumerate(classes):
-        of_class = evaluation.labels == label
-        macs, dense_macs = evaluation.trace.macs[of_class], evaluation.trace.dense_macs[of_class]
-        shown, named, right = (
-            int(n) for n in (confusion[label].sum(), confusion[:, label].sum(), confusion[label, label])
-        )
-        wrong = confusion[label].clone()
-        wrong[label] = 0
-        rows.append(
-            ClassRow(
-                label=name,
-                clips=shown,
-                acc=share(right, shown),
-                precision=share(right, named),
-                f1=share(2 * right, shown + named),
-                taken_for=classes[int(wrong.argmax())] if wrong.any() else "",
-                confidence=share(evaluation.confidences[of_class].double().sum().item(), shown),
-                compute=share(int(macs.sum()), int(dense_macs.sum())),
-                macs=share(int(macs.sum()), shown),
-            )
-        )
-    return rows
+def class_row(
+    evaluation: Evaluation, counts: Int[np.ndarray, "label prediction"], classes: Sequence[str], label: int
+) -> ClassRow:
+    """Say what became of the clips of one class."""
+    of_class = evaluation.labels == label
+    macs, dense_macs = evaluation.trace.macs[of_class], evaluation.trace.dense_macs[of_class]
+    shown, named, right = int(counts[label].sum()), int(counts[:, label].sum()), int(counts[label, label])
+    wrong = counts[label].copy()
+    wrong[label] = 0
+    return ClassRow(
+        label=classes[label],
+        clips=shown,
+        acc=share(right, shown),
+        precision=share(right, named),
+        f1=share(2 * right, shown + named),
+        taken_for=classes[int(wrong.argmax())] if wrong.any() else "",
+        confidence=share(evaluation.confidences[of_class].double().sum().item(), shown),
+        compute=share(int(macs.sum()), int(dense_macs.sum())),
+        macs=share(int(macs.sum()), shown),
+    )
 
 
 def share(part: float, whole: float) -> float | None:

@@ -5,7 +5,7 @@ what it logged. Three things a reader should know:
 
 - JSON has no NaN: a number that is not finite is written as null, and the first one of each tag warns.
 - A resumed run appends: steps between its checkpoint and the kill stand there twice, and the later line is true.
-- A kill may leave half a line. The next writer starts a new line after it, and `read_metrics` passes over it.
+- A kill may leave half a line. The next writer starts a new line after it, and `run_folder.read_lines` passes over it.
 """
 
 import json
@@ -18,9 +18,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from lightning.pytorch.loggers.logger import Logger
 from torch import Tensor
 
-from hopscotch import plain
-
-FILE_NAME = "metrics.jsonl"
+from hopscotch.report.run_folder import METRICS
 
 
 class MetricsLog(Logger):
@@ -28,7 +26,7 @@ class MetricsLog(Logger):
 
     def __init__(self, save_dir: str | Path) -> None:
         super().__init__()
-        self.path = Path(save_dir) / FILE_NAME
+        self.path = Path(save_dir) / METRICS
         self.is_begun = False
         self.warned: set[str] = set()
 
@@ -69,7 +67,7 @@ class MetricsLog(Logger):
             return value
         if tag not in self.warned:
             self.warned.add(tag)
-            rank_zero_warn(f"{tag} is {value}: {FILE_NAME} has null there, now and from here on without a word.")
+            rank_zero_warn(f"{tag} is {value}: {METRICS} has null there, now and from here on without a word.")
         return None
 
 
@@ -80,8 +78,3 @@ def end_half_line(path: Path) -> None:
     if written and not written.endswith(b"\n"):
         with path.open("ab") as file:
             file.write(b"\n")
-
-
-def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file in the order they were written, without the half line a kill may have left."""
-    return plain.read_json_lines(Path(path))

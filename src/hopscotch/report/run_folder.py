@@ -1,55 +1,187 @@
-"""Everything that the folder of a run says of it, read once: whatever is not there yet is missing by name."""
+"""Read the folder of a run: whatever a report, a table or a search wants to know of a run comes from here.
 
+A file is read when it is first asked for, so that a table of hundreds of runs reads nothing but their summaries.
+A run that goes on, was stopped or has failed has fewer files: they are empty here, and missing by name.
+"""
+
+import csv
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from hopscotch import plain
-from hopscotch.report.clip_table import FILE as CLIPS_FILE
-from hopscotch.report.clip_table import ClipRow, read_clips
-from hopscotch.report.jobs import read_overrides
-from hopscotch.report.metrics_log import FILE_NAME as METRICS_FILE
-from hopscotch.report.metrics_log import read_metrics
-from hopscotch.report.summary import FILE_NAME as SUMMARY_FILE
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-CONFIG_FILE = "config.yaml"
-MISSING = {  # file -> what a reader will look for in vain
-    SUMMARY_FILE: "the run is still going, or was ended before it could sum up",
-    METRICS_FILE: "nothing is logged yet: no learning curves",
-    f"report/{CLIPS_FILE}": "no test clips yet: nothing on classes, routes and single clips",
+if TYPE_CHECKING:
+    from hopscotch.report.clips import ClipRow  # and with it torch
+
+CONFIG = "config.yaml"
+OVERRIDES = "overrides.yaml"
+SUMMARY = "summary.json"
+METRICS = "metrics.jsonl"
+CLIPS = "clips.csv"  # in report/ of the test, in an evaluation's folder of that
+EVALUATION = Path("report") / "evaluation"  # of the latest evaluation without a folder of its own
+EVALUATION_METRICS = "metrics.json"
+BEST = Path("checkpoints") / "best.ckpt"
+WHY_MISSING = {  # file -> what its absence means
+    SUMMARY: "the run is still going, or was ended before it could sum up",
+    METRICS: "nothing is logged yet: no learning curves",
+    f"report/{CLIPS}": "no test clips yet: nothing on classes, routes and single clips",
 }
+Lines = Sequence[Mapping[str, Any]]
 Content = TypeVar("Content")
 
 
-@dataclass(frozen=True)
+# The only readers of files that may come from a stranger.
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read an object; nothing where there is no file."""
+    return _read(path, lambda: json.loads(path.read_text(encoding="utf-8")), {})
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read one JSON object a line, in the order they were written; a line that a kill cut short is passed over."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return found
+
+
+def read_yaml(path: Path, nothing: Content) -> Content:
+    """Read plain data: what `${...}` refers to is not looked up."""
+    return _read(path, lambda: OmegaConf.to_container(OmegaConf.load(path), resolve=False), nothing)  # pyright: ignore[reportReturnType]
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Read a row by its heads."""
+
+    def read() -> list[dict[str, str]]:
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    return _read(path, read, [])
+
+
+def _read(path: Path, reader: Callable[[], Content], nothing: Content) -> Content:
+    if not path.is_file():
+        return nothing
+    try:
+        return reader()
+    except (KeyError, TypeError, ValueError, OmegaConfBaseException, YAMLError) as error:  # what broken files raise
+        words = " ".join(str(error).split())
+        raise ValueError(
+            f"{path} must be as a run of this version writes it, got {type(error).__name__}: {words}"
+        ) from None
+
+
+class Kept(NamedTuple):
+    """The validation whose weights a run keeps, as its checkpoint callback chose it."""
+
+    epoch: int  # from 0
+    step: int  # optimizer steps done
+    monitor: str  # the metric that it was chosen by
+    value: float
+
+
 class RunFolder:
-    path: Path
-    config: Mapping[str, Any]
-    overrides: Sequence[str]
-    summary: Mapping[str, Any]  # empty until there is one
-    metrics: Sequence[Mapping[str, Any]]  # lines of metrics.jsonl
-    clips: Sequence[ClipRow]  # of the test
-    adaptation: Mapping[str, Any]
-    budgets: Sequence[Mapping[str, str]]
-    started: str  # date and time
+    """Everything that the folder of a run says of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        return read_yaml(self.path / CONFIG, {})
+
+    @cached_property
+    def overrides(self) -> list[str]:
+        """What was typed, word by word."""
+        return [str(word) for word in read_yaml(self.path / OVERRIDES, [])]
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        return read_json(self.path / SUMMARY)
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        return read_lines(self.path / METRICS)
+
+    @cached_property
+    def clips(self) -> "list[ClipRow]":
+        """Rows of the test clips."""
+        from hopscotch.report.clips import parse_row
+
+        path = self.path / "report" / CLIPS
+        return _read(path, lambda: [parse_row(row) for row in read_csv(path)], [])
+
+    @cached_property
+    def decision_value(self) -> dict[str, Any]:
+        """What `callbacks=decision_value` measured."""
+        return read_json(self.path / "report" / "decision_value.json")
+
+    @cached_property
+    def budgets(self) -> list[dict[str, str]]:
+        """What scripts/evaluate.py measured under other budgets."""
+        return read_csv(self.path / "report" / "budgets.csv")
 
     @property
     def status(self) -> str:
         return str(self.summary.get("status", "no summary"))
 
     @property
+    def data(self) -> Mapping[str, Any]:
+        """What the summary says of the data: fingerprint, classes, clips and seconds by split."""
+        return self.summary.get("data") or {}
+
+    @property
+    def started(self) -> str:
+        """Date and time."""
+        began = datetime.fromtimestamp((self.path / CONFIG).stat().st_mtime).astimezone()
+        return str(self.summary.get("started", began.isoformat(timespec="seconds")))
+
+    @property
+    def kept(self) -> Kept | None:
+        """None where no checkpoint was kept, or an older version kept it without saying which."""
+        found = self.summary.get("kept")
+        return Kept(**{name: found[name] for name in Kept._fields}) if found else None
+
+    @property
     def classes(self) -> list[str]:
-        """As the data have them; else those that the clips show."""
-        known = (self.summary.get("data") or {}).get("classes")
+        """Names in the order of the data; without a summary those that the clips show."""
+        known = self.data.get("classes")
         return list(known or dict.fromkeys([row.label for row in self.clips] + [row.prediction for row in self.clips]))
 
     @property
     def missing(self) -> list[str]:
-        """What is not there, in words."""
-        there = {SUMMARY_FILE: self.summary, METRICS_FILE: self.metrics, f"report/{CLIPS_FILE}": self.clips}
-        return [f"{name} is missing: {words}." for name, words in MISSING.items() if not there[name]]
+        """One sentence for each file that is not there."""
+        there = {SUMMARY: self.summary, METRICS: self.metrics, f"report/{CLIPS}": self.clips}
+        return [f"{name} is missing: {words}." for name, words in WHY_MISSING.items() if not there[name]]
+
+    @property
+    def epochs(self) -> list[dict[str, Any]]:
+        """The last value of every tag in every epoch with a validation, with its `step` and `epoch`."""
+        found: dict[int, dict[str, Any]] = {}
+        for line in self.metrics:
+            if line.get("epoch") is not None and not any(tag.startswith("test/") for tag in line):
+                known = {tag: value for tag, value in line.items() if value is not None}
+                found.setdefault(line["epoch"], {}).update(known)
+        return [found[epoch] for epoch in sorted(found) if any(tag.startswith("val/") for tag in found[epoch])]
+
+    def curve(self, tag: str) -> dict[int, float]:
+        """Step -> value. Where a resumed run logged a step again the later line is true."""
+        return {line["step"]: line[tag] for line in self.metrics if line.get(tag) is not None}
+
+    def last(self, tag: str) -> float | None:
+        """The latest value of a tag."""
+        return next((line[tag] for line in reversed(self.metrics) if line.get(tag) is not None), None)
 
     def picture(self, name: str) -> Path | None:
         path = self.path / "report" / name
@@ -57,37 +189,13 @@ class RunFolder:
 
 
 def config_of(run: Path) -> Path:
-    """Where a run has its configuration; a folder without is no run."""
-    if not (run / CONFIG_FILE).is_file():
-        raise ValueError(f"run must be the folder of a run, got {run}: no {CONFIG_FILE} there.")
-    return run / CONFIG_FILE
+    """Where a run has its configuration; a folder without one is refused."""
+    if not (run / CONFIG).is_file():
+        raise ValueError(f"run must be the folder of a run, got {run}: no {CONFIG} there.")
+    return run / CONFIG
 
 
 def read_run(path: Path) -> RunFolder:
-    """A run that goes on, was stopped or has failed has fewer files; one without config.yaml is none."""
-    config = config_of(path)
-    summary: dict[str, Any] = _read(path / SUMMARY_FILE, plain.read_json, {})
-    began = datetime.fromtimestamp(config.stat().st_mtime).astimezone().isoformat(timespec="seconds")
-    return RunFolder(
-        path=path,
-        config=_read(config, plain.read_config, {}),
-        overrides=_read(path / "overrides.yaml", read_overrides, []),
-        summary=summary,
-        metrics=_read(path / METRICS_FILE, read_metrics, []),
-        clips=_read(path / "report" / CLIPS_FILE, read_clips, []),
-        adaptation=_read(path / "report" / "adaptation.json", plain.read_json, {}),
-        budgets=_read(path / "report" / "budgets.csv", plain.read_csv, []),
-        started=str(summary.get("started", began)),
-    )
-
-
-def _read(path: Path, reader: Callable[[Path], Content], nothing: Content) -> Content:
-    if not path.is_file():
-        return nothing
-    try:
-        return reader(path)
-    except (KeyError, TypeError, ValueError) as error:  # what broken files raise
-        words = " ".join(str(error).split())
-        raise ValueError(
-            f"{path} must be as a run of this version writes it, got {type(error).__name__}: {words}"
-        ) from None
+    """Open the folder of a run; one without config.yaml is refused."""
+    config_of(path)
+    return RunFolder(path)

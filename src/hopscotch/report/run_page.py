@@ -1,53 +1,400 @@
-"""The story of a run as one HTML file, with pictures and sound inside."""
+"""Tell of one run in two files: `report/index.html`, a page that needs nothing but a browser, and `README.md`, a card.
 
-from collections.abc import Sequence
+`run_context` says everything once; the templates `run.html.j2` and `card.md.j2` say it in their own way.
+"""
+
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from PIL import Image
+import numpy as np
+import torch
+from hydra.errors import HydraException
+from markupsafe import Markup
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from hopscotch.report import page
-from hopscotch.report.sounds import Sounds
-from hopscotch.report.story import Code, Drawn, Facts, Folded, Heading, Part, Section, Stored, Table, Text, Warn
+from hopscotch.data.audio import AudioFileError, rate_ratio, resampler
+from hopscotch.data.datamodule import AudioDataModule
+from hopscotch.report import figures
+from hopscotch.report.clips import (
+    Group,
+    by_class,
+    by_cost,
+    by_duration,
+    by_loudness,
+    cells_of,
+    clip_table,
+    confusions,
+    decision_words,
+    open_rates_of,
+    routes_of,
+    strides_of,
+    surely_wrong,
+)
+from hopscotch.report.decisions import RAN, layers_of, skips_seen
+from hopscotch.report.findings import warnings_of
+from hopscotch.report.page import render_html, render_markdown, sound
+from hopscotch.report.run_folder import BEST, RunFolder
+from hopscotch.report.statistics import confusion, wilson
+from hopscotch.report.text import Table, interval, number
+from hopscotch.system import PROJECT_ROOT
+
+PAGE = Path("report") / "index.html"
+CARD = "README.md"
+NUM_CLIPS = 10  # in each list of single clips
+NUM_ROUTES = 12
+NUM_CONFUSIONS = 10
+MAX_CLASSES = 40  # that a picture has room for; a table shows the least accurate of more
+MAX_SECONDS = 2.0  # of a clip that can be heard, from its beginning
+MAX_RATE = 16_000  # Hz; 30 clips of 2 s take 2.6 MB of the page at this rate
+STORED = {
+    "jump_history.png": "What test clips did at each layer, from the cheapest clip to the costliest",
+    "skip_pattern.png": "Strides by layer: the share of the test clips, and the patterns most used",
+}
+LOUDNESS = "Root mean square of the whole clip against full scale: 0 dB is as loud as a file can be."
 
 
-def render_page(title: str, top: Sequence[Part], sections: Sequence[Section], sounds: Sounds | None) -> str:
-    """`sounds` is None where nothing can be heard."""
-    body = [render(part, sounds) for part in top]
-    body += [page.section(one.title, *(render(part, sounds) for part in one.parts)) for one in sections]
-    return page.page(title, body)
+def write_report(run: RunFolder, sounds: "Sounds | None", why_silent: str = "") -> None:
+    """Write both files; the page says `why_silent` where `sounds` is None."""
+    context = run_context(run)
+    heard = {"figures": figures, "sounds": sounds, "why_silent": why_silent if run.clips else ""}
+    (run.path / PAGE).parent.mkdir(exist_ok=True)
+    (run.path / PAGE).write_text(render_html("run.html.j2", context | heard), encoding="utf-8")
+    (run.path / CARD).write_text(render_markdown("card.md.j2", context), encoding="utf-8")
 
 
-def render(part: Part, sounds: Sounds | None) -> str:
-    match part:
-        case Text(words):
-            return page.paragraph(words)
-        case Heading(words):
-            return page.heading(words)
-        case Warn(words):
-            return page.warning(words)
-        case Code(text):
-            return page.command(text)
-        case Facts(pairs):
-            return page.facts(pairs)
-        case Folded(title, text, _):
-            return page.folded(title, page.code(text))
-        case Drawn(figures):
-            return page.side_by_side(page.picture(figure, caption) for figure, caption in figures())
-        case Stored(path, caption):
-            return page.side_by_side([stored(path, caption)])
-        case Table():
-            return render_table(part, sounds)
+def run_context(run: RunFolder) -> dict[str, Any]:
+    """Say of a run what there is to say, in the words of the templates."""
+    context = {
+        "run": run,
+        "title": f"{(run.config.get('model') or {}).get('name', 'run')}: {run.path.absolute().name}",
+        "headline": headline(run),
+        "warnings": warnings_of(run),
+        "missing": run.missing,
+        "command": command(run),
+        "training": training(run),
+        "config": OmegaConf.to_yaml(run.config),
+        "learning": learning(run),
+        "groupings": [],
+        "measured": measured(run),
+        "usage": usage(run),
+    }
+    if not run.clips:
+        return context
+    skips = skips_of_run(run)
+    rows = [[label, taken, str(count)] for (label, taken), count in confusions(run.clips)[:NUM_CONFUSIONS]]
+    return context | {
+        "groupings": groupings(run),
+        "confusion": confusion_of(run) if len(run.classes) <= MAX_CLASSES else None,
+        "confusions": Table(["is", "taken for", "clips"], rows or [["no clip was wrong", "", ""]], numbers=["clips"]),
+        "skipped": skipped(run, skips),
+        "single_clips": single_clips(run, skips),
+    }
 
 
-def stored(path: Path, caption: str) -> str:
-    """As wide as it was drawn, in inches."""
-    with Image.open(path) as picture:
-        inches = picture.width / picture.info["dpi"][0]
-    return page.image(path.read_bytes(), caption, width=round(inches * page.CSS_DOTS_PER_INCH))
+def skips_of_run(run: RunFolder) -> frozenset[str]:
+    """What the model can skip, as its summary says; of an older run, what its clips show."""
+    if "skips" in run.summary:
+        return frozenset(run.summary["skips"])
+    return skips_seen(strides_of(run.clips), cells_of(run.clips) != RAN, open_rates_of(run.clips))
 
 
-def render_table(part: Table, sounds: Sounds | None) -> str:
-    if sounds is None or not part.clips:
-        return page.table(part.head, part.rows, numbers=part.numbers)
-    rows = [[sounds.player(clip), *row] for row, clip in zip(part.rows, part.clips, strict=True)]
-    return page.table(["sound", *part.head], rows, numbers=part.numbers)
+def headline(run: RunFolder) -> list[tuple[str, str]]:
+    """(word, figure): of the test, or of the last validation where there was no test."""
+    summary, facts = run.summary, []
+    test, compute, seconds = (summary.get(key) or {} for key in ("test", "compute", "seconds"))
+    num_clips = len(run.clips) or (run.data.get("clips") or {}).get("test")
+    if "acc" in test and num_clips:
+        words = f"test accuracy, {interval(*wilson(test['acc'], num_clips))} with 95 %, {num_clips} clips"
+        facts.append((words, number(test["acc"])))
+    if compute:
+        target = f", target {compute['target']:.3f}" if "target" in compute else ""
+        facts.append((f"of the dense compute{target}", number(compute["fraction"], 3)))
+        dense = number(compute["dense_macs"] / 1e6, 2)
+        facts.append((f"million MACs a clip, {dense} when dense", number(compute["macs"] / 1e6, 2)))
+    elif run.metrics:
+        names = {"val/acc": "accuracy on validation clips", "val/compute_fraction": "of the dense compute"}
+        known = {words: run.last(tag) for tag, words in names.items()}
+        facts += [(f"{words}, so far", number(value)) for words, value in known.items() if value is not None]
+        facts.append(("optimizer steps so far", f"{max(line['step'] for line in run.metrics) + 1:,}"))
+    if summary.get("parameters"):
+        facts.append(("parameters", f"{summary['parameters']:,}"))
+    if "fit" in seconds:
+        facts.append((f"seconds of training, {seconds['total']:.0f} in all", f"{seconds['fit']:.0f}"))
+    return [*facts, ("status", run.status)]
+
+
+def command(run: RunFolder) -> str:
+    """The command that trained it, to be typed as it stands."""
+    return shlex.join(["python", "train.py", *run.overrides])
+
+
+def training(run: RunFolder) -> Table:
+    """What was trained, on which data, and how long that took."""
+    config, data = run.config, run.data
+    model, source = config.get("model") or {}, config.get("data") or {}
+    sizes = [f"{key} {model[key]}" for key in ("dim", "heads", "depth") if key in model]
+    limit = (config.get("trainer") or {}).get("max_epochs")
+    facts = {
+        "started": run.started,
+        "model": ", ".join([str(model.get("name")), *sizes]),
+        "seed": config.get("seed"),
+        "epochs": f"{run.summary.get('epochs', len(run.epochs))} of at most {limit}",
+        "data": f"{source.get('_target_', '').rpartition('.')[2]}, {source.get('root') or 'made on the spot'}",
+        "sample rate": f"{source.get('sample_rate')} Hz",
+        "data fingerprint": data.get("fingerprint"),
+        "classes": f"{len(data['classes'])}: {', '.join(data['classes'])}" if "classes" in data else None,
+    }
+    for split, count in (data.get("clips") or {}).items():
+        facts[f"{split} clips"] = f"{count}, {data['seconds'][split] / 60:.1f} minutes"
+    for name, value in (run.summary.get("seconds") or {}).items():
+        is_short = name == "test_clip"
+        facts[f"{'milliseconds' if is_short else 'seconds'} {name.replace('_', ' ')}"] = (
+            f"{1e3 * value:.2f}" if is_short else f"{value:.1f}"
+        )
+    facts["versions"] = ", ".join(f"{name} {value}" for name, value in (run.summary.get("versions") or {}).items())
+    return Table(["what", "value"], [[name, str(value)] for name, value in facts.items() if value not in (None, "")])
+
+
+def learning(run: RunFolder) -> dict[str, Any] | None:
+    """The epoch that was kept and the last one; None where nothing is logged."""
+    if not run.metrics:
+        return None
+    kept, rows = run.kept, run.epochs
+    tags = [f"{split}/{tag}" for tag in ("loss", "acc", "compute_fraction") for split in ("train", "val")]
+    tags = [tag for tag in tags if any(tag in row for row in rows)]
+    words, lines = "" if rows else "No validation yet.", []
+
+    def add(what: str, epoch: int, steps: int, row: dict[str, Any]) -> None:
+        lines.append([what, str(epoch + 1), str(steps), *(number(row.get(tag)) for tag in tags)])
+
+    if kept is not None:
+        found = next((row for row in rows if row["epoch"] == kept.epoch), None)
+        if found is None:
+            words = (
+                f"The weights that are kept come from the run that this one went on from: epoch {kept.epoch + 1}, "
+                f"{kept.monitor} {number(kept.value)}."
+            )
+        else:
+            add(f"kept: best {kept.monitor}", kept.epoch, kept.step, found | {kept.monitor: kept.value})
+    if rows:
+        add("last", rows[-1]["epoch"], rows[-1]["step"] + 1, rows[-1])
+    head = ["", "epoch", "steps", *tags]
+    return {"words": words, "table": Table(head, lines, numbers=head[1:])}
+
+
+class Grouping(NamedTuple):
+    """Test clips in groups, for a picture and a table."""
+
+    word: str
+    groups: Sequence[Group]
+    table: Table
+    note: str
+
+
+def groupings(run: RunFolder) -> list[Grouping]:
+    """Group the test clips by class, duration and loudness."""
+    classes, note = by_class(run.clips, run.classes), ""
+    if len(classes) > MAX_CLASSES:
+        note = f"The {MAX_CLASSES} least accurate of {len(classes)} classes."
+        classes = sorted(classes, key=lambda group: group.accuracy)[:MAX_CLASSES]
+    kinds = {
+        "class": (classes, note),
+        "duration": (by_duration(run.clips), ""),
+        "loudness": (by_loudness(run.clips), LOUDNESS),
+    }
+    found = []
+    for word, (groups, words) in kinds.items():
+        alike = f"All {len(run.clips)} test clips are alike in this: {groups[0].name}. " if len(groups) == 1 else ""
+        found.append(Grouping(word, groups, group_table(groups, word), alike + words))
+    return found
+
+
+def group_table(groups: Sequence[Group], word: str) -> Table:
+    """Accuracy and compute of each group."""
+    head = [word, "clips", "accuracy", "95 % interval", "compute", "95 % interval", "million MACs a clip"]
+    rows = [
+        [
+            *(group.name, str(len(group.rows))),
+            *(number(group.accuracy), interval(*group.accuracy_interval)),
+            *(number(group.compute), interval(*group.compute_interval)),
+            number(group.macs / 1e6, 2),
+        ]
+        for group in groups
+    ]
+    return Table(head, rows, numbers=head[1:])
+
+
+def confusion_of(run: RunFolder) -> np.ndarray:
+    """Count test clips by what they are and what they were taken for."""
+    places = {name: place for place, name in enumerate(run.classes)}
+    labels, predictions = ([places[getattr(row, name)] for row in run.clips] for name in ("label", "prediction"))
+    return confusion(np.array(labels), np.array(predictions), len(places))
+
+
+def skipped(run: RunFolder, skips: frozenset[str]) -> dict[str, Any]:
+    """What the test clips skipped: layer by layer, and by route."""
+    found = routes_of(run.clips)
+    layers = layers_of(cells_of(run.clips), strides_of(run.clips), open_rates_of(run.clips)).table(skips)
+    told: dict[str, Any] = {
+        "stored": [(path, words) for name, words in STORED.items() if (path := run.picture(name))],
+        "layers": layers if skips else None,
+        "routes": [],
+    }
+    if not skips & {"layers", "strides"}:
+        read = "which read the open tokens alone" if "tokens" in skips else "and attention read every position"
+        return told | {"words": f"Every test clip ran every layer, {read}."}
+    top = found[:NUM_ROUTES]
+    share = sum(len(route.group.rows) for route in top) / len(run.clips)
+    words = f"The {len(top)} most common of {len(found)} routes, taken by {share:.1%} of the test clips."
+    numbers = ["clips", "share", "accuracy", "95 % interval", "compute"]
+    rows = [
+        [
+            *decision_words(skips, route.letters, route.strides).values(),
+            str(len(route.group.rows)),
+            f"{len(route.group.rows) / len(run.clips):.1%}",
+            number(route.group.accuracy),
+            interval(*route.group.accuracy_interval),
+            number(route.group.compute),
+        ]
+        for route in top
+    ]
+    return told | {
+        "words": "All test clips take the same route." if len(found) == 1 else words,
+        "routes": top,
+        "table": Table([*decision_words(skips, "", ()), *numbers], rows, numbers=numbers),
+    }
+
+
+def single_clips(run: RunFolder, skips: frozenset[str]) -> list[tuple[str, Table | None]]:
+    """Lists of clips with their titles; a title alone where a list says nothing."""
+    ordered, wrong = by_cost(run.clips), surely_wrong(run.clips)
+    if ordered[0].compute == ordered[-1].compute:
+        found = [(f"No clip is costlier than another: each takes {ordered[0].compute:.3f} of the dense compute", None)]
+    else:
+        costliest = clip_table(ordered[::-1][:NUM_CLIPS], skips)
+        found = [("The costliest, as a share of the dense compute", costliest)]
+        found.append(("The cheapest", clip_table(ordered[:NUM_CLIPS], skips)))
+    if not wrong:
+        return [*found, ("No test clip was wrong", None)]
+    return [*found, ("Wrong, and the most sure of it", clip_table(wrong[:NUM_CLIPS], skips))]
+
+
+class Measured(NamedTuple):
+    """What was measured after training, by `callbacks=probe` or scripts/evaluate.py."""
+
+    title: str
+    words: str
+    table: Table
+    stored: Sequence[tuple[Path, str]] = ()
+
+
+def measured(run: RunFolder) -> list[Measured]:
+    """What else was measured, where it was."""
+    found = []
+    if conditions := run.decision_value.get("conditions") or []:
+        head = ["condition", "accuracy", "loss", "compute"]
+        rows = [[row["condition"], *(number(row[key]) for key in ("acc", "loss", "fraction"))] for row in conditions]
+        found.append(Measured("In silence and noise", "", Table(head, rows, numbers=head[1:])))
+    sets = {name: run.decision_value.get(name) or {} for name in ("clean", "mixed")}
+    decisions = {
+        "": "each clip its own",
+        "shuffled_": "shuffled: those of another clip",
+        "short_": "the shortest for all",
+        "full_": "everything for all",
+    }
+    rows = [
+        [name, words, number(told.get(f"{key}acc")), number(told.get(f"{key}fraction"))]
+        for name, told in sets.items()
+        if "shuffled_acc" in told
+        for key, words in decisions.items()
+    ]
+    if rows:
+        head = ["clips", "decisions", "accuracy", "compute"]
+        words = "Clean clips, and the same in noise of 0 to 20 dB: what is lost where decisions are not the clip's own?"
+        found.append(Measured("What the decisions are worth", words, Table(head, rows, numbers=head[2:])))
+    if run.budgets:
+        head, path = list(run.budgets[0]), run.picture("budgets.png")
+        stored = [(path, "Accuracy against compute of this checkpoint")] if path else []
+        table = Table(head, [[shown(row[name] or "") for name in head] for row in run.budgets], numbers=head)
+        found.append(Measured("Other budgets", "The same weights, calibrated to spend less or more.", table, stored))
+    return found
+
+
+def shown(text: str) -> str:
+    """Round a number of a CSV file."""
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return f"{value:,.0f}" if abs(value) >= 1000 else number(value)
+
+
+def usage(run: RunFolder) -> str:
+    """The commands that go on from here, from the project's folder; none without a checkpoint."""
+    if not (run.path / BEST).is_file():
+        return ""
+    path = run.path.absolute()
+    path = path.relative_to(PROJECT_ROOT) if path.is_relative_to(PROJECT_ROOT) else path
+    named = shlex.quote(f"run={path}")
+    return "\n".join(
+        [
+            f"python scripts/predict.py {named} clip.wav",
+            f"python scripts/evaluate.py {named}",
+            f"python scripts/report.py {named}",
+        ]
+    )
+
+
+# The sounds of a page: where the data are still there, and still the same.
+
+
+class Sounds:
+    """Players for the test clips of a data module, by the names of the clips."""
+
+    def __init__(self, data: AudioDataModule) -> None:
+        self.data = data
+        self.clips = {clip.name: clip for clip in data.clips["test"]}
+
+    def player(self, name: str) -> Markup:
+        """The beginning of a clip."""
+        if name not in self.clips:
+            return Markup("")
+        try:
+            waveform = self.data.load(self.clips[name])
+        except AudioFileError:  # it changed since the run: the fingerprint knows names and lengths
+            return Markup("cannot be read")
+        rate = self.data.sample_rate
+        waveform = waveform[: round(MAX_SECONDS * rate)]
+        if rate > MAX_RATE:
+            waveform = resampler(*rate_ratio(rate, MAX_RATE))(waveform.to(torch.float32))
+            rate = MAX_RATE
+        return sound(waveform, rate)
+
+
+def find_sounds(
+    run: RunFolder, build: Callable[[DictConfig], AudioDataModule], overrides: list[str]
+) -> tuple[Sounds | None, str]:
+    """The sounds of a run, or None and the reason. `overrides` of the configuration say where the data are now."""
+    if not run.clips:  # nothing to be heard
+        return None, ""
+    cfg = OmegaConf.create(dict(run.config))
+    OmegaConf.set_struct(cfg, True)
+    for override in overrides:
+        key, equals, _ = override.partition("=")
+        if not (equals and key.startswith("data.") and OmegaConf.select(cfg, key, default=...) is not ...):
+            raise ValueError(f"An override must be data.<key>=value with a key of the run's config, got {override!r}.")
+        cfg.merge_with_dotlist([override])
+    try:
+        cfg.data.cache_gib = 0.0  # a few clips are decoded, not all
+        data = build(cfg)
+        data.setup("test")
+    except (ValueError, TypeError, OSError, HydraException, OmegaConfBaseException) as error:
+        return None, f"Without sound, for the data could not be read: {' '.join(str(error).split())}"
+    was = run.data.get("fingerprint")
+    if was != data.fingerprint():
+        known = f"{was}, now {data.fingerprint()}" if was else "not known"
+        return None, f"Without sound, for the data may not be those of the run: their fingerprint was {known}."
+    return Sounds(data), ""

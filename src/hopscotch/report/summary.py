@@ -1,26 +1,74 @@
-"""End a run: `summary.json` for programs, a page in the terminal for its owner."""
+"""End a run: `summary.json` for programs, a page for its reader, a few lines in the terminal for its owner."""
 
 import os
 import platform
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
+from lightning.pytorch import Trainer
 from rich.console import Console
-from rich.table import Table
 
-from hopscotch.report.json_text import json_text
-from hopscotch.report.numbers import Kinds, attention_layers, kinds_of, layer_means, stride_shares
-from hopscotch.report.traces import Evaluation
+from hopscotch.report.clips import clip_rows, clips_of, write_clips
+from hopscotch.report.collect import Evaluation, TraceCollector
+from hopscotch.report.decisions import history_cells, layers_of, skips_of
+from hopscotch.report.figures import draw_report
+from hopscotch.report.findings import find_warnings
+from hopscotch.report.run_folder import CLIPS, SUMMARY, read_run
+from hopscotch.report.run_page import PAGE, Sounds, write_report
+from hopscotch.report.text import json_text, print_table
+from hopscotch.training.task import AudioTask
 
-FILE_NAME = "summary.json"
 PACKAGES = ("hopscotch", "torch", "torchaudio", "lightning", "hydra-core", "numpy")
 Status = Literal["finished", "stopped", "failed"]
+
+
+def finish(
+    run: Path, trainer: Trainer, task: AudioTask, traces: TraceCollector, *, train_accuracy: float | None, **facts: Any
+) -> dict[str, Any]:
+    """Write the summary and the report of a run that was tested, tell the terminal, and return the summary.
+
+    `facts` are further keys of the summary: `status`, `model`, `seed`, `seconds`, which gains `test_clip`.
+    """
+    test = traces.test
+    assert test is not None
+    data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  # Lightning sets it in fit
+    floor, skips = task.model.cost(round(data.mean_samples())).floor, skips_of(test.trace)
+    warnings = find_warnings(
+        test,
+        decides=task.model.decides,
+        floor=floor,
+        target=task.target,
+        train_accuracy=train_accuracy,
+        validated=task.calibration is not None or bool(task.model.decision_bias),
+    )
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    target = {} if task.target is None else {"target": task.target}
+    summary: dict[str, Any] = {
+        "test": {name.removeprefix("test/"): value for name, value in metrics.items() if name.startswith("test/")},
+        "compute": {**test.compute, "floor": floor, **target},
+        "parameters": task.num_parameters,
+        "warnings": warnings,
+        "epochs": trainer.current_epoch,
+        "skips": sorted(skips),
+        "data": data.summary(),
+        **facts,
+        "seconds": {"test_clip": traces.test_seconds / test.num_clips, **facts["seconds"]},
+    }
+    write_summary(run, **summary)
+    try:
+        draw_report(run, test, skips)
+        write_clips(clip_rows(test, clips_of(trainer, "test")), run / "report" / CLIPS)
+        write_report(read_run(run), Sounds(data))
+    except (Exception, KeyboardInterrupt) as error:  # the training is done, and its summary stays
+        why = f"{type(error).__name__}: {error}"
+        print(f"warning: the run is finished, its report is not whole: {why}", file=sys.stderr)
+    print_summary(run, test, skips, parameters=task.num_parameters, warnings=warnings)
+    return summary
 
 
 def write_summary(
@@ -52,7 +100,7 @@ def write_summary(
         "versions": versions(),
         **facts,
     }
-    path = Path(run_folder) / FILE_NAME
+    path = Path(run_folder) / SUMMARY
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".json.unfinished")  # in the same folder: a rename across file systems is a copy
     unfinished.write_text(json_text(content, indent=2) + "\n", encoding="utf-8")
@@ -61,7 +109,7 @@ def write_summary(
 
 
 def versions() -> dict[str, str]:
-    """What this run ran on."""
+    """List what this run ran on."""
     found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
     for package in PACKAGES:
         try:
@@ -74,66 +122,38 @@ def versions() -> dict[str, str]:
 def print_summary(
     run_folder: str | Path,
     test: Evaluation,
+    skips: frozenset[str],
     *,
     parameters: int,
     warnings: Sequence[str] = (),
-    kinds: Kinds | None = None,
     console: Console | None = None,
 ) -> None:
-    """Accuracy, compute, what each layer did, warnings, and how to look closer; the run's folder is the last line."""
+    """Print accuracy, compute, what each layer did, warnings, how to look closer; the run's folder is the last line."""
     console = console or Console()
-    kinds = kinds_of(test.trace) if kinds is None else kinds
+    macs = test.trace.macs.double().mean().item() / 1e6
     console.print()
     console.print(f"[bold]test accuracy[/bold]     {test.accuracy:.4f}  ({test.num_clips} clips)", highlight=False)
-    macs = test.trace.macs.double().mean().item() / 1e6
     console.print(
         f"[bold]compute fraction[/bold]  {test.compute_fraction:.4f}  ({macs:.2f} million multiply-accumulates a clip)",
         highlight=False,
     )
     console.print(f"[bold]parameters[/bold]        {parameters:,}", highlight=False)
-    if kinds.decides or kinds.strides or kinds.jumps or kinds.gates:
+    if skips:
+        trace = test.trace
+        layers = layers_of(history_cells(trace), trace.strides.numpy(), trace.open_rate.numpy())
         console.print("\nWhat the test clips did")  # no title of the table, which would be broken to its width
-        console.print(layer_table(test, kinds))
+        print_table(layers.table(skips, test.thresholds), console)
     for warning in warnings:
         console.print(f"[yellow]warning:[/yellow] {warning}", highlight=False, soft_wrap=True)
     console.print()
     # Plain print for what is copied or parsed: rich would break long lines.
-    if (page := Path(run_folder) / "report" / "index.html").is_file():
+    if (page := Path(run_folder) / PAGE).is_file():
         console.file.write(f"the report:  {page}\n")
     console.file.write(f"look closer: {tensorboard_command(run_folder)}\n{run_folder}\n")
 
 
-def layer_table(test: Evaluation, kinds: Kinds) -> Table:
-    """Shares of the test clips by layer: who ran it, with which stride, and how open its gate was."""
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    means = layer_means(test.trace)
-    columns: dict[str, list[str]] = {"layer": [str(layer) for layer in range(test.trace.visited.shape[1])]}
-    if kinds.jumps:
-        columns["ran"] = percent(means["jump/visited"])
-        columns["landed"] = percent(test.trace.landings.double().mean(dim=0).numpy())
-    if kinds.strides:
-        shares = stride_shares(test.trace)
-        shares[[layer for layer in range(len(shares)) if layer not in attention_layers(test.trace)]] = np.nan
-        heads = ["stride 1", *map(str, range(2, shares.shape[1]))]
-        columns |= {head: percent(share) for head, share in zip(heads, shares.T[1:], strict=True)}
-    if kinds.gates:
-        columns["tokens open"] = percent(means["gate/open_rate"])
-        thresholds = [test.thresholds.get(layer) for layer in range(len(columns["layer"]))]
-        columns["threshold"] = ["" if threshold is None else f"{threshold:.3f}" for threshold in thresholds]
-    for head in columns:
-        table.add_column(head, justify="right")
-    for row in zip(*columns.values(), strict=True):
-        table.add_row(*row)
-    return table
-
-
-def percent(shares: Iterable[float]) -> list[str]:
-    """Shares as whole percents; nothing for NaN, a dot for exactly none."""
-    return ["" if share != share else "·" if share == 0 else f"{share:.0%}" for share in shares]
-
-
 def tensorboard_command(run_folder: str | Path) -> str:
-    """A command that works when pasted: TensorBoard by its path where the environment is not activated."""
+    """Give a command that works when pasted: TensorBoard by its path where the environment is not activated."""
     beside = Path(sys.executable).with_name("tensorboard")
     program = "tensorboard" if shutil.which("tensorboard") or not beside.exists() else shlex.quote(str(beside))
     # The server keeps ten pictures and ten sounds of a tag unless told otherwise.

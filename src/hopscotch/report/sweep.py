@@ -1,62 +1,97 @@
-"""End a sweep: a table of all jobs, the frontier of accuracy against cost as a page, and an honest exit code.
+"""End a sweep: tables of its jobs and groups, the frontier, a page, and an honest exit code.
 
-Hydra loads this callback before any job has begun, so what is heavy is imported where it is used.
+Hydra loads this module before the first job, so heavy packages are imported where they are used.
 """
 
+import csv
 import json
-import math
 import re
 import shlex
-from collections.abc import Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from hopscotch import plain
-from hopscotch.report.jobs import LEDGER, Job, each_once, groups, read_jobs, shared_overrides
+from hopscotch.report import text
+from hopscotch.report.records import (
+    FAILED,
+    LEDGER,
+    Group,
+    Record,
+    Spread,
+    each_once,
+    group,
+    read_records,
+    shared_overrides,
+    spread_of,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from hopscotch.report.points import Group
-
 PLAN = "multirun.yaml"
-WRITTEN = ("index.html", "frontier.csv", "frontier.png", "groups.csv", "groups.md")
-MAX_JOBS = 10_000  # of a plan
 WITHOUT_TERMINAL = 160  # columns; rich assumes 80 and would fold the overrides
 STYLES = {"finished": "green", "stopped": "yellow"}  # every other status is red
+Cell = str | int | float | None
+
+
+class Column(NamedTuple):
+    """Describe a column of groups.csv and groups.md."""
+
+    head: str
+    of: Callable[[Group], Cell]
+    digits: int = 4
+
+
+COLUMNS = {  # acc and accuracy stand for the primary metric
+    "model": Column("model", lambda one: one.model),
+    "overrides": Column("overrides", lambda one: " ".join(w for w in one.words if not w.startswith("model="))),
+    "seeds": Column("seeds", lambda one: " ".join(one.seeds)),
+    "speakers": Column("held-out speakers", lambda one: " ".join(one.speakers)),
+    "runs": Column("runs", lambda one: len(one.records)),
+    "acc": Column("accuracy", lambda one: one.value.mean),
+    "acc_sd": Column("deviation", lambda one: one.value.deviation),
+    "acc_low": Column("lowest", lambda one: one.value.low if len(one.seeds) > 1 else None),
+    "acc_high": Column("highest", lambda one: one.value.high if len(one.seeds) > 1 else None),
+    "fraction": Column("compute", lambda one: one.fraction and one.fraction.mean, 3),
+    "macs_m": Column("M MACs", lambda one: one.macs.mean, 3),
+    "seconds": Column("s of training", lambda one: one.seconds and one.seconds.mean, 1),
+    "clip_ms": Column("ms a clip", lambda one: one.clip_ms and one.clip_ms.mean, 2),
+    "pareto": Column("Pareto (compute)", lambda one: "yes" if one.is_best else "no"),
+    "pareto_time": Column("Pareto (time)", lambda one: "yes" if one.is_fastest else "no"),
+}
+RUN_COLUMNS = "folder model seed overrides status value compute_fraction macs seconds error fit_seconds clip_ms speaker"
 
 
 class SweepTable(Callback):
-    """Hydra's hooks at the start and at the end of `train.py -m`."""
+    """Report a sweep: Hydra's hooks at the start and at the end of `train.py -m`."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Leave what was asked for, as Hydra's own sweeper does and others do not."""
+        """Store the plan, as Hydra's own sweeper does and others do not."""
         path = Path(config.hydra.sweep.dir) / PLAN
         if not is_basic(config) and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             OmegaConf.save(OmegaConf.masked_copy(config, "hydra"), path)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Write the report; exit with 1 if a job failed."""
         folder = Path(config.hydra.sweep.dir)
-        jobs = read_jobs(folder, planned_overrides(config))
+        records = read_records(folder, planned_overrides(config))
         try:
-            report_sweep(folder, jobs, config)
+            report_sweep(folder, records, config)
         finally:
             # Hydra makes a warning and exit code 0 of a callback's Exception; SystemExit passes, even past one.
-            if any(job.has_failed for job in jobs):
+            if any(record.has_failed for record in records):
                 raise SystemExit(1)
 
 
 def append_ledger(sweep_folder: str | Path, row: Mapping[str, Any]) -> None:
     """Add what a job has to say at its end: `folder` (its name), `overrides` (a list), `status`, and more if it likes.
 
-    One short line, written at once: jobs that end together do not tear each other's.
+    The line is written at once, so jobs that end together do not tear each other's.
     """
     folder = Path(sweep_folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,44 +100,43 @@ def append_ledger(sweep_folder: str | Path, row: Mapping[str, Any]) -> None:
         file.write(line.encode())
 
 
-def report_sweep(folder: Path, jobs: Sequence[Job], config: DictConfig | None = None) -> None:
-    """Print the tables and write the report; the sweep's folder is the last line printed."""
+def report_sweep(folder: Path, records: Sequence[Record], config: DictConfig | None = None) -> None:
+    """Print the tables and write the report; the folder of the sweep is the last line printed."""
     console = make_console()
-    if jobs:
-        console.print(trials_table(folder, jobs) if is_search(config) else jobs_table(jobs))
-    if len(groups(jobs)) < len(jobs):
-        console.print(means_table(jobs))
-    write_report(folder, jobs, config)
-    print_failures(jobs, console)
+    if records:
+        console.print(jobs_table(records, search=is_search(config)))
+    if len({record.key for record in records}) < len(records):
+        console.print(means_table(records))
+    write_report(folder, records, config)
+    print_failures(records, console)
     print(f"look closer: {folder / 'index.html'}\n{folder}", flush=True)
 
 
 def report_folder(folder: Path, beside: Sequence[Path] = ()) -> None:
-    """The same at any time, of a folder that `train.py -m` or scripts/study.py has filled, or is filling."""
+    """Report a folder that `train.py -m` or scripts/study.py has filled or is filling, with the runs of others."""
     from rich.markup import escape
+
+    from hopscotch.report.sweep_page import cautions
 
     for where in (folder, *beside):
         refuse_other_folders(where)
     _, *beside = each_once((folder, *beside))
-    plain.refuse_links(folder, WRITTEN)
     plan = plan_of(folder)
-    jobs = read_jobs(folder, () if plan is None else planned_overrides(plan))
-    from hopscotch.report.sweep_page import cautions
-
+    records = read_records(folder, () if plan is None else planned_overrides(plan))
     console = make_console()
-    found = write_report(folder, jobs, plan, beside)
-    if found:
-        console.print(groups_table(found))
-    for caution in cautions(jobs, found, 0):
-        console.print(f"[yellow]warning:[/yellow] {escape(plain.shown(caution))}", highlight=False, soft_wrap=True)
-    if is_search(plan) and jobs:
-        console.print(trials_table(folder, jobs))
-    print_failures(jobs, console)
-    print(plain.shown(folder / "index.html"), flush=True)
+    groups = write_report(folder, records, plan, beside)
+    if groups:
+        console.print(groups_table(groups))
+    for caution in cautions(records, groups, 0):
+        console.print(f"[yellow]warning:[/yellow] {escape(caution)}", highlight=False, soft_wrap=True)
+    if is_search(plan) and records:
+        console.print(jobs_table(records, search=True))
+    print_failures(records, console)
+    print(folder / "index.html", flush=True)
 
 
 def refuse_other_folders(folder: Path, name: str = "sweep") -> None:
-    """A sweep has runs in folders of its own; what came to nothing left a log or a line in the ledger."""
+    """Raise unless the folder is that of a sweep: its runs have folders of their own, or a line in the ledger."""
     rule = f"{name} must be the folder of a sweep, got {folder}"
     if not folder.is_dir():
         raise ValueError(f"{rule}: there is no such folder.")
@@ -114,33 +148,91 @@ def refuse_other_folders(folder: Path, name: str = "sweep") -> None:
 
 
 def write_report(
-    folder: Path, jobs: Sequence[Job], config: DictConfig | None, beside: Sequence[Path] = ()
-) -> "list[Group]":
-    """frontier.csv, frontier.png, groups.csv, groups.md, index.html; the groups are returned."""
-    from hopscotch.report.frontier import write_csv
+    folder: Path, records: Sequence[Record], config: DictConfig | None, beside: Sequence[Path] = ()
+) -> list[Group]:
+    """Write frontier.csv, frontier.png, groups.csv, groups.md and index.html, and return the groups."""
     from hopscotch.report.sweep_page import write_sweep_report
 
     command, missing = None, 0
     if config is not None:
         command = "python train.py -m " + shlex.join(config.hydra.overrides.task)  # -m does no harm to a search
-        missing = max(0, int(config.hydra.sweeper.get("n_trials", 0)) - len(jobs))
-    write_csv(jobs, folder / "frontier.csv")
-    return write_sweep_report(folder, jobs, beside, command, missing)
+        missing = max(0, int(config.hydra.sweeper.get("n_trials", 0)) - len(records))
+    write_runs(records, folder)
+    return write_sweep_report(folder, records, beside, command, missing)
+
+
+def group_rows(groups: Sequence[Group]) -> list[dict[str, Cell]]:
+    """Return the rows of groups.csv."""
+    rows = enumerate(groups, start=1)
+    return [{"number": place, **{name: column.of(one) for name, column in COLUMNS.items()}} for place, one in rows]
+
+
+def written_rows(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
+    """Return heads and cells for people, without the columns in which nothing stands."""
+    rows = group_rows(groups)
+    shown = [name for name in COLUMNS if any(row[name] not in (None, "") for row in rows)]
+    heads = ["#", *(groups[0].metric_name if name == "acc" else COLUMNS[name].head for name in shown)]
+    return heads, [[str(row["number"]), *(cell(row[name], COLUMNS[name].digits) for name in shown)] for row in rows]
+
+
+def write_groups(groups: Sequence[Group], folder: Path) -> None:
+    """Write groups.csv and groups.md."""
+    metric = metric_of([record for one in groups for record in one.records])
+    names = ["number", *(metric + name[3:] if name.startswith("acc") else name for name in COLUMNS)]
+    write_csv(folder / "groups.csv", names, [list(row.values()) for row in group_rows(groups)])
+    told = text.markdown(text.Table(*written_rows(groups))) if groups else "No run has finished."
+    (folder / "groups.md").write_text(told + "\n", encoding="utf-8")
+
+
+def write_runs(records: Sequence[Record], folder: Path) -> None:
+    """Write frontier.csv, a row per job as far as each came."""
+    names = RUN_COLUMNS.split()
+    cells = [[getattr(record, name) for name in names] for record in records]
+    rows = [[" ".join(cell) if isinstance(cell, tuple) else cell for cell in row] for row in cells]
+    heads = [f"test_{metric_of(records)}" if name == "value" else name for name in names]
+    write_csv(folder / "frontier.csv", heads, rows)
+
+
+def write_csv(path: Path, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([heads, *rows])
+
+
+def metric_of(records: Sequence[Record]) -> str:
+    """Return the primary metric of the records, or `value` where they have several."""
+    names = {record.metric for record in records if record.value is not None} or {"acc"}
+    return names.pop() if len(names) == 1 else "value"
 
 
 def plan_of(folder: Path) -> DictConfig | None:
-    """What Hydra was asked for, as it left it in the sweep's folder; scripts/study.py leaves no such file."""
-    path = folder / PLAN
-    if not path.is_file():
+    """Read the plan that Hydra left in the folder of a sweep; scripts/study.py leaves no such file."""
+    if not (folder / PLAN).is_file():
         return None
-    config = OmegaConf.create(plain.literal(plain.read_yaml(path)))
-    if not isinstance(config, DictConfig) or OmegaConf.select(config, "hydra.overrides.task") is None:
-        raise ValueError(f"{path} must be the plan of a sweep, as Hydra writes it.")
+    config = OmegaConf.load(folder / PLAN)
+    assert isinstance(config, DictConfig)
     return config
 
 
 def is_search(config: DictConfig | None) -> bool:
     return config is not None and bool(OmegaConf.select(config, "hydra.runtime.choices.hparams_search"))
+
+
+def planned_overrides(config: DictConfig) -> list[list[str]]:
+    """Return the overrides of every job that Hydra's own sweeper will run; samplers such as Optuna's have none."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    if not is_basic(config):
+        return []
+    parameters = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    typed = parameters + list(config.hydra.overrides.task)
+    (jobs,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(typed), None)
+    return jobs
+
+
+def is_basic(config: DictConfig) -> bool:
+    """Tell whether every job is known beforehand."""
+    return config.hydra.sweeper["_target_"].endswith("BasicSweeper")
 
 
 def make_console() -> "Console":
@@ -150,123 +242,65 @@ def make_console() -> "Console":
     return console if console.is_terminal else Console(width=WITHOUT_TERMINAL)
 
 
-def print_failures(jobs: Sequence[Job], console: "Console") -> None:
+def print_failures(records: Sequence[Record], console: "Console") -> None:
     from rich.markup import escape
 
-    for job in jobs:
-        name = job.folder or " ".join([f"model={job.model}", *job.overrides, f"seed={job.seed}"])
-        if job.has_failed or job.error:
-            reason = f": {job.error}" if job.error else ""
-            console.print(
-                f"{in_colour(job.status)} {escape(plain.sentence(name + reason))}", highlight=False, soft_wrap=True
-            )
-    num_failed = sum(job.has_failed for job in jobs)
+    for record in records:
+        if record.has_failed or record.error:
+            told = escape((record.folder or record.described) + (f": {record.error}" if record.error else ""))
+            console.print(f"[red]{record.status}[/red] {told}", highlight=False, soft_wrap=True)
+    num_failed = sum(record.has_failed for record in records)
     if num_failed:
-        console.print(f"[red]{num_failed} of {len(jobs)} jobs failed or never ended[/red]", highlight=False)
+        console.print(f"[red]{num_failed} of {len(records)} jobs failed or never ended[/red]", highlight=False)
 
 
-def planned_overrides(config: DictConfig) -> list[list[str]]:
-    """The overrides of every job that Hydra's own sweeper was asked for; none known for samplers such as Optuna's."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    sweeper = config.hydra.sweeper
-    if not is_basic(config):
-        return []
-    parameters = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
-    typed = parameters + list(config.hydra.overrides.task)
-    parsed = OverridesParser.create().parse_overrides(typed)
-    sweeps = [override for override in parsed if override.is_sweep_override()]
-    counts = [sum(1 for _ in islice(one.sweep_string_iterator(), MAX_JOBS + 1)) for one in sweeps]
-    if math.prod(counts) > MAX_JOBS:
-        raise ValueError(f"A sweep must have at most {MAX_JOBS} jobs, {PLAN} has more.")
-    (jobs,) = BasicSweeper.split_arguments(parsed, None)
-    return jobs
-
-
-def is_basic(config: DictConfig) -> bool:
-    """Every job is known beforehand."""
-    return config.hydra.sweeper["_target_"].endswith("BasicSweeper")
-
-
-def jobs_table(jobs: Sequence[Job]) -> "Table":
-    """One row per job, with what tells it from the others."""
-    shared = shared_overrides(jobs)
-    table = new_table(
-        "All jobs", ["model", "seed", "overrides", "status"], ["test acc", "compute", "M MACs", "seconds"]
-    )
-    for job in jobs:
-        numbers = [number(job.test_acc), number(job.compute_fraction), millions(job.macs), number(job.seconds, 1)]
-        table.add_row(job.model, job.seed, words(job.overrides, shared), in_colour(job.status), *numbers)
+def jobs_table(records: Sequence[Record], *, search: bool = False) -> "Table":
+    """Make a table of jobs with what tells each from the others; of a search best first, those without a score last."""
+    shared, metric = shared_overrides(records), metric_of(records)
+    heads = [*(["score"] if search else []), f"test {metric}", "compute", "M MACs", "seconds"]
+    table = new_table("All jobs", ["model", "seed", "overrides", "status"], heads)
+    if search:
+        title = (
+            f"Trials, best first (score: {metric} on validation clips; below zero: how far beyond the compute target)"
+        )
+        table = new_table(title, ["trial", "model", "overrides", "status"], heads)
+        records = sorted(records, key=lambda one: FAILED if one.score is None else one.score, reverse=True)
+    for record in records:
+        names = (record.folder.partition("_")[0], record.model) if search else (record.model, record.seed)
+        figures = (record.value, 4), (record.compute_fraction, 4), (record.macs_m, 2), (record.seconds, 1)
+        cells = [cell(value, digits) for value, digits in ([(record.score, 4)] if search else []) + [*figures]]
+        status = f"[{STYLES.get(record.status, 'red')}]{record.status}[/]"
+        table.add_row(*names, words(record.overrides, shared), status, *cells)
     return table
 
 
-def means_table(jobs: Sequence[Job]) -> "Table":
-    """Mean over seeds, with the standard deviation where there are two or more."""
-    shared = shared_overrides(jobs)
-    table = new_table("Means over seeds", ["model", "overrides"], ["seeds", "test acc", "compute", "M MACs", "seconds"])
-    for (model, overrides), members in groups(jobs).items():
-        scored = [job for job in members if job.status == "finished" and job.test_acc is not None]  # to its end
-        columns = [
-            spread([job.test_acc for job in scored], 4),
-            spread([job.compute_fraction for job in scored], 4),
-            spread([None if job.macs is None else job.macs / 1e6 for job in scored], 2),
-            spread([job.seconds for job in scored], 1),
-        ]
-        table.add_row(model, words(overrides, shared), f"{len(scored)} of {len(members)}", *columns)
+def means_table(records: Sequence[Record]) -> "Table":
+    """Make a table of means over seeds, with the standard deviation where there are two or more."""
+    shared = shared_overrides(records)
+    heads = ["seeds", f"test {metric_of(records)}", "compute", "M MACs", "seconds"]
+    table = new_table("Means over seeds", ["model", "overrides"], heads)
+    for (model, overrides), members in group(records, by=lambda record: record.key).items():
+        done = [record for record in members if record.status == "finished" and record.value is not None]
+        figures = ("value", 4), ("compute_fraction", 4), ("macs_m", 2), ("seconds", 1)
+        cells = [cell(spread_of(done, name), digits) for name, digits in figures]
+        table.add_row(model, words(overrides, shared), f"{len(done)} of {len(members)}", *cells)
     return table
 
 
-def groups_table(found: "Sequence[Group]") -> "Table":
-    """One row per group of seeds and speakers, cheapest first."""
-    timed = any(group.clip_ms for group in found)
-    heads = ["runs", "test acc", "", "M MACs", *(["ms a clip"] if timed else []), "fit s"]
-    table = new_table("Accuracy and cost, cheapest first; * Pareto set", ["#", "what"], heads)
-    for row, group in enumerate(found, start=1):
-        accuracy, macs, seconds = group.accuracy, group.macs, group.seconds
-        mean_and_deviation = f"{accuracy.mean:.4f}"
-        if accuracy.deviation is not None:
-            mean_and_deviation += f" ± {accuracy.deviation:.4f}"
-        numbers = [
-            str(len(group.points)),
-            mean_and_deviation,
-            "*" if group.is_best else "",
-            number(macs.mean, 3),
-            *([number(group.clip_ms and group.clip_ms.mean, 2)] if timed else []),
-            number(seconds and seconds.mean, 1),
-        ]
-        table.add_row(str(row), words(group.name.split(" "), ()), *numbers)
+def groups_table(groups: Sequence[Group]) -> "Table":
+    """Make a table of groups of seeds and speakers, cheapest first."""
+    heads = ["runs", f"test {metric_of(groups[0].records)}", "", "M MACs", "ms a clip", "fit s"]
+    title = f"{groups[0].metric_name.capitalize()} and cost, cheapest first; * Pareto set"
+    table = new_table(title, ["#", "what"], heads)
+    for row, one in enumerate(groups, start=1):
+        times = [cell(COLUMNS[name].of(one), COLUMNS[name].digits) for name in ("macs_m", "clip_ms", "seconds")]
+        told = words(one.name.split(" "), ())
+        table.add_row(str(row), told, str(len(one.records)), cell(one.value), "*" if one.is_best else "", *times)
     return table
-
-
-def trials_table(folder: Path, jobs: Sequence[Job]) -> "Table":
-    """The jobs of a search, best first; those without a score last."""
-    from hopscotch.report.score import FAILED, read_score
-
-    shared = shared_overrides(jobs)
-    table = new_table(
-        "Trials, best first (score: validation accuracy; below zero: how far beyond the compute target)",
-        ["trial", "model", "overrides", "status"],
-        ["score", "test acc", "compute", "seconds"],
-    )
-    scored = [(read_score(folder / job.folder) if job.folder else None, job) for job in jobs]
-    for score, job in sorted(scored, key=lambda pair: FAILED if pair[0] is None else pair[0], reverse=True):
-        numbers = [number(score), number(job.test_acc), number(job.compute_fraction), number(job.seconds, 1)]
-        trial = job.folder.partition("_")[0]
-        status = in_colour(job.status)
-        table.add_row(trial, job.model, words(job.overrides, shared), status, *numbers)
-    return table
-
-
-def in_colour(status: str) -> str:
-    from rich.markup import escape
-
-    style = STYLES.get(status, "red")
-    return f"[{style}]{escape(status)}[/{style}]"
 
 
 def words(overrides: Sequence[str], shared: Sequence[str]) -> str:
-    """What tells jobs apart; numbers that a sampler drew, to four digits."""
+    """Join the overrides that tell a job apart, with numbers that a sampler drew to four digits."""
     from rich.markup import escape
 
     told = " ".join(override for override in overrides if override not in shared)
@@ -284,16 +318,8 @@ def new_table(title: str, words: Sequence[str], numbers: Sequence[str]) -> "Tabl
     return table
 
 
-def number(value: float | None, digits: int = 4) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
-
-
-def millions(value: float | None) -> str:
-    return "" if value is None else f"{value / 1e6:.2f}"
-
-
-def spread(values: Sequence[float | None], digits: int) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
-        return ""
-    return f"{mean(known):.{digits}f}" + (f" ± {stdev(known):.{digits}f}" if len(known) > 1 else "")
+def cell(value: Any, digits: int = 4) -> str:
+    """Write a cell for people: numbers with so many digits, a spread with its deviation, anything else as it is."""
+    if value is None or isinstance(value, float):
+        return text.number(value, digits)
+    return format(value, f".{digits}f") if isinstance(value, Spread) else str(value)

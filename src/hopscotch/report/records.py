@@ -1,0 +1,324 @@
+"""Describe the runs of a sweep as records, and join those that differ in nothing but seed and held-out speaker.
+
+The mean of a group is the mean over speakers of the mean over seeds; its deviation is that of seeds alone, because how
+much harder one speaker is than another says nothing about how sure a mean is. A seed counts in the deviation if it ran
+every speaker of the group.
+"""
+
+import math
+import re
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, TypeVar
+
+from hopscotch.report.run_folder import CONFIG, OVERRIDES, SUMMARY, RunFolder, read_json, read_lines
+
+LEDGER = "sweep.jsonl"
+FILES = (CONFIG, OVERRIDES, SUMMARY)  # a job's folder has at least one of them
+STUDY_JOB = re.compile(r"(.*_)?seed-\d+(_.*)?|.*_[0-9a-f]{8}")  # as scripts.studies.runner.job_names has it
+NOT_FAILED = ("finished", "stopped")
+SPEAKER = "data.test_speaker"
+DECISION_VALUE = "decision_value.json"  # of callbacks=decision_value: the same run at other budgets
+HIDDEN = (  # overrides that do not tell groups apart
+    "seed",
+    SPEAKER,
+    "experiment",
+    "data.root",
+    "callbacks.decision_value.levels",
+    "trainer.enable_progress_bar",
+    "hydra.run.dir",
+)
+SLACK = 0.01  # of a search, as a share of the dense compute: decisions of few layers cannot meet every fraction
+FAILED = -1.0  # below every score, so that a search turns away from what fails
+Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Record:
+    """Describe one run at one budget as a row of a table; a figure is None where the run never got to it."""
+
+    run: Path | None  # its folder; None for a job that never started
+    model: str
+    seed: str
+    overrides: tuple[str, ...]  # without model and seed
+    status: str
+    value: float | None = None  # of the primary metric, on the test clips
+    compute_fraction: float | None = None
+    macs: float | None = None
+    seconds: float | None = None  # of the whole job
+    error: str | None = None
+    fit_seconds: float | None = None
+    clip_ms: float | None = None  # of the test pass, per clip
+    speaker: str = ""  # held out from training, and tested
+    metric: str = "acc"  # the name of the primary metric
+    larger_is_better: bool = True
+    score: float | None = None  # what a search goes by
+
+    @property
+    def folder(self) -> str:
+        """Return the name within the sweep."""
+        return "" if self.run is None else self.run.name
+
+    @property
+    def macs_m(self) -> float | None:
+        return None if self.macs is None else self.macs / 1e6
+
+    @property
+    def key(self) -> tuple[str, tuple[str, ...]]:
+        """Return what records share that differ in nothing but the seed."""
+        return self.model, self.overrides
+
+    @property
+    def has_failed(self) -> bool:
+        return self.status not in NOT_FAILED
+
+    @property
+    def described(self) -> str:
+        """Return the overrides as they would be typed."""
+        return " ".join([f"model={self.model}", *self.overrides, f"seed={self.seed}"]) if self.model else ""
+
+
+def read_records(sweep: Path, planned: Sequence[Sequence[str]] = ()) -> list[Record]:
+    """Read all jobs of a sweep: those with a folder in the order of their numbers, then those that never started."""
+    ledger = {row["folder"]: row for row in read_lines(sweep / LEDGER)}
+    names = {path.name for path in sweep.glob("[!.]*") if any((path / file).is_file() for file in FILES)}
+    # scripts/study.py keeps a log next to each folder; of a job that came to nothing only the log is there.
+    logs = {path.stem for path in sweep.glob("[!.]*.log")}
+    names |= {name for name in logs if (sweep / name).is_dir() or STUDY_JOB.fullmatch(name)}
+    records, started = [], []
+    for name in sorted(names | set(ledger), key=job_number):
+        row, run = ledger.get(name, {}), RunFolder(sweep / name)
+        overrides = list(row.get("overrides") or run.overrides)
+        started.append(set(overrides))
+        summary = run.summary or {"error": logged_error(sweep / f"{name}.log")}
+        records.append(make_record(sweep / name, overrides, summary, row.get("status", "no summary")))
+    missing = [overrides for overrides in planned if set(overrides) not in started]
+    return records + [make_record(None, overrides, {}, "never started") for overrides in missing]
+
+
+def make_record(run: Path | None, overrides: Sequence[str], summary: Mapping[str, Any], status: str) -> Record:
+    """Make a record from the summary of a run, or from its overrides and the ledger's `status` if it wrote none."""
+    given = dict(override.split("=", 1) for override in overrides if "=" in override)
+    compute, seconds = summary.get("compute") or {}, summary.get("seconds") or {}
+    primary = {"name": "acc", "test": (summary.get("test") or {}).get("acc"), **(summary.get("primary") or {})}
+    score = score_of(summary)
+    return Record(
+        run=run,
+        model=str(summary.get("model", given.get("model", ""))),
+        seed=str(summary.get("seed", given.get("seed", ""))),
+        overrides=tuple(f"{key}={value}" for key, value in given.items() if key not in ("model", "seed")),
+        status=str(summary.get("status", status)),
+        value=primary["test"],
+        compute_fraction=compute.get("fraction"),
+        macs=compute.get("macs"),
+        seconds=seconds.get("total"),
+        error=summary.get("error"),
+        fit_seconds=seconds.get("fit"),
+        clip_ms=1e3 * seconds["test_clip"] if "test_clip" in seconds else None,
+        speaker=given.get(SPEAKER, ""),
+        metric=primary["name"],
+        larger_is_better=primary.get("larger_is_better", True),
+        score=None if score == FAILED else score,
+    )
+
+
+def score_of(summary: Mapping[str, Any]) -> float:
+    """Score a run for a search, which maximises: the primary metric on the validation clips under a compute target.
+
+    The score is the metric, or 1 / (1 + metric) where smaller is better, both of the epoch that was kept. A run that
+    spent more than the target plus SLACK scores below zero, by how much more; so nothing beyond the target beats what
+    keeps it. The test clips have no say. A run that did not finish or never validated scores FAILED.
+    """
+    kept, primary = summary.get("kept") or {}, summary.get("primary") or {}
+    value, fraction = primary.get("val"), kept.get("compute_fraction")
+    if summary.get("status") != "finished" or value is None or not math.isfinite(value):
+        return FAILED
+    target = (summary.get("compute") or {}).get("target")
+    if target is not None and fraction is not None and fraction > target + SLACK:
+        return target + SLACK - fraction
+    return value if primary.get("larger_is_better", True) else 1 / (1 + max(0.0, value))
+
+
+def points_of(records: Iterable[Record]) -> list[Record]:
+    """Keep the finished records, each at every budget; a stopped run has figures, but of a shorter training."""
+    done = (one for one in records if one.status == "finished" and one.value is not None and one.macs is not None)
+    return [point for record in done for point, _ in at_budgets(record)]
+
+
+def at_budgets(record: Record) -> list[tuple[Record, Mapping[str, Any]]]:
+    """Return a run at its own budget, then at those of its decision_value.json, each with what was found there.
+
+    The overrides keep only what tells groups apart, with at_budget=<level> where there are several budgets.
+    """
+    assert record.run is not None
+    found = read_json(record.run / "report" / DECISION_VALUE)
+    budgets = found.get("budgets", ())
+    words = tuple(word for word in record.overrides if word.partition("=")[0] not in HIDDEN)
+    baseline = next((word.partition("=")[2] for word in record.overrides if word.startswith("baseline=")), "null")
+    model = record.model if baseline in ("", "null") else f"baseline: {baseline.partition('_')[0]}"
+    own = replace(record, model=model, overrides=(*words, "at_budget=as trained") if budgets else words)
+    points: list[tuple[Record, Mapping[str, Any]]] = [(own, found)]
+    for budget in budgets:
+        clean, time = budget["clean"], record.clip_ms
+        if time is not None:  # in proportion to the model's own time, which was measured too
+            time *= budget["time_fraction"] / found["time_fraction"]
+        point = replace(
+            own,
+            overrides=(*words, f"at_budget={budget['level']:g}"),
+            value=clean.get(record.metric),
+            macs=clean["macs"],
+            compute_fraction=clean["fraction"],
+            clip_ms=time,
+        )
+        points.append((point, budget))
+    return points
+
+
+def job_number(folder: str) -> tuple[float, str]:
+    """Sort `10_...` after `9_...`, and what has no number last."""
+    head = folder.split("_", 1)[0]
+    return float(head) if head.isdecimal() else float("inf"), folder
+
+
+def logged_error(path: Path) -> str | None:
+    """Find the last error in what a job printed, or else its last line."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    said = [line for line in reversed(lines) if line.strip()]
+    return next((line.removeprefix("Error: ") for line in said if "Error: " in line), said[0] if said else None)
+
+
+def group(items: Iterable[Item], by: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """Group items that have the same key, in order of appearance."""
+    found: dict[Key, list[Item]] = {}
+    for item in items:
+        found.setdefault(by(item), []).append(item)
+    return found
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Hold the mean of one quantity, and how far whole seeds are from it."""
+
+    mean: float
+    seeds: tuple[float, ...]  # the mean of each seed that has all held-out speakers
+
+    @property
+    def low(self) -> float:
+        return min((self.mean, *self.seeds))
+
+    @property
+    def high(self) -> float:
+        return max((self.mean, *self.seeds))
+
+    @property
+    def deviation(self) -> float | None:
+        """Return the standard deviation over seeds; None with fewer than two."""
+        return stdev(self.seeds) if len(self.seeds) > 1 else None
+
+    def __format__(self, form: str) -> str:
+        return format(self.mean, form) + ("" if self.deviation is None else f" ± {format(self.deviation, form)}")
+
+
+def spread_of(records: Iterable[Record], value: str | Callable[[Record], float | None]) -> Spread | None:
+    """Join an attribute over seeds and speakers as the head of this file says; None if no record has it."""
+    of = attrgetter(value) if isinstance(value, str) else value
+    known = [(record, found) for record in records if (found := of(record)) is not None]
+    cells, means = group(known, by=lambda pair: (pair[0].speaker, pair[0].overrides)), []
+    for members in [known, *group(known, by=lambda pair: pair[0].seed).values()]:
+        own = group(members, by=lambda pair: (pair[0].speaker, pair[0].overrides))
+        if own.keys() == cells.keys():
+            means.append(mean(mean(number for _, number in cell) for cell in own.values()) if known else 0.0)
+    return Spread(means[0], tuple(means[1:])) if known else None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Join records that differ in nothing but seed and held-out speaker: a point of the frontier, a row of a table."""
+
+    model: str
+    words: tuple[str, ...]  # what tells it from the other groups of the sweep
+    records: tuple[Record, ...]
+    value: Spread  # of the primary metric
+    macs: Spread  # millions, per test clip
+    fraction: Spread | None
+    seconds: Spread | None  # of training
+    clip_ms: Spread | None
+    is_best: bool = False  # in the Pareto set of the metric and multiply-accumulates
+    is_fastest: bool = False  # in that of the metric and `frontier.time_measured`
+
+    @property
+    def name(self) -> str:
+        return label(self.words) or self.model
+
+    @property
+    def metric_name(self) -> str:
+        return "accuracy" if self.records[0].metric == "acc" else self.records[0].metric
+
+    @property
+    def seeds(self) -> list[str]:
+        return sorted({record.seed for record in self.records})
+
+    @property
+    def speakers(self) -> list[str]:
+        return sorted({record.speaker for record in self.records} - {""})
+
+    @property
+    def runs(self) -> set[tuple[str, str]]:
+        """Return the seed and the held-out speaker of every run."""
+        return {(record.seed, record.speaker) for record in self.records}
+
+
+def make_groups(points: Iterable[Record]) -> list[Group]:
+    """Group points in order of appearance."""
+    found = group(points, by=lambda point: point.key)
+    told = {key: {f"model={key[0]}", *key[1]} for key in found}
+    shared = set.intersection(*told.values()) if len(told) > 1 else set()
+    groups = []
+    for (model, overrides), members in found.items():
+        is_baseline = any(word.startswith("baseline=") for word in overrides)
+        words = overrides if is_baseline else (f"model={model}", *overrides)
+        value, macs = spread_of(members, "value"), spread_of(members, "macs_m")
+        assert value is not None
+        assert macs is not None
+        fraction, seconds = spread_of(members, "compute_fraction"), spread_of(members, "fit_seconds")
+        times = fraction, seconds, spread_of(members, "clip_ms")
+        told_apart = tuple(word for word in words if word not in shared)
+        groups.append(Group(model, told_apart, tuple(members), value, macs, *times))
+    return groups
+
+
+def group_records(points: Iterable[Record]) -> list[Group]:
+    """Group points, cheapest first, and mark the Pareto sets."""
+    from hopscotch.report.frontier import pareto, time_measured
+
+    groups = make_groups(points)
+    larger = all(record.larger_is_better for one in groups for record in one.records)
+    groups.sort(key=lambda one: (one.macs.mean, -one.value.mean if larger else one.value.mean))
+    values, time_of = [one.value.mean for one in groups], time_measured(groups).of
+    best = pareto([one.macs.mean for one in groups], values, larger_is_better=larger)
+    timed = [(place, spread.mean) for place, one in enumerate(groups) if (spread := time_of(one)) is not None]
+    marks = pareto([cost for _, cost in timed], [values[place] for place, _ in timed], larger_is_better=larger)
+    fastest = {place for (place, _), mark in zip(timed, marks, strict=True) if mark}
+    return [replace(one, is_best=best[place], is_fastest=place in fastest) for place, one in enumerate(groups)]
+
+
+def label(words: Iterable[str]) -> str:
+    """Name a row without the paths of its keys: model=dense compute.level=0.2 -> dense, level 0.2."""
+    told = [word.partition("=") for word in words]
+    heads = [value for key, _, value in told if key in ("model", "baseline")]
+    return ", ".join([*heads, *(f"{k.rpartition('.')[2]} {v}" for k, _, v in told if k not in ("model", "baseline"))])
+
+
+def shared_overrides(records: Sequence[Record]) -> list[str]:
+    """Return the overrides that all records have, which therefore tell none from another."""
+    first, *others = records
+    return [override for override in first.overrides if all(override in other.overrides for other in others)]
+
+
+def each_once(folders: Iterable[Path]) -> list[Path]:
+    """Drop folders that are another name of one before."""
+    return [members[0] for members in group(folders, by=lambda folder: folder.resolve()).values()]

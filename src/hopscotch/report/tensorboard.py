@@ -1,0 +1,414 @@
+"""Show in TensorBoard, while it trains, what a model skips.
+
+What is under which tag:
+
+- `skip/...`, `jump/...`, `gate/open_rate/...`, `policy/routes`: the validation clips at the end of each epoch, decided
+  deterministically. These are the figures to believe.
+- `train/...`, `policy/entropy`, `gate/threshold/...`: training steps since the last entry, decisions sampled.
+- pictures and text: the same validation clips all through training, so one can watch a clip's route change.
+- `wrong/...`: the clips that stay wrong, to be seen and heard: broken labels and bad recordings show up here first.
+
+TensorBoard keeps one kind of data per tag, so a histogram stands beside its scalar or picture under a longer name.
+"""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from lightning.fabric.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams as tensorboard_hparams
+
+from hopscotch.report.clips import SplitClips, clip_rows, clip_table, clips_of
+from hopscotch.report.collect import Evaluation, TraceCollector
+from hopscotch.report.decisions import (
+    attention_layers,
+    evaluation_numbers,
+    history_cells,
+    open_tokens,
+    skips_of,
+    split_numbers,
+    stride_shares,
+)
+from hopscotch.report.paint import (
+    captioned,
+    confusion_picture,
+    history_picture,
+    paint_mel,
+    paint_tokens,
+    pattern_picture,
+    stacked,
+)
+from hopscotch.report.statistics import confusion
+from hopscotch.report.text import Table, markdown
+
+NUM_TOKEN_CLIPS = 2  # of the fixed ones, whose open tokens are drawn: each is run once more
+FINAL_METRICS = ("test/acc", "compute/fraction", "seconds")  # by which the HParams tab compares runs
+MAX_SECONDS = 5.0  # of sound per clip in the event file
+MAX_FRAMES = 500  # of a mel picture
+
+
+class SkipDashboard(Callback):
+    """Write what was skipped to all loggers as numbers, and to TensorBoard as pictures.
+
+    Pictures come every `every_n_epochs`; numbers about training every `every_n_steps` (an entry takes 3 ms) and at the
+    end of each epoch. `hparams` are the few hyper-parameters by which the HParams tab compares runs. With `pictures`
+    off only numbers and histograms are written. Under several processes the first one reports, on its own clips.
+    """
+
+    def __init__(
+        self,
+        *,
+        pictures: bool = True,
+        every_n_epochs: int = 1,
+        every_n_steps: int = 50,
+        num_fixed_clips: int = 8,
+        num_history_clips: int = 24,
+        num_hardest_clips: int = 4,
+        hparams: Mapping[str, str | int | float | bool | None] | None = None,
+    ) -> None:
+        counts = {"num_fixed_clips": num_fixed_clips, "num_history_clips": num_history_clips}
+        for key, value in {"every_n_epochs": every_n_epochs, "every_n_steps": every_n_steps, **counts}.items():
+            if value < 1:
+                raise ValueError(f"callbacks.dashboard.{key} must be at least 1, got {value}.")
+        self.pictures = pictures
+        self.every_n_epochs = every_n_epochs
+        self.every_n_steps = every_n_steps
+        self.num_fixed_clips = num_fixed_clips
+        self.num_history_clips = num_history_clips
+        self.hparams = dict(hparams or {})
+        self.hardest = HardestClips(num_hardest_clips)
+        self.skips: frozenset[str] = frozenset()
+        self.patterns: dict[int, np.ndarray] = {}  # epoch -> share by depth and stride
+        self.training = TraceCollector()
+        self.evaluation = TraceCollector()
+        self.logged_step = 0
+        self.has_layout = False
+        self.start = time.monotonic()
+
+    # Training
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.start = time.monotonic()
+        self.logged_step = trainer.global_step
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        if self.pictures and not loggers and not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+            rank_zero_warn(
+                "callbacks.dashboard.pictures=true has no effect without a TensorBoard logger: "
+                "choose logger=tensorboard, or callbacks=quiet."
+            )
+        writer = tensorboard_writer(trainer)
+        if writer is not None and self.hparams and trainer.global_step == 0:  # a resumed run has written them
+            write_hparams(writer, self.hparams)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.training.add(batch, outputs)
+        if trainer.global_step - self.logged_step >= self.every_n_steps:
+            self.log_training(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.log_training(trainer)
+
+    def log_training(self, trainer: Trainer) -> None:
+        if not self.training.steps:
+            return
+        self.logged_step = trainer.global_step
+        steps = self.training.gather()
+        self.skips |= skips_of(steps.trace)
+        numbers = split_numbers(steps.trace, self.skips, "train")
+        if model_of(trainer).decides:
+            numbers["policy/entropy"] = steps.trace.entropy.mean().item()
+        numbers |= {f"gate/threshold/layer_{layer:02d}": value for layer, value in steps.thresholds.items()}
+        log_numbers(trainer, numbers, last_step(trainer))
+
+    # Validation
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.evaluation.steps = []
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
+    ) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self.evaluation.add(batch, outputs)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.evaluation.steps:
+            return
+        self.log_training(trainer)  # first, because sampled decisions show soonest what a model can do
+        evaluation, decides = self.evaluation.gather(), model_of(trainer).decides
+        self.skips |= skips_of(evaluation.trace)
+        self.hardest.update(evaluation)
+        if "strides" in self.skips:
+            self.patterns[trainer.current_epoch] = stride_shares(evaluation.trace.strides.numpy())
+        log_numbers(trainer, evaluation_numbers(evaluation, self.skips, decides), last_step(trainer))
+        writer = tensorboard_writer(trainer)
+        if writer is None:
+            return
+        if not self.has_layout:
+            self.has_layout = True
+            writer.add_custom_scalars(chart_layout(self.skips, decides))
+        write_histograms(writer, evaluation, self.skips, last_step(trainer))
+        if self.pictures and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            self.write_pictures(writer, evaluation, clips_of(trainer, "val"), model_of(trainer), last_step(trainer))
+
+    def write_pictures(
+        self, writer: SummaryWriter, evaluation: Evaluation, clips: SplitClips, model: nn.Module, step: int
+    ) -> None:
+        if "strides" in self.skips:
+            shares = padded_stack(list(self.patterns.values()))
+            layers = attention_layers(evaluation.trace)
+            picture = pattern_picture(shares, epochs=list(self.patterns), layers=layers)
+            writer.add_image("skip/pattern", picture, step, dataformats="HWC")
+        if "layers" in self.skips:
+            rows = spread(evaluation.num_clips, self.num_history_clips)
+            names = [clips.name(index) for index in evaluation.indices[rows].tolist()]
+            picture = history_picture(history_cells(evaluation.trace)[rows], names)
+            writer.add_image("jump/history", picture, step, dataformats="HWC")
+        fixed = evaluation.select(torch.tensor(spread(evaluation.num_clips, self.num_fixed_clips)))
+        if self.skips & {"layers", "strides"}:
+            tag = "jump/history" if "layers" in self.skips else "skip/pattern"
+            writer.add_text(tag, markdown(clip_table(clip_rows(fixed, clips), self.skips)), step)
+        if "tokens" in self.skips:
+            for place, index in enumerate(fixed.indices[:NUM_TOKEN_CLIPS].tolist()):
+                write_mel(writer, f"gate/tokens_{place}", clips, index, model, step)
+        counts = confusion(evaluation.labels.numpy(), evaluation.predictions.numpy(), len(clips.classes))
+        writer.add_image("val/confusion", confusion_picture(counts, clips.classes), step, dataformats="HWC")
+        self.hardest.write(writer, evaluation, clips, model, step)
+
+    # Test
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.evaluation.steps = []
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
+    ) -> None:
+        self.evaluation.add(batch, outputs)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        evaluation = self.evaluation.gather()
+        numbers = split_numbers(evaluation.trace, self.skips | skips_of(evaluation.trace), "test")
+        numbers["compute/fraction"] = evaluation.compute_fraction
+        numbers["seconds"] = time.monotonic() - self.start
+        log_numbers(trainer, numbers, trainer.global_step)
+
+    # Resuming
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "skips": sorted(self.skips),
+            "patterns": {epoch: torch.from_numpy(shares) for epoch, shares in self.patterns.items()},
+            "hardest": self.hardest.state_dict(),
+            "has_layout": self.has_layout,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.skips = frozenset(state_dict.get("skips", ()))
+        self.patterns = {epoch: shares.numpy() for epoch, shares in state_dict["patterns"].items()}
+        self.hardest.load_state_dict(state_dict["hardest"])
+        self.has_layout = state_dict["has_layout"]
+
+
+class HardestClips:
+    """Count how often each validation clip was wrong, and show those that lead."""
+
+    def __init__(self, num_clips: int) -> None:
+        self.num_clips = num_clips
+        self.times_wrong: Counter[int] = Counter()
+        self.num_evaluations = 0
+        self.shown: dict[int, int] = {}  # place -> clip, to write a clip once and not every epoch
+
+    def update(self, evaluation: Evaluation) -> None:
+        self.num_evaluations += 1
+        self.times_wrong.update(evaluation.indices[evaluation.is_wrong].tolist())
+
+    def leaders(self, evaluation: Evaluation) -> list[int]:
+        """Clips most often wrong, worst first; of two wrong equally often the one with the larger loss now."""
+        losses = dict(zip(evaluation.indices.tolist(), evaluation.losses.tolist(), strict=True))
+        here = self.times_wrong.keys() & losses.keys()  # a resumed run may validate on fewer
+        ranked = sorted(here, key=lambda clip: (-self.times_wrong[clip], -losses[clip], clip))
+        return ranked[: self.num_clips]
+
+    def write(self, writer: SummaryWriter, evaluation: Evaluation, clips: SplitClips, model: Any, step: int) -> None:
+        """Write a table of the leaders, and picture and sound of those that were not shown in their place before."""
+        leaders = self.leaders(evaluation)
+        if not leaders:
+            return
+        rows = {clip: row for row, clip in enumerate(evaluation.indices.tolist())}
+        lines = []
+        for place, clip in enumerate(leaders):
+            row = rows[clip]
+            words = [clips.classes[int(label[row])] for label in (evaluation.labels, evaluation.predictions)]
+            wrong = f"{self.times_wrong[clip]} of {self.num_evaluations}"
+            lines.append([str(place), clips.name(clip), wrong, *words, f"{evaluation.losses[row]:.2f}"])
+            if self.shown.get(place) != clip:
+                self.shown[place] = clip
+                write_sound(writer, f"wrong/sound_{place}", clips, clip, step)
+                write_mel(writer, f"wrong/mel_{place}", clips, clip, model, step)
+        table = Table(["place", "clip", "wrong", "is", "taken for", "loss"], lines)
+        writer.add_text("wrong/clips", markdown(table), step)
+
+    def state_dict(self) -> dict[str, object]:
+        return {"times_wrong": dict(self.times_wrong), "num_evaluations": self.num_evaluations}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.times_wrong = Counter(state["times_wrong"])
+        self.num_evaluations = state["num_evaluations"]
+
+
+def write_sound(writer: SummaryWriter, tag: str, clips: SplitClips, clip: int, step: int) -> None:
+    waveform = clips.waveform(clip)[: int(MAX_SECONDS * clips.sample_rate)]
+    # A file may exceed 1 (Opus does): turning it down beats clipping it.
+    level = waveform.abs().max().clamp(min=1.0)
+    writer.add_audio(tag, waveform / level, step, clips.sample_rate)
+
+
+def write_mel(writer: SummaryWriter, tag: str, clips: SplitClips, clip: int, model: Any, step: int) -> None:
+    """Draw the clip as the model hears it, and under it, layer by layer, the tokens that its gates open."""
+    waveform = clips.waveform(clip)
+    frontend: nn.Module = model.frontend
+    device = next(iter([*frontend.parameters(), *frontend.buffers()]), waveform).device
+    with torch.no_grad():
+        mel, _ = frontend(waveform[None].to(device), torch.tensor([len(waveform)], device=device))
+    picture = paint_mel(mel[0, :MAX_FRAMES].float().cpu().numpy().astype(np.float64))
+    title = f"{clips.name(clip)}, {len(waveform) / clips.sample_rate:.2f} s"
+    is_open = open_tokens(model, waveform)
+    if is_open is None:
+        words = captioned(picture, title=title, rows=["high", "low"])
+    else:
+        tokens = paint_tokens(is_open, math.prod(model.stem.strides))
+        below = "a row per gated layer, open in blue"
+        words = captioned(stacked(picture, tokens), title=title, below=below)
+    writer.add_image(tag, words, step, dataformats="HWC")
+
+
+def chart_layout(skips: frozenset[str], decides: bool) -> dict[str, dict[str, tuple[str, list[str]]]]:
+    """Lay out the "Custom Scalars" tab, the first page a newcomer should open: charts by category.
+
+    The tab reads tags as regular expressions, so one chart holds all layers.
+    """
+
+    def lines(*tags: str) -> tuple[str, list[str]]:
+        return "Multiline", [f"{tag}$" for tag in tags]
+
+    def layers(tag: str) -> tuple[str, list[str]]:
+        return lines(rf"{tag}/layer_\d+")
+
+    def splits(tag: str) -> tuple[str, list[str]]:
+        return lines(*(f"{split}/{tag}" for split in ("train", "val", "test")))
+
+    layout = {
+        "Accuracy and compute": {
+            "accuracy": splits("acc"),
+            "compute fraction": splits("compute_fraction"),
+            "loss": splits("loss"),
+            "multiply-accumulates per clip": splits("macs"),
+        }
+    }
+    if "strides" in skips:
+        layout["Skipped keys"] = {"mean stride by layer": layers("skip/stride")}
+    if "layers" in skips:
+        layout["Skipped layers"] = {
+            "jumps per decision": lines("jump/rate", "train/jump_rate"),
+            "share of layers skipped": lines("jump/skipped", "train/jump_skipped"),
+            "share of clips that run a layer": layers("jump/visited"),
+        }
+    if "tokens" in skips:
+        layout["Skipped tokens"] = {
+            "open rate by layer": layers("gate/open_rate"),
+            "threshold by layer": layers("gate/threshold"),
+        }
+    if decides:
+        layout["Policy"] = {
+            "entropy of a decision": lines("policy/entropy"),
+            "different routes in use": lines("policy/routes"),
+            "does compute go to hard clips?": lines("policy/rank_correlation"),
+        }
+    return layout
+
+
+def model_of(trainer: Trainer) -> Any:
+    return cast(Any, trainer.lightning_module).model
+
+
+def log_numbers(trainer: Trainer, numbers: dict[str, float], step: int) -> None:
+    """Hand numbers to all loggers, past `LightningModule.log`: its bookkeeping costs more than these are worth."""
+    for logger in trainer.loggers:
+        logger.log_metrics({**numbers, "epoch": trainer.current_epoch}, step=step)
+
+
+def last_step(trainer: Trainer) -> int:
+    """The step just done, counted from 0 as Lightning's own lines are; `global_step` is how many were done."""
+    return max(trainer.global_step - 1, 0)
+
+
+def tensorboard_writer(trainer: Trainer) -> SummaryWriter | None:
+    """Where pictures go: the first TensorBoard logger, on the first process."""
+    loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+    return loggers[0].experiment if loggers and trainer.is_global_zero else None
+
+
+def write_hparams(writer: SummaryWriter, hparams: Mapping[str, Any]) -> None:
+    """Start a session of the HParams tab: names now, the metrics' values when they are known.
+
+    `add_hparams` and Lightning's `log_hyperparams` want values at once: every curve would start with an invented one.
+    """
+    values = {name: value for name, value in hparams.items() if value is not None}
+    experiment, session_start, _ = tensorboard_hparams(values, dict.fromkeys(FINAL_METRICS, 0.0))
+    file_writer = writer._get_file_writer()
+    file_writer.add_summary(experiment)
+    file_writer.add_summary(session_start)
+
+
+def write_histograms(writer: SummaryWriter, evaluation: Evaluation, skips: frozenset[str], step: int) -> None:
+    """Whole numbers as histograms: a bin around each, its borders half-way to the next."""
+    trace = evaluation.trace
+    if "strides" in skips:
+        largest = int(trace.strides.max())
+        for layer in attention_layers(trace):
+            strides = trace.strides[:, layer].numpy()
+            write_counts(writer, f"skip/stride/layer_{layer:02d}/histogram", strides, largest, step)
+    if "layers" in skips:
+        layers = trace.visited.nonzero()[:, 1].numpy()
+        write_counts(writer, "jump/visited/histogram", layers, trace.visited.shape[1] - 1, step)
+        actions = trace.jumps[trace.jumps >= 0].numpy()
+        if len(actions):
+            write_counts(writer, "jump/history/histogram", actions, int(actions.max()), step)
+
+
+def write_counts(writer: SummaryWriter, tag: str, values: Int[np.ndarray, " value"], largest: int, step: int) -> None:
+    """One histogram of whole numbers from 0 to `largest`, empty bins and all: `add_histogram` would cut them off."""
+    counts = np.bincount(values, minlength=largest + 1)
+    writer.add_histogram_raw(
+        tag,
+        min=-0.5,
+        max=largest + 0.5,
+        num=len(values),
+        sum=int(values.sum()),
+        sum_squares=int((values.astype(np.int64) ** 2).sum()),
+        bucket_limits=(np.arange(largest + 1) + 0.5).tolist(),
+        bucket_counts=counts.tolist(),
+        global_step=step,
+    )
+
+
+def spread(num_clips: int, num_wanted: int) -> list[int]:
+    """The same clips at every call, spread evenly over a split, at most as many as wanted."""
+    return np.unique(np.linspace(0, num_clips - 1, min(num_wanted, num_clips)).round().astype(int)).tolist()
+
+
+def padded_stack(shares: list[np.ndarray]) -> Float[np.ndarray, "time depth stride"]:
+    """Shares of several epochs side by side; an epoch that never used the larger strides has zeros there."""
+    num_strides = max(share.shape[1] for share in shares)
+    return np.stack([np.pad(share, ((0, 0), (0, num_strides - share.shape[1]))) for share in shares])

@@ -1,0 +1,72 @@
+"""Write numbers, tables and JSON in one way: for the terminal, for Markdown, for pages, for programs."""
+
+import json
+import math
+import re
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class Table(NamedTuple):
+    """A table for people; each medium draws it in its own way."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numbers: Collection[str] = ()  # heads of the columns that are aligned to the right
+    clips: Sequence[str] = ()  # path of the clip in each row, where a page can play it
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Write a number with so many digits after the point; None and NaN are left blank."""
+    return "" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def interval(low: float, high: float) -> str:
+    """Write an interval of shares."""
+    return "" if math.isnan(low) else f"{low:.3f} to {high:.3f}"
+
+
+def percent(shares: Iterable[float]) -> list[str]:
+    """Write shares as whole percents: nothing for NaN, a dot for exactly none."""
+    return ["" if math.isnan(share) else "·" if share == 0 else f"{share:.0%}" for share in shares]
+
+
+def markdown(table: Table) -> str:
+    """Write a Markdown table, without a line break at its end."""
+    rule = ["---:" if word in table.numbers else "---" for word in table.head]
+    lines = [list(map(escape, table.head)), rule, *(list(map(escape, row)) for row in table.rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def escape(text: str) -> str:
+    """Escape the letters that Markdown would take for its own."""
+    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(text.split()))
+
+
+def print_table(table: Table, console: "Console", title: str | None = None) -> None:
+    """Print a table in the terminal."""
+    from rich.markup import escape as as_text
+    from rich.table import Table as RichTable
+
+    drawn = RichTable(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for head in table.head:
+        drawn.add_column(head, justify="right" if head in table.numbers else "left")
+    for row in table.rows:
+        drawn.add_row(*map(as_text, row))
+    console.print(drawn)
+
+
+def json_text(content: Any, indent: int | None = None) -> str:
+    """Write strict JSON: NaN and infinity are written as null."""
+    return json.dumps(_finite(content), indent=indent, allow_nan=False)
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -1,0 +1,81 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from hopscotch.report.collect import Evaluation
+from hopscotch.report.findings import find_warnings, warnings_so_far
+from hopscotch.report.run_folder import RunFolder
+from hopscotch.types import SkipTrace
+from tests.hand_made import dense_trace, jump_trace, make_evaluation, make_trace, stride_trace
+
+
+def evaluate(trace: SkipTrace) -> Evaluation:
+    """All clips are of one class; only the first is wrong."""
+    clips = torch.arange(len(trace.strides))
+    return make_evaluation(trace, predictions=(clips < 1).long(), labels=0 * clips)
+
+
+def test_a_policy_that_takes_one_route_is_called_constant() -> None:
+    constant = make_trace(strides=torch.full((4, 3), 2), entropy=0.1)
+    (warning,) = find_warnings(evaluate(constant), decides=True, floor=0.5)
+    assert warning.startswith("constant policy: 1 route in use, the most common one by 100% of the test clips")
+    assert find_warnings(evaluate(constant), decides=False, floor=1.0) == []  # a fixed pattern is meant to be constant
+    assert find_warnings(evaluate(jump_trace()), decides=True, floor=0.5) == []
+
+
+def test_a_policy_without_any_common_route_is_named() -> None:
+    strides = 1 + torch.arange(20)[:, None] // torch.tensor([4, 2, 1])
+    (warning,) = find_warnings(evaluate(make_trace(strides=strides)), decides=True, floor=0.5)
+    assert warning.startswith("no dominant route: 20 routes in use, the most common one by 5% of the test clips")
+
+
+@pytest.mark.parametrize(("target", "is_missed"), [(0.65, False), (0.69, False), (0.71, True), (0.59, True)])
+def test_a_missed_budget_is_named_with_its_figures(target: float, is_missed: bool) -> None:
+    """The trace costs 0.65; a tenth of the reachable range [0.5, 1] is 0.05."""
+    warnings = find_warnings(evaluate(stride_trace()), decides=True, floor=0.5, target=target)
+    assert [warning.startswith("budget missed: test clips use 0.650") for warning in warnings] == [True] * is_missed
+
+
+def test_a_run_that_never_validated_says_so_instead() -> None:
+    (warning,) = find_warnings(evaluate(stride_trace()), decides=True, floor=0.5, target=0.71, validated=False)
+    assert warning.startswith("not validated: decisions meet their budget")
+
+
+def test_dead_and_saturated_gates_are_named_with_their_layer() -> None:
+    rates = torch.tensor([[0.0, 0.5, 1.0]] * 4)
+    dead, saturated = find_warnings(evaluate(make_trace(open_rate=rates)), decides=False, floor=0.5)
+    assert dead.startswith("layer 0 has a dead gate")
+    assert saturated.startswith("layer 2 has a saturated gate")
+
+
+def test_over_fitting_is_named() -> None:
+    (warning,) = find_warnings(evaluate(dense_trace()), decides=False, floor=1.0, train_accuracy=0.99)
+    assert warning.startswith("over-fitting: accuracy is 0.990 on training clips and 0.750 on test clips")
+    assert find_warnings(evaluate(dense_trace()), decides=False, floor=1.0, train_accuracy=0.84) == []
+
+
+ROUTES = {"policy/routes": 4.0, "policy/common_routes": 4.0, "policy/top_route": 0.3}
+CONSTANT = {"policy/routes": 2.0, "policy/common_routes": 1.0, "policy/top_route": 0.95}
+
+
+@pytest.mark.parametrize(
+    ("logged", "words"),
+    [
+        (CONSTANT, "so far: constant policy: 2 routes in use, the most common one by 95% of the validation clips"),
+        ({"gate/open_rate/layer_03": 0.001}, "so far: layer 3 has a dead gate: it opens for 0.1%"),
+        ({"gate/open_rate/layer_03": 0.999}, "so far: layer 3 has a saturated gate: it is open for 99.9%"),
+        ({"train/acc": 0.9, "val/acc": 0.7}, "so far: over-fitting: accuracy is 0.900 on training clips and 0.700"),
+        ({"train/acc": 0.9, "val/acc": 0.85, **ROUTES, "gate/open_rate/layer_03": 0.5}, None),
+        ({"policy/routes": 1.0}, None),  # of an older version, which logged no more of its routes
+    ],
+)
+def test_a_run_on_its_way_is_judged_by_the_same_rules(
+    tmp_path: Path, logged: dict[str, float], words: str | None
+) -> None:
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 9, "epoch": 0, "val/loss": 1.0, **logged}) + "\n")
+    found = warnings_so_far(RunFolder(tmp_path))
+    assert [words in warning for warning in found if words] == [True] * (words is not None)
+    assert len(found) == (words is not None)
+    assert warnings_so_far(RunFolder(tmp_path / "none")) == []
