@@ -13,8 +13,13 @@ def add(buffer: TraceCollector, indices: list[int], losses: list[float]) -> None
     rows = torch.tensor(indices)
     batch = AudioBatch(torch.zeros(4, 8), torch.full((4,), 8), labels=rows % 2, indices=rows, keys=rows)
     logits = torch.tensor([[1.0, 0.0]] * 4)
-    output = ModelOutput(logits, both_trace(), {1: torch.tensor(0.5)}, frontend_macs=torch.zeros(4).long(), positions=rows)
-    buffer.add(batch, {"loss": torch.tensor(0.0), "step": Step(torch.tensor(losses), output, batch, (logits, batch.labels), {})})
+    output = ModelOutput(
+        logits, both_trace(), {1: torch.tensor(0.5)}, frontend_macs=torch.zeros(4).long(), positions=rows
+    )
+    buffer.add(
+        batch,
+        {"loss": torch.tensor(0.0), "step": Step(torch.tensor(losses), output, batch, (logits, batch.labels), {})},
+    )
 
 
 def test_batches_come_back_as_one_table_in_the_order_of_the_split() -> None:

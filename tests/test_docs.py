@@ -105,7 +105,6 @@ def test_the_pages_have_commands_of_every_kind() -> None:
 
 
 # Until the branches of part 4 are one: the keys, the contract and the free choice of classes come with others.
-is_merged = pytest.mark.skipif(not (CONF / "baseline").is_dir(), reason="waits for the other branches of part 4")
 
 
 def overrides_of(command: str) -> list[str] | None:
@@ -133,12 +132,9 @@ def jobs_of(command: str) -> list[tuple[str, ...]]:
 
 
 JOBS = sorted({job for command in COMMANDS for job in jobs_of(command)})
-NEW = re.compile(r"baselines?=|_baselines|\.level|decision_value|tied|residual_init_scale")
 
 
-@pytest.mark.parametrize(
-    "job", [pytest.param(job, marks=is_merged if NEW.search(" ".join(job)) else ()) for job in JOBS], ids=" ".join
-)
+@pytest.mark.parametrize("job", JOBS, ids=" ".join)
 def test_a_command_composes(job: tuple[str, ...]) -> None:
     for override in job:
         skip_without_plugin(override)
@@ -192,7 +188,6 @@ def test_the_snippet_of_many_files_names_the_one_that_is_missing(
     assert second.startswith("missing.wav Audio file missing.wav")
 
 
-@is_merged
 @pytest.mark.parametrize("name", EXTENSIONS)
 def test_an_extension_outside_of_the_package_is_trained_and_reported(
     name: str, tones: Path, tmp_path: Path, command: Command, pages: None, monkeypatch: pytest.MonkeyPatch
@@ -234,7 +229,6 @@ def write_table(tones: Path) -> Path:
 # ---------------------------------------------------------------------------------------------------------- reference
 
 
-@is_merged
 def test_every_old_name_is_listed_with_its_new_one() -> None:
     text = (DOCS / "reference" / "renamed.md").read_text(encoding="utf-8").partition("Packages and words")[0]
     listed = dict(re.findall(r"^\| `(.+?)` \| `(.+?)` \|$", text, re.MULTILINE))
