@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hopscotch.build import build_model, build_task
-from hopscotch.report.run_folder import read_lines
+from hopscotch.plain import read_json_lines
 from scripts.studies.bench.gpu import step_megabytes
 from scripts.studies.decision_value import evaluate
 from tests.small_models import decide_at_random
@@ -30,7 +30,7 @@ def test_a_step_in_bfloat16_trains_weights_that_stay_in_float32(
     assert ended.code == 0, ended.err
     run = tmp_path / "run"
     assert json.loads((run / "summary.json").read_text())["status"] == "finished"
-    losses = [line["train/loss"] for line in read_lines(run / "metrics.jsonl") if "train/loss" in line]
+    losses = [line["train/loss"] for line in read_json_lines(run / "metrics.jsonl") if "train/loss" in line]
     assert losses
     assert all(loss is not None and math.isfinite(loss) for loss in losses)
     kept = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True, map_location="cpu")["state_dict"]

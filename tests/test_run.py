@@ -18,7 +18,7 @@ from lightning.pytorch import Callback, Trainer
 
 import hopscotch.run
 from hopscotch.build import build_callbacks
-from hopscotch.report.run_folder import read_lines
+from hopscotch.plain import read_json_lines
 from hopscotch.system import PROJECT_ROOT
 from tests.small_models import classifier
 from tests.tiny import TINY_MODEL, TINY_RUN, Command, Ended, tiny_folder, write_tone, write_tones
@@ -60,7 +60,7 @@ def test_a_run_leaves_its_whole_story_in_its_folder(command: Command, tones: Pat
         override for override in typed if not override.startswith("hydra.")
     ]
     assert {path.name for path in Path("run/checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
-    lines = read_lines(Path("run/metrics.jsonl"))
+    lines = read_json_lines(Path("run/metrics.jsonl"))
     tags = {"train/loss", "train/acc", "train/compute_fraction", "train/macs", "train/expected_compute"}
     tags |= {f"{stage}/{tag}" for stage in ("val", "test") for tag in ("loss", "acc", "compute_fraction", "macs")}
     assert tags <= {tag for line in lines for tag in line}
@@ -93,7 +93,8 @@ def test_a_model_that_learned_its_clips_by_heart_is_warned_of(
         "hopscotch.report.summary.find_warnings", lambda test, **facts: seen.append(facts) or ["as told"]
     )
     assert command(*tiny_folder(tones), *TINY, "model=dense").code == 0
-    told = [line["train/acc"] for line in read_lines(Path("run/metrics.jsonl")) if line.get("train/acc") is not None]
+    lines = read_json_lines(Path("run/metrics.jsonl"))
+    told = [line["train/acc"] for line in lines if line.get("train/acc") is not None]
     assert seen[0]["train_accuracy"] == pytest.approx(told[-1])
     assert summary()["warnings"] == ["as told"]
 
@@ -113,7 +114,7 @@ def test_a_run_goes_on_from_a_checkpoint_in_a_new_folder(command: Command, tones
     ended = command(*typed, "hydra.run.dir=two", "ckpt_path=one/checkpoints/last.ckpt")
     assert ended.code == 0, ended.err
     assert (summary("one")["epochs"], summary("two")["epochs"]) == (1, 2)
-    assert min(line["step"] for line in read_lines(Path("two/metrics.jsonl"))) == 4
+    assert min(line["step"] for line in read_json_lines(Path("two/metrics.jsonl"))) == 4
     assert (
         "ckpt_path must be a checkpoint file, got none.ckpt"
         in command(*typed, "hydra.run.dir=three", "ckpt_path=none.ckpt").err
@@ -162,7 +163,7 @@ def test_ctrl_c_ends_a_run_in_order(command: Command, tones: Path, monkeypatch: 
     assert ended.code == 0
     assert summary()["status"] == "stopped"
     assert 0 <= summary()["test"]["acc"] <= 1
-    assert max(line["step"] for line in read_lines(Path("run/metrics.jsonl"))) <= 4
+    assert max(line["step"] for line in read_json_lines(Path("run/metrics.jsonl"))) <= 4
     assert signal.getsignal(signal.SIGINT) is before
 
 

@@ -54,16 +54,16 @@ def test_what_is_not_there_is_empty_and_named(run: RunFolder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "name", "text"),
+    ("file", "name", "text", "rule"),
     [
-        ("summary.json", "summary", "{"),
-        ("report/clips.csv", "clips", "path,label\na.wav,no\n"),
-        ("config.yaml", "config", "a: [\n"),
-        ("report/decision_value.json", "decision_value", "x"),
+        ("summary.json", "summary", "{", "must be JSON: it cannot be parsed (line 1)."),
+        ("report/clips.csv", "clips", "path,label\na.wav,no\n", "must have a column prediction, it has none."),
+        ("config.yaml", "config", "a: [\n", "must be plain YAML"),
+        ("report/decision_value.json", "decision_value", "x", "must be JSON: it cannot be parsed (line 1)."),
     ],
 )
-def test_a_broken_file_is_named(run: RunFolder, file: str, name: str, text: str) -> None:
+def test_a_broken_file_is_named(run: RunFolder, file: str, name: str, text: str, rule: str) -> None:
     (run.path / "report").mkdir()
     (run.path / file).write_text(text)
-    with pytest.raises(ValueError, match=f"{re.escape(str(run.path / file))} must be as a run of this version writes"):
+    with pytest.raises(ValueError, match=re.escape(f"{run.path / file} {rule}")):
         getattr(run, name)

@@ -13,6 +13,7 @@ import difflib
 import importlib
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,6 +28,7 @@ VERBS = {  # verb -> module, what it does
     "time-to-accuracy": ("time_to_accuracy", "measure the seconds until a model has learned FSDD"),
     "screenshots": ("screenshots", "take pictures of a dashboard and of reports in a browser"),
 }
+READERS = ("table", "frontier", "compare")  # of folders that may come from anywhere
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -43,7 +45,9 @@ def main(arguments: Sequence[str]) -> None:
 
     continue_in_venv()
     errors = () if verb == "benchmark" else (ValueError, OSError)  # whoever measures wants the whole trace
-    with quiet_end(*errors):
+    from hopscotch.plain import as_written
+
+    with quiet_end(*errors), as_written(" ".join(rest)) if verb in READERS else nullcontext():
         importlib.import_module(f"scripts.studies.{VERBS[verb][0]}").main(rest)
 
 

@@ -26,18 +26,18 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from rich.markup import escape
 
+from hopscotch import plain
+from hopscotch.plain import read_json
 from hopscotch.report.clips import ClipRow, read_clips
 from hopscotch.report.records import each_once, group
 from hopscotch.report.run_folder import CLIPS as CLIPS_FILE
 from hopscotch.report.run_folder import EVALUATION as FOLDER
 from hopscotch.report.run_folder import EVALUATION_METRICS as METRICS_FILE
-from hopscotch.report.run_folder import read_json
 from hopscotch.report.statistics import Interval, bootstrap
 from hopscotch.report.sweep import make_console, new_table
+from hopscotch.report.text import rich_text as escape
 from scripts.studies.disagreements import Disagreement, Rows, disagreements, write_disagreements
 
 if TYPE_CHECKING:
@@ -165,9 +165,8 @@ def read_run(folder: Path, *, evaluated: bool = False) -> Run:
 
 def read_config(folder: Path) -> dict[str, str]:
     """Map each key of the configuration to its value, without those that tell no configurations apart."""
-    cfg = OmegaConf.load(folder / "config.yaml")
-    assert isinstance(cfg, DictConfig)
-    own = str(cfg.get("run_dir"))
+    config = plain.read_config(folder / "config.yaml")
+    own = str(config.get("run_dir"))
     found: dict[str, str] = {}
 
     def walk(node: Any, path: str) -> None:
@@ -177,7 +176,7 @@ def read_config(folder: Path) -> dict[str, str]:
         else:
             found[path] = str(node).replace(own, RUN)
 
-    walk(OmegaConf.to_container(cfg, resolve=True), "")
+    walk(config, "")
     return {key: value for key, value in found.items() if key not in NOT_COMPARED and not key.startswith(COPIES)}
 
 

@@ -17,7 +17,6 @@ Every clip is judged in several ways, on the same waveform:
 The share of the dense run's time that the model takes is measured in turn with the dense run on the same batches.
 """
 
-import csv
 import math
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -33,6 +32,7 @@ from torch import Tensor
 from hopscotch.conditions import time_fraction, with_noise, with_silence
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.models.audio_model import AudioModel
+from hopscotch.plain import write_csv
 from hopscotch.report.clips import clips_of
 from hopscotch.report.decisions import COMMON_ROUTE, route_shares
 from hopscotch.report.statistics import partial_rank_correlation
@@ -118,12 +118,8 @@ class DecisionValue(Callback):
                 found["budgets"].append(
                     {"level": level, "requested": budget.requested, "calibrated": budget.achieved, **measured(level)}
                 )
-        self.folder.mkdir(parents=True, exist_ok=True)
+        write_csv(self.folder / f"{FILE}.csv", COLUMNS, [(*row, *[""] * (len(COLUMNS) - len(row))) for row in rows])
         (self.folder / f"{FILE}.json").write_text(json_text(found, indent=2) + "\n", encoding="utf-8")
-        with (self.folder / f"{FILE}.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            writer.writerows((*row, *[""] * (len(COLUMNS) - len(row))) for row in rows)
 
     def _at_levels(self, task: AudioTask, data: AudioDataModule) -> Generator[tuple[float, Calibration]]:
         """Yield every level with its budget while the model's bias is set for it; restore the bias afterwards."""

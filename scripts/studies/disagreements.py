@@ -4,12 +4,12 @@ A column of several seeds predicts what most of its runs do; of equally many, wh
 confidence is the mean over the runs that say so, its compute the mean over all.
 """
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
+from hopscotch.plain import write_csv
 from hopscotch.report.clips import ClipRow
 from hopscotch.report.records import group
 
@@ -63,8 +63,5 @@ def disagreements(columns: Sequence[Rows]) -> list[Disagreement]:
 def write_disagreements(letters: Sequence[str], clips: Sequence[Disagreement], path: Path) -> None:
     """Write a table with the verdicts of all columns."""
     heads = [f"{name} {letter}" for letter in letters for name in Verdict._fields]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "label", *heads])
-        writer.writerows([clip.path, clip.label, *(cell for v in clip.verdicts for cell in v)] for clip in clips)
+    rows = ([clip.path, clip.label, *(cell for v in clip.verdicts for cell in v)] for clip in clips)
+    write_csv(path, ["path", "label", *heads], rows)

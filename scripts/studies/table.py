@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hopscotch.plain import quoted, refuse_links, shown
 from hopscotch.report.frontier import draw_frontier
 from hopscotch.report.records import (
     Group,
@@ -77,7 +78,7 @@ def write_table(folder: Path, beside: Sequence[Path] = ()) -> None:
     """Write the table and print its path; without a finished run there is none."""
     if not report_study(folder, beside):
         raise ValueError(f"there is no finished run in {folder}, and so no table.")
-    print(folder / "study.md")
+    print(shown(folder / "study.md"))
 
 
 def report_study(folder: Path, beside: Sequence[Path] = ()) -> list[dict[str, Any]]:
@@ -85,6 +86,7 @@ def report_study(folder: Path, beside: Sequence[Path] = ()) -> list[dict[str, An
 
     `beside` are other studies whose runs stand in the same table and picture, such as the baselines.
     """
+    refuse_links(folder, ("study.csv", "study.md", "frontier.png", "thresholds.png"))
     records = [record for where in each_once((folder, *beside)) for record in read_records(where)]
     found = {point: budget for one in records if points_of([one]) for point, budget in at_budgets(one)}
     groups = make_groups(found)
@@ -93,11 +95,11 @@ def report_study(folder: Path, beside: Sequence[Path] = ()) -> list[dict[str, An
     rows = [{"what": one.name, **summarise(one.records, found)} for one in groups]
     rows += pooled_rows(groups, found)
     table = pd.DataFrame(rows)
-    table.to_csv(folder / "study.csv", index=False)
+    table.map(quoted).to_csv(folder / "study.csv", index=False)
     heads = SHOWN | {name: name.replace("fraction", "compute,") for name in table if str(name).startswith("fraction ")}
-    shown = [name for name in heads if name in table]
-    cells = [[cell(row.get(name), 3) for name in shown] for row in rows]
-    text = markdown(Table([heads[name] for name in shown], cells))
+    known = [name for name in heads if name in table]
+    cells = [[cell(row.get(name), 3) for name in known] for row in rows]
+    text = markdown(Table([heads[name] for name in known], cells))
     (folder / "study.md").write_text(text + "\n", encoding="utf-8")
     first = {one.records[0].run: one.name for one in reversed(groups)}  # a run, not its other budgets
     draw_thresholds({name: run for run, name in reversed(first.items()) if run is not None}, folder / "thresholds.png")

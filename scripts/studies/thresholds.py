@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
 
+from hopscotch.plain import read_json_lines
 from hopscotch.report.frontier import COLOURS
-from hopscotch.report.run_folder import read_lines
 
 STYLES = ("-", "--", ":", "-.")  # of lines that share a colour
 THRESHOLD, OPEN_RATE = "gate/threshold/layer_", "gate/open_rate/layer_"
@@ -15,7 +15,7 @@ def read_gates(run: Path) -> dict[str, list[tuple[float, float, float]]]:
     """Map each tag prefix to the lowest layer, the mean and the highest layer at every validation."""
     found: dict[str, list[tuple[float, float, float]]] = {THRESHOLD: [], OPEN_RATE: []}
     latest: dict[str, float] = {}
-    for line in read_lines(run / "metrics.jsonl"):
+    for line in read_json_lines(run / "metrics.jsonl"):
         latest |= {tag: value for tag, value in line.items() if tag.startswith(THRESHOLD)}
         rates = [value for tag, value in line.items() if tag.startswith(OPEN_RATE)]
         if not rates:

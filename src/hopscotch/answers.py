@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
+from hopscotch.plain import quoted, sentence, shown
 from hopscotch.report.text import json_text
 
 DIGITS = 6  # of what is written: the last bits of a float32 depend on the batch
@@ -91,7 +92,7 @@ def counted(answers: Iterable[Answer], failed: list[str]) -> Iterator[Answer]:
     for answer in answers:
         if answer.error is not None:
             failed.append(answer.path)
-            print(f"Error: {answer.error}", file=sys.stderr)
+            print(f"Error: {sentence(answer.error)}", file=sys.stderr)
         yield answer
 
 
@@ -107,13 +108,17 @@ CSV_HEADS: tuple[str, ...] = ("path", "start", "end", "label", "confidence", "co
 
 
 def write_csv(answers: Iterable[Answer], file: Sink) -> None:
-    """A row per label: one for a clip, one per window of a long recording. Lists are parted by blanks."""
+    """Write a row per label: one for a clip, one per window of a long recording. Lists are parted by blanks.
+
+    Names are shown as in the table, for this goes to a terminal as often; JSON has them exactly.
+    """
     writer = csv.DictWriter(file, CSV_HEADS, lineterminator="\n")
     writer.writeheader()
     for answer in answers:
         for row in _rows(answer):
             lists = {key: " ".join(map(str, row[key])) for key in ("strides", "history") if key in row}
-            writer.writerow({"path": answer.path, **row, **lists})
+            cells = {"path": answer.path, **row, **lists}
+            writer.writerow({k: quoted(shown(cell)) if isinstance(cell, str) else cell for k, cell in cells.items()})
         file.flush()
 
 
@@ -129,7 +134,7 @@ def _rows(answer: Answer) -> Iterator[dict[str, Any]]:
 
 def write_table(answers: Iterable[Answer], file: Sink, *, classes: Sequence[str]) -> None:
     """Columns for a person; the file comes last, being of any length. Files that failed are left out."""
-    label_width = max(len("label"), *map(len, classes))
+    label_width = max(len("label"), *(len(shown(name)) for name in classes))
     columns = ""
     for answer in answers:
         if answer.prediction is None:
@@ -138,12 +143,12 @@ def write_table(answers: Iterable[Answer], file: Sink, *, classes: Sequence[str]
             strides = "" if part.strides is None else " ".join(str(s) if s else ABSENT for s in part.strides)
             route = part.route or ""
             if not columns:  # the first clip tells how many layers there are
-                shown = _first_clip(answer.prediction)
-                wide = max(len("strides"), 2 * len(shown) - 1), max(len("route"), len(shown))
+                depth = len(_first_clip(answer.prediction))
+                wide = max(len("strides"), 2 * depth - 1), max(len("route"), depth)
                 columns = f"{{:<{label_width}}}  {{:>10}}  {{:>7}}  {{:<{wide[0]}}}  {{:<{wide[1]}}}  {{}}\n"
                 file.write(columns.format("label", "confidence", "compute", "strides", "route", "file"))
             numbers = f"{part.confidence:.3f}", f"{part.compute:.3f}"
-            file.write(columns.format(part.label, *numbers, strides, route, what))
+            file.write(columns.format(shown(part.label), *numbers, strides, route, shown(what)))
         file.flush()
 
 

@@ -7,7 +7,6 @@ conditions.csv .md a row for each budget and level of noise; conditions.png wher
 budgets.csv .md .png  accuracy against compute, in the run's own report/ where the test is the run's own
 """
 
-import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from hopscotch.conditions import Condition
+from hopscotch.plain import write_csv
 from hopscotch.report import figures
 from hopscotch.report.clips import ClipRow, write_clips
 from hopscotch.report.metrics import ClassRow, Metrics, as_json
@@ -51,10 +51,7 @@ def write_evaluation(
 
 def _write(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]], table: Table) -> None:
     """Write a table twice: .csv for programs, .md for people."""
-    with path.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(head)
-        writer.writerows(rows)
+    write_csv(path.with_suffix(".csv"), head, rows)
     path.with_suffix(".md").write_text(markdown(table) + "\n", encoding="utf-8")
 
 

@@ -9,7 +9,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -158,16 +158,16 @@ def literal(node: Any) -> Any:
 
 
 def read_words(path: Path) -> list[str]:
-    """A list of texts, such as overrides.yaml: as they were typed, what they refer to is not looked up."""
-    words = read_yaml(path)
+    """Read a list of texts as they were typed; no file is no text."""
+    words = read_yaml(path) if path.is_file() else []
     if not isinstance(words, list) or any(isinstance(word, dict | list) for word in words):
         raise ValueError(f"{shown(path)} must be a list of texts, got {_kind(words)}.")
     return [str(word) for word in words]
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object that a JSON file holds."""
-    content = read_text(path, MAX_JSON)
+    """Read the object that a JSON file holds; no file is an empty one."""
+    content = read_text(path, MAX_JSON) if path.is_file() else "{}"
     try:
         found = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -179,9 +179,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a log, one a line; a line that a kill or a full disk cut short is passed over."""
+    """Read the objects of a log, one a line; a line that a kill or a full disk cut short is passed over."""
     found = []
-    for number, line in enumerate(read_text(path, MAX_TABLE).split("\n"), start=1):
+    content = read_text(path, MAX_TABLE) if path.is_file() else ""
+    for number, line in enumerate(content.split("\n"), start=1):
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
@@ -195,7 +196,9 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def read_csv(path: Path, columns: Iterable[str] = ()) -> list[dict[str, str]]:
-    """The rows of a table by the heads of its columns, among them `columns`; cells are as before they were `quoted`."""
+    """Read the rows of a table by the heads of its columns, among them `columns`; no file is no row."""
+    if not path.is_file():
+        return []
     lines = io.StringIO(read_text(path, MAX_TABLE), newline="")  # a name may have a line break of any kind
     csv.field_size_limit(MAX_FIELD)
     try:
@@ -211,13 +214,20 @@ def read_csv(path: Path, columns: Iterable[str] = ()) -> list[dict[str, str]]:
     return [{head: unquoted(cell) for head, cell in row.items()} for row in rows]
 
 
+def write_csv(path: Path, heads: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
+    """Write a table; its texts are `quoted`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([quoted(cell) for cell in row] for row in (heads, *rows))
+
+
 def _kind(value: Any) -> str:
     kinds = {dict: "a map", list: "a list", str: "a text", bool: "true or false", type(None): "nothing"}
     return kinds.get(type(value), "a number")
 
 
 @contextmanager
-def as_written(path: Path) -> Iterator[None]:
+def as_written(path: object) -> Iterator[None]:
     """Around what takes the files of a folder for those of a run: whatever comes of others is said in one sentence."""
     try:
         yield

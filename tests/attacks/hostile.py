@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import torch
 import yaml
-from omegaconf import OmegaConf
 
 from tests.attacks.guard import SECRET
 
@@ -61,10 +60,13 @@ def node(key: str, value: Any) -> Change:
 def without(key: str) -> Change:
     def change(run: Path, outside: Path) -> None:
         file = run / "config.yaml"
-        cfg: Any = OmegaConf.load(file)
-        parent, _, last = key.rpartition(".")
-        del (OmegaConf.select(cfg, parent) if parent else cfg)[last]
-        OmegaConf.save(cfg, file)
+        config = yaml.safe_load(file.read_text())
+        *parents, last = key.split(".")
+        below = config
+        for parent in parents:
+            below = below[parent]
+        del below[last]
+        file.write_text(yaml.safe_dump(config))
 
     return change
 

@@ -104,7 +104,7 @@ def every_callable() -> set[str]:
     """The full names of all that can be called through our modules, what they import included."""
     found: set[str] = set()
     seen: set[int] = set()
-    for package in (hopscotch, studies):
+    for package in (hopscotch, importlib.import_module("scripts.studies")):
         for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             module = importlib.import_module(info.name)
             for name, value in vars(module).items():

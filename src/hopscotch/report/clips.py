@@ -4,7 +4,6 @@ Lists stand in one field, parted by blanks. `route` has a letter per layer: x ra
 over. Shares of compute are sums over clips: sum of `macs` / sum of `dense_macs`.
 """
 
-import csv
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,6 +17,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from hopscotch.data.datamodule import AudioDataModule
+from hopscotch.plain import read_csv, sentence, shown, write_csv
 from hopscotch.report.collect import Evaluation
 from hopscotch.report.decisions import JUMPED_OVER, LANDED, RAN, history_cells
 from hopscotch.report.statistics import quantile_groups, ratio_interval, wilson
@@ -117,17 +117,17 @@ def decibels(waveform: Tensor) -> float:
 
 def write_clips(rows: Iterable[ClipRow], path: Path) -> None:
     """Write a table of clips."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(ClipRow._fields)
-        writer.writerows([" ".join(map(str, cell)) if isinstance(cell, list) else cell for cell in row] for row in rows)
+    cells = ([" ".join(map(str, cell)) if isinstance(cell, list) else cell for cell in row] for row in rows)
+    write_csv(path, ClipRow._fields, cells)
 
 
 def read_clips(path: Path) -> list[ClipRow]:
     """Read what `write_clips` wrote, to the last digit."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return [parse_row(row) for row in csv.DictReader(file)]
+    rows = read_csv(path, ClipRow._fields)
+    try:
+        return [parse_row(row) for row in rows]
+    except ValueError as error:
+        raise ValueError(f"{shown(path)} must be as a run of this version writes it: {sentence(error)}") from None
 
 
 PARSERS: Mapping[str, Callable[[str], object]] = {

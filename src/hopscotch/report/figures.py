@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from hopscotch.plain import shown
 from hopscotch.report.clips import Group, Route, cells_of, strides_of
 from hopscotch.report.collect import Evaluation
 from hopscotch.report.decisions import (
@@ -81,6 +82,7 @@ def rgb(colour: Sequence[int]) -> tuple[float, float, float]:
 
 def shortened(name: str) -> str:
     """Fit a name beside a picture: a dollar is a dollar there, and begins no formula."""
+    name = shown(name)
     return (name if len(name) <= 14 else f"{name[:13]}…").replace("$", r"\$")
 
 

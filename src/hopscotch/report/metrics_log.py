@@ -5,7 +5,7 @@ what it logged. Three things a reader should know:
 
 - JSON has no NaN: a number that is not finite is written as null, and the first one of each tag warns.
 - A resumed run appends: steps between its checkpoint and the kill stand there twice, and the later line is true.
-- A kill may leave half a line. The next writer starts a new line after it, and `run_folder.read_lines` passes over it.
+- A kill may leave half a line. The next writer starts a new line after it, and `plain.read_json_lines` passes over it.
 """
 
 import json

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
 
+from hopscotch.plain import shown
 from hopscotch.report import text
 
 if TYPE_CHECKING:
@@ -31,11 +32,12 @@ def render_html(template: str, context: Mapping[str, Any]) -> str:
     made = Environment(
         loader=PackageLoader("hopscotch.report"),
         autoescape=True,
+        finalize=visible,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"picture": picture, "stored": stored}
+    made.filters |= {"picture": picture, "stored": stored, "lines": lines}
     return made.get_template(template).render(context)
 
 
@@ -49,13 +51,26 @@ def render_markdown(template: str, context: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"markdown": lambda table: Markup(text.markdown(table)), "verbatim": Markup}
+    made.filters |= {
+        "markdown": lambda table: Markup(text.markdown(table)),
+        "verbatim": lambda told: Markup("\n".join(map(shown, told.split("\n")))),
+    }
     return made.get_template(template).render(context)
+
+
+def visible(value: Any) -> Any:
+    """Show control characters as escapes, outside of Markup."""
+    return value if isinstance(value, Markup) else shown(value)
+
+
+def lines(told: str) -> Markup:
+    """Escape a text whose line breaks are to stay."""
+    return Markup("\n").join(map(shown, told.split("\n")))
 
 
 def link(words: str, address: str) -> Markup:
     """Make a cell of a table that leads elsewhere."""
-    return Markup('<a href="{}">{}</a>').format(address, words)
+    return Markup('<a href="{}">{}</a>').format(address, shown(words))
 
 
 def picture(drawn: "tuple[Figure, str]") -> Markup:
@@ -76,7 +91,7 @@ def stored(file: tuple[Path, str]) -> Markup:
 
 def image(png: bytes, caption: str, width: int) -> Markup:
     """`width` is in CSS pixels."""
-    words, address = escape(caption), data_address("image/png", png)
+    words, address = escape(shown(caption)), data_address("image/png", png)
     return Markup(
         f'<figure><img src="{address}" alt="{words}" width="{width}"><figcaption>{words}</figcaption></figure>'
     )

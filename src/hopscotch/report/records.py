@@ -14,7 +14,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, TypeVar
 
-from hopscotch.report.run_folder import CONFIG, OVERRIDES, SUMMARY, RunFolder, read_json, read_lines
+from hopscotch.plain import read_json, read_json_lines, shown
+from hopscotch.report.run_folder import CONFIG, OVERRIDES, SUMMARY, RunFolder
 
 LEDGER = "sweep.jsonl"
 FILES = (CONFIG, OVERRIDES, SUMMARY)  # a job's folder has at least one of them
@@ -84,7 +85,7 @@ class Record:
 
 def read_records(sweep: Path, planned: Sequence[Sequence[str]] = ()) -> list[Record]:
     """Read all jobs of a sweep: those with a folder in the order of their numbers, then those that never started."""
-    ledger = {row["folder"]: row for row in read_lines(sweep / LEDGER)}
+    ledger = {_inside(row.get("folder"), sweep): row for row in read_json_lines(sweep / LEDGER)}
     names = {path.name for path in sweep.glob("[!.]*") if any((path / file).is_file() for file in FILES)}
     # scripts/study.py keeps a log next to each folder; of a job that came to nothing only the log is there.
     logs = {path.stem for path in sweep.glob("[!.]*.log")}
@@ -100,6 +101,13 @@ def read_records(sweep: Path, planned: Sequence[Sequence[str]] = ()) -> list[Rec
     return records + [make_record(None, overrides, {}, "never started") for overrides in missing]
 
 
+def _inside(folder: object, sweep: Path) -> str:
+    """Return the name of a job's folder in the ledger, if it lies within the folder of the sweep."""
+    if not isinstance(folder, str) or not folder or Path(folder).is_absolute() or ".." in Path(folder).parts:
+        raise ValueError(f"{shown(sweep / LEDGER)} must name folders within the sweep's, it does not.")
+    return folder
+
+
 def make_record(run: Path | None, overrides: Sequence[str], summary: Mapping[str, Any], status: str) -> Record:
     """Make a record from the summary of a run, or from its overrides and the ledger's `status` if it wrote none."""
     given = dict(override.split("=", 1) for override in overrides if "=" in override)
@@ -108,10 +116,10 @@ def make_record(run: Path | None, overrides: Sequence[str], summary: Mapping[str
     score = score_of(summary)
     return Record(
         run=run,
-        model=str(summary.get("model", given.get("model", ""))),
-        seed=str(summary.get("seed", given.get("seed", ""))),
+        model=shown(summary.get("model", given.get("model", ""))),
+        seed=shown(summary.get("seed", given.get("seed", ""))),
         overrides=tuple(f"{key}={value}" for key, value in given.items() if key not in ("model", "seed")),
-        status=str(summary.get("status", status)),
+        status=shown(summary.get("status", status)),
         value=primary["test"],
         compute_fraction=compute.get("fraction"),
         macs=compute.get("macs"),

@@ -4,17 +4,13 @@ A file is read when it is first asked for, so that a table of hundreds of runs r
 A run that goes on, was stopped or has failed has fewer files: they are empty here, and missing by name.
 """
 
-import csv
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from hopscotch.plain import read_config, read_csv, read_json, read_json_lines, read_words, shown
 
 if TYPE_CHECKING:
     from hopscotch.report.clips import ClipRow  # and with it torch
@@ -32,54 +28,6 @@ WHY_MISSING = {  # file -> what its absence means
     METRICS: "nothing is logged yet: no learning curves",
     f"report/{CLIPS}": "no test clips yet: nothing on classes, routes and single clips",
 }
-Lines = Sequence[Mapping[str, Any]]
-Content = TypeVar("Content")
-
-
-# The only readers of files that may come from a stranger.
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read an object; nothing where there is no file."""
-    return _read(path, lambda: json.loads(path.read_text(encoding="utf-8")), {})
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read one JSON object a line, in the order they were written; a line that a kill cut short is passed over."""
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return found
-
-
-def read_yaml(path: Path, nothing: Content) -> Content:
-    """Read plain data: what `${...}` refers to is not looked up."""
-    return _read(path, lambda: OmegaConf.to_container(OmegaConf.load(path), resolve=False), nothing)  # pyright: ignore[reportReturnType]
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """Read a row by its heads."""
-
-    def read() -> list[dict[str, str]]:
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-
-    return _read(path, read, [])
-
-
-def _read(path: Path, reader: Callable[[], Content], nothing: Content) -> Content:
-    if not path.is_file():
-        return nothing
-    try:
-        return reader()
-    except (KeyError, TypeError, ValueError, OmegaConfBaseException, YAMLError) as error:  # what broken files raise
-        words = " ".join(str(error).split())
-        raise ValueError(
-            f"{path} must be as a run of this version writes it, got {type(error).__name__}: {words}"
-        ) from None
 
 
 class Kept(NamedTuple):
@@ -99,12 +47,12 @@ class RunFolder:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        return read_yaml(self.path / CONFIG, {})
+        return read_config(self.path / CONFIG)
 
     @cached_property
     def overrides(self) -> list[str]:
         """What was typed, word by word."""
-        return [str(word) for word in read_yaml(self.path / OVERRIDES, [])]
+        return read_words(self.path / OVERRIDES)
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -112,15 +60,14 @@ class RunFolder:
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        return read_lines(self.path / METRICS)
+        return read_json_lines(self.path / METRICS)
 
     @cached_property
     def clips(self) -> "list[ClipRow]":
         """Rows of the test clips."""
-        from hopscotch.report.clips import parse_row
+        from hopscotch.report.clips import read_clips
 
-        path = self.path / "report" / CLIPS
-        return _read(path, lambda: [parse_row(row) for row in read_csv(path)], [])
+        return read_clips(self.path / "report" / CLIPS)
 
     @cached_property
     def decision_value(self) -> dict[str, Any]:
@@ -139,7 +86,10 @@ class RunFolder:
     @property
     def data(self) -> Mapping[str, Any]:
         """What the summary says of the data: fingerprint, classes, clips and seconds by split."""
-        return self.summary.get("data") or {}
+        found = self.summary.get("data") or {}
+        if not isinstance(found, Mapping):
+            raise ValueError(f"{shown(self.path / SUMMARY)} must have a map at data.")
+        return found
 
     @property
     def started(self) -> str:
@@ -191,7 +141,7 @@ class RunFolder:
 def config_of(run: Path) -> Path:
     """Where a run has its configuration; a folder without one is refused."""
     if not (run / CONFIG).is_file():
-        raise ValueError(f"run must be the folder of a run, got {run}: no {CONFIG} there.")
+        raise ValueError(f"run must be the folder of a run, got {shown(run)}: no {CONFIG} there.")
     return run / CONFIG
 
 

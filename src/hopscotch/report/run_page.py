@@ -17,6 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hopscotch.data.audio import AudioFileError, rate_ratio, resampler
 from hopscotch.data.datamodule import AudioDataModule
+from hopscotch.plain import refuse_links, shown
+from hopscotch.registry import without_cache
 from hopscotch.report import figures
 from hopscotch.report.clips import (
     Group,
@@ -60,6 +62,7 @@ def write_report(run: RunFolder, sounds: "Sounds | None", why_silent: str = "") 
     """Write both files; the page says `why_silent` where `sounds` is None."""
     context = run_context(run)
     heard = {"figures": figures, "sounds": sounds, "why_silent": why_silent if run.clips else ""}
+    refuse_links(run.path, [PAGE.as_posix(), CARD])
     (run.path / PAGE).parent.mkdir(exist_ok=True)
     (run.path / PAGE).write_text(render_html("run.html.j2", context | heard), encoding="utf-8")
     (run.path / CARD).write_text(render_markdown("card.md.j2", context), encoding="utf-8")
@@ -128,7 +131,7 @@ def headline(run: RunFolder) -> list[tuple[str, str]]:
 
 def command(run: RunFolder) -> str:
     """The command that trained it, to be typed as it stands."""
-    return shlex.join(["python", "train.py", *run.overrides])
+    return shlex.join(["python", "train.py", *map(shown, run.overrides)])
 
 
 def training(run: RunFolder) -> Table:
@@ -318,12 +321,12 @@ def measured(run: RunFolder) -> list[Measured]:
     if run.budgets:
         head, path = list(run.budgets[0]), run.picture("budgets.png")
         stored = [(path, "Accuracy against compute of this checkpoint")] if path else []
-        table = Table(head, [[shown(row[name] or "") for name in head] for row in run.budgets], numbers=head)
+        table = Table(head, [[rounded(row[name]) for name in head] for row in run.budgets], numbers=head)
         found.append(Measured("Other budgets", "The same weights, calibrated to spend less or more.", table, stored))
     return found
 
 
-def shown(text: str) -> str:
+def rounded(text: str) -> str:
     """Round a number of a CSV file."""
     try:
         value = float(text)
@@ -380,7 +383,7 @@ def find_sounds(
     """The sounds of a run, or None and the reason. `overrides` of the configuration say where the data are now."""
     if not run.clips:  # nothing to be heard
         return None, ""
-    cfg = OmegaConf.create(dict(run.config))
+    cfg = OmegaConf.create(without_cache(run.config))
     OmegaConf.set_struct(cfg, True)
     for override in overrides:
         key, equals, _ = override.partition("=")

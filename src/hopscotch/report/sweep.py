@@ -3,17 +3,19 @@
 Hydra loads this module before the first job, so heavy packages are imported where they are used.
 """
 
-import csv
 import json
+import math
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from hopscotch.plain import literal, read_yaml, refuse_links, sentence, shown, write_csv
 from hopscotch.report import text
 from hopscotch.report.records import (
     FAILED,
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 PLAN = "multirun.yaml"
+WRITTEN = ("index.html", "frontier.csv", "frontier.png", "groups.csv", "groups.md")
+MAX_JOBS = 10_000  # of a plan
 WITHOUT_TERMINAL = 160  # columns; rich assumes 80 and would fold the overrides
 STYLES = {"finished": "green", "stopped": "yellow"}  # every other status is red
 Cell = str | int | float | None
@@ -114,13 +118,12 @@ def report_sweep(folder: Path, records: Sequence[Record], config: DictConfig | N
 
 def report_folder(folder: Path, beside: Sequence[Path] = ()) -> None:
     """Report a folder that `train.py -m` or scripts/study.py has filled or is filling, with the runs of others."""
-    from rich.markup import escape
-
     from hopscotch.report.sweep_page import cautions
 
     for where in (folder, *beside):
         refuse_other_folders(where)
     _, *beside = each_once((folder, *beside))
+    refuse_links(folder, WRITTEN)
     plan = plan_of(folder)
     records = read_records(folder, () if plan is None else planned_overrides(plan))
     console = make_console()
@@ -128,11 +131,11 @@ def report_folder(folder: Path, beside: Sequence[Path] = ()) -> None:
     if groups:
         console.print(groups_table(groups))
     for caution in cautions(records, groups, 0):
-        console.print(f"[yellow]warning:[/yellow] {escape(caution)}", highlight=False, soft_wrap=True)
+        console.print(f"[yellow]warning:[/yellow] {text.rich_text(caution)}", highlight=False, soft_wrap=True)
     if is_search(plan) and records:
         console.print(jobs_table(records, search=True))
     print_failures(records, console)
-    print(folder / "index.html", flush=True)
+    print(shown(folder / "index.html"), flush=True)
 
 
 def refuse_other_folders(folder: Path, name: str = "sweep") -> None:
@@ -193,11 +196,6 @@ def write_runs(records: Sequence[Record], folder: Path) -> None:
     write_csv(folder / "frontier.csv", heads, rows)
 
 
-def write_csv(path: Path, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([heads, *rows])
-
-
 def metric_of(records: Sequence[Record]) -> str:
     """Return the primary metric of the records, or `value` where they have several."""
     names = {record.metric for record in records if record.value is not None} or {"acc"}
@@ -208,8 +206,9 @@ def plan_of(folder: Path) -> DictConfig | None:
     """Read the plan that Hydra left in the folder of a sweep; scripts/study.py leaves no such file."""
     if not (folder / PLAN).is_file():
         return None
-    config = OmegaConf.load(folder / PLAN)
-    assert isinstance(config, DictConfig)
+    config = OmegaConf.create(literal(read_yaml(folder / PLAN)))
+    if not isinstance(config, DictConfig) or OmegaConf.select(config, "hydra.overrides.task") is None:
+        raise ValueError(f"{shown(folder / PLAN)} must be the plan of a sweep, as Hydra writes it.")
     return config
 
 
@@ -226,7 +225,11 @@ def planned_overrides(config: DictConfig) -> list[list[str]]:
         return []
     parameters = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     typed = parameters + list(config.hydra.overrides.task)
-    (jobs,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(typed), None)
+    parsed = OverridesParser.create().parse_overrides(typed)
+    counts = [islice(one.sweep_string_iterator(), MAX_JOBS + 1) for one in parsed if one.is_sweep_override()]
+    if math.prod(sum(1 for _ in values) for values in counts) > MAX_JOBS:
+        raise ValueError(f"A sweep must have at most {MAX_JOBS} jobs, {PLAN} has more.")
+    (jobs,) = BasicSweeper.split_arguments(parsed, None)
     return jobs
 
 
@@ -243,12 +246,10 @@ def make_console() -> "Console":
 
 
 def print_failures(records: Sequence[Record], console: "Console") -> None:
-    from rich.markup import escape
-
     for record in records:
         if record.has_failed or record.error:
-            told = escape((record.folder or record.described) + (f": {record.error}" if record.error else ""))
-            console.print(f"[red]{record.status}[/red] {told}", highlight=False, soft_wrap=True)
+            told = sentence((record.folder or record.described) + (f": {record.error}" if record.error else ""))
+            console.print(f"{in_colour(record.status)} {text.rich_text(told)}", highlight=False, soft_wrap=True)
     num_failed = sum(record.has_failed for record in records)
     if num_failed:
         console.print(f"[red]{num_failed} of {len(records)} jobs failed or never ended[/red]", highlight=False)
@@ -269,9 +270,12 @@ def jobs_table(records: Sequence[Record], *, search: bool = False) -> "Table":
         names = (record.folder.partition("_")[0], record.model) if search else (record.model, record.seed)
         figures = (record.value, 4), (record.compute_fraction, 4), (record.macs_m, 2), (record.seconds, 1)
         cells = [cell(value, digits) for value, digits in ([(record.score, 4)] if search else []) + [*figures]]
-        status = f"[{STYLES.get(record.status, 'red')}]{record.status}[/]"
-        table.add_row(*names, words(record.overrides, shared), status, *cells)
+        table.add_row(*map(text.rich_text, names), words(record.overrides, shared), in_colour(record.status), *cells)
     return table
+
+
+def in_colour(status: str) -> str:
+    return f"[{STYLES.get(status, 'red')}]{text.rich_text(status)}[/]"
 
 
 def means_table(records: Sequence[Record]) -> "Table":
@@ -283,7 +287,7 @@ def means_table(records: Sequence[Record]) -> "Table":
         done = [record for record in members if record.status == "finished" and record.value is not None]
         figures = ("value", 4), ("compute_fraction", 4), ("macs_m", 2), ("seconds", 1)
         cells = [cell(spread_of(done, name), digits) for name, digits in figures]
-        table.add_row(model, words(overrides, shared), f"{len(done)} of {len(members)}", *cells)
+        table.add_row(text.rich_text(model), words(overrides, shared), f"{len(done)} of {len(members)}", *cells)
     return table
 
 
@@ -301,10 +305,8 @@ def groups_table(groups: Sequence[Group]) -> "Table":
 
 def words(overrides: Sequence[str], shared: Sequence[str]) -> str:
     """Join the overrides that tell a job apart, with numbers that a sampler drew to four digits."""
-    from rich.markup import escape
-
     told = " ".join(override for override in overrides if override not in shared)
-    return escape(re.sub(r"(?<==)\d+\.\d{5,}(e-?\d+)?", lambda drawn: f"{float(drawn[0]):.4g}", told))
+    return text.rich_text(re.sub(r"(?<==)\d+\.\d{5,}(e-?\d+)?", lambda drawn: f"{float(drawn[0]):.4g}", told))
 
 
 def new_table(title: str, words: Sequence[str], numbers: Sequence[str]) -> "Table":

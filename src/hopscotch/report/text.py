@@ -6,6 +6,8 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hopscotch.plain import shown
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -43,19 +45,25 @@ def markdown(table: Table) -> str:
 
 def escape(text: str) -> str:
     """Escape the letters that Markdown would take for its own."""
-    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", shown(" ".join(text.split())))
+
+
+def rich_text(text: object) -> str:
+    """Escape what rich or the terminal would obey."""
+    from rich.markup import escape
+
+    return escape(shown(text))
 
 
 def print_table(table: Table, console: "Console", title: str | None = None) -> None:
     """Print a table in the terminal."""
-    from rich.markup import escape as as_text
     from rich.table import Table as RichTable
 
     drawn = RichTable(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for head in table.head:
         drawn.add_column(head, justify="right" if head in table.numbers else "left")
     for row in table.rows:
-        drawn.add_row(*map(as_text, row))
+        drawn.add_row(*map(rich_text, row))
     console.print(drawn)
 
 
