@@ -1,4 +1,4 @@
-"""The house on one page: what flows from a clip to a report, and the words for it.
+"""Define what flows from a clip to a report, and the words for it.
 
     config -> build -> AudioBatch -> mel -> hidden -> ModelOutput (+ SkipTrace) -> loss -> step -> update_threshold
     -> report
@@ -15,7 +15,7 @@ Words, everywhere (code, config, tag, README):
     skip pattern  the list of strides over the layers
     gate          a yes/no per token, straight-through
     threshold     the score above which a gate is open
-    jump          what happened: how many layers a clip moved on by choice
+    jump          the action that a clip took after a layer: 0 goes on, a > 0 skips layers
     history       the layers a clip landed on by jumping, in order
     compute       multiply-accumulates (MACs); fraction = run / dense
 """
@@ -28,9 +28,13 @@ import torch
 from jaxtyping import Bool, Float, Int, Int8
 from torch import Tensor
 
+Hidden = Float[Tensor, "batch time dim"]  # hidden states
+Mask = Bool[Tensor, "batch time"]  # True at the positions of a clip, False at its padding
+Lengths = Int[Tensor, " batch"]  # positions of each clip
+
 
 class AudioBatch(NamedTuple):
-    """Clips of one training, validation or test step, zero-padded on the right to the longest."""
+    """Hold the clips of one step, zero-padded on the right to the longest."""
 
     waveform: Float[Tensor, "batch sample"]
     lengths: Int[Tensor, " batch"]  # samples per clip, at least 1
@@ -43,22 +47,22 @@ Clips = TypeVar("Clips", bound="PerClip")
 
 
 class PerClip:
-    """Base of dataclasses whose fields hold one row per clip, or None where the model has no such thing."""
+    """Serve as base of dataclasses whose fields hold one row per clip, or None where a model has no such value."""
 
     def map(self: Clips, function: Callable[[Tensor], Tensor]) -> Clips:
         """Apply `function` to every tensor."""
         return type(self)(**{name: _mapped(value, function) for name, value in self._columns()})
 
     def detach(self: Clips) -> Clips:
-        """Drop the graph: what may be kept after the step."""
+        """Drop the autograd graph, so that the rows can be kept after the step."""
         return self.map(lambda column: column.detach() if column.requires_grad else column)
 
     def cpu(self: Clips) -> Clips:
-        """Copy to the CPU."""
+        """Copy the rows to the CPU."""
         return self.map(Tensor.cpu)
 
     def to(self: Clips, device: torch.device) -> Clips:
-        """Copy to `device`."""
+        """Copy the rows to `device`."""
         return self.map(lambda column: column.to(device))
 
     def __getitem__(self: Clips, rows: Int[Tensor, " clip"]) -> Clips:
@@ -95,17 +99,17 @@ def _concatenated(values: Sequence[Any]) -> Any:
 
 @dataclass(frozen=True)
 class Decisions(PerClip):
-    """What an encoder decided for each clip: enough to take the same decisions again."""
+    """Hold what an encoder decided for each clip: enough to take the same decisions again."""
 
     strides: Int[Tensor, "batch depth"]  # 0 where the layer has no attention or was not visited
     jumps: Int8[Tensor, "batch depth"]  # the action taken; -1 where not visited, and where a layer decides nothing
     tokens: Bool[Tensor, "batch time"] | None = None  # let into the encoder, where a gate chooses them
-    positions: Int[Tensor, " batch"] | None = None  # that the gate chose among
+    positions: Int[Tensor, " batch"] | None = None  # number of positions that the gate chose among
 
     def skip_nothing(self) -> "Decisions":
-        """Decide for the same clips that nothing is skipped.
+        """Replace the decisions by those that skip nothing.
 
-        Token gates of adapters and strides that are fixed beforehand are not decisions: they stay as they are.
+        Token gates of adapters and fixed strides are not decisions: they stay as they are.
         """
         return Decisions(
             strides=torch.ones_like(self.strides),
@@ -117,7 +121,7 @@ class Decisions(PerClip):
 
 @dataclass(frozen=True)
 class SkipTrace(PerClip):
-    """What every clip of a batch did at every decision layer, and what that cost.
+    """Record what every clip of a batch did at every decision layer, and what that cost.
 
     `depth` counts all decision layers in order (in `jump_attention`: jump layers, then attention layers).
     """
@@ -144,10 +148,10 @@ class SkipTrace(PerClip):
         jumps: Int8[Tensor, "batch depth"] | None = None,
         **known: Any,
     ) -> "SkipTrace":
-        """Make a trace from what an encoder knows; the rest says "not applicable".
+        """Make a trace from what an encoder knows; all other fields say "not applicable".
 
-        Without `strides` no layer attends, without `jumps` none decides, without `expected_compute` it is the fraction
-        that was run.
+        Without `strides` no layer attends, and without `jumps` no layer decides. `expected_compute` is by default the
+        fraction that was run.
         """
         rest: dict[str, Any] = {
             "landings": torch.zeros_like(visited),
@@ -164,55 +168,55 @@ class SkipTrace(PerClip):
 
     @property
     def strides(self) -> Int[Tensor, "batch depth"]:
-        """Stride of every layer; 0 where it has no attention or was not visited."""
+        """Return the stride of every layer; 0 where it has no attention or was not visited."""
         return self.decisions.strides
 
     @property
     def jumps(self) -> Int8[Tensor, "batch depth"]:
-        """Action after every layer; -1 where nothing was decided."""
+        """Return the action after every layer; -1 where nothing was decided."""
         return self.decisions.jumps
 
     @property
     def tokens(self) -> Bool[Tensor, "batch time"] | None:
-        """Positions that a gate let into the encoder; None without such a gate."""
+        """Return the positions that a gate let into the encoder; None without such a gate."""
         return self.decisions.tokens
 
     @property
     def positions(self) -> Int[Tensor, " batch"] | None:
-        """Number of positions that the gate chose among; None without such a gate."""
+        """Return the number of positions that the gate chose among; None without such a gate."""
         return self.decisions.positions
 
     @property
     def histories(self) -> list[list[int]]:
-        """The layers each clip landed on by jumping, in order."""
+        """List the layers that each clip landed on by jumping, in order."""
         return [row.nonzero().flatten().tolist() for row in self.landings.cpu()]
 
     @property
     def fraction(self) -> Float[Tensor, " batch"]:
-        """Share of the dense model's multiply-accumulates that each clip used."""
+        """Return the share of the dense model's multiply-accumulates that each clip used."""
         return self.macs.double() / self.dense_macs.double()
 
     @staticmethod
     def kept(traces: Sequence["SkipTrace"]) -> "SkipTrace":
-        """Join batches into one trace on the CPU and without graph: what a split may keep."""
+        """Join batches into one trace on the CPU, without autograd graph."""
         return SkipTrace.cat([trace.detach() for trace in traces]).cpu()
 
 
 class Primary(NamedTuple):
-    """The metric that a task is judged by first, and which direction is better."""
+    """Name the metric that a task is judged by, and which direction is better."""
 
     name: str  # without split: "acc" is logged as val/acc
     larger_is_better: bool
 
 
 class ModelOutput(NamedTuple):
-    """What a model says of a batch, and what it did to say it."""
+    """Hold the outputs of a model for a batch, and how they were computed."""
 
     logits: Float[Tensor, "batch ..."]  # what the head gives: (batch, classes) for labels of clips
     trace: SkipTrace
     thresholds: dict[int, Tensor]  # decision layer -> threshold of its gate, for layers that have one
-    frontend_macs: Int[Tensor, " batch"]  # mel front end, kept apart from the model's own
-    positions: Int[Tensor, " batch"]  # of the encoder, per clip; what lies behind them is padding
+    frontend_macs: Int[Tensor, " batch"]  # of the mel front end, which is not in `trace.macs`
+    positions: Int[Tensor, " batch"]  # per clip in the encoder; later positions are padding
 
 
 def join_traces(traces: Sequence[SkipTrace]) -> SkipTrace:
@@ -234,6 +238,6 @@ def key_bits(*parts: int) -> int:
     return state >> 1
 
 
-def valid_mask(lengths: Int[Tensor, " batch"], size: int) -> Bool[Tensor, "batch size"]:
-    """True at the positions that belong to a clip, False at its padding."""
+def valid_mask(lengths: Lengths, size: int) -> Bool[Tensor, "batch size"]:
+    """Return True at the positions that belong to a clip, False at its padding."""
     return torch.arange(size, device=lengths.device) < lengths[:, None]

@@ -1,14 +1,13 @@
-"""A layer of the jump block that works token by token, and only at the tokens that its gate opens.
+"""Update a clip token by token, and only at the tokens that a gate opens.
 
     p = norm(x);   x += sigmoid(w . p + b) * hyper(adapter(p))     at open tokens;   closed tokens pass unchanged
 
-The adapter is a linear layer on even layers and the identity on odd ones; `hyper` is a MiniHyperConnection or nothing.
-
-Mix a few parallel projections of a token by weights that the token chooses itself.
+The adapter is a linear layer on even layers and the identity on odd ones. `hyper` is the identity, or a
+MiniHyperConnection, which mixes a few parallel projections of a token by weights that the token chooses itself:
 
     y = ReLU( sum_e softmax(W x)_e * P_e x ),   e = 1..expansion
 
-Source: the sketch's MiniConnection, after the hyper-connections of Zhu et al. 2024 in miniature.
+Source: MiniConnection of the original formulation, after the hyper-connections of Zhu et al. 2024.
 """
 
 import torch
@@ -17,10 +16,11 @@ from torch import Tensor, nn
 
 from hopscotch.compute import Count, linear_macs
 from hopscotch.layers.gate import Gate, GateDecision
+from hopscotch.types import Hidden, Mask
 
 
 class Adapter(nn.Module):
-    """A layer that works token by token, at the open tokens alone."""
+    """Update each token by itself, at open tokens only."""
 
     def __init__(self, dim: int, index: int, *, mini_hc: bool, expansion: int, dropout: float, gate: Gate) -> None:
         super().__init__()
@@ -33,14 +33,13 @@ class Adapter(nn.Module):
         self.strength = nn.Linear(dim, 1)
 
     def update(self, tokens: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
-        """What the layer adds to each token."""
+        """Compute the residual of each token."""
         normed = self.norm(tokens)
         h = normed if self.adapter is None else self.adapter(normed)
         h = h if self.hyper is None else self.hyper(h)
         return torch.sigmoid(self.strength(normed)) * self.dropout(h)
 
-    def forward(self, x: Tensor, mask: Tensor, bias: Tensor | float) -> tuple[Tensor, GateDecision]:
-        """x with its update at the open tokens, and the gate's decision."""
+    def forward(self, x: Hidden, mask: Mask, bias: Tensor | float) -> tuple[Hidden, GateDecision]:
         decision = self.gate(x, mask, bias)
         if self.training and self.gate.training_mode == "full":
             return x + self.update(x) * decision.is_open[:, :, None].to(x.dtype), decision
@@ -52,6 +51,7 @@ class Adapter(nn.Module):
         return tokens.index_add(0, rows, update.to(x.dtype)).view_as(x), decision
 
     def open_macs(self, positions: Count) -> Count:
+        """Count the MACs of so many open tokens, without the gate's."""
         macs = linear_macs(positions, self.dim, 1)
         if self.adapter is not None:
             macs = macs + linear_macs(positions, self.dim, self.dim)
@@ -59,7 +59,7 @@ class Adapter(nn.Module):
 
 
 class MiniHyperConnection(nn.Module):
-    """Works on tokens in any leading shape. All projections and their weights are one matrix product."""
+    """Mix `expansion` parallel projections of each token; one matrix product computes all of them and their weights."""
 
     def __init__(self, dim: int, expansion: int = 2) -> None:
         super().__init__()

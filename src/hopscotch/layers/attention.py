@@ -10,29 +10,27 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-SHORT = 64  # positions: up to here one call on padded keys takes less time than a call for every stride
+from hopscotch.layers.checks import check_heads, check_stride
+from hopscotch.types import Hidden, Lengths
 
-
-def check_heads(dim: int, num_heads: int) -> None:
-    if num_heads < 1 or dim % num_heads:
-        raise ValueError(f"dim must be a multiple of num_heads, got dim={dim}, num_heads={num_heads}.")
-
-
-def check_stride(stride: int, name: str = "stride") -> None:
-    if isinstance(stride, bool) or not isinstance(stride, int) or stride < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1 (1 keeps every key), got {stride!r}.")
+SHORT = 64  # positions: up to here one call on padded keys takes less time than one call per stride
 
 
 class SkipAttention(nn.Module):
-    """Multi-head attention that reads every `stride`-th key, the same stride for a batch or one for each clip.
+    """Read only every `stride`-th key in multi-head attention.
 
-    `strides` of `forward` overrides the layer's own: an int for all clips, or one int per clip, which runs packed:
-    keys and values of all clips are projected in one product over the kept positions alone. Then clips of equal stride
-    share a call of SDPA; short clips all share one, their keys padded to the most that any of them keeps. A padding
-    mask is strided with the keys; position 0 is valid in every clip, so one key always remains.
+    A stride per clip runs packed: keys and values of all clips are projected in one product over the kept positions
+    alone. Then clips of equal stride share a call of SDPA; short clips all share one, with their keys padded to the
+    longest. A padding mask is strided with the keys; position 0 is valid in every clip, so one key remains.
+
+    Args:
+        dim: Width of the hidden states; a multiple of `num_heads`.
+        num_heads: Attention heads.
+        stride: Positions from one key to the next, at least 1. At 1 this is plain attention; a larger stride saves
+            up to half of the projections and all but 1 / stride of the scores.
     """
 
     def __init__(self, dim: int, num_heads: int, *, stride: int = 1) -> None:
@@ -45,14 +43,11 @@ class SkipAttention(nn.Module):
         self.output = nn.Linear(dim, dim)
 
     def forward(
-        self,
-        x: Float[Tensor, "batch time dim"],
-        lengths: Int[Tensor, " batch"] | None = None,
-        *,
-        strides: int | Sequence[int] | None = None,
-    ) -> Float[Tensor, "batch time dim"]:
+        self, x: Hidden, lengths: Lengths | None = None, *, strides: int | Sequence[int] | None = None
+    ) -> Hidden:
+        """Attend; `strides` replaces the layer's own, with one for all clips or one for each."""
         strides = self.stride if strides is None else strides
-        query = self._heads(self.query(x))
+        query = self.split_heads(self.query(x))
         if isinstance(strides, int):
             kept = x[:, ::strides]
             mixed = self._attend(query, self.key_value(kept), key_mask(lengths, x.shape[1], strides))
@@ -60,12 +55,15 @@ class SkipAttention(nn.Module):
             mixed = self._attend_packed(query, x, lengths, strides)
         return self.output(mixed.transpose(1, 2).flatten(2))
 
-    def _heads(self, x: Tensor) -> Tensor:
+    def extra_repr(self) -> str:
+        return f"{self.dim}, num_heads={self.num_heads}, stride={self.stride}"
+
+    def split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # batch heads time head_dim
 
     def _attend(self, query: Tensor, key_value: Tensor, mask: Tensor | None) -> Tensor:
         key, value = key_value.chunk(2, dim=-1)
-        return F.scaled_dot_product_attention(query, self._heads(key), self._heads(value), attn_mask=mask)
+        return F.scaled_dot_product_attention(query, self.split_heads(key), self.split_heads(value), attn_mask=mask)
 
     def _attend_packed(
         self, query: Tensor, x: Tensor, lengths: Tensor | None, strides: Sequence[int]
@@ -79,7 +77,7 @@ class SkipAttention(nn.Module):
     def _attend_padded(
         self, query: Tensor, x: Tensor, lengths: Tensor | None, strides: Sequence[int]
     ) -> Float[Tensor, "batch heads time head_dim"]:
-        """The kept positions alone are projected, then padded to the most that a clip keeps."""
+        """Project the kept positions alone, then pad them to the most that a clip keeps."""
         batch, time, _ = x.shape
         every = torch.tensor(strides)[:, None]
         positions = torch.arange(time)
@@ -96,7 +94,7 @@ class SkipAttention(nn.Module):
     def _attend_grouped(
         self, query: Tensor, x: Tensor, lengths: Tensor | None, strides: Sequence[int]
     ) -> Float[Tensor, "batch heads time head_dim"]:
-        """Clips sorted by stride: each group is a slice, and the last gather restores the order."""
+        """Sort clips by stride, so that each group is a slice; the last gather restores the order."""
         order = sorted(range(len(strides)), key=strides.__getitem__)
         groups = [(s, strides.count(s)) for s in sorted(set(strides))]
         index = torch.tensor(order, device=x.device)
@@ -113,10 +111,8 @@ class SkipAttention(nn.Module):
         return torch.cat(mixed).index_select(0, index.argsort())
 
 
-def key_mask(
-    lengths: Int[Tensor, " batch"] | None, time: int, stride: int = 1
-) -> Bool[Tensor, "batch 1 1 keys"] | None:
-    """True at the kept positions that belong to a clip; None where there is no padding to hide."""
+def key_mask(lengths: Lengths | None, time: int, stride: int = 1) -> Bool[Tensor, "batch 1 1 keys"] | None:
+    """Return True at the kept positions that belong to a clip; None without padding."""
     if lengths is None:
         return None
     return (torch.arange(0, time, stride, device=lengths.device) < lengths[:, None])[:, None, None]

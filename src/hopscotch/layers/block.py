@@ -1,18 +1,16 @@
-"""A pre-norm transformer block whose attention may skip keys (Vaswani et al. 2017; pre-norm after Xiong et al. 2020).
+"""Compute a pre-norm transformer block whose attention may skip keys.
 
     x <- x + around(x)             a convolution channel by channel, where `convolution_width` is above 0
     x <- x + attention(norm(x))
     x <- x + ffn(norm(x))          dim -> ffn_ratio * dim -> dim
 
 `ffn_ratio` decides what a stride can save: at 4 the keys and values are a sixth of the block's weights, at 1 a third.
-Attention looks everywhere and has to learn what is near; a convolution knows (as at the head of each block in
-UniFormer, Li et al. 2022, there over pictures; Conformer's, Gulati et al. 2020, has a gate and norms beside).
+Attention has to learn which positions are near; a convolution knows. It is, for each channel by itself,
 
-Convolutions over time; channel by channel, what lies around a position, wherever in the clip.
+    y_t = b + sum_k w_k x_(t + k),  k = -(width - 1) / 2 ... (width - 1) / 2
 
-    y_t = b + sum_k w_k x_(t + k),  k = -(width - 1) / 2 ... (width - 1) / 2,  for each channel by itself
-
-x has to be 0 at padding, so that a clip sees the same alone and in any batch.
+with x = 0 at padding, so that a clip gives the same alone and in any batch. Sources: Vaswani et al. 2017; pre-norm
+after Xiong et al. 2020; a convolution in front of each block as in UniFormer (Li et al. 2022, there over images).
 """
 
 from collections.abc import Sequence
@@ -20,49 +18,56 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from hopscotch.compute import Count, attention_macs, convolution_macs, feed_forward_macs
-from hopscotch.layers.attention import SkipAttention, check_heads
-from hopscotch.types import valid_mask
-
-
-class FeedForward(nn.Sequential):
-    """Two linear layers with a GELU between them: dim -> ffn_ratio * dim -> dim."""
-
-    def __init__(self, dim: int, ffn_ratio: float) -> None:
-        hidden = int(dim * ffn_ratio)
-        super().__init__(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+from hopscotch.layers.attention import SkipAttention
+from hopscotch.layers.checks import check_heads
+from hopscotch.types import Hidden, Lengths, valid_mask
 
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """The options of a transformer block: a new option is a field here and a line of `TransformerBlock`.
+    """Hold the options of a transformer block: a new option is a field here and a line of `TransformerBlock`.
 
-    `residual_init_scale` multiplies the output projections of a new block, so that its residual branches start small
-    (LayerScale, Touvron et al. 2021; ReZero at 0, Bachlechner et al. 2020).
+    Args:
+        dim: Width of the hidden states; a multiple of `num_heads`.
+        num_heads: Attention heads.
+        ffn_ratio: Width of the feed-forward layer / `dim`. The smaller, the larger the share that strides save.
+        dropout: Probability of a zero in the output of every residual branch.
+        convolution_width: Positions, an odd number, that a convolution before the attention spans; 0 for none.
+        residual_init_scale: Factor on the output projections of a new block; below 1 its residual branches start small
+            (LayerScale, Touvron et al. 2021; ReZero at 0, Bachlechner et al. 2020).
     """
 
     dim: int
     num_heads: int
-    ffn_ratio: float = 4
-    dropout: float = 0.0
-    convolution_width: int = 0  # positions that a convolution before attention spans; 0: none
+    ffn_ratio: float = 3.0
+    dropout: float = 0.1
+    convolution_width: int = 7
     residual_init_scale: float = 1.0
 
     def __post_init__(self) -> None:
         check_heads(self.dim, self.num_heads)
 
     def macs(self, time: Count, stride: int | Tensor = 1) -> Count:
-        """Count the multiply-accumulates of a block over `time` positions whose attention reads every s-th key."""
+        """Count the MACs of a block over `time` positions whose attention reads every s-th key."""
         convolution = convolution_macs(time, self.dim, 1, self.convolution_width)
         feed_forward = feed_forward_macs(time, self.dim, self.ffn_ratio)
         return convolution + attention_macs(time, self.dim, stride) + feed_forward
 
 
+class FeedForward(nn.Sequential):
+    """Apply two linear layers with a GELU between them: dim -> ffn_ratio * dim -> dim."""
+
+    def __init__(self, dim: int, ffn_ratio: float) -> None:
+        hidden = int(dim * ffn_ratio)
+        super().__init__(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+
+
 class TransformerBlock(nn.Module):
-    """A transformer block; `stride` is that of its attention where `forward` is not given another."""
+    """Compute a transformer block; `stride` is that of its attention where `forward` is given no other."""
 
     def __init__(self, spec: BlockSpec, *, stride: int = 1) -> None:
         super().__init__()
@@ -76,35 +81,37 @@ class TransformerBlock(nn.Module):
             shrink(last, spec.residual_init_scale)
 
     def forward(
-        self,
-        x: Float[Tensor, "batch time dim"],
-        lengths: Int[Tensor, " batch"] | None = None,
-        *,
-        strides: int | Sequence[int] | None = None,
-    ) -> Float[Tensor, "batch time dim"]:
+        self, x: Hidden, lengths: Lengths | None = None, *, strides: int | Sequence[int] | None = None
+    ) -> Hidden:
         x = self.look_around(x, lengths)
         x = x + self.dropout(self.attention(self.attention_norm(x), lengths, strides=strides))
         return self.feed_forward(x)
 
-    def look_around(
-        self, x: Float[Tensor, "batch time dim"], lengths: Int[Tensor, " batch"] | None
-    ) -> Float[Tensor, "batch time dim"]:
-        """Add what a convolution hears around each position; padding counts as zeros."""
+    def look_around(self, x: Hidden, lengths: Lengths | None) -> Hidden:
+        """Add the convolution's branch; padding counts as zeros."""
         if self.around is None:
             return x
-        heard = x if lengths is None else x * valid_mask(lengths, x.shape[1])[:, :, None]
-        return x + self.dropout(self.around(heard))
+        valid = x if lengths is None else x * valid_mask(lengths, x.shape[1])[:, :, None]
+        return x + self.dropout(self.around(valid))
 
-    def feed_forward(self, x: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
+    def feed_forward(self, x: Hidden) -> Hidden:
         """Add the feed-forward branch."""
         return x + self.dropout(self.ffn(self.ffn_norm(x)))
 
 
-@torch.no_grad()
-def shrink(module: nn.Module | None, factor: float) -> None:
-    """Multiply the parameters of a new module by `factor`."""
-    for parameter in () if module is None else module.parameters():
-        parameter.mul_(factor)
+class DepthwiseConvolution(nn.Module):
+    """Convolve each channel by itself over `width` positions, an odd number."""
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        self.dim, self.width = dim, width
+        self.convolution = nn.Conv2d(dim, dim, (1, width), groups=dim)  # holds the weights; `over_time` runs
+
+    def forward(self, x: Hidden) -> Hidden:
+        return over_time(x, self.convolution.weight, self.convolution.bias, groups=self.dim)
+
+    def macs(self, positions: Count) -> Count:
+        return convolution_macs(positions, self.dim, 1, self.width)
 
 
 def over_time(
@@ -115,26 +122,18 @@ def over_time(
     stride: int = 1,
     groups: int = 1,
 ) -> Float[Tensor, "batch position output"]:
-    """A convolution over time, padded by half its odd width.
+    """Convolve over time, padded by half the odd width.
 
-    Done as one over a picture of height 1, channels last, which is how x lies in memory: a CPU takes 0.7 of the time of
-    a Conv1d, channel by channel a quarter to a half, and what comes after needs no copy.
+    x is taken as an image of height 1, channels last, which is its layout in memory: a CPU takes 0.7 of the time of a
+    Conv1d, channel by channel a quarter to a half, and what follows needs no copy.
     """
-    picture = x.transpose(1, 2)[:, :, None].contiguous(memory_format=torch.channels_last)  # batch input 1 time
-    y = F.conv2d(picture, weight, bias, stride=(1, stride), padding=(0, weight.shape[-1] // 2), groups=groups)
+    image = x.transpose(1, 2)[:, :, None].contiguous(memory_format=torch.channels_last)  # batch input 1 time
+    y = F.conv2d(image, weight, bias, stride=(1, stride), padding=(0, weight.shape[-1] // 2), groups=groups)
     return y[:, :, 0].transpose(1, 2)
 
 
-class DepthwiseConvolution(nn.Module):
-    """`width` positions, an odd number, around each one."""
-
-    def __init__(self, dim: int, width: int) -> None:
-        super().__init__()
-        self.dim, self.width = dim, width
-        self.convolution = nn.Conv2d(dim, dim, (1, width), groups=dim)  # weights
-
-    def forward(self, x: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
-        return over_time(x, self.convolution.weight, self.convolution.bias, groups=self.dim)
-
-    def macs(self, positions: Count) -> Count:
-        return convolution_macs(positions, self.dim, 1, self.width)
+@torch.no_grad()
+def shrink(module: nn.Module | None, factor: float) -> None:
+    """Multiply the parameters of a new module by `factor`."""
+    for parameter in () if module is None else module.parameters():
+        parameter.mul_(factor)

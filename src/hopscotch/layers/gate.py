@@ -1,22 +1,22 @@
-"""Open or close a token: a cheap score against a threshold, trained straight through.
+"""Open or close each token by a cheap score and a threshold, trained straight through.
 
     readout = softmax(cos(x, keys) / temperature) @ values
     score   = sigmoid(standardised(Linear(2, 1)[readout ; MLP(x)]) + offset)        open = score > threshold
     backward: d score = d open (identity);  d threshold = - sum d open (while gradients move it)
 
-The sigmoid makes [0, 1], to which the threshold is clamped, the score's range. Standardised by their running mean and
-deviation, with the gradient of scores standardised over the batch, scores rank tokens, and the threshold says how many
-are open. Before, scores ran after a rising threshold until both were 1 in float32 and every token was open for good.
-The score reads x detached: undetached scores ran off to 500 in a probe, and the model with them.
-`update_threshold(loss)`, once after every optimizer step, brings mean and deviation up to date and moves the threshold:
+Scores lie in [0, 1], and the threshold is clamped to the same range. They are standardised by their running mean and
+deviation, with the gradient of scores standardised over the batch: so scores rank tokens, and the threshold decides
+how many are open. Otherwise scores follow a rising threshold until both are 1 in float32, and every token stays open.
+The score reads x detached: in a trial without, scores ran off to 500, and the model with them.
+`update_threshold(loss)`, once after every optimizer step, updates mean and deviation and moves the threshold:
 
-    sign          above the running mean of the loss: down by lr, below: up by lr        (the sketch)
+    sign          above the running mean of the loss: down by lr, below: up by lr        (the original formulation)
     proportional  the same, by lr * clamp((loss - mean) / mean, -1, 1)
     target        lr * (open rate - set point): an integral controller; the loss moves the set point
     off           nothing
 
 and every rule but `off` keeps the measured open rate between `rate_floor` and `rate_ceiling`: `sign` alone closes every
-gate within an epoch, because the loss falls. Source: the sketch's mgate and STthreshold.
+gate within an epoch, because the loss falls. Source: mgate and STthreshold of the original formulation.
 """
 
 import math
@@ -28,16 +28,19 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from hopscotch.compute import Count
+from hopscotch.layers.checks import check_choice
 from hopscotch.layers.pooling import masked_mean_and_std
+from hopscotch.types import Hidden, Mask
 
 Rule = Literal["sign", "proportional", "target", "off"]
-RULES = ("sign", "proportional", "target", "off")
-THRESHOLD_SOURCES = ("gradient", "loss")
+ThresholdSource = Literal["gradient", "loss"]
+TrainingMode = Literal["full", "packed"]
 
 LOSS_MOMENTUM = 0.98  # running mean of the loss over about 50 steps
 MEASURE_MOMENTUM = 0.9  # running means of the open rate, and of the scores' mean and deviation, over about 10 steps
 SET_POINT_SPAN = 0.1  # how far the loss may move the set point of rule `target`, as an open rate
 SCORE_MARGIN = 1e-6
+TEMPERATURE = 0.1  # of a new read-out: selective; the sqrt(dim) of the original formulation makes it uniform
 
 
 @torch.no_grad()
@@ -47,13 +50,15 @@ def _follow(running: Tensor, measured: Tensor) -> None:
 
 
 class GateDecision(NamedTuple):
+    """Hold the decisions of a gate for a batch."""
+
     is_open: Float[Tensor, "batch time"]  # 0 or 1, with the score's gradient in training; 0 at padding
     computed: Bool[Tensor, "batch time"]  # tokens to compute: the open ones, in training those explored too
     open_rate: Float[Tensor, " batch"]  # share of the clip's valid tokens
 
 
 class StraightThrough(torch.autograd.Function):
-    """score > threshold, with the identity as gradient of the score, and minus its sum as that of the threshold."""
+    """Compare score > threshold, with the identity as gradient of the score, and minus its sum for the threshold."""
 
     @staticmethod
     def forward(ctx: Any, score: Tensor, threshold: Tensor) -> Tensor:
@@ -67,14 +72,25 @@ class StraightThrough(torch.autograd.Function):
 
 
 class Gate(nn.Module):
-    """A yes/no per token.
+    """Decide yes or no for each token.
 
-    `threshold_by`: "loss" makes the threshold a buffer that only `update_threshold` moves; "gradient" makes it a
-    parameter until `update_threshold` is first called, and leaves it to the loss from then on. Until then the scores'
-    mean and deviation are those of the first training batch.
-    `training_mode`: "full" computes every valid token; "packed" computes the open ones and a share `explore` of the
-    others, so that closed tokens can still learn to open. Evaluation is always packed.
-    `layer` is the decision layer that reports show the gate at.
+    Args:
+        dim: Width of the tokens.
+        num_keys: Prototypes that each token is compared with; the cost per token grows with it.
+        hidden_ratio: Hidden width of the score's MLP / `dim`.
+        threshold: Score in [0, 1] above which a token is open, at the start.
+        threshold_by: "loss" makes the threshold a buffer that only `update_threshold` moves. "gradient" makes it a
+            parameter until `update_threshold` is first called. Mean and deviation of the scores are those of the first
+            training batch until then.
+        rule: How `update_threshold` moves the threshold.
+        open_rate: Share of open tokens at the start, and the set point of rule "target".
+        rate_floor: Lowest open rate that any rule but "off" allows.
+        rate_ceiling: Highest open rate that any rule but "off" allows.
+        detach: Read the tokens without sending a gradient back to them.
+        training_mode: "full" computes every valid token in training, so that closed ones can learn to open; "packed"
+            computes the open ones and a share `explore` of the others. Evaluation is always packed.
+        explore: Share, in [0, 1], of the closed tokens that packed training computes.
+        layer: Decision layer that reports show the gate at.
     """
 
     loss_mean: Tensor
@@ -95,23 +111,20 @@ class Gate(nn.Module):
         num_keys: int = 16,
         hidden_ratio: float = 0.125,
         threshold: float = 0.5,
-        threshold_by: Literal["gradient", "loss"] = "gradient",
+        threshold_by: ThresholdSource = "gradient",
         rule: Rule = "target",
         open_rate: float = 0.85,
         rate_floor: float = 0.1,
         rate_ceiling: float = 0.98,
         detach: bool = True,
-        training_mode: Literal["full", "packed"] = "full",
+        training_mode: TrainingMode = "full",
         explore: float = 0.05,
         layer: int = 0,
     ) -> None:
         super().__init__()
-        if rule not in RULES:
-            raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}.")
-        if threshold_by not in THRESHOLD_SOURCES:
-            raise ValueError(f"threshold_by must be one of {', '.join(THRESHOLD_SOURCES)}, got {threshold_by!r}.")
-        if training_mode not in ("full", "packed"):
-            raise ValueError(f"training_mode must be full or packed, got {training_mode!r}.")
+        check_choice("rule", rule, Rule)
+        check_choice("threshold_by", threshold_by, ThresholdSource)
+        check_choice("training_mode", training_mode, TrainingMode)
         if not 0 <= rate_floor <= open_rate <= rate_ceiling <= 1:
             raise ValueError(
                 "rate_floor, open_rate and rate_ceiling must rise from 0 to 1, "
@@ -124,53 +137,52 @@ class Gate(nn.Module):
         self.detach, self.training_mode, self.explore = detach, training_mode, explore
         self.keys = nn.Parameter(torch.randn(num_keys, dim))
         self.values = nn.Parameter(torch.randn(num_keys, 1))
-        # A cosine lies in [-1, 1]: 0.1 makes the read-out selective; the sketch's sqrt(dim) makes it uniform.
-        self.log_temperature = nn.Parameter(torch.tensor(math.log(0.1)))
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(TEMPERATURE)))
         self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.SiLU(), nn.Linear(hidden, 1, bias=False))
         self.combine = nn.Linear(2, 1, bias=False)
         if threshold_by == "gradient":
             self.threshold = nn.Parameter(torch.tensor(float(threshold)))
         else:
             self.register_buffer("threshold", torch.tensor(float(threshold)))
-        self.register_buffer("by_loss", torch.tensor(threshold_by == "loss"))
-        self.register_buffer("loss_mean", torch.tensor(0.0))
-        self.register_buffer("num_updates", torch.tensor(0))
-        self.register_buffer("measured_rate", torch.tensor(float(open_rate)))
-        for name in ("measured_mean", "mean"):  # of scores that are not standardised yet
-            self.register_buffer(name, torch.tensor(0.0))
-        for name in ("measured_deviation", "deviation"):
-            self.register_buffer(name, torch.tensor(1.0))
-        self.register_buffer("offset", torch.tensor(0.0))
-        self.register_buffer("is_placed", torch.tensor(False))
-        self._may_need_place = True  # spares a look at the device once it is known to be placed
+        buffers = {
+            "by_loss": threshold_by == "loss",
+            "loss_mean": 0.0,
+            "num_updates": 0,
+            "measured_rate": float(open_rate),
+            "measured_mean": 0.0,
+            "mean": 0.0,
+            "measured_deviation": 1.0,
+            "deviation": 1.0,
+            "offset": 0.0,
+            "is_placed": False,
+        }
+        for name, value in buffers.items():
+            self.register_buffer(name, torch.tensor(value))
+        self._may_need_place = True  # False, once known, saves a synchronisation with the device
 
-    def logits(
-        self, x: Float[Tensor, "batch time dim"], mask: Bool[Tensor, "batch time"]
-    ) -> Float[Tensor, "batch time"]:
-        """Scores before the sigmoid, standardised."""
+    def extra_repr(self) -> str:
+        return f"{self.dim}, rule={self.rule}, open_rate={self.open_rate}, threshold_by={self.threshold_by}"
+
+    def logits(self, x: Hidden, mask: Mask) -> Float[Tensor, "batch time"]:
+        """Compute the standardised scores, before the sigmoid."""
         raw = self._raw(x)
         if not self.training:
             return (raw - self.mean) / self.deviation + self.offset
         mean, deviation = masked_mean_and_std(raw.reshape(1, -1, 1), mask.reshape(1, -1))[0]
         self._measure(raw.detach(), mask, mean.detach(), deviation.detach())
-        over_batch = (raw - mean) / deviation  # its gradient asks nothing that shifts or stretches all scores alike
+        over_batch = (raw - mean) / deviation  # its gradient cannot shift or stretch all scores alike
         return over_batch + ((raw - self.mean) / self.deviation + self.offset - over_batch).detach()
 
-    def _raw(self, x: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time"]:
+    def _raw(self, x: Hidden) -> Float[Tensor, "batch time"]:
         x = x.detach() if self.detach else x
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-12)
-        # Divided after the product: 16 values a token, not dim.
+        # Divide after the product: num_keys values per token instead of dim.
         cosine = x @ nn.functional.normalize(self.keys, dim=-1).T / norm
         readout = (cosine * (-self.log_temperature).exp()).softmax(dim=-1) @ self.values
         return self.combine(torch.cat([readout, self.mlp(x)], dim=-1)).squeeze(-1).float()
 
-    def forward(
-        self,
-        x: Float[Tensor, "batch time dim"],
-        mask: Bool[Tensor, "batch time"],
-        bias: Tensor | float = 0.0,
-    ) -> GateDecision:
-        """`bias` > 0 opens more gates in evaluation (it is added before the sigmoid); training ignores it."""
+    def forward(self, x: Hidden, mask: Mask, bias: Tensor | float = 0.0) -> GateDecision:
+        """Decide; `bias` > 0 opens more tokens in evaluation (it is added before the sigmoid); training ignores it."""
         logits = self.logits(x, mask)
         score = torch.sigmoid(logits if self.training else logits + bias)
         is_open: Tensor = StraightThrough.apply(score, self._within_scores()) * mask  # pyright: ignore[reportAssignmentType]
@@ -183,7 +195,7 @@ class Gate(nn.Module):
         return GateDecision(is_open, computed, open_rate)
 
     def _within_scores(self) -> Tensor:
-        """The threshold, short of 0 and 1: beyond them, where an optimizer may leave it, no bias opens a gate."""
+        """Clamp a threshold that an optimizer may have moved to 0 or 1, where no bias opens a gate any more."""
         if not isinstance(self.threshold, nn.Parameter):
             return self.threshold
         return self.threshold + (self.threshold.clamp(SCORE_MARGIN, 1 - SCORE_MARGIN) - self.threshold).detach()
@@ -201,7 +213,7 @@ class Gate(nn.Module):
         _follow(self.measured_deviation, deviation)
 
     def _place(self, raw: Tensor, mask: Tensor, mean: Tensor, deviation: Tensor) -> None:
-        """On the first training batch: shift the scores so that `open_rate` of the tokens is open."""
+        """Shift the scores of the first training batch so that `open_rate` of the tokens are open."""
         self._may_need_place = False
         if bool(self.is_placed):
             return
@@ -221,16 +233,20 @@ class Gate(nn.Module):
         self._hand_over(bool(self.by_loss))
 
     def _hand_over(self, by_loss: bool) -> None:
-        """A threshold that the loss moves gets no gradient, not even one of 0: no optimizer's momentum drags it on."""
+        """Take the threshold from the optimizer: without a gradient, not even one of 0, no momentum moves it on."""
         if isinstance(self.threshold, nn.Parameter):
             self.threshold.requires_grad_(not by_loss)
             self.threshold.grad = None if by_loss else self.threshold.grad
 
     @torch.no_grad()
     def update_threshold(self, loss: float | Tensor, lr: float = 0.01) -> None:
-        """Move the threshold by the loss of the last step; see the top of this file for the rules.
+        """Move the threshold by the loss of the last step (the head of this module has the rules).
 
         A tensor stays on its device. In eval mode nothing moves; a non-finite loss moves nothing and warns.
+
+        Args:
+            loss: Mean task loss of the last optimizer step.
+            lr: Largest step of the threshold, in units of the score, which lies in [0, 1].
         """
         if not self.training:
             return
@@ -240,10 +256,10 @@ class Gate(nn.Module):
             warnings.warn(f"update_threshold ignored a non-finite loss, {loss.item()}.", stacklevel=2)
             return
         loss, finite = loss.to(self.loss_mean.device), finite.to(self.loss_mean.device)
-        loss = torch.where(finite, loss, self.loss_mean)  # on an accelerator: ignored without a look from the host
+        loss = torch.where(finite, loss, self.loss_mean)  # on an accelerator: ignored without a synchronisation
         mean = torch.where(self.num_updates == 0, loss, self.loss_mean)
         step = self._limited(self._step(loss, mean, lr), lr) * finite
-        # Short of 0 and 1, so that the bias of an evaluation can still open and close every gate.
+        # Strictly between 0 and 1, so that the bias of an evaluation can still open and close every gate.
         self.threshold.add_(step).clamp_(SCORE_MARGIN, 1 - SCORE_MARGIN)
         self.mean.copy_(self.measured_mean)
         self.deviation.copy_(self.measured_deviation)
@@ -264,7 +280,7 @@ class Gate(nn.Module):
         return torch.zeros_like(loss)
 
     def _limited(self, step: Tensor, lr: float) -> Tensor:
-        """Outside the permitted open rates the threshold moves back, whatever the loss says."""
+        """Move the threshold back where the open rate is outside its limits, whatever the loss says."""
         if self.rule == "off":
             return step
         step = torch.where(self.measured_rate < self.rate_floor, -torch.full_like(step, lr), step)

@@ -1,4 +1,4 @@
-"""The jump block: layers that a clip may hop over, with a working memory and a few tokens skipped on the way.
+"""Run a block of layers that a clip may jump over, with a working memory and token gates.
 
 For a clip at layer i, with x its tokens:
 
@@ -12,51 +12,61 @@ For a clip at layer i, with x its tokens:
                        none     x stays
     4. after the last  x += sigmoid(w . x) MLP(norm(x))     (adapter only: a transformer block has its own)
 
-Layer 0 and the last always run. Every layer runs on the clips that visit it and on no others. Source: the sketch's
-skip_layer.
+Layer 0 and the last layer always run. Every layer runs only on the clips that visit it. Source: skip_layer of the
+original formulation.
 
     jump = SkipLayer(dim, heads, depth)
     y = jump(x)                                      # or jump(x, lengths)
     jump.update_threshold(loss=loss.item())          # after each step; without it the threshold moves by gradient
 """
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hopscotch.compute import feed_forward_macs
+from hopscotch.compute import Cost, feed_forward_macs
 from hopscotch.layers.adapter import Adapter
 from hopscotch.layers.block import BlockSpec, TransformerBlock
-from hopscotch.layers.gate import Gate, Rule
-from hopscotch.layers.policy import (
-    JumpPolicy,
-    JumpRule,
-    RouteEstimator,
-    Sees,
-    check_choice,
-    shortest_route,
-)
+from hopscotch.layers.checks import check_choice
+from hopscotch.layers.gate import Gate
+from hopscotch.layers.policy import JumpPolicy, JumpRule, RouteEstimator, Sees, shortest_route
 from hopscotch.layers.pooling import masked_mean, masked_mean_and_std
 from hopscotch.layers.route import Route, sent
-from hopscotch.types import Decisions, SkipTrace, valid_mask
+from hopscotch.types import Decisions, Hidden, Lengths, SkipTrace, valid_mask
 
 Mix = Literal["literal", "convex", "none"]
 Inner = Literal["adapter", "transformer"]
 
-JUMP_WEIGHTS = (0.1, 0.05, 0.01)  # J_a of the sketch; jumps longer than three start like its third
+JUMP_WEIGHTS = (0.1, 0.05, 0.01)  # J_a of the original formulation; longer jumps start like its third
 CONVEX_START = 0.1  # c of the convex landing
 GATE_SHARE = 0.1  # of a decision bias: a budget shortens routes before it closes single tokens
-FINAL_RATIO = 4  # width of the closing MLP over dim, as in the sketch
+FINAL_RATIO = 4  # width of the closing MLP / dim, as in the original formulation
 
 
 class SkipLayer(nn.Module):
-    """A block of `depth` layers that every clip crosses on its own route.
+    """Send every clip of a batch on its own route through `depth` layers.
 
-    Routes are planned at once from the block's input (`policy_sees="input"`, the sketch) or from the state after layer
-    0 ("first"), or decided layer by layer ("state", one host synchronisation each).
+    Args:
+        dim: Width of the hidden states; a multiple of `num_heads`.
+        num_heads: Attention heads of inner transformer blocks.
+        depth: Layers, at least 2.
+        inner: What a layer is: "adapter" works token by token behind a gate, "transformer" is a whole block.
+        mini_hc: Add mini hyper-connections to adapters, at `expansion` times their cost.
+        expansion: Pathways of a mini hyper-connection, at least 1.
+        block: Options of inner transformer blocks; its dropout is that of adapters, too.
+        jump_rule: Where an action leads: "skip" or "literal".
+        jump_max: Largest action, at least 1.
+        jump_mix: What a landing adds: "literal", "convex" or "none".
+        policy_sees: "input" and "first" plan the whole route at once, from the block's input (as the original
+            formulation does) or from the state after layer 0. "state" decides layer by layer, at the price of one host
+            synchronisation for each.
+        policy_tied: Use equal logits at all layers, as in the original formulation.
+        policy_estimator: How the policy learns (layers/policy.py).
+        gate: Arguments of the adapters' gates (`Gate`); by default a threshold moves by gradient until
+            `update_threshold` is first called.
     """
 
     def __init__(
@@ -75,25 +85,16 @@ class SkipLayer(nn.Module):
         policy_sees: Sees = "first",
         policy_tied: bool = False,
         policy_estimator: RouteEstimator = "gumbel",
-        gate_num_keys: int = 16,
-        gate_hidden_ratio: float = 0.125,
-        gate_rule: Rule = "target",
-        gate_open_rate: float = 0.85,
-        gate_rate_floor: float = 0.1,
-        gate_rate_ceiling: float = 0.98,
-        gate_detach: bool = True,
-        gate_training_mode: Literal["full", "packed"] = "full",
-        gate_threshold_by: Literal["gradient", "loss"] = "gradient",
+        gate: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        spec = BlockSpec(dim, num_heads) if block is None else block
-        check_choice("inner", inner, ("adapter", "transformer"))
-        check_choice("jump_mix", jump_mix, ("literal", "convex", "none"))
-        check_choice("policy_sees", policy_sees, ("input", "first", "state"))
+        check_choice("inner", inner, Inner)
+        check_choice("jump_mix", jump_mix, Mix)
+        check_choice("policy_sees", policy_sees, Sees)
         if policy_estimator == "gain" and policy_sees == "state":
             raise ValueError("policy_sees must be input or first under policy_estimator=gain, got state.")
+        self.spec = BlockSpec(dim, num_heads) if block is None else block
         self.dim, self.depth, self.max_jump = dim, depth, jump_max
-        self.spec = spec
         self.inner, self.mix, self.sees = inner, jump_mix, policy_sees
         num_features = dim if policy_sees == "input" else 2 * dim
         self.policy = JumpPolicy(
@@ -104,24 +105,12 @@ class SkipLayer(nn.Module):
         self.gates: list[Gate] = []
         for index in range(depth):
             if inner == "transformer":
-                self.layers.append(TransformerBlock(spec))
+                self.layers.append(TransformerBlock(self.spec))
                 continue
-            gate = Gate(
-                dim,
-                num_keys=gate_num_keys,
-                hidden_ratio=gate_hidden_ratio,
-                threshold_by=gate_threshold_by,
-                rule=gate_rule,
-                open_rate=gate_open_rate,
-                rate_floor=gate_rate_floor,
-                rate_ceiling=gate_rate_ceiling,
-                detach=gate_detach,
-                training_mode=gate_training_mode,
-                layer=index,
-            )
-            self.gates.append(gate)
+            own_gate = Gate(dim, layer=index, **(gate or {}))
+            self.gates.append(own_gate)
             self.layers.append(
-                Adapter(dim, index, mini_hc=mini_hc, expansion=expansion, dropout=spec.dropout, gate=gate)
+                Adapter(dim, index, mini_hc=mini_hc, expansion=expansion, dropout=self.spec.dropout, gate=own_gate)
             )
         if jump_mix != "none":
             self.work_mem = nn.Parameter(torch.zeros(dim))
@@ -135,30 +124,31 @@ class SkipLayer(nn.Module):
             self.final_gate = nn.Linear(dim, 1)
             self.final = nn.Sequential(nn.Linear(dim, FINAL_RATIO * dim), nn.GELU(), nn.Linear(FINAL_RATIO * dim, dim))
 
-    def forward(
-        self, x: Float[Tensor, "batch time dim"], lengths: Int[Tensor, " batch"] | None = None
-    ) -> Float[Tensor, "batch time dim"]:
-        """Cross the block; `logs["jumps"]` then holds each clip's history, as in the sketch."""
+    def extra_repr(self) -> str:
+        return f"{self.dim}, depth={self.depth}, inner={self.inner}, sees={self.sees}, mix={self.mix}"
+
+    def forward(self, x: Hidden, lengths: Lengths | None = None) -> Hidden:
+        """Run the block; `logs["jumps"]` then holds each clip's history, as in the original formulation."""
         y, trace = self.run(x, lengths)
         self.logs = {"jumps": trace.histories}
         return y
 
     def update_threshold(self, loss: float | Tensor, lr: float = 0.01) -> None:
-        """Move the gates' thresholds by the loss of the last step (layers/gate.py has the rules)."""
+        """Move the thresholds of all gates by the loss of the last step (layers/gate.py has the rules)."""
         for gate in self.gates:
             gate.update_threshold(loss, lr)
 
     def run(
         self,
-        x: Float[Tensor, "batch time dim"],
-        lengths: Int[Tensor, " batch"] | None = None,
+        x: Hidden,
+        lengths: Lengths | None = None,
         *,
         bias: Tensor | float = 0.0,
         repeat: Decisions | None = None,
-    ) -> tuple[Float[Tensor, "batch time dim"], SkipTrace]:
-        """Cross the block and say what every clip did.
+    ) -> tuple[Hidden, SkipTrace]:
+        """Run the block and record what every clip did.
 
-        In evaluation `bias` > 0 asks for more compute; `repeat` holds jumps to take instead of the policy's.
+        In evaluation `bias` > 0 favours more compute; `repeat` holds jumps to take instead of the policy's.
         """
         batch, time = x.shape[:2]
         x = x.to(next(self.parameters()).dtype)  # the residual stream stays in full precision under autocast
@@ -183,7 +173,7 @@ class SkipLayer(nn.Module):
         return y, self._trace(route, walk, lengths)
 
     def _plan(self, route: Route, summary: Tensor, bias: Tensor | float) -> None:
-        """Decide after all layers at once."""
+        """Decide the whole route at once."""
         if self.policy.estimator == "gain":
             route.summary = summary.detach()
         route.decide(self.policy(summary), bias)
@@ -191,7 +181,7 @@ class SkipLayer(nn.Module):
     def _trace(self, route: Route, walk: "_Walk", lengths: Tensor) -> SkipTrace:
         visited, chances = route.visited, route.chances
         constant = self.constant_macs(lengths)
-        visit_macs = self.layer_macs(0, lengths)[:, None].expand(-1, self.depth)  # the gate's, where tokens have one
+        visit_macs = self.layer_macs(0, lengths)[:, None].expand(-1, self.depth)  # of adapters: the gate alone
         macs, dense_macs, expected = visited * visit_macs, visit_macs, chances * visit_macs
         open_rate = torch.full(visited.shape, torch.nan, device=visited.device)
         if self.gates:
@@ -220,34 +210,34 @@ class SkipLayer(nn.Module):
         )
 
     def layer_macs(self, layer: int, time: Tensor) -> Tensor:
-        """What a visit costs before any token is open; the memory's gate is in it, jump or no jump."""
+        """Count the MACs of a visit without open tokens, including the memory's gate, with or without a jump."""
         memory = 0 if self.mix == "none" else self.dim
         if self.inner == "transformer":
             return self.spec.macs(time) + memory
         return self.gates[layer].macs(time) + memory
 
     def token_macs(self, layer: int, time: Tensor) -> Tensor:
-        """What a visit costs beside, with every token open."""
+        """Count the additional MACs of a visit with every token open."""
         if self.inner == "transformer":
             return torch.zeros_like(time)
         return self._adapter(layer).open_macs(time)
 
     def constant_macs(self, time: Tensor) -> Tensor:
-        """The policy, and the closing MLP."""
+        """Count the MACs of the policy and of the closing MLP."""
         num_calls = self.depth - 1 if self.sees == "state" else 1
         macs = torch.full_like(time, num_calls * self.policy.macs())
         if self.inner == "adapter":
             macs = macs + time * self.dim + feed_forward_macs(time, self.dim, FINAL_RATIO)
         return macs
 
-    def macs_range(self, time: int) -> tuple[int, int]:
-        """Cheapest (shortest route, gates closed) and dense MACs of a clip of `time` positions."""
+    def cost(self, time: int) -> Cost:
+        """Count the MACs of a clip of `time` positions; the cheapest has the shortest route and closed gates."""
         positions = torch.tensor(time)
         visits = [int(self.layer_macs(i, positions)) for i in range(self.depth)]
-        dense = [cost + int(self.token_macs(i, positions)) for i, cost in enumerate(visits)]
-        route = shortest_route(visits, self.max_jump, self.policy.rule)
         constant = int(self.constant_macs(positions))
-        return constant + sum(visits[i] for i in route), constant + sum(dense)
+        route = shortest_route(visits, self.max_jump, self.policy.rule)
+        dense = constant + sum(visits) + sum(int(self.token_macs(i, positions)) for i in range(self.depth))
+        return Cost(constant + sum(visits[i] for i in route), dense, dense, dense)
 
     def _adapter(self, layer: int) -> Adapter:
         module = self.layers[layer]
@@ -256,7 +246,7 @@ class SkipLayer(nn.Module):
 
 
 class _Walk:
-    """The tokens and the memory of a batch on their way through the block."""
+    """Carry the tokens and the memory of a batch through the block."""
 
     def __init__(
         self, block: SkipLayer, x: Tensor, mask: Tensor, lengths: Tensor, route: Route, bias: Tensor | float
@@ -265,20 +255,20 @@ class _Walk:
         self.clips = list(range(len(x)))
         self.tokens, self.start = _Rows(x), _Rows(x)
         self.memory = None if block.mix == "none" else block.work_mem.expand(len(x), -1)
-        self.shares = (mask / lengths[:, None]).to(x.dtype)  # of each position in its clip's mean
+        self.shares = (mask / lengths[:, None]).to(x.dtype)  # weight of each position in its clip's mean
         self.open_rates: list[Tensor] = []  # per layer (batch,), 1 where not visited
         self.num_open: list[Tensor] = []  # per layer (batch,)
 
     def _index(self, clips: list[int]) -> Tensor | None:
-        """None where all clips of the batch are meant."""
+        """Return the clips as an index; None for all clips of the batch."""
         return None if clips == self.clips else sent(clips, self.lengths.device)
 
     def everyone(self) -> Tensor:
-        """The tokens of all clips, wherever they are."""
+        """Return the tokens of all clips."""
         return self.tokens.take(self.clips)
 
     def visit(self, layer: int) -> None:
-        """Run the layer on the clips that come by, and let them remember."""
+        """Run the layer on the clips that visit it, and update their memories."""
         clips, module = self.route.visiting[layer], self.block.layers[layer]
         if isinstance(module, Adapter):
             self.open_rates.append(self.shares.new_ones(len(self.shares)))
@@ -299,7 +289,7 @@ class _Walk:
         self._remember(layer, index)
 
     def _remember(self, layer: int, index: Tensor | None) -> None:
-        """Only the clips that jump from here on: nobody else's memory is ever read. `index`: all who come by."""
+        """Update the memory of the clips that still jump, as no other is read; `index` is that of all visitors."""
         clips = self.route.to_jump(layer)
         if self.memory is None or not clips:
             return
@@ -311,7 +301,7 @@ class _Walk:
         self.memory = _put(self.memory, index, remembered)
 
     def land(self, layer: int) -> None:
-        """Mix the start and the memory into the clips that jump from here."""
+        """Mix the block's input and the memory into the clips that jump from the layer."""
         clips = self.route.jumping[layer]
         if self.memory is None or not clips:
             return
@@ -325,9 +315,9 @@ class _Walk:
 
 
 class _Rows:
-    """What every clip carries along, taken as a batch of any clips and put back.
+    """Hold a tensor per clip, read as a batch of any clips and written back.
 
-    A clip's row stays in the batch that it was last part of: clips left out are neither copied nor written, and their
+    A clip's row stays in the batch that it was last written with: other clips are neither copied nor written, and their
     gradient needs no scatter.
     """
 
@@ -347,7 +337,7 @@ class _Rows:
 
 
 class _Batch:
-    """A batch of some clips, cut into rows when they are first asked for."""
+    """Hold a batch of some clips, split into rows when these are first read."""
 
     def __init__(self, clips: list[int], batch: Tensor) -> None:
         self.clips, self.batch = clips, batch
@@ -358,9 +348,9 @@ class _Batch:
 
 
 class Credit(torch.autograd.Function):
-    """The layer's output y for its input x, as it is; the chance of coming by learns what the visit is worth.
+    """Pass the layer's output y on unchanged, and let the chance of a visit learn what the visit is worth.
 
-    d chance = sum of (y - x) dy: the gradient of a weight of 1 on what the layer adds.
+    d chance = sum of (y - x) dy: the gradient of a weight of 1 on what the layer adds to its input x.
     """
 
     @staticmethod
@@ -375,7 +365,7 @@ class Credit(torch.autograd.Function):
 
 
 def _picked(x: Tensor, index: Tensor | None) -> Tensor:
-    """None where all clips are meant: no need to gather."""
+    """Select clips; None selects all of them, without a copy."""
     return x if index is None else x.index_select(0, index)  # x[index]: a slow gradient
 
 

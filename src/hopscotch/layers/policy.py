@@ -1,9 +1,9 @@
-"""Choose each clip's way through a block of layers: go on, or jump over some.
+"""Choose each clip's route through a block of layers: go on, or jump over some.
 
 At layer i (all but the last) action 0 goes on to i + 1. Action a > 0 jumps, by rule
 
     skip      to min(i + 1 + a, depth - 1): a layers are skipped
-    literal   to min(i + a, depth - 1):     the sketch's rule, where action 1 skips nothing
+    literal   to min(i + a, depth - 1):     the original formulation, where action 1 skips nothing
 
 With p_i the probabilities at layer i, the probability n_j of visiting layer j follows exactly from
     n_0 = 1,   n_target(i, a) += n_i p_i(a).
@@ -11,9 +11,9 @@ With p_i the probabilities at layer i, the probability n_j of visiting layer j f
 Estimators, how the policy learns from the task:
     reinforce   the sampled route's log-probability times its advantage (Williams 1992); bounded probabilities
     gumbel      routes drawn by Gumbel noise; every visited layer's update is multiplied by 1 + n_j - stop(n_j)
-    gain        random routes; before every validation what they lose against the dense run of the same clip is
-                regressed as the sum of the gains of the layers skipped (tasks/gains.py); visit where gains pay
-    random      a control: random routes, in evaluation too, where each clip's are drawn from the bits of its summary
+    gain        random routes; before every validation their loss, less that of the dense run of the same clip, is
+                regressed as the sum of the gains of the skipped layers (training/gains.py); evaluation skips by gain
+    random      a baseline: random routes, in evaluation too, where each clip's are drawn from the bits of its summary
 """
 
 from typing import Literal
@@ -22,37 +22,39 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hopscotch.layers.checks import check_choice
 from hopscotch.layers.sampling import COST_UNIT
 
 JumpRule = Literal["skip", "literal"]
 Sees = Literal["input", "first", "state"]
 RouteEstimator = Literal["reinforce", "gumbel", "gain", "random"]
-ESTIMATORS = ("reinforce", "gumbel", "gain", "random")
 
-HIDDEN = 64  # units of the policy's hidden layer: cheap beside one layer of one clip
+HIDDEN = 64  # units of the policy's hidden layer: cheap compared with one layer of one clip
 GO_ON_BIAS = 1.5  # logit of action 0 at the start: about 0.6 of the decisions go on, with three jumps to choose from
-LOGIT_SCALE = 0.1  # of the fresh policy's last layer
-SCATTER = 1000.0  # radians per unit of the summary: two clips alike draw routes that are not
+LOGIT_SCALE = 0.1  # of a new policy's last layer
+SCATTER = 1000.0  # radians per unit of the summary: even similar clips draw unrelated routes
 
 
 def landing(layer: int, action: int, depth: int, rule: JumpRule) -> int:
-    """The layer that follows `layer` after `action`; never past the last one, which always runs."""
+    """Return the layer that follows `layer` after `action`; never past the last one, which always runs."""
     if action == 0:
         return layer + 1
     return min(layer + action + (rule == "skip"), depth - 1)
 
 
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
-
-
 class JumpPolicy(nn.Module):
-    """Logits over actions 0..max_jump at every layer but the last, from a summary of the clip.
+    """Compute logits over actions 0..max_jump at every layer but the last, from a summary of the clip.
 
-    `num_features`: width of that summary. `tied`: equal logits at all layers, as in the original formulation.
-    Under `gain` the net gives one gain per layer instead, and the logits follow from the gains. Under
-    `random` there is no net: the sine of a large random projection scatters the summaries beyond recognition.
+    Under "gain" the net gives one gain per layer, and the logits follow from the gains. Under "random" there is no net:
+    the sine of a large random projection scatters the summaries.
+
+    Args:
+        num_features: Width of the summary.
+        depth: Layers of the block, at least 2.
+        max_jump: Largest action, at least 1.
+        rule: Where an action leads.
+        tied: Use equal logits at all layers, as in the original formulation.
+        estimator: How the policy learns.
     """
 
     scatter: Tensor
@@ -71,8 +73,8 @@ class JumpPolicy(nn.Module):
         estimator: RouteEstimator = "gumbel",
     ) -> None:
         super().__init__()
-        check_choice("rule", rule, ("skip", "literal"))
-        check_choice("estimator", estimator, ESTIMATORS)
+        check_choice("rule", rule, JumpRule)
+        check_choice("estimator", estimator, RouteEstimator)
         if estimator == "gain" and tied:
             raise ValueError("tied must be false under estimator=gain, got true.")
         if max_jump < 1:
@@ -99,10 +101,10 @@ class JumpPolicy(nn.Module):
             if estimator != "gain":
                 self.output.bias[:: self.num_actions] = GO_ON_BIAS
         if estimator == "gain":
-            self.requires_grad_(False)  # fitted, not trained along
+            self.requires_grad_(False)  # fitted by training/gains.py
 
     def _register_tables(self) -> None:
-        """What follows from the rule alone, by layer and action."""
+        """Tabulate what follows from the rule alone, by layer and action."""
         depth, actions = self.depth, range(self.num_actions)
         targets = torch.tensor([[landing(i, a, depth, self.rule) for a in actions] for i in range(depth - 1)])
         skipped = skipped_layers(depth, self.num_actions, self.rule)
@@ -112,7 +114,7 @@ class JumpPolicy(nn.Module):
         self.register_buffer("shares_skipped", shares, persistent=False)  # of the longest jump
 
     def forward(self, summary: Float[Tensor, "batch features"]) -> Float[Tensor, "batch decisions actions"]:
-        summary = summary.detach()  # like the gates: the policy reads the trunk, it does not steer it
+        summary = summary.detach()  # no gradient to the block, as in the gates
         if self.estimator == "random":
             return self._logits((summary.float() @ self.scatter.float()).sin())
         if self.estimator == "gain":
@@ -120,7 +122,7 @@ class JumpPolicy(nn.Module):
         return self._logits(self._outputs(summary))
 
     def gains(self, summary: Float[Tensor, "batch features"]) -> Float[Tensor, "batch depth"]:
-        """Under `gain`: what visiting each layer saves the clip, in loss."""
+        """Predict, under "gain", how much loss a visit of each layer saves the clip."""
         return self._outputs(summary)
 
     def _outputs(self, summary: Tensor) -> Float[Tensor, "batch outputs"]:
@@ -130,18 +132,18 @@ class JumpPolicy(nn.Module):
         return outputs.unflatten(-1, (-1, self.num_actions)).expand(-1, self.depth - 1, -1)
 
     def _given_up(self, outputs: Tensor) -> Float[Tensor, "batch decisions actions"]:
-        """An action's logit is what it gives up: minus the gains, in loss, of the layers that it skips."""
+        """Make each action's logit minus the gains, in loss, of the layers that it skips."""
         return -(outputs[:, None, None] * self.skipped.float()).sum(dim=-1) / COST_UNIT  # float32, under autocast too
 
     def macs(self) -> int:
-        """Per call and clip."""
+        """Count the MACs of one call, per clip."""
         if self.estimator == "random":
             return self.num_features * self.num_outputs
         return self.num_features * HIDDEN + HIDDEN * self.num_outputs
 
 
 def skipped_layers(depth: int, num_actions: int, rule: JumpRule) -> Float[Tensor, "decisions actions depth"]:
-    """1 where taking the action at the layer jumps over the third axis' layer."""
+    """Return 1 where the action, taken at the layer, skips the layer of the third axis."""
     table = torch.zeros(depth - 1, num_actions, depth)
     for i in range(depth - 1):
         for a in range(num_actions):
@@ -150,7 +152,7 @@ def skipped_layers(depth: int, num_actions: int, rule: JumpRule) -> Float[Tensor
 
 
 def shortest_route(costs: list[int], max_jump: int, rule: JumpRule) -> list[int]:
-    """The layers of the cheapest route through layers of these costs."""
+    """Find the layers of the cheapest route through layers of these costs."""
     depth = len(costs)
     best: list[tuple[int, list[int]]] = [(costs[-1], [depth - 1])]
     for layer in range(depth - 2, -1, -1):

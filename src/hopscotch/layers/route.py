@@ -1,4 +1,4 @@
-"""Follow the clips of a batch through a jump block: who visits which layer, with which probability."""
+"""Follow the clips of a batch through a jump block: which clip visits which layer, and how likely."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -10,54 +10,54 @@ from jaxtyping import Bool, Float, Int8
 from torch import Tensor, nn
 
 from hopscotch.layers.policy import JumpPolicy, landing
-from hopscotch.layers.sampling import floored, gumbel_noise
+from hopscotch.layers.sampling import Draw, draw_floored, draw_gumbel, entropy_of, most_likely
 
 
 class Route:
-    """The routes of a batch, decided layer by layer or all at once: who visits what, with which probability.
+    """Decide the routes of a batch, layer by layer or all at once.
 
     Probabilities stay on the device; the actions are read once per `decide`, and the host follows the clips from there:
-    `visiting` and `jumping` list by layer the clips that come by and those that jump. `repeat` are jumps, per clip and
-    layer, to take whatever the scores say.
+    `visiting` and `jumping` list by layer the clips that visit it and those that jump from it. `repeat` holds jumps,
+    per clip and layer, to take instead of the policy's.
     """
 
     def __init__(
         self, policy: JumpPolicy, batch: int, device: torch.device, repeat: Int8[Tensor, "batch _"] | None = None
     ) -> None:
         self.policy, self.depth, self.device, self.repeat = policy, policy.depth, device, repeat
-        self.summary: Tensor | None = None  # what the whole route was planned from, where gains are learnt
+        self.summary: Tensor | None = None  # features that the route was planned from, where gains are learnt
         self.visiting = [list(range(batch))]
         self.jumping: list[list[int]] = []
         self._jumps = [[-1] * self.depth for _ in range(batch)]
         self._landed = [[False] * self.depth for _ in range(batch)]
         self._next = [0] * batch  # the layer that a clip visits next
-        self._last_jump = [-1] * batch  # the last layer that a clip jumps from, as far as is decided
+        self._last_jump = [-1] * batch  # the last layer that a clip jumps from, as decided so far
         self._probabilities: list[Tensor] = []
-        self._draws: list[Tensor] = []  # probabilities with the noise of this draw: the straight-through gradient's own
+        self._soft: list[Tensor] = []  # probabilities with the noise of this draw
         self._drawn: Tensor | None = None
 
     def decide(self, scores: Float[Tensor, "batch layers actions"], bias: Tensor | float) -> None:
-        """Decide after the layers that come next, as many as have scores; one look at the device.
+        """Decide after the next layers, as many as have scores; this costs one synchronisation with the device.
 
-        `bias` > 0 favours going on, in evaluation only.
+        In evaluation `bias` > 0 favours going on.
         """
         first = len(self.jumping)
         layers = slice(first, first + scores.shape[1])
-        # Layer by layer in memory, too: a seed draws the same whether layers are decided together or in turn.
+        # Layer by layer in memory: a seed draws the same whether layers are decided together or in turn.
         logits = scores.transpose(0, 1).contiguous()  # layers batch actions
         if not self.policy.training:
             logits = logits - bias * self.policy.shares_skipped[layers, None]
-        actions, probabilities, draw = self._choose(logits)
+        actions, probabilities, soft = self._choose(logits)
         if self.repeat is not None:
-            actions = self.repeat[:, layers].T.clamp(min=0)  # -1 where the clip does not come by
+            actions = self.repeat[:, layers].T.clamp(min=0)  # -1 where the clip does not visit
         self._probabilities.append(probabilities)
-        self._draws.append(draw)
+        self._soft.append(soft)
         self._drawn = None
         for layer, column in enumerate(actions.tolist(), start=first):
             self._follow(layer, column)
 
     def _follow(self, layer: int, actions: list[int]) -> None:
-        """Move the clips that are at the layer on to where their actions lead."""
+        """Move the clips at the layer to where their actions lead."""
         here = self.visiting[layer]
         for clip in here:
             action = actions[clip]
@@ -71,19 +71,19 @@ class Route:
         self.visiting.append([clip for clip, following in enumerate(self._next) if following == layer + 1])
 
     def to_jump(self, layer: int) -> list[int]:
-        """The clips at the layer that jump from here on, as far as is known: before it is decided, all may."""
+        """List the clips at the layer that jump from it or later; before decisions are known, all of them."""
         here = self.visiting[layer]
         if len(self.jumping) < self.depth - 1:
             return here
         return [clip for clip in here if self._last_jump[clip] >= layer]
 
     def jumped(self, layer: int, clips: list[int]) -> list[int]:
-        """The actions that the clips took after the layer."""
+        """List the actions that the clips took after the layer."""
         return [self._jumps[clip][layer] for clip in clips]
 
     @property
     def visited(self) -> Bool[Tensor, "batch layers"]:
-        """Every route ends at the last layer."""
+        """Return True at the layers of each clip's route, which ends at the last layer."""
         return nn.functional.pad(self.jumps[:, :-1] >= 0, (0, 1), value=True)
 
     @property
@@ -92,36 +92,35 @@ class Route:
 
     @cached_property  # read when all is decided
     def jumps(self) -> Int8[Tensor, "batch layers"]:
-        """-1 where a clip does not come by, and at the last layer, which decides nothing."""
+        """Return the actions; -1 where a clip does not visit, and at the last layer, which decides nothing."""
         return sent(self._jumps, self.device).to(torch.int8)
 
     @property
     def chances(self) -> Float[Tensor, "batch layers"]:
-        """n_j of the expected route."""
+        """Return the probability n_j of visiting each layer."""
         return self._visits(self._probabilities)
 
     def log_prob(self) -> Float[Tensor, " batch"]:
-        """Of the route: the sum over the decisions that were taken."""
+        """Return the log-probability of the sampled route, summed over its decisions."""
         logs = torch.cat(self._probabilities).clamp(min=1e-9).log()  # decisions batch actions
         actions = self.jumps.T[:-1, :, None].long()
         return (logs.gather(2, actions.clamp(min=0)) * (actions >= 0)).sum(dim=(0, 2))
 
     def entropy(self) -> Float[Tensor, " batch"]:
-        """The mean over the decisions that were taken."""
-        probabilities, here = torch.cat(self._probabilities), self.jumps.T[:-1] >= 0
-        entropy = -(probabilities * probabilities.clamp(min=1e-9).log()).sum(dim=2)
-        return (entropy * here).sum(dim=0) / here.sum(dim=0)
+        """Return the mean entropy of the decisions that were taken, in nats."""
+        here = self.jumps.T[:-1] >= 0
+        return (entropy_of(torch.cat(self._probabilities)) * here).sum(dim=0) / here.sum(dim=0)
 
     def drawn_chance(self, layer: int) -> Float[Tensor, " batch"] | None:
-        """n_layer of the route drawn, where the estimator trains by it."""
+        """Return n_layer under the noise of this draw, where the estimator trains by it."""
         if not self.policy.training or self.policy.estimator != "gumbel" or layer == 0 or self.repeat is not None:
             return None
         if self._drawn is None:
-            self._drawn = self._visits(self._draws)
+            self._drawn = self._visits(self._soft)
         return self._drawn[:, layer]
 
     def _visits(self, decisions: list[Tensor]) -> Float[Tensor, "batch layers"]:
-        """n_j by the recursion, for the layers that these decisions lead to."""
+        """Compute n_j by its recursion, for the layers that these decisions lead to."""
         probabilities = torch.cat(decisions)
         arrivals = self.policy.arrivals[: len(probabilities), None].to(probabilities.dtype)
         moves = (probabilities[..., None] * arrivals).sum(dim=2)  # decisions batch layers; no product: float32 stays
@@ -130,24 +129,19 @@ class Route:
             visits = torch.addcmul(visits, visits[:, layer : layer + 1], move)
         return visits
 
-    def _choose(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Actions, probabilities of the expected route, and those of this draw."""
-        probabilities = logits.softmax(dim=-1)
+    def _choose(self, logits: Tensor) -> Draw:
         if not self.policy.training:
-            return logits.argmax(dim=-1), probabilities, probabilities
+            return most_likely(logits)
         if self.policy.estimator == "gumbel":
-            soft = ((logits + gumbel_noise(logits)) / self.policy.temperature).softmax(dim=-1)
-            return soft.argmax(dim=-1), probabilities, soft
-        if self.policy.estimator in ("gain", "random"):
-            return self._explore(logits), probabilities, probabilities
-        probabilities = floored(probabilities)
-        drawn = torch.multinomial(probabilities.detach().flatten(0, 1), 1).view(logits.shape[:2])
-        return drawn, probabilities, probabilities
+            return draw_gumbel(logits, self.policy.temperature)
+        if self.policy.estimator == "reinforce":
+            return draw_floored(logits)
+        return most_likely(logits)._replace(chosen=self._explore(logits))
 
     def _explore(self, logits: Tensor) -> Tensor:
-        """Routes at random, of every length: each clip first draws how often it goes on."""
+        """Draw routes at random; each clip first draws how often it goes on, so that all lengths occur."""
         layers, batch, _ = logits.shape
-        if not self._draws:
+        if not self._soft:
             self.going_on = torch.rand(batch, device=self.device)
         actions = []
         for _ in range(layers):
@@ -157,5 +151,5 @@ class Route:
 
 
 def sent(values: Sequence[Any], device: torch.device) -> Tensor:
-    """Small facts of the host as a tensor on the device, which is not waited for."""
+    """Copy small values of the host to the device without waiting for it."""
     return torch.from_numpy(np.array(values)).to(device, non_blocking=True)  # a third of the time of torch.tensor

@@ -1,25 +1,67 @@
 """Draw discrete decisions so that they can be trained: Gumbel noise, probability floors, straight-through gradients."""
 
+from typing import NamedTuple
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 UNIFORM_MARGIN = 1e-6  # keeps -log(-log(u)) finite
 PROBABILITY_FLOOR = 0.02  # of every choice under `reinforce`, so that no log-probability explodes
-MOST_FLOORS = 0.5  # what all choices have of it together: of more than 25 each has less
-COST_UNIT = 0.05  # of loss, to one logit: what costs so much is e times less likely
+MOST_FLOORS = 0.5  # upper limit on the sum of all floors: above 25 choices each floor is smaller
+COST_UNIT = 0.05  # loss per logit: a choice that costs this much is e times less likely
 
 
 class Scheduled(nn.Module):
-    """Base of modules with a setting that follows the progress of training, such as a temperature."""
+    """Serve as base of modules with a setting that follows the progress of training, such as a temperature."""
 
     def set_progress(self, progress: float) -> None:
         """Set what depends on the share of training done, 0 to 1."""
         raise NotImplementedError
 
 
-def floored(probabilities: Float[Tensor, "... choices"]) -> Float[Tensor, "... choices"]:
-    """The same, no choice below the floor, and still summing to 1."""
+class Draw(NamedTuple):
+    """Hold one choice per row of logits."""
+
+    chosen: Int[Tensor, "*batch"]
+    probabilities: Float[Tensor, "*batch choices"]  # before noise; floored under `reinforce`
+    soft: Float[Tensor, "*batch choices"]  # with the noise of this draw: the straight-through gradient is theirs
+
+
+def most_likely(logits: Float[Tensor, "*batch choices"]) -> Draw:
+    probabilities = logits.softmax(dim=-1)
+    return Draw(logits.argmax(dim=-1), probabilities, probabilities)
+
+
+def draw_gumbel(logits: Float[Tensor, "*batch choices"], temperature: float) -> Draw:
+    """Draw by Gumbel-softmax (Jang et al. 2017, Maddison et al. 2017)."""
+    soft = ((logits + gumbel_noise(logits)) / temperature).softmax(dim=-1)
+    return Draw(soft.argmax(dim=-1), logits.softmax(dim=-1), soft)
+
+
+def draw_floored(logits: Float[Tensor, "*batch choices"]) -> Draw:
+    """Draw from the probabilities themselves, none of them below the floor."""
+    probabilities = floored(logits.softmax(dim=-1))
+    chosen = torch.multinomial(probabilities.detach().flatten(0, -2), 1).view(logits.shape[:-1])
+    return Draw(chosen, probabilities, probabilities)
+
+
+def draw_of_every_cost(
+    shape: tuple[int, int], choices: range, default: int, generator: torch.Generator | None = None
+) -> Int[Tensor, "batch decisions"]:
+    """Draw decisions at random; each clip first draws how often it takes the default, so that costs spread out."""
+    share = torch.rand(shape[0], 1, generator=generator)
+    drawn = torch.randint(choices.start, choices.stop, shape, generator=generator)
+    return torch.where(torch.rand(shape, generator=generator) < share, default, drawn)
+
+
+def entropy_of(probabilities: Float[Tensor, "*batch choices"]) -> Float[Tensor, "*batch"]:
+    """Return the entropy, in nats."""
+    return -(probabilities * probabilities.clamp(min=1e-9).log()).sum(dim=-1)
+
+
+def floored(probabilities: Float[Tensor, "*batch choices"]) -> Float[Tensor, "*batch choices"]:
+    """Mix with the uniform distribution, so that no probability is below the floor."""
     choices = probabilities.shape[-1]
     floor = min(PROBABILITY_FLOOR, MOST_FLOORS / choices)
     return (1 - floor * choices) * probabilities + floor
@@ -31,16 +73,10 @@ def gumbel_noise(like: Tensor) -> Tensor:
 
 
 def straight_through(one_hot: Tensor, soft: Tensor) -> Tensor:
-    """The value of `one_hot`, exactly, with the gradient of `soft`."""
+    """Return the value of `one_hot`, exactly, with the gradient of `soft`."""
     return one_hot + (soft - soft.detach())
 
 
 def interpolate(start: float, end: float, progress: float) -> float:
     """Go from `start` to `end` in a straight line."""
     return start + (end - start) * progress
-
-
-def check_temperatures(start: float, end: float) -> None:
-    """Refuse temperatures that no softmax can have."""
-    if min(start, end) <= 0:
-        raise ValueError(f"temperature_start and temperature_end must be above 0, got {start} and {end}.")

@@ -1,17 +1,16 @@
 """Let every clip choose how many keys its attention reads.
 
 A gate reads the mean of the input and gives logits over the strides 1..max_stride. Training samples a stride by hard
-Gumbel-softmax (Jang et al. 2017, Maddison et al. 2017); evaluation takes the most likely one. Two ways to give the gate
-a gradient, and two that learn apart from it:
+Gumbel-softmax; evaluation takes the most likely one. Two ways to give the gate a gradient, and two without one:
 
     selected   y = w * attention_s(x),  w = 1 + p_s - stop(p_s);  runs the chosen stride alone, packed
     soft       y = sum_j a_j v_j,  a_j ~ keep_j exp(q.k_j),  keep_j = sum_k y_k [j mod k = 0];  dense and masked in
                training, so that the strides not chosen learn too; packed in evaluation, equal in value
-    reinforce  y = attention_s(x);  the log-probability of the stride drawn times its advantage (Williams 1992)
-    gain       strides at random; before every validation what they lose against the dense run of the same clip is
-               regressed as the sum of what each costs (tasks/gains.py); in evaluation the stride that costs least
+    reinforce  y = attention_s(x);  the log-probability of the sampled stride times its advantage (Williams 1992)
+    gain       random strides; before every validation their loss, less that of the dense run of the same clip, is
+               regressed as the sum of the strides' costs (training/gains.py); evaluation takes the cheapest in loss
 
-The sketch's arg-max cut the gate off from the loss, and its masks saved nothing.
+In the original formulation an arg-max cut the gate off from the loss, and masks saved no compute.
 """
 
 from typing import Literal, NamedTuple
@@ -20,17 +19,19 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from hopscotch.layers.attention import SkipAttention, check_stride, key_mask
+from hopscotch.layers.attention import SkipAttention, key_mask
+from hopscotch.layers.checks import check_choice, check_stride
 from hopscotch.layers.pooling import masked_mean
-from hopscotch.layers.sampling import COST_UNIT, floored, gumbel_noise, straight_through
-from hopscotch.types import valid_mask
+from hopscotch.layers.sampling import COST_UNIT, draw_floored, draw_gumbel, entropy_of, most_likely, straight_through
+from hopscotch.types import Hidden, Lengths, valid_mask
 
 Estimator = Literal["selected", "soft", "reinforce", "gain"]
-ESTIMATORS = ("selected", "soft", "reinforce", "gain")
-LOGIT_SCALE = 0.1  # of the fresh gate's last layer: near-uniform strides at the start
+LOGIT_SCALE = 0.1  # of a new gate's last layer: near-uniform strides at the start
 
 
 class StrideChoice(NamedTuple):
+    """Hold the stride of each clip."""
+
     strides: Int[Tensor, " batch"]
     weights: Float[Tensor, "batch strides"]  # one-hot of the stride; straight-through in training
     probabilities: Float[Tensor, "batch strides"]
@@ -38,9 +39,10 @@ class StrideChoice(NamedTuple):
 
 
 class StrideGate(nn.Module):
-    """Logits over strides 1..max_stride from a summary of a clip: its mean, or more (`num_features`), normalised.
+    """Compute logits over strides 1..max_stride from a summary of a clip.
 
-    Under `gain` they are minus what each stride costs; stride 1 costs nothing.
+    The summary is the mean of the input, or has `num_features` and is normalised. Under "gain" the logits are minus the
+    cost of each stride; stride 1 costs nothing.
     """
 
     savings: Tensor
@@ -52,7 +54,7 @@ class StrideGate(nn.Module):
         check_stride(max_stride, "max_stride")
         self.dim, self.max_stride, self.estimator = dim, max_stride, estimator
         self.num_features = dim if num_features is None else num_features
-        self.temperature = 1.0  # of the Gumbel-softmax; set from the training position, never saved
+        self.temperature = 1.0  # of the Gumbel-softmax; follows the progress of training, never saved
         last = nn.Linear(dim, max_stride)
         self.norm = nn.Identity() if num_features is None else nn.LayerNorm(num_features)
         self.net = nn.Sequential(nn.Linear(self.num_features, dim), nn.ReLU(), last)
@@ -60,45 +62,46 @@ class StrideGate(nn.Module):
             last.weight.mul_(LOGIT_SCALE)
             last.bias.zero_()
         if estimator == "gain":
-            self.requires_grad_(False)  # fitted, not trained along
+            self.requires_grad_(False)  # fitted by training/gains.py
         keys = 1.0 / torch.arange(1, max_stride + 1)
         self.register_buffer("savings", (keys - keys[-1]) / (1 - keys[-1]).clamp(min=0.5), persistent=False)
 
     def forward(self, pooled: Float[Tensor, "batch features"], bias: Tensor | float = 0.0) -> StrideChoice:
-        """`bias` > 0 favours short strides (more compute) in evaluation; training samples without it."""
-        # The gate reads, it does not steer: pulling the trunk towards cheap inputs only moved the features.
+        """Choose; `bias` > 0 favours short strides (more compute) in evaluation; training ignores it."""
+        # No gradient to the trunk: it only moved features towards inputs that are cheap.
         pooled = pooled.detach()
         logits = -self.costs(pooled) / COST_UNIT if self.estimator == "gain" else self.net(self.norm(pooled)).float()
         if not self.training:
-            logits = logits + bias * self.savings
-        probabilities = logits.softmax(dim=-1)
-        soft = probabilities
-        if self.training and self.estimator == "reinforce":
-            probabilities = floored(probabilities)
-            chosen = torch.multinomial(probabilities.detach(), 1).squeeze(1)
+            draw = most_likely(logits + bias * self.savings)
+        elif self.estimator == "reinforce":
+            draw = draw_floored(logits)
         else:
-            if self.training:
-                soft = ((logits + gumbel_noise(logits)) / self.temperature).softmax(dim=-1)
-            chosen = soft.argmax(dim=-1)
-        one_hot = nn.functional.one_hot(chosen, self.max_stride).to(soft.dtype)
-        entropy = -(probabilities * probabilities.clamp(min=1e-9).log()).sum(dim=-1)
-        weights = straight_through(one_hot, soft) if self.training else one_hot
-        return StrideChoice(chosen + 1, weights, probabilities, entropy)
+            draw = draw_gumbel(logits, self.temperature)
+        one_hot = nn.functional.one_hot(draw.chosen, self.max_stride).to(draw.soft.dtype)
+        weights = straight_through(one_hot, draw.soft) if self.training else one_hot
+        return StrideChoice(draw.chosen + 1, weights, draw.probabilities, entropy_of(draw.probabilities))
 
     def costs(self, pooled: Float[Tensor, "batch features"]) -> Float[Tensor, "batch strides"]:
-        """What each stride costs the clip, in loss, against stride 1."""
+        """Predict how much each stride adds to the loss of the clip, compared with stride 1."""
         logits = self.net(self.norm(pooled)).float()
         return logits[:, :1] - logits
 
     def macs(self) -> int:
-        """Per clip."""
+        """Count the MACs per clip."""
         return self.num_features * self.dim + self.dim * self.max_stride
 
 
 class LearnedSkip(nn.Module):
-    """SkipAttention with a stride gate: `forward(x, lengths)` chooses and attends.
+    """Attend with a stride that each clip chooses: SkipAttention with a stride gate.
 
-    A stack that plans ahead calls `choose` and `attend` apart, with a summary of its own (`num_features`).
+    A stack that plans ahead calls `choose` and `attend` apart, with a summary of its own.
+
+    Args:
+        dim: Width of the hidden states; a multiple of `num_heads`.
+        num_heads: Attention heads.
+        max_stride: Longest stride, at least 1: the choices are 1..max_stride.
+        estimator: How the gate learns.
+        num_features: Width of the summary that the gate reads; None for the mean of the input.
     """
 
     def __init__(
@@ -111,29 +114,21 @@ class LearnedSkip(nn.Module):
         num_features: int | None = None,
     ) -> None:
         super().__init__()
-        if estimator not in ESTIMATORS:
-            raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}.")
+        check_choice("estimator", estimator, Estimator)
         self.attention = SkipAttention(dim, num_heads)
         self.gate = StrideGate(dim, max_stride, num_features=num_features, estimator=estimator)
         self.estimator = estimator
 
-    def forward(
-        self, x: Float[Tensor, "batch time dim"], lengths: Int[Tensor, " batch"] | None = None
-    ) -> Float[Tensor, "batch time dim"]:
+    def forward(self, x: Hidden, lengths: Lengths | None = None) -> Hidden:
         return self.attend(x, lengths, self.choose(x, lengths))
 
-    def choose(
-        self,
-        x: Float[Tensor, "batch time dim"],
-        lengths: Int[Tensor, " batch"] | None = None,
-        bias: Tensor | float = 0.0,
-    ) -> StrideChoice:
+    def choose(self, x: Hidden, lengths: Lengths | None = None, bias: Tensor | float = 0.0) -> StrideChoice:
+        """Choose strides from the mean of the input."""
         lengths = x.new_full(x.shape[:1], x.shape[1], dtype=torch.long) if lengths is None else lengths
         return self.gate(masked_mean(x, valid_mask(lengths, x.shape[1])), bias)
 
-    def attend(
-        self, x: Float[Tensor, "batch time dim"], lengths: Int[Tensor, " batch"] | None, choice: StrideChoice
-    ) -> Float[Tensor, "batch time dim"]:
+    def attend(self, x: Hidden, lengths: Lengths | None, choice: StrideChoice) -> Hidden:
+        """Attend with the strides of `choice`."""
         if self.training and self.estimator == "soft":
             return self._attend_soft(x, lengths, choice.weights)
         y = self.attention(x, lengths, strides=choice.strides.tolist())  # the one host synchronisation
@@ -144,8 +139,8 @@ class LearnedSkip(nn.Module):
 
     def _attend_soft(self, x: Tensor, lengths: Tensor | None, weights: Tensor) -> Tensor:
         attention = self.attention
-        query = attention._heads(attention.query(x))
-        key, value = map(attention._heads, attention.key_value(x).chunk(2, dim=-1))
+        query = attention.split_heads(attention.query(x))
+        key, value = map(attention.split_heads, attention.key_value(x).chunk(2, dim=-1))
         scores = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5  # batch heads time keys
         valid = key_mask(lengths, x.shape[1])
         if valid is not None:
@@ -158,6 +153,6 @@ class LearnedSkip(nn.Module):
 
 
 def stride_pattern(time: int, max_stride: int, device: torch.device) -> Bool[Tensor, "strides time"]:
-    """Row k - 1 is True at the positions that stride k keeps."""
+    """Return, in row k - 1, True at the positions that stride k keeps."""
     positions = torch.arange(time, device=device)
     return positions[None] % torch.arange(1, max_stride + 1, device=device)[:, None] == 0

@@ -1,17 +1,17 @@
-"""From mel frames to positions: two masked convolutions, 2 or 4 frames per position, and where a position lies.
+"""Assemble an audio model: waveform -> mel -> stem -> encoder -> head, and what that cost.
 
-sinusoidal      + sin and cos of the position at geometrically spaced wavelengths (Vaswani et al. 2017)
-convolutional   + GELU(a convolution over `POSITION_WIDTH` positions, channel by channel): what lies around, and how
-                far away, wherever in the clip (Baevski et al. 2020, there in 16 groups of channels)
+    mel (batch, time, mel) -> stem (batch, position, dim) -> encoder -> head (batch, classes)
 
-From hidden states to the scores of a clip's classes: linear(what is pooled over the clip's positions).
+The stem is two masked convolutions, 2 or 4 frames per position, and then positions:
 
-statistics    mean and deviation (Snyder et al. 2018, x-vectors)
-maxima        mean and maximum (Kong et al. 2020, PANNs, add them up): finds a short event that a mean drowns
+    sinusoidal      + sin and cos of the position at geometrically spaced wavelengths (Vaswani et al. 2017)
+    convolutional   + GELU(a convolution over `POSITION_WIDTH` positions, channel by channel): it depends on what
+                    surrounds a position, wherever in the clip (Baevski et al. 2020, there in 16 groups of channels)
 
-The whole model: waveform -> mel -> stem -> encoder -> head, and what it cost.
+The head is a linear layer on hidden states that are pooled over the clip's positions:
 
-mel (batch, time, mel) -> stem (batch, position, dim) -> encoder -> head (batch, classes)
+    statistics      mean and deviation (Snyder et al. 2018, x-vectors)
+    maxima          mean and maximum (Kong et al. 2020, PANNs, add them up): keeps a short event that a mean dilutes
 """
 
 import math
@@ -20,19 +20,19 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from hopscotch.compute import convolution_macs, linear_macs
+from hopscotch.compute import Cost, convolution_macs, linear_macs
 from hopscotch.frontend import LogMel
 from hopscotch.layers.block import DepthwiseConvolution, over_time
 from hopscotch.layers.pooling import masked_mean_and_max, masked_mean_and_std
 from hopscotch.layers.sampling import Scheduled
-from hopscotch.models.encoder import Cost, Encoder
-from hopscotch.models.planned import Planner
-from hopscotch.types import Decisions, ModelOutput, SkipTrace, valid_mask
+from hopscotch.models.encoder import Encoder, Planner
+from hopscotch.types import Decisions, Hidden, Lengths, Mask, ModelOutput, SkipTrace, valid_mask
 
 Positions = Literal["sinusoidal", "convolutional", "none"]
+Pooling = Literal["statistics", "maxima"]
 
 KERNEL = 5  # frames
 STEM_STRIDES = {2: (1, 2), 4: (2, 2)}  # of the two convolutions
@@ -41,7 +41,7 @@ POSITION_WIDTH = 31  # positions that the convolution of positions spans: 0.6 s 
 
 
 class ConvStem(nn.Module):
-    """Two convolutions over time that never see padding, each with norm and GELU; then positions."""
+    """Map mel frames to positions by two convolutions over time that never see padding."""
 
     def __init__(
         self, num_mels: int, dim: int, *, stride: int, dropout: float, positions: Positions = "sinusoidal"
@@ -51,7 +51,7 @@ class ConvStem(nn.Module):
             raise ValueError(f"stem_stride must be 2 or 4 frames per position, got {stride}.")
         self.strides = STEM_STRIDES[stride]
         widths = (num_mels, dim, dim)
-        # Weights alone: `over_time` has stride and padding.
+        # These hold the weights alone: `over_time` has stride and padding.
         self.convolutions = nn.ModuleList(nn.Conv1d(widths[i], widths[i + 1], KERNEL) for i in range(2))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
         self.sinusoidal = positions == "sinusoidal"
@@ -59,8 +59,8 @@ class ConvStem(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, mel: Float[Tensor, "batch time mel"], frames: Int[Tensor, " batch"]
-    ) -> tuple[Float[Tensor, "batch position dim"], Int[Tensor, " batch"]]:
+        self, mel: Float[Tensor, "batch time mel"], frames: Lengths
+    ) -> tuple[Float[Tensor, "batch position dim"], Lengths]:
         x = mel
         for convolution, norm, stride in zip(self.convolutions, self.norms, self.strides, strict=True):
             assert isinstance(convolution, nn.Conv1d)
@@ -74,12 +74,13 @@ class ConvStem(nn.Module):
             x = x + sinusoids(x.shape[1], x.shape[2], x.device)
         return self.dropout(x), frames
 
-    def positions(self, frames: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+    def positions(self, frames: Lengths) -> Lengths:
+        """Count the positions of clips of so many frames."""
         for stride in self.strides:
             frames = (frames + stride - 1) // stride
         return frames
 
-    def macs(self, frames: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+    def macs(self, frames: Lengths) -> Lengths:
         total = torch.zeros_like(frames)
         for convolution, stride in zip(self.convolutions, self.strides, strict=True):
             assert isinstance(convolution, nn.Conv1d)
@@ -89,41 +90,36 @@ class ConvStem(nn.Module):
 
 
 class ConvPositions(DepthwiseConvolution):
-    """What lies around each position. The stem's padding is 0, so a clip has the same positions in any batch."""
+    """Encode what surrounds each position; the stem's padding is 0, so a clip gives the same in any batch."""
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim, POSITION_WIDTH)
 
-    def forward(self, x: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
+    def forward(self, x: Hidden) -> Hidden:
         return nn.functional.gelu(super().forward(x))
 
 
 def sinusoids(time: int, dim: int, device: torch.device) -> Float[Tensor, "time dim"]:
-    """Sine and cosine of the position at geometrically spaced wavelengths."""
+    """Return sine and cosine of the position at geometrically spaced wavelengths."""
     rates = torch.exp(torch.arange(0, dim, 2, device=device) * (-math.log(LONGEST_WAVELENGTH) / dim))
     angles = torch.arange(time, device=device)[:, None] * rates
     return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :dim]
 
 
-Pooling = Literal["statistics", "maxima"]
-
-
 class OutputHead(nn.Module):
-    """Base of the heads: what reads the hidden states of the encoder for a task."""
+    """Serve as base of the heads, which read the hidden states of the encoder for a task."""
 
-    def forward(
-        self, x: Float[Tensor, "batch time dim"], mask: Bool[Tensor, "batch time"]
-    ) -> Float[Tensor, "batch ..."]:
+    def forward(self, x: Hidden, mask: Mask) -> Float[Tensor, "batch ..."]:
         """Read the valid positions of each clip, those where `mask` is True."""
         raise NotImplementedError
 
-    def macs(self, time: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+    def macs(self, time: Lengths) -> Lengths:
         """Count the multiply-accumulates of clips of so many positions."""
         raise NotImplementedError
 
 
 class Head(OutputHead):
-    """Norm, pooling and the last linear layer: one row of outputs per clip."""
+    """Pool over the positions of a clip, and map to one row of outputs per clip."""
 
     def __init__(self, dim: int, num_classes: int, *, pooling: Pooling, dropout: float) -> None:
         super().__init__()
@@ -132,21 +128,19 @@ class Head(OutputHead):
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(2 * dim, num_classes)
 
-    def forward(
-        self, x: Float[Tensor, "batch time dim"], mask: Bool[Tensor, "batch time"]
-    ) -> Float[Tensor, "batch classes"]:
+    def forward(self, x: Hidden, mask: Mask) -> Float[Tensor, "batch classes"]:
         pool = masked_mean_and_std if self.pooling == "statistics" else masked_mean_and_max
         return self.linear(self.dropout(pool(self.norm(x), mask)))
 
-    def macs(self, time: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+    def macs(self, time: Lengths) -> Lengths:
         return linear_macs(torch.ones_like(time), self.linear.in_features, self.linear.out_features)
 
 
 class AudioModel(nn.Module):
-    """Map waveforms to the outputs of a head, and say what every clip skipped.
+    """Map waveforms to the outputs of a head, and record what every clip skipped.
 
-    `decision_bias` is the scalar that evaluation adds to every decision to meet a budget. `head` makes the head for a
-    width, and comes from the task.
+    Evaluation adds the scalar `decision_bias` to every decision, to meet a budget. `head` makes the task's head for a
+    width.
     """
 
     decision_bias: Tensor
@@ -181,13 +175,14 @@ class AudioModel(nn.Module):
     def forward(
         self,
         waveform: Float[Tensor, "batch sample"],
-        lengths: Int[Tensor, " batch"],
-        keys: Int[Tensor, " batch"] | None = None,
+        lengths: Lengths,
+        keys: Lengths | None = None,
         repeat: Decisions | None = None,
     ) -> ModelOutput:
-        """`keys` seed each clip's spectrogram augmentation, in training.
+        """Compute the outputs of a batch.
 
-        `repeat` holds decisions to take instead of the model's own, one row per clip.
+        In training `keys` seed each clip's spectrogram augmentation. `repeat` holds decisions to take instead of the
+        model's own, one row per clip.
         """
         mel, frames = self.frontend(waveform, lengths)
         if self.training and self.spectrogram_augment is not None and keys is not None:
@@ -201,23 +196,23 @@ class AudioModel(nn.Module):
 
     @property
     def planner(self) -> Planner | None:
-        """Find the part of the encoder that plans by learned gains; None where there is none."""
-        planners = [part for part in self.encoder.modules() if isinstance(part, Planner) and part.gain_net is not None]
-        return planners[0] if planners else None
+        """Return the part of the encoder that plans by learned gains; None where there is none."""
+        planners = (part for part in self.encoder.modules() if isinstance(part, Planner))
+        return next((part for part in planners if part.gain_net is not None), None)
 
     def update_threshold(self, loss: float | Tensor, lr: float = 0.01) -> None:
-        """Move the gates' thresholds by the mean loss of the last step. Once after every optimizer step."""
+        """Move the gates' thresholds by the mean loss of the last step; call it once after every optimizer step."""
         for gate in self.encoder.gates:
             if gate.threshold_by == "loss":  # else the optimizer moves it
                 gate.update_threshold(loss, lr)
 
     def set_progress(self, progress: float) -> None:
-        """Where training stands, 0 to 1."""
+        """Set temperatures and open rates by the share of training done, 0 to 1."""
         for part in self.scheduled:
             part.set_progress(progress)
 
     def cost(self, samples: int) -> Cost:
-        """Count the multiply-accumulates of a clip of this many samples, by how its decisions fall."""
+        """Count the multiply-accumulates of a clip of so many samples, by how its decisions fall."""
         frames = self.frontend.frames(torch.tensor([samples]))
         return self.encoder.cost(int(self.stem.positions(frames))) + int(self._fixed_macs(frames))
 
@@ -225,7 +220,7 @@ class AudioModel(nn.Module):
         return self.stem.macs(frames) + self.head.macs(self.stem.positions(frames))
 
     def _whole(self, trace: SkipTrace, frames: Tensor) -> SkipTrace:
-        """The encoder's trace with stem and head in its MACs: fractions are those of the whole model."""
+        """Add stem and head to the encoder's trace, so that fractions are those of the whole model."""
         fixed = self._fixed_macs(frames)
         dense_macs = trace.dense_macs + fixed
         expected = (trace.expected_compute * trace.dense_macs + fixed) / dense_macs

@@ -1,8 +1,8 @@
-"""The jump block as an encoder: `skip_layer`, `skip_layer_plain`, `skip_transformer`.
+"""Use the jump block as an encoder, alone or in front of a stack of skip attention.
 
-A jump block upstream of a stack of skip attention: `jump_attention`.
-
-The block works on the tokens and decides; the stack behind it attends, with strides fixed beforehand.
+skip_layer, skip_layer_plain, skip_transformer     the block (JumpStack)
+jump_attention                                     the block, which works on tokens and decides; then a stack that
+                                                   attends, with fixed strides (JumpAttention)
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,20 +10,24 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from hopscotch.compute import Cost
 from hopscotch.layers.block import BlockSpec
+from hopscotch.layers.checks import check_temperatures
 from hopscotch.layers.jump import Inner, SkipLayer
-from hopscotch.layers.sampling import Scheduled, check_temperatures, interpolate
-from hopscotch.models.encoder import Cost, Encoder
-from hopscotch.models.planned import Planner
+from hopscotch.layers.sampling import Scheduled, draw_of_every_cost, interpolate
+from hopscotch.models.encoder import Encoder, Planner
 from hopscotch.models.stack import Stack
-from hopscotch.types import Decisions, SkipTrace
+from hopscotch.types import Decisions, Hidden, Lengths, SkipTrace
 
 
 class JumpStack(Planner, Scheduled):
-    """`jump`, `policy` and `gate` hold the SkipLayer's arguments of that prefix: jump={"max": 2} is jump_max=2."""
+    """Encode with a SkipLayer.
+
+    `jump` and `policy` hold its arguments of that prefix (jump={"max": 2} is jump_max=2), `gate` those of its gates.
+    """
 
     decides = True
 
@@ -42,38 +46,31 @@ class JumpStack(Planner, Scheduled):
         temperature_end: float = 0.5,
     ) -> None:
         super().__init__()
-        groups = {"jump": jump, "policy": policy, "gate": gate}
-        # The training loop tells the loss; a block used by itself may never hear it.
-        arguments: dict[str, Any] = {"gate_threshold_by": "loss"}
-        arguments |= {f"{group}_{key}": value for group, values in groups.items() for key, value in values.items()}
         check_temperatures(temperature_start, temperature_end)
         self.temperatures = (temperature_start, temperature_end)
         self.block = SkipLayer(
             block.dim,
             block.num_heads,
             depth,
-            block=block,
             inner=inner,
             mini_hc=mini_hc,
             expansion=expansion,
-            **arguments,
+            block=block,
+            gate={"threshold_by": "loss", **gate},  # the training loop calls `update_threshold`
+            **{f"jump_{key}": value for key, value in jump.items()},
+            **{f"policy_{key}": value for key, value in policy.items()},
         )
         self.gates = self.block.gates
         self.skips = frozenset({"layers", "tokens"} if self.gates else {"layers"})
         self.set_progress(0.0)
 
     def forward(
-        self,
-        x: Float[Tensor, "batch time dim"],
-        lengths: Int[Tensor, " batch"],
-        bias: Tensor | float = 0.0,
-        repeat: Decisions | None = None,
-    ) -> tuple[Float[Tensor, "batch time dim"], SkipTrace]:
+        self, x: Hidden, lengths: Lengths, bias: Tensor | float = 0.0, repeat: Decisions | None = None
+    ) -> tuple[Hidden, SkipTrace]:
         return self.block.run(x, lengths, bias=bias, repeat=repeat)
 
     def cost(self, time: int) -> Cost:
-        cheapest, dense = self.block.macs_range(time)
-        return Cost(cheapest, dense, dense, dense)
+        return self.block.cost(time)
 
     def static_parts(self) -> Sequence[nn.Module]:
         return list(self.block.layers) if self.block.inner == "transformer" else ()
@@ -83,9 +80,8 @@ class JumpStack(Planner, Scheduled):
         return self.block.policy if self.block.policy.estimator == "gain" else None
 
     def random_decisions(self, like: SkipTrace, generator: torch.Generator) -> Decisions:
-        going_on = torch.rand(len(like.macs), 1, generator=generator)
-        jumps = torch.randint(1, self.block.max_jump + 1, like.jumps.shape, generator=generator)
-        jumps = torch.where(torch.rand(like.jumps.shape, generator=generator) < going_on, 0, jumps)
+        batch, depth = like.jumps.shape
+        jumps = draw_of_every_cost((batch, depth), range(1, self.block.max_jump + 1), 0, generator)
         return replace(like.decisions, jumps=jumps.to(torch.int8))
 
     def predicted_cost(self, summary: Tensor, trace: SkipTrace) -> Float[Tensor, " batch"]:
@@ -97,18 +93,15 @@ class JumpStack(Planner, Scheduled):
 
 
 class JumpAttention(Encoder):
-    """`depth` jump layers, then `attention_depth` attention layers; `jump_arguments` are those of JumpStack."""
+    """Encode with `depth` jump layers, then with `attention_depth` attention layers.
+
+    `jump_arguments` are those of JumpStack.
+    """
 
     decides = True
 
     def __init__(
-        self,
-        block: BlockSpec,
-        depth: int,
-        *,
-        attention_depth: int = 4,
-        first: int = 4,
-        **jump_arguments: Any,
+        self, block: BlockSpec, depth: int, *, attention_depth: int = 4, first: int = 4, **jump_arguments: Any
     ) -> None:
         super().__init__()
         self.jump = JumpStack(block, depth, **jump_arguments)
@@ -116,12 +109,8 @@ class JumpAttention(Encoder):
         self.gates, self.skips = self.jump.gates, self.jump.skips | self.attention.skips
 
     def forward(
-        self,
-        x: Float[Tensor, "batch time dim"],
-        lengths: Int[Tensor, " batch"],
-        bias: Tensor | float = 0.0,
-        repeat: Decisions | None = None,
-    ) -> tuple[Float[Tensor, "batch time dim"], SkipTrace]:
+        self, x: Hidden, lengths: Lengths, bias: Tensor | float = 0.0, repeat: Decisions | None = None
+    ) -> tuple[Hidden, SkipTrace]:
         x, jumped = self.jump(x, lengths, bias, repeat)
         x, attended = self.attention(x, lengths)
         return x, joined(jumped, attended)
@@ -131,22 +120,19 @@ class JumpAttention(Encoder):
 
 
 def joined(first: SkipTrace, second: SkipTrace) -> SkipTrace:
-    """One trace of a deciding encoder and a fixed one behind it; the decision layers of `first` come first."""
-
-    def beside(name: str) -> Tensor:
-        return torch.cat([getattr(first, name), getattr(second, name)], dim=1)
-
+    """Join the traces of a deciding encoder and a fixed one behind it; the decision layers of `first` come first."""
+    side_by_side = {
+        name: torch.cat([getattr(first, name), getattr(second, name)], dim=1)
+        for name in ("strides", "jumps", "visited", "landings", "open_rate")
+    }
+    decisions = Decisions(side_by_side.pop("strides"), side_by_side.pop("jumps"))
     dense_macs = first.dense_macs + second.dense_macs
     expected = first.expected_compute * first.dense_macs + second.expected_compute * second.dense_macs
-    return SkipTrace(
-        decisions=Decisions(strides=beside("strides"), jumps=beside("jumps")),
-        visited=beside("visited"),
-        landings=beside("landings"),
-        open_rate=beside("open_rate"),
+    return replace(
+        first,
+        decisions=decisions,
         macs=first.macs + second.macs,
         dense_macs=dense_macs,
         expected_compute=expected / dense_macs,
-        log_prob=first.log_prob,
-        entropy=first.entropy,
-        summary=first.summary,
+        **side_by_side,
     )

@@ -1,4 +1,4 @@
-"""A transformer stack with strides fixed beforehand: `dense` (all 1) and `skip_attention`.
+"""Stack transformer blocks with fixed strides: `dense` (all 1) and `skip_attention`.
 
 stride of layer i: the list `strides`, or max(1, first - i)
 """
@@ -6,17 +6,17 @@ stride of layer i: the list `strides`, or max(1, first - i)
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hopscotch.layers.attention import check_stride
+from hopscotch.compute import Cost
 from hopscotch.layers.block import BlockSpec, TransformerBlock
-from hopscotch.models.encoder import Cost, Encoder
-from hopscotch.types import Decisions, SkipTrace
+from hopscotch.layers.checks import check_stride
+from hopscotch.models.encoder import Encoder
+from hopscotch.types import Decisions, Hidden, Lengths, SkipTrace
 
 
 class Stack(Encoder):
-    """A stack of `depth` blocks. `strides` (one per layer) has the say over `first`; first = 1 is the dense stack."""
+    """Apply `depth` blocks with the list `strides`, or with strides that fall from `first`; first = 1 is dense."""
 
     def __init__(self, block: BlockSpec, depth: int, *, strides: Sequence[int] | None = None, first: int = 1) -> None:
         super().__init__()
@@ -31,20 +31,14 @@ class Stack(Encoder):
         self.blocks = nn.ModuleList(TransformerBlock(block, stride=stride) for stride in strides)
 
     def forward(
-        self,
-        x: Float[Tensor, "batch time dim"],
-        lengths: Int[Tensor, " batch"],
-        bias: Tensor | float = 0.0,
-        repeat: Decisions | None = None,
-    ) -> tuple[Float[Tensor, "batch time dim"], SkipTrace]:
+        self, x: Hidden, lengths: Lengths, bias: Tensor | float = 0.0, repeat: Decisions | None = None
+    ) -> tuple[Hidden, SkipTrace]:
         for block in self.blocks:
             x = block(x, lengths)
         strides = torch.tensor(self.strides, device=x.device)
-        every_key = torch.ones_like(strides)
-        strides_of_clips = strides.expand(len(x), -1)
-        visited = torch.ones_like(strides_of_clips, dtype=torch.bool)
-        macs, dense_macs = self._macs(lengths, strides), self._macs(lengths, every_key)
-        return x, SkipTrace.of(visited, macs, dense_macs, strides=strides_of_clips)
+        macs, dense_macs = self._macs(lengths, strides), self._macs(lengths, torch.ones_like(strides))
+        strides = strides.expand(len(x), -1)
+        return x, SkipTrace.of(torch.ones_like(strides, dtype=torch.bool), macs, dense_macs, strides=strides)
 
     def cost(self, time: int) -> Cost:
         positions, strides = torch.tensor(time), torch.tensor(self.strides)

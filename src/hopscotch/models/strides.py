@@ -1,4 +1,4 @@
-"""A transformer stack in which every clip chooses the stride of every layer: `learned_skip`."""
+"""Stack transformer blocks in which every clip chooses the stride of every layer: `learned_skip`."""
 
 from dataclasses import replace
 from typing import Literal
@@ -7,20 +7,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from hopscotch.compute import Cost
 from hopscotch.layers.block import BlockSpec, TransformerBlock, shrink
+from hopscotch.layers.checks import check_choice, check_temperatures
 from hopscotch.layers.pooling import masked_mean, masked_mean_and_std
-from hopscotch.layers.sampling import Scheduled, check_temperatures, interpolate
+from hopscotch.layers.sampling import Scheduled, draw_of_every_cost, interpolate
 from hopscotch.layers.stride import Estimator, LearnedSkip, StrideChoice, StrideGate
-from hopscotch.models.encoder import Cost
-from hopscotch.models.planned import Planner
-from hopscotch.types import Decisions, SkipTrace, valid_mask
+from hopscotch.models.encoder import Planner
+from hopscotch.types import Decisions, Hidden, Lengths, SkipTrace, valid_mask
 
 GateInput = Literal["layer", "encoder", "first"]
-GATE_INPUTS = ("layer", "encoder", "first")
 
 
 class LearnedBlock(TransformerBlock):
-    """A transformer block whose attention is a LearnedSkip; its gate reads the input, or a plan's summary."""
+    """Compute a transformer block whose attention is a LearnedSkip; its gate reads the input, or a plan's summary."""
 
     attention: LearnedSkip  # pyright: ignore[reportIncompatibleVariableOverride]
 
@@ -38,7 +38,7 @@ class LearnedBlock(TransformerBlock):
     def run(
         self, x: Tensor, lengths: Tensor, choice: StrideChoice | None, bias: Tensor | float, strides: Tensor | None
     ) -> tuple[Tensor, StrideChoice]:
-        """`choice`: planned ahead, if it was; `strides`: to take instead."""
+        """Run the block with a choice that was planned, if any; `strides` are taken instead of it."""
         x = self.look_around(x, lengths)
         normed = self.attention_norm(x)
         if choice is None:
@@ -51,9 +51,19 @@ class LearnedBlock(TransformerBlock):
 
 
 class LearnedStack(Planner, Scheduled):
-    """`gate_input`: "layer", each layer decides when reached, from the mean of its input; "encoder", all layers are
-    planned from the mean of the first one's; "first", all but layer 0, which reads every key, are planned from the mean
-    and deviation of what it leaves. `tied`: one stride for all layers of a plan.
+    """Let clips choose strides, layer by layer or by a plan.
+
+    Args:
+        block: Options of the transformer blocks.
+        depth: Layers; at least 2 under gate_input "first".
+        max_stride: Longest stride: the choices are 1..max_stride.
+        gate_input: "layer": each layer decides when reached, from the mean of its input. "encoder": all layers are
+            planned from the mean of the encoder's input. "first": layer 0 reads every key, and all others are planned
+            from the mean and deviation of its output.
+        tied: Use one stride for all layers of a plan.
+        estimator: How the gates learn (layers/stride.py).
+        temperature_start: Temperature of the Gumbel-softmax at the first training step, above 0.
+        temperature_end: Temperature at the last training step, above 0.
     """
 
     decides = True
@@ -72,8 +82,7 @@ class LearnedStack(Planner, Scheduled):
         temperature_end: float = 0.5,
     ) -> None:
         super().__init__()
-        if gate_input not in GATE_INPUTS:
-            raise ValueError(f"gate_input must be one of {', '.join(GATE_INPUTS)}, got {gate_input!r}.")
+        check_choice("gate_input", gate_input, GateInput)
         if tied and gate_input == "layer":
             raise ValueError("gate_input must be first or encoder under tied=true, got layer.")
         if estimator == "gain" and gate_input == "layer":
@@ -97,12 +106,8 @@ class LearnedStack(Planner, Scheduled):
         self.set_progress(0.0)
 
     def forward(
-        self,
-        x: Float[Tensor, "batch time dim"],
-        lengths: Int[Tensor, " batch"],
-        bias: Tensor | float = 0.0,
-        repeat: Decisions | None = None,
-    ) -> tuple[Float[Tensor, "batch time dim"], SkipTrace]:
+        self, x: Hidden, lengths: Lengths, bias: Tensor | float = 0.0, repeat: Decisions | None = None
+    ) -> tuple[Hidden, SkipTrace]:
         choices, strides = [], None if repeat is None else repeat.strides.to(x.device)
         plan: list[StrideChoice | None] = [None] * len(self.blocks)
         summary = None
@@ -128,12 +133,11 @@ class LearnedStack(Planner, Scheduled):
         return [choice._replace(strides=strides[:, i]) for i, choice in enumerate(choices)]
 
     def _random_strides(self, batch: int, generator: torch.Generator | None) -> Int[Tensor, "batch layers"]:
-        """Of every cost, for the layers of a plan: each clip first draws how often it reads every key."""
+        """Draw strides of every cost for the layers of a plan."""
         num_layers = len(self.blocks) - self.num_fixed
         shape = (batch, 1 if self.tied else num_layers)
-        every = torch.rand(batch, 1, generator=generator)
-        strides = torch.randint(1, self.max_stride + 1, shape, generator=generator)
-        return torch.where(torch.rand(shape, generator=generator) < every, 1, strides).expand(batch, num_layers)
+        strides = draw_of_every_cost(shape, range(1, self.max_stride + 1), 1, generator)
+        return strides.expand(batch, num_layers)
 
     def _learned_blocks(self) -> list[LearnedBlock]:
         return [block for block in self.blocks if isinstance(block, LearnedBlock)]

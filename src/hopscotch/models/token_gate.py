@@ -1,12 +1,11 @@
-"""Only the tokens that a gate opens go through the encoder: silence and noise between words cost nothing but the gate.
+"""Gate tokens before the encoder: closed ones, such as silence between words, cost nothing but the gate.
 
-    x_t <- x_t + open_t (encoder(x_open)_t - x_t)        closed tokens pass it by, unchanged
+    x_t <- x_t + open_t (encoder(x_open)_t - x_t)        closed tokens pass unchanged
 
-The open tokens of a clip lie side by side in the encoder, in their order, so that their number decides the cost of all
-its layers: scores of attention fall with its square. In evaluation on a CPU, clips with about as many open tokens go
-through it together, for none of them should pay for the padding to another. Training begins with nearly all tokens
-open. A few closed ones, drawn at random, come along, so that they can learn to open: open tokens hear them, they
-themselves stay as they are.
+The encoder gets the open tokens of a clip as one short sequence, in their order, so that their number decides the cost
+of all its layers: scores of attention fall with its square. In evaluation on a CPU, clips with a similar number of
+open tokens go through it together, so that little is padding. Training begins with nearly all tokens open. It also
+computes a few random closed tokens, so that they can learn to open: open tokens attend to them, they stay unchanged.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,17 +16,18 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hopscotch.compute import Cost
 from hopscotch.layers.gate import Gate
 from hopscotch.layers.sampling import Scheduled, interpolate
-from hopscotch.models.encoder import Cost, Encoder
-from hopscotch.types import Decisions, SkipTrace, valid_mask
+from hopscotch.models.encoder import Encoder
+from hopscotch.types import Decisions, Hidden, Lengths, Mask, SkipTrace, valid_mask
 
-PASS = 5e7  # MACs that take as long as the calls of one more pass through the encoder, about, on one core
-CLOSED = 0.5  # share of training over which the open rate falls from the gate's ceiling to where it stays
+PASS = 5e7  # MACs that take about as long as the overhead of one more pass through the encoder, on one core
+CLOSED = 0.5  # share of training over which the open rate falls from the gate's ceiling to its final value
 
 
 class GatedEncoder(Encoder, Scheduled):
-    """`gate` holds arguments of Gate; its open rate is that of the end of training."""
+    """Encode only the tokens that a gate opens; `gate` holds its arguments, with the final open rate."""
 
     decides = True
 
@@ -35,12 +35,10 @@ class GatedEncoder(Encoder, Scheduled):
         super().__init__()
         rate, floor, ceiling = (gate[key] for key in ("open_rate", "rate_floor", "rate_ceiling"))
         if gate["rule"] != "target":
-            raise ValueError(
-                f"gate.rule must be target before an encoder, got {gate['rule']}: no other rule holds an open rate."
-            )
+            raise ValueError(f"rule must be target in a gate before an encoder, got {gate['rule']}.")
         if not floor <= rate <= ceiling:
             raise ValueError(
-                f"open_rate must lie between gate.rate_floor and gate.rate_ceiling, {floor} and {ceiling}, got {rate}."
+                f"open_rate must lie between rate_floor and rate_ceiling, {floor} and {ceiling}, got {rate}."
             )
         self.encoder = encoder
         self.gate = Gate(dim, **{**gate, "training_mode": "packed", "threshold_by": "loss"})
@@ -50,12 +48,8 @@ class GatedEncoder(Encoder, Scheduled):
         self.set_progress(0.0)
 
     def forward(
-        self,
-        x: Float[Tensor, "batch time dim"],
-        lengths: Int[Tensor, " batch"],
-        bias: Tensor | float = 0.0,
-        repeat: Decisions | None = None,
-    ) -> tuple[Float[Tensor, "batch time dim"], SkipTrace]:
+        self, x: Hidden, lengths: Lengths, bias: Tensor | float = 0.0, repeat: Decisions | None = None
+    ) -> tuple[Hidden, SkipTrace]:
         mask = valid_mask(lengths, x.shape[1])
         if repeat is not None and repeat.tokens is not None and repeat.positions is not None:
             computed = stretched(repeat.tokens.to(x.device), repeat.positions.to(x.device), lengths, x.shape[1])
@@ -65,8 +59,8 @@ class GatedEncoder(Encoder, Scheduled):
             is_open, computed = decision.is_open, decision.computed
         computed = computed | (torch.arange(x.shape[1], device=x.device) == 0)  # an encoder needs one token of a clip
         counts = computed.sum(dim=1)
-        sizes, times = torch.stack([counts, lengths]).tolist()  # the one look at the device
-        # Open tokens first, in their order. What fills up the shorter clips is closed tokens, which change nothing.
+        sizes, times = torch.stack([counts, lengths]).tolist()  # the one synchronisation with the device
+        # Open tokens first, in their order. Shorter clips are filled up with closed tokens, which change nothing.
         order = (~computed).to(torch.uint8).argsort(dim=1, stable=True)
         rows = order + x.shape[1] * torch.arange(len(x), device=x.device)[:, None]
         groups = self._groups(sizes) if x.device.type == "cpu" and not self.training else []
@@ -88,9 +82,9 @@ class GatedEncoder(Encoder, Scheduled):
         return x, self._trace(trace, lengths, (is_open.detach() > 0) & mask, times)
 
     def _groups(self, sizes: Sequence[int]) -> list[list[int]]:
-        """Clips that go together, each group padded to its largest: the cheapest split, by dense MACs and passes."""
+        """Group clips by size so that passes and dense MACs, each group padded to its largest, cost least."""
         clips = sorted(range(len(sizes)), key=sizes.__getitem__)
-        # Of so many of the shortest clips: what they cost at least, and in which groups.
+        # For each number of shortest clips: the least cost, and the groups that have it.
         best: list[tuple[float, list[list[int]]]] = [(0.0, [])]
         for end in range(1, len(clips) + 1):
             macs = self.encoder_cost(sizes[clips[end - 1]]).dense
@@ -100,22 +94,20 @@ class GatedEncoder(Encoder, Scheduled):
 
     def _changes(
         self,
-        x: Float[Tensor, "batch time dim"],
+        x: Hidden,
         is_open: Float[Tensor, "batch time"],
         rows: Int[Tensor, "clip open"],
         counts: Int[Tensor, " clip"],
         bias: Tensor | float,
         repeat: Decisions | None,
     ) -> tuple[Float[Tensor, "token dim"], SkipTrace]:
-        """What the encoder adds to the tokens of some clips, in `rows` of all tokens of the batch; 0 to closed ones."""
+        """Compute what the encoder adds to the tokens in `rows` of all tokens of the batch; 0 for closed ones."""
         weight = is_open.flatten().index_select(0, rows.flatten()).view(*rows.shape, 1).to(x.dtype)
         tokens = x.flatten(0, 1).index_select(0, rows.flatten()).view(*rows.shape, -1)
         y, trace = self.encoder(tokens * (1 + (weight - weight.detach())), counts, bias, repeat)
         return (weight * (y - tokens)).flatten(0, 1), trace
 
-    def _trace(
-        self, trace: SkipTrace, lengths: Tensor, tokens: Bool[Tensor, "batch time"], times: Sequence[int]
-    ) -> SkipTrace:
+    def _trace(self, trace: SkipTrace, lengths: Tensor, tokens: Mask, times: Sequence[int]) -> SkipTrace:
         rate = tokens.sum(dim=1) / lengths
         gate = self.gate.macs(lengths)
         dense = torch.tensor([self.cost(time).dense for time in times], device=lengths.device)
@@ -130,15 +122,11 @@ class GatedEncoder(Encoder, Scheduled):
         )
 
     def cost(self, time: int) -> Cost:
-        """Cheapest: one token, for an encoder needs something to read. Trained: as many as training ends with."""
+        """Count the MACs of a clip; the cheapest has one token, the trained one as many as training ends with."""
         kept = max(1, round(self.rates[1] * time))
         everything = self.encoder_cost(time)
-        return Cost(
-            self.encoder_cost(1).cheapest,
-            self.encoder_cost(kept).dense,
-            everything.dearest,
-            everything.dense,
-        ) + self.gate.macs(time)
+        cheapest, trained = self.encoder_cost(1).cheapest, self.encoder_cost(kept).dense
+        return Cost(cheapest, trained, everything.dearest, everything.dense) + self.gate.macs(time)
 
     def encoder_cost(self, time: int) -> Cost:
         """Count the encoder's own multiply-accumulates."""
@@ -150,10 +138,8 @@ class GatedEncoder(Encoder, Scheduled):
         self.gate.open_rate = interpolate(*self.rates, min(1.0, progress / CLOSED))
 
 
-def stretched(
-    tokens: Bool[Tensor, "batch other"], others: Int[Tensor, " batch"], lengths: Int[Tensor, " batch"], time: int
-) -> Bool[Tensor, "batch time"]:
-    """Open tokens of clips of `others` positions as those of clips of `lengths`, at the same parts of the clip."""
+def stretched(tokens: Bool[Tensor, "batch other"], others: Lengths, lengths: Lengths, time: int) -> Mask:
+    """Move open tokens of clips of `others` positions to the same parts of clips of `lengths`, padded to `time`."""
     place = torch.arange(time, device=lengths.device) * others[:, None] // lengths[:, None]
     here = tokens.gather(1, place.clamp(max=tokens.shape[1] - 1))
     return here & valid_mask(lengths, time)

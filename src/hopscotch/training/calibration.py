@@ -1,7 +1,7 @@
-"""Meet a compute budget: what may be asked of a model, and the one scalar that makes its decisions cost just that.
+"""Calibrate a model to a compute budget by one scalar bias on all its decisions.
 
-Training pulls the mean of the expected compute to the target. Its deterministic decisions then miss the target by a
-little, so before every validation one bias on all decisions is set until they meet it; fractions rise with the bias.
+Training pulls the mean of the expected compute to the target. The deterministic decisions then miss the target by a
+little, so before every validation the bias is set until they meet it; fractions rise with the bias.
 """
 
 import math
@@ -13,24 +13,25 @@ import torch
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.types import AudioBatch
 
-TOLERANCE = 0.004  # of the fraction; a tenth of what a run is held to
+TOLERANCE = 0.004  # of the fraction; a tenth of what tests allow a run
 MAX_PASSES = 10  # over the calibration clips
-MAX_BIAS = 8.0  # of asinh(bias), a bias of 1490: beyond every logit, and a tenth of it beyond every gate's score
+MAX_BIAS = 8.0  # of asinh(bias), a bias of 1490: above every logit, and a tenth of it above every gate's score
 FIRST_STEP = 0.25  # of asinh(bias): from a bias of 0 to one of 0.25
 
 
 class Calibration(NamedTuple):
+    """Hold the requested fraction, the achieved one, and the bias that achieves it."""
+
     requested: float
     achieved: float
     bias: float
 
 
 def resolve_target(target: str | float, model: AudioModel, mean_samples: float, level: float) -> float | None:
-    """compute.target as a fraction; None for a model that decides nothing.
+    """Return compute.target as a fraction; None for a model that decides nothing.
 
-    "auto" lies in what the model can reach, [floor, ceiling]: floor + level (ceiling - floor). The ceiling is 1,
-    but for models that have strides fixed beforehand as well. A gate before the encoder caps it at what training ends
-    with: tests are not to let in more tokens.
+    "auto" is floor + level (ceiling - floor) of what the model can reach. The ceiling is 1, except with fixed strides.
+    A gate before the encoder limits "auto" to what training ends with, so that tests open no more tokens.
     """
     if not model.decides:
         if target != "auto":
@@ -58,7 +59,7 @@ def resolve_target(target: str | float, model: AudioModel, mean_samples: float, 
 
 @torch.no_grad()
 def deterministic_fraction(model: AudioModel, batches: Sequence[AudioBatch]) -> float:
-    """Sum of MACs run over sum of dense MACs, in evaluation."""
+    """Divide the sum of MACs run by the sum of dense MACs, in evaluation."""
     device = model.decision_bias.device
     run = dense = 0
     for batch in batches:
@@ -68,9 +69,9 @@ def deterministic_fraction(model: AudioModel, batches: Sequence[AudioBatch]) -> 
 
 
 def calibrate(model: AudioModel, batches: Sequence[AudioBatch], target: float) -> Calibration:
-    """Set `model.decision_bias` so that the deterministic fraction of these batches comes as near `target` as it can.
+    """Set `model.decision_bias` so that the deterministic fraction of these batches is as near `target` as possible.
 
-    The search walks from the present bias in growing steps until it has the target between two points, then halves.
+    The search moves from the present bias in growing steps until the target is between two points, then bisects.
     """
     was_training = model.training
     model.eval()

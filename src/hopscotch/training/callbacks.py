@@ -1,8 +1,8 @@
-"""Average the weights over training steps: what is validated, kept and tested in place of the weights themselves.
+"""Keep weights: their moving average over training steps, the best checkpoint, and the last one.
 
-average <- average + (1 - decay) (weights - average), after every optimizer step; it looks back 1 / (1 - decay) steps
+    average <- average + (1 - decay) (weights - average), after every optimizer step; it spans 1 / (1 - decay) steps
 
-Keep the best checkpoint and the last one, whichever epoch is the best; where they are the same, write it once.
+The average is validated, kept and tested instead of the weights themselves.
 """
 
 import os
@@ -19,11 +19,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from hopscotch.plain import sentence, shown
 from hopscotch.training.checkpoint import read_checkpoint
 
-Place = tuple[dict[str, Tensor | None], str]  # of a parameter or buffer: its module's table, and its name there
+Place = tuple[dict[str, Tensor | None], str]  # of a parameter or buffer: its module's table, and its name in it
 
 
 class AveragedWeights(WeightAveraging):
-    """Lightning's own `EMAWeightAveraging`, its average being moved in less time."""
+    """Average the weights as Lightning's `EMAWeightAveraging` does, in less time."""
 
     def __init__(self, *, decay: float) -> None:
         if not 0 <= decay <= 1:
@@ -37,9 +37,9 @@ class AveragedWeights(WeightAveraging):
 
 
 class MovingAverage(AveragedModel):
-    """torch's own, all tensors at once and found where they were found before.
+    """Update torch's AveragedModel with all tensors at once, at the places where they were found before.
 
-    One by one they took 5 to 9 ms of a step of 80, looking for them in every step another 2 to 3.
+    One by one the updates took 5 to 9 ms of a step of 80 ms, and the search in every step another 2 to 3 ms.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -47,7 +47,7 @@ class MovingAverage(AveragedModel):
         self._found: tuple[nn.Module, list[tuple[list[Place], list[Place]]]] | None = None
 
     def update_parameters(self, model: nn.Module) -> None:
-        if self._found is None and self.n_averaged == 0:  # a look at the device that later steps are spared
+        if self._found is None and self.n_averaged == 0:  # synchronises with the device, once
             super().update_parameters(model)
             return
         if self._found is None or self._found[0] is not model:
@@ -58,9 +58,9 @@ class MovingAverage(AveragedModel):
         self.n_averaged += 1
 
     def _groups(self, model: nn.Module) -> list[tuple[list[Place], list[Place]]]:
-        """Places of the average and of the model, by device and type of what lies there.
+        """Group the places of the average and of the model by device and type of their tensors.
 
-        The average goes to where the model is: made before the trainer moved the model, it may lie on the CPU still.
+        The average moves to the model's device: it may have been made before the trainer moved the model.
         """
         self.to(next(model.parameters()).device)
         groups: dict[tuple[object, object], tuple[list[Place], list[Place]]] = {}
@@ -73,7 +73,7 @@ class MovingAverage(AveragedModel):
 
 
 def _places(module: nn.Module) -> list[Place]:
-    """Of every parameter and buffer, once; a module may put another tensor in the place."""
+    """Find the place of every parameter and buffer, once; a module may put another tensor there later."""
     places, seen = [], set()
     for part in module.modules():
         for table in (part._parameters, part._buffers):
@@ -91,11 +91,11 @@ def _tensors(places: list[Place]) -> list[Tensor]:
 
 
 class BestAndLast(ModelCheckpoint):
-    """Lightning's own, for one best checkpoint, with three differences.
+    """Keep one best checkpoint and the last one, as Lightning's ModelCheckpoint does, with three differences.
 
-    Under `save_last=True` Lightning leaves the last checkpoint as it is after a validation that is no better than the
-    best: who goes on from there does the epochs since then again. It would collect and write the state of one step
-    twice. And a run that goes on in a folder of its own would forget which checkpoint was the best so far.
+    Under `save_last=True` Lightning does not update the last checkpoint after a validation that is no better than the
+    best: resuming from it repeats the epochs since then. It writes the state of one step twice where both are the same.
+    And a run that resumes in a new folder forgets which checkpoint was the best so far.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -103,18 +103,18 @@ class BestAndLast(ModelCheckpoint):
         self._came_from: Path | None = None  # the folder of the checkpoint that is loaded
         if self.save_top_k not in (0, 1):
             raise ValueError(
-                "callbacks.checkpoint.save_top_k must be 1, for what follows a run reads one best checkpoint, or 0 to "
-                f"keep none, got {self.save_top_k}."
+                "callbacks.checkpoint.save_top_k must be 1 (reports read one best checkpoint), or 0 to keep none, "
+                f"got {self.save_top_k}."
             )
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._came_from = Path(trainer.ckpt_path).parent if trainer.ckpt_path else None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the best checkpoint so far, which lies beside the one that is loaded.
+        """Take over the best checkpoint so far, from the folder of the one that is loaded.
 
-        A checkpoint may come from anywhere, and the files that Lightning's states name would be copied or removed:
-        of the paths in it nothing but the name of a file is taken.
+        A checkpoint may come from anywhere, and files that its paths name would be copied or removed: only the name of
+        a file is taken from these paths.
         """
         score, before = state_dict.get("best_model_score"), self._best_beside(state_dict.get("best_model_path"))
         if self.dirpath is not None and before is not None and isinstance(score, Tensor):
@@ -128,7 +128,7 @@ class BestAndLast(ModelCheckpoint):
             self.last_model_path = str(Path(self.dirpath) / Path(last).name)
 
     def _best_beside(self, kept: object) -> Path | None:
-        """The best checkpoint so far, if it is one, and is a file beside the one that is loaded."""
+        """Return the best checkpoint so far if it is a readable file in the folder of the one that is loaded."""
         if not isinstance(kept, str) or not kept or self._came_from is None:
             return None
         path, why = self._came_from / Path(kept).name, "is not there"
@@ -160,7 +160,7 @@ class BestAndLast(ModelCheckpoint):
 
 @rank_zero_only
 def _copy(path: str, to: str) -> None:
-    """Never half a file, as Lightning's are."""
+    """Copy a file so that an interruption never leaves half of it."""
     partial = Path(f"{to}.partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(path, partial)

@@ -1,10 +1,10 @@
-"""Learn what decisions cost: regress it, clip by clip, on the model as it stands.
+"""Learn the cost of decisions: regress it, clip by clip, on the model as it is.
 
     cost(decisions) = loss under these decisions - loss of the dense run,   of the same clip
 
-Both runs are deterministic and of the same clip, so that all in which clips differ otherwise drops out. It is far more
-than what decisions cost: a regression of the loss itself, trained along with the model, found nothing (README, Tried).
-The net that is fitted reads what the model plans its decisions from; the model itself is left alone.
+Both runs are deterministic and of the same clip, so that every other difference between clips cancels out. These other
+differences are far larger: a regression of the loss itself, trained with the model, found nothing (docs/tried.md). The
+fitted net reads what the model plans its decisions from; the rest of the model does not change.
 """
 
 import math
@@ -17,15 +17,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hopscotch.models.audio_model import AudioModel
-from hopscotch.models.planned import Planner
+from hopscotch.models.encoder import Planner
 from hopscotch.training.calibration import MAX_BIAS
 from hopscotch.types import AudioBatch, Decisions, ModelOutput, SkipTrace, key_bits
 
-NUM_DRAWS = 4  # decisions at random per clip
+NUM_DRAWS = 4  # random decisions per clip
 NUM_STEPS = 1000
-ROWS = 512  # of a step
+ROWS = 512  # per step
 LEARNING_RATE, WEIGHT_DECAY = 2e-3, 0.05
-JITTER = 0.1  # noise on what the net reads, in deviations: there are few clips
+JITTER = 0.1  # noise on the net's input, in standard deviations: there are few clips
 
 
 def fit_gains(
@@ -34,13 +34,13 @@ def fit_gains(
     batches: Sequence[AudioBatch],
     seed: int,
 ) -> float:
-    """Fit the model's gain net from scratch, and say which share of the costs' variance it explains."""
+    """Fit the model's gain net from scratch, and return the share of the costs' variance that it explains."""
     planner = model.planner
     assert planner is not None, f"{model.name} learns no gains"
     generator = torch.Generator().manual_seed(key_bits(seed))
     was_training, bias = model.training, model.decision_bias.clone()
     model.eval()
-    model.decision_bias.fill_(math.sinh(MAX_BIAS))  # left to itself, the model skips nothing
+    model.decision_bias.fill_(math.sinh(MAX_BIAS))  # by its own decisions, the model then skips nothing
     # Lightning validates in inference mode, whose tensors nothing can be fitted to.
     with torch.inference_mode(False):
         with torch.no_grad():
@@ -59,10 +59,10 @@ def _measure(
     generator: torch.Generator,
     usual: Tensor,
 ) -> tuple[Tensor, SkipTrace, Tensor]:
-    """What a clip's decisions are planned from, decisions drawn for it, and what these cost: a row for each draw.
+    """Return summaries of clips, decisions drawn for them, and what these cost: a row for each draw.
 
-    A gate before the encoder lets in what it does with the `usual` bias, in the dense run, too: what is planned is
-    planned from these tokens.
+    A gate before the encoder opens the tokens of the `usual` bias, also in the dense run, because plans are made from
+    these tokens.
     """
     device = model.decision_bias.device
     summaries, traces, costs = [], [], []
@@ -90,13 +90,7 @@ def _measure(
     return torch.cat(summaries), SkipTrace.kept(traces), torch.cat(costs)
 
 
-def _fit(
-    planner: Planner,
-    summaries: Tensor,
-    traces: SkipTrace,
-    costs: Tensor,
-    generator: torch.Generator,
-) -> float:
+def _fit(planner: Planner, summaries: Tensor, traces: SkipTrace, costs: Tensor, generator: torch.Generator) -> float:
     net = planner.gain_net
     assert net is not None
     for module in net.modules():
@@ -122,13 +116,13 @@ def _fit(
     return 1.0 - (left.var() / costs.var()).item()
 
 
+@torch.no_grad()
 def _reset(module: nn.Linear | nn.LayerNorm, generator: torch.Generator) -> None:
-    """As new: a fit depends on the model that it is made for, not on the fits before."""
-    with torch.no_grad():
-        if isinstance(module, nn.LayerNorm):
-            module.reset_parameters()
-            return
-        bound = module.in_features**-0.5
-        for parameter in module.parameters():
-            drawn = torch.rand(parameter.shape, generator=generator)
-            parameter.copy_(bound * (2 * drawn - 1))
+    """Draw new weights, so that a fit depends on the model alone, not on earlier fits."""
+    if isinstance(module, nn.LayerNorm):
+        module.reset_parameters()
+        return
+    bound = module.in_features**-0.5
+    for parameter in module.parameters():
+        drawn = torch.rand(parameter.shape, generator=generator)
+        parameter.copy_(bound * (2 * drawn - 1))

@@ -1,9 +1,9 @@
-"""What the policies learn by, beside the gradient that reaches them through the model.
+"""Train policies by what they lose, in addition to the gradient that reaches them through the model.
 
     reinforce   mean( log p(route) * (loss - baseline) ),  baseline: the loss of a second draw, without gradient
-    all         - entropy weight * mean entropy, fading out over training: a guard against early collapse
+    all         - entropy weight * mean entropy, fading out over training: it prevents an early collapse
 
-The trace says which applies: only `reinforce` leaves a gradient in `log_prob`. `gain` learns apart (tasks/gains.py).
+The trace says which applies: only `reinforce` leaves a gradient in `log_prob`. `gain` learns apart (training/gains.py).
 """
 
 from collections.abc import Callable
@@ -16,6 +16,8 @@ from hopscotch.types import SkipTrace
 
 
 class PolicyLoss:
+    """Compute the policy terms of a step's loss."""
+
     def __init__(self, entropy_weight: float) -> None:
         self.entropy_weight = entropy_weight
 
@@ -26,7 +28,7 @@ class PolicyLoss:
         second_opinion: Callable[[], Float[Tensor, " batch"]],
         progress: float,
     ) -> Tensor | float:
-        """`losses` are the clips' task losses; `second_opinion` gives them once more, for other sampled routes."""
+        """Sum the terms of the task losses of clips; `second_opinion` gives these losses for other sampled routes."""
         loss: Tensor | float = 0.0
         if trace.log_prob.requires_grad:
             with torch.no_grad():
