@@ -7,8 +7,8 @@
     python3 scripts/bootstrap.py                            only set up
 
 Setting up makes `.venv` beside this folder and installs into it the versions of constraints.txt: by uv, which is
-itself installed by pip, or by pip alone where uv fails. It needs Python 3.10 to 3.13 and its standard library, and
-looks for `python3.13` ... `python3.10` when it is run by another.
+itself installed by pip, or by pip alone where uv fails. It needs Python 3.11 to 3.13 and its standard library, and
+looks for `python3.13` ... `python3.11` when it is run by another.
 
 `.venv/hopscotch-stamp` says what is installed. While it agrees with pyproject.toml and constraints.txt there is nothing
 to set up, and the second call starts at once. When the pins change, `.venv` is brought up to date; when it is half made
@@ -35,8 +35,10 @@ STAMP = "hopscotch-stamp"
 UNFINISHED = "unfinished\n"
 VERBS = ("train", "test")
 DOCS = ("sphinx", "--fail-on-warning", "--keep-going", "--quiet", "docs", "docs/_build")
-CHECKS = (("ruff", "format", "--check"), ("ruff", "check"), ("basedpyright",), DOCS, ("pytest",))
-OLDEST, NEWEST = (3, 10), (3, 13)
+MOST_PROCESSES = 4  # each loads torch: some 600 MB
+TESTS = ("pytest", "--numprocesses", str(min(MOST_PROCESSES, os.cpu_count() or 1)), "--dist", "loadfile")
+CHECKS = (("ruff", "format", "--check"), ("ruff", "check"), ("basedpyright",), DOCS, TESTS)
+OLDEST, NEWEST = (3, 11), (3, 13)
 PROBE = f"import sys, ensurepip, venv; sys.exit(not {OLDEST} <= sys.version_info[:2] <= {NEWEST})"
 
 
@@ -88,11 +90,11 @@ def hand_over(arguments: list) -> None:
     for minor in range(NEWEST[1], OLDEST[1] - 1, -1):
         name = f"python3.{minor}"
         if is_suitable(name):
-            say(f"Python {version()} does not serve here (3.10 to 3.13 with venv does): going on with {name}")
+            say(f"Python {version()} does not serve here (3.11 to 3.13 with venv does): going on with {name}")
             raise SystemExit(replace_by([name, str(Path(__file__).resolve()), *arguments]))
     raise Refusal(
-        f"Python must be 3.10 to 3.13 with its venv and ensurepip modules, got {version()} at {sys.executable}, and no "
-        "such python3.10 ... python3.13 is on the PATH. Install one (on Debian and Ubuntu: python3 and python3-venv)."
+        f"Python must be 3.11 to 3.13 with its venv and ensurepip modules, got {version()} at {sys.executable}, and no "
+        "such python3.11 ... python3.13 is on the PATH. Install one (on Debian and Ubuntu: python3 and python3-venv)."
     )
 
 
@@ -156,7 +158,7 @@ def must_be_made(venv: Path) -> str:
     if stamp and stamp.splitlines()[0] != str(venv.parent):
         return "it was made in another folder"
     if not is_suitable(str(venv / BIN)):
-        return "its Python does not run, or is not 3.10 to 3.13"
+        return "its Python does not run, or is not 3.11 to 3.13"
     return ""
 
 
@@ -260,7 +262,7 @@ def check_all(extra: list) -> int:
     """Run all checks, even if one fails; `extra` goes to pytest. 1 if any failed."""
     rows = []
     for check in CHECKS:
-        arguments = [*check, *(extra if check == ("pytest",) else [])]
+        arguments = [*check, *(extra if check == TESTS else [])]
         if check == ("basedpyright",):
             arguments += ["--pythonpath", str(PYTHON)]  # otherwise it looks for a Python on the PATH
         say(" ".join(check))

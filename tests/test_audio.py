@@ -105,12 +105,8 @@ def make_bad_file(kind: str, path: Path) -> Path:
         data[21] &= 0xF0  # the number of samples: 36 bits of STREAMINFO
         data[22:26] = bytes(4)
         path.write_bytes(data)
-    elif kind == "nan":
-        write(path, np.where(np.arange(4000) == 7, np.nan, samples), subtype="FLOAT")
-    elif kind == "infinite":
-        write(path, np.where(np.arange(4000) == 7, np.inf, samples), subtype="FLOAT")
-    elif kind == "huge":
-        write(path, np.where(np.arange(4000) == 7, -1e18, samples), subtype="FLOAT")
+    elif kind in (bad := {"nan": np.nan, "infinite": np.inf, "huge": -1e18}):
+        write(path, np.where(np.arange(4000) == 7, bad[kind], samples), subtype="FLOAT")
     elif kind == "antiphase":
         write(path, np.stack([samples, -samples], axis=1), subtype="FLOAT")
     elif kind == "silent":

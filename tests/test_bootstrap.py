@@ -140,7 +140,7 @@ def test_all_checks_run_even_if_one_fails_and_arguments_go_to_pytest(
     monkeypatch.setattr(subprocess, "call", call)
     assert bootstrap.check_all(["-k", "jump"]) == 1
     assert [command[0] for command in called] == ["ruff", "ruff", "basedpyright", "sphinx", "pytest"]
-    assert called[-1] == ["pytest", "-k", "jump"]
+    assert called[-1] == [*bootstrap.TESTS, "-k", "jump"]
     rows = capsys.readouterr().out.splitlines()[1:]
     assert [row.split()[-4 if "FAILED" in row else -3] for row in rows] == ["FAILED"] * 2 + ["passed"] * 3
 

@@ -75,6 +75,8 @@ def test_every_choice_builds_and_steps_once(
     skip_without_plugin(choice)
     monkeypatch.chdir(tmp_path)
     cfg = compose(overrides_for(choice, tones, digits, tmp_path))
+    group, _, name = choice.partition("=")
+    assert cfg.model.name == name or group != "model"  # named as it is chosen
     cfg.run_dir = str(tmp_path / "run")
     task, data = build(cfg)
     trainer = build_trainer(cfg, build_callbacks(cfg), build_loggers(cfg))

@@ -131,7 +131,8 @@ def jobs_of(command: str) -> list[tuple[str, ...]]:
     return [tuple(some[min(i, len(some) - 1)] for some in values) for i in range(max(map(len, values), default=1))]
 
 
-JOBS = sorted({job for command in COMMANDS for job in jobs_of(command)})
+ALL_JOBS = {job for command in COMMANDS for job in jobs_of(command)}
+JOBS = sorted(job for job in ALL_JOBS if not any(set(job) < set(other) for other in ALL_JOBS))
 
 
 @pytest.mark.parametrize("job", JOBS, ids=" ".join)

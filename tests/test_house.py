@@ -1,0 +1,58 @@
+"""Hold the repository to its house rules: sizes, and one home for the word "acc"."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "src" / "hopscotch"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+MOST_LINES_OF_A_FUNCTION = 60  # constructors excepted
+MOST_LINES = {  # of all Python files in a folder, or of a page
+    "src/hopscotch": 11_500,
+    "src/hopscotch/report": 3_400,
+    "README.md": 200,
+}
+ACCURACY_HOMES = {"training/classify.py", "answers.py"}  # a task names its metrics; nothing else spells "acc"
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def length(path: Path) -> int:
+    files = path.rglob("*.py") if path.is_dir() else [path]
+    return sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
+
+
+@pytest.mark.parametrize("place", MOST_LINES)
+def test_a_place_does_not_outgrow_its_limit(place: str) -> None:
+    assert length(ROOT / place) <= MOST_LINES[place]
+
+
+def test_no_function_is_long() -> None:
+    lines = {
+        f"{path.relative_to(PACKAGE)}:{function.name}": (function.end_lineno or 0) - function.lineno + 1
+        for path in MODULES
+        for function in functions(path)
+        if function.name != "__init__"
+    }
+    assert len(lines) > 500
+    assert {name: count for name, count in lines.items() if count > MOST_LINES_OF_A_FUNCTION} == {}
+
+
+def test_only_a_task_of_classification_spells_acc() -> None:
+    found = set()
+    for path in MODULES:
+        strings = (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if is_text(node))
+        if any(node.value == "acc" or node.value.endswith("/acc") for node in strings):
+            found.add(str(path.relative_to(PACKAGE)))
+    assert found <= ACCURACY_HOMES
+
+
+def is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
