@@ -1,5 +1,7 @@
 """Small traces written out by hand, and a module that returns them: what the reports' tests read back."""
 
+from types import SimpleNamespace
+
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
@@ -9,7 +11,7 @@ from hopscotch.data.clips import Clip
 from hopscotch.data.datamodule import AudioDataModule, Split
 from hopscotch.report.collect import Evaluation
 from hopscotch.training.task import Step, StepOutput
-from hopscotch.types import AudioBatch, ModelOutput, SkipTrace
+from hopscotch.types import AudioBatch, ModelOutput, Primary, SkipTrace
 
 CLASSES = ["no", "yes"]
 SAMPLE_RATE = 800
@@ -92,13 +94,14 @@ def make_evaluation(
     thresholds: dict[int, float] | None = None,
 ) -> Evaluation:
     """Clips are `no` and `yes` in turn, all taken for `no` with rising confidence, unless told otherwise."""
-    rows = torch.arange(len(trace.strides))
-    predictions = 0 * rows if predictions is None else predictions
-    sure = torch.tensor(confidences or torch.linspace(0.6, 1.0, len(rows)).tolist())
-    logits = torch.stack([torch.where(predictions == label, sure, 1 - sure) for label in (0, 1)], dim=1).log()
-    losses = losses or tuple((rows / 10).tolist())
-    labels = rows % 2 if labels is None else labels
-    return Evaluation(trace, rows, labels, logits, torch.tensor(losses), thresholds or {})
+    places = torch.arange(len(trace.strides))
+    rows = {
+        "label": places % 2 if labels is None else labels,
+        "prediction": 0 * places if predictions is None else predictions,
+        "confidence": torch.tensor(confidences or torch.linspace(0.6, 1.0, len(places)).tolist()),
+    }
+    losses = losses or tuple((places / 10).tolist())
+    return Evaluation(trace, places, torch.tensor(losses), rows, thresholds or {})
 
 
 class FourClips(AudioDataModule):
@@ -124,43 +127,72 @@ class FrontEnd(nn.Module):
 
 
 class Model(nn.Module):
-    def __init__(self, decides: bool) -> None:
+    """What the reports ask a model for."""
+
+    def __init__(self, decides: bool, skips: frozenset[str]) -> None:
         super().__init__()
         self.decides = decides
+        self.encoder = SimpleNamespace(skips=skips, gates=())
         self.frontend = FrontEnd()
         self.weight = nn.Parameter(torch.zeros(()))
+
+
+def skips_of(trace: SkipTrace) -> frozenset[str]:
+    """What a model with such a trace declares."""
+    may_skip = (~trace.visited | (trace.jumps >= 0)).any()
+    found = {"strides": (trace.strides > 1).any(), "layers": may_skip, "tokens": not trace.open_rate.isnan().all()}
+    return frozenset(name for name, is_found in found.items() if is_found)
 
 
 class Replay(LightningModule):
     """Returns a hand-made trace at every step. Says "no" to every clip: clips 1 and 3 are wrong, 3 more surely."""
 
-    def __init__(self, trace: SkipTrace, thresholds: dict[int, float] | None = None) -> None:
+    primary = Primary("acc", larger_is_better=True)
+    metric_names = ("acc",)
+
+    def __init__(
+        self, trace: SkipTrace, thresholds: dict[int, float] | None = None, skips: frozenset[str] | None = None
+    ) -> None:
         super().__init__()
-        self.model = Model(decides=bool((trace.entropy > 0).any()))
+        self.model = Model(bool((trace.entropy > 0).any()), skips_of(trace) if skips is None else skips)
+        self.steps: dict[str, list[Step]] = {"train": [], "val": [], "test": []}
         self.classes = CLASSES
         self.trace = trace
         self.thresholds = {layer: torch.tensor(value) for layer, value in (thresholds or {}).items()}
 
-    def step_output(self, batch: AudioBatch) -> StepOutput:
+    def step_output(self, stage: str, batch: AudioBatch) -> StepOutput:
         logits = torch.tensor([[2.0, 0.0], [1.0, 0.0], [2.0, 0.0], [3.0, 0.0]])[batch.indices]
         losses = nn.functional.cross_entropy(logits, batch.labels, reduction="none")
         loss = losses.mean() + 0.0 * self.model.weight
         macs = torch.zeros(4, dtype=torch.long)
         output = ModelOutput(logits, self.trace, self.thresholds, frontend_macs=macs, positions=macs + 10)
-        return {"loss": loss, "step": Step(losses, output, batch, (logits, batch.labels), {})}
+        confidence, prediction = logits.softmax(dim=-1).max(dim=-1)
+        rows = {"label": batch.labels, "prediction": prediction, "confidence": confidence}
+        step = Step(losses, output, batch, (logits, batch.labels), rows)
+        self.steps[stage].append(step)
+        return {"loss": loss, "step": step}
+
+    def on_train_epoch_start(self) -> None:
+        self.steps["train"] = []
+
+    def on_validation_start(self) -> None:
+        self.steps["val"] = []
+
+    def on_test_start(self) -> None:
+        self.steps["test"] = []
 
     def training_step(self, batch: AudioBatch) -> StepOutput:
-        outputs = self.step_output(batch)
+        outputs = self.step_output("train", batch)
         self.log("train/loss", outputs["step"].task_loss, batch_size=4)
         return outputs
 
     def validation_step(self, batch: AudioBatch) -> StepOutput:
         self.log("val/acc", 0.5, batch_size=4)
-        return self.step_output(batch)
+        return self.step_output("val", batch)
 
     def test_step(self, batch: AudioBatch) -> StepOutput:
         self.log("test/acc", 0.5, batch_size=4)
-        return self.step_output(batch)
+        return self.step_output("test", batch)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)

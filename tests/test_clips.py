@@ -1,5 +1,6 @@
 """What a report shows is what happened: every number of its pictures equals that of the trace."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from hopscotch.report.clips import (
     surely_wrong,
     write_clips,
 )
-from hopscotch.report.decisions import history_cells, layer_means, layers_of, skips_of, skips_seen, stride_shares
+from hopscotch.report.decisions import history_cells, layer_means, layers_of, stride_shares
 from hopscotch.report.run_folder import CLIPS
 from hopscotch.report.run_page import group_table
 from hopscotch.types import SkipTrace
@@ -56,7 +57,8 @@ def table_of(trace: SkipTrace, folder: Path) -> list[ClipRow]:
 
 
 def clip(**facts: object) -> ClipRow:
-    usual = ClipRow("a.wav", "no", "no", 0.5, 0.5, [1], [], "x", [math.nan], 0.1, 50, 100, 1.0, -20.0)
+    rows = {"label": "no", "prediction": "no", "confidence": 0.5}
+    usual = ClipRow("a.wav", rows, 0.5, [1], [], "x", [math.nan], 0.1, 50, 100, 1.0, -20.0)
     return usual._replace(**facts)
 
 
@@ -114,10 +116,30 @@ def test_routes_read_as_on_the_dashboard() -> None:
     assert strides_in_words([1, 2, 0, 4]) == "1 2 · 4"
 
 
-@pytest.mark.parametrize("trace", TRACES, ids=["dense", "strides", "jumps", "both"])
-def test_what_a_model_can_skip_is_seen_in_its_clips(trace: SkipTrace, tmp_path: Path) -> None:
-    rows = table_of(trace, tmp_path)
-    assert skips_seen(strides_of(rows), cells_of(rows) != 0, open_rates_of(rows)) == skips_of(trace)
+def test_a_file_of_classes_has_the_columns_that_it_always_had(tmp_path: Path) -> None:
+    table_of(both_trace(), tmp_path)
+    head, first, *_ = (tmp_path / CLIPS).read_text().splitlines()
+    names = "path,label,prediction,confidence,compute,strides,history,route,open_rate,loss,macs,dense_macs,seconds"
+    assert head == f"{names},decibels"
+    assert first.startswith("no/0.wav,no,no,0.6000000238418579,0.9,1 2 4,")
+
+
+def test_a_task_without_classes_has_its_own_columns(tmp_path: Path) -> None:
+    data = FourClips()
+    data.setup()
+    rows = {"target": torch.tensor([-3.0, -6.0, -9.0, -12.0]), "estimate": torch.tensor([-3.5, -6.0, -8.0, -11.0])}
+    evaluation = dataclasses.replace(make_evaluation(stride_trace()), rows=rows)
+    write_clips(clip_rows(evaluation, SplitClips(data, "test")), tmp_path / CLIPS)
+    read = read_clips(tmp_path / CLIPS)
+    assert [row.rows for row in read][1] == {"target": -6.0, "estimate": -6.0}
+    assert not read[0].has_classes
+    assert clip_table(read, frozenset()).head == ["clip", "target", "estimate", "compute", "seconds"]
+    name, value, (low, high) = Group("", tuple(read)).quality
+    assert (name, value) == ("loss", pytest.approx(0.15))
+    assert low < value < high
+    taken = dataclasses.replace(evaluation, rows={"loss": evaluation.losses})
+    with pytest.raises(ValueError, match=r"must not name a column as clips\.csv does, got loss"):
+        clip_rows(taken, SplitClips(data, "test"))
 
 
 def test_a_table_of_clips_has_the_columns_of_what_is_skipped(tmp_path: Path) -> None:

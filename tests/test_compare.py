@@ -25,9 +25,8 @@ LABELS = ("yes", "no", "yes", "no")
 
 
 def clip(name: str, label: str, prediction: str, confidence: float = 0.8, seconds: float = 1.0) -> ClipRow:
-    return ClipRow(
-        name, label, prediction, confidence, 0.5, [1], [], "x", [1.0], 0.1, 5, 10, seconds=seconds, decibels=-20.0
-    )
+    rows = {"label": label, "prediction": prediction, "confidence": confidence}
+    return ClipRow(name, rows, 0.5, [1], [], "x", [1.0], 0.1, 5, 10, seconds=seconds, decibels=-20.0)
 
 
 def write_run(
@@ -149,7 +148,9 @@ def test_other_test_clips_are_refused_with_the_reason_and_figures_stay(
 def test_clips_of_the_same_name_with_other_labels_or_lengths_are_not_the_same(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / name, LABELS, dim=dim) for name, dim in (("a", 8), ("b", 16), ("c", 32))]
     rows = [clip(name, label, label) for name, label in zip("abcd", LABELS, strict=True)]
-    write_clips([rows[0]._replace(label="maybe"), *rows[1:]], runs[1] / "report" / "clips.csv")
+    write_clips(
+        [rows[0]._replace(rows={**rows[0].rows, "label": "maybe"}), *rows[1:]], runs[1] / "report" / "clips.csv"
+    )
     write_clips([rows[0]._replace(seconds=3.0), *rows[1:]], runs[2] / "report" / "clips.csv")
     a, b, c = map(read_run, runs)
     assert "a is yes in" in (why_not_paired(columns_of([a, b])) or "")

@@ -67,8 +67,8 @@ def test_noise_is_the_same_at_every_call(tones: Path, tmp_path: Path) -> None:
     _, _, first = make_passes(tones, tmp_path)
     _, _, again = make_passes(tones, tmp_path)
     assert [row.condition for row in first] == [row.condition for row in again]
-    assert torch.equal(first[1].evaluation.logits, again[1].evaluation.logits)
-    assert not torch.equal(first[1].evaluation.logits, first[0].evaluation.logits)
+    assert torch.equal(first[1].evaluation.losses, again[1].evaluation.losses)
+    assert not torch.equal(first[1].evaluation.losses, first[0].evaluation.losses)
 
 
 def test_budgets_are_met_on_validation_clips(tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,11 +18,10 @@ from hopscotch.report.decisions import (
     open_tokens,
     route_shares,
     route_use,
-    skips_of,
     split_numbers,
     stride_shares,
 )
-from tests.hand_made import both_trace, dense_trace, jump_trace, make_evaluation, make_trace, stride_trace
+from tests.hand_made import both_trace, jump_trace, make_evaluation, make_trace, skips_of, stride_trace
 from tests.small_models import DEPTH, decide_at_random, make_clips, make_model
 
 
@@ -31,24 +30,15 @@ def exit_trace():
     return make_trace(visited=torch.tensor([[1, 0, 0], [1, 1, 0], [1, 1, 0], [1, 1, 1]], dtype=torch.bool))
 
 
-def test_what_a_model_can_skip_follows_the_trace() -> None:
-    assert skips_of(dense_trace()) == frozenset()
-    assert skips_of(stride_trace()) == {"strides"}
-    assert skips_of(jump_trace()) == {"layers", "tokens"}
-    going_on = make_trace(jumps=torch.tensor([[0, 0, -1]] * 4, dtype=torch.int8))
-    assert skips_of(going_on) == {"layers"}, "a clip that went on everywhere could have jumped"
-    assert skips_of(both_trace()) == {"strides", "layers"}
-
-
-def test_an_early_exit_shows_its_layers_without_a_jump() -> None:
+@pytest.mark.parametrize("skips", [frozenset({"exits"}), frozenset({"layers"})])
+def test_an_early_exit_shows_its_layers_without_a_jump(skips: frozenset[str]) -> None:
     trace = exit_trace()
-    assert skips_of(trace) == {"layers"}
-    numbers = evaluation_numbers(make_evaluation(trace), skips_of(trace), True)
+    numbers = evaluation_numbers(make_evaluation(trace), skips, True)
     assert [numbers[f"jump/visited/layer_0{layer}"] for layer in range(3)] == [1.0, 0.75, 0.25]
     assert numbers["jump/skipped"] == pytest.approx(4 / 12)
     assert "jump/rate" not in numbers
     assert numbers["policy/routes"] == 3
-    table = layers_of(history_cells(trace), trace.strides.numpy(), trace.open_rate.numpy()).table(skips_of(trace))
+    table = layers_of(history_cells(trace), trace.strides.numpy(), trace.open_rate.numpy()).table(skips)
     assert table.head == ["layer", "ran", "landed on"]
     assert list(table.rows[2]) == ["2", "25%", "·"]
 

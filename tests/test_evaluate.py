@@ -144,7 +144,7 @@ def test_what_is_printed_holds_accuracy_classes_and_conditions(run: Path, capsys
     folder = evaluate(run, snr=[10])
     printed = capsys.readouterr().out
     found = read_json(folder / "metrics.json")
-    assert f"test accuracy      {found['acc']:.4f}  (3 clips)" in printed
+    assert f"test acc           {found['acc']:.4f}  (3 clips)" in printed
     assert all(re.search(rf"^{name} +1 ", printed, re.MULTILINE) for name in CLASS_HZ)
     assert re.search(rf"^10 dB +{found['conditions'][1]['fraction']:.3f} ", printed, re.MULTILINE)
     assert "warning" not in printed

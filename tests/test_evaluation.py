@@ -9,39 +9,54 @@ import torch
 
 from hopscotch.conditions import Condition
 from hopscotch.evaluation import class_table, print_evaluation, write_budgets, write_evaluation
-from hopscotch.report.collect import Evaluation
-from hopscotch.report.metrics import NUM_BINS, ClassRow, Metrics, measure
+from hopscotch.metrics import NUM_BINS, ClassRow, Metrics, measure, scores_of
+from hopscotch.report.collect import Evaluation, gather
 from hopscotch.report.text import markdown
-from hopscotch.types import select_clips
+from hopscotch.training.classify import ClassificationTask
+from hopscotch.training.task import Step
+from hopscotch.types import AudioBatch, ModelOutput, select_clips
 from tests.hand_made import stride_trace
 
 CLASSES = ["ant", "bee", "cow", "doe"]  # no clip is a doe
 NUM_CLIPS = 40
 
 
-def scored() -> Evaluation:
+def steps_of() -> list[Step]:
+    """Two batches, the second clips first."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(NUM_CLIPS) % 3
     logits = 2 * torch.randn(NUM_CLIPS, 4, generator=generator) + 2 * torch.nn.functional.one_hot(labels, 4)
     trace = select_clips(stride_trace(), torch.arange(NUM_CLIPS) % 4)
-    return Evaluation(trace, torch.arange(NUM_CLIPS), labels, logits, torch.rand(NUM_CLIPS), {})
+    losses, steps = torch.rand(NUM_CLIPS), []
+    for rows in (torch.arange(NUM_CLIPS // 2, NUM_CLIPS), torch.arange(NUM_CLIPS // 2)):
+        output = ModelOutput(logits[rows], trace[rows], {}, frontend_macs=0 * rows, positions=rows)
+        batch = AudioBatch(torch.zeros(len(rows), 8), 8 + 0 * rows, labels=labels[rows], indices=rows, keys=rows)
+        task = ClassificationTask.__new__(ClassificationTask)
+        told = ClassificationTask.rows(task, output, batch)
+        steps.append(Step(losses[rows], output, batch, (output.logits, batch.labels), told))
+    return steps
 
 
-def test_accuracy_and_top_k_count_the_clips_whose_label_is_among_the_best() -> None:
+def scored() -> Evaluation:
+    return gather(steps_of())
+
+
+def test_top_k_counts_the_clips_whose_label_is_among_the_best() -> None:
     evaluation = scored()
-    metrics = measure(evaluation, CLASSES)
-    ranks = [(row > row[label]).sum().item() for row, label in zip(evaluation.logits, evaluation.labels, strict=True)]
-    assert metrics.acc == pytest.approx(sum(rank < 1 for rank in ranks) / NUM_CLIPS)
+    metrics, scores = measure(evaluation, steps_of(), CLASSES), scores_of(steps_of())
+    labels = evaluation.rows["label"]
+    ranks = [(row > row[label]).sum().item() for row, label in zip(scores, labels, strict=True)]
+    assert (~evaluation.is_wrong).sum() == sum(rank < 1 for rank in ranks)
     assert metrics.top_k == pytest.approx({k: sum(rank < k for rank in ranks) / NUM_CLIPS for k in (2, 3)})
-    assert 0 < metrics.acc < metrics.top_k[2] < metrics.top_k[3]
+    assert 0 < metrics.top_k[2] < metrics.top_k[3]
 
 
 def test_macro_f1_is_the_mean_over_the_classes_that_were_shown_or_named() -> None:
     evaluation = scored()
-    metrics = measure(evaluation, CLASSES)
+    metrics = measure(evaluation, steps_of(), CLASSES)
     f1 = []
     for label in range(4):
-        is_label, is_named = evaluation.labels == label, evaluation.predictions == label
+        is_label, is_named = evaluation.rows["label"] == label, evaluation.rows["prediction"] == label
         if is_label.any() or is_named.any():
             f1.append(2 * (is_label & is_named).sum().item() / (is_label.sum() + is_named.sum()).item())
     assert metrics.f1 == pytest.approx(sum(f1) / len(f1))
@@ -51,44 +66,44 @@ def test_macro_f1_is_the_mean_over_the_classes_that_were_shown_or_named() -> Non
 def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy_bin_by_bin() -> None:
     evaluation = scored()
     error = 0.0
-    is_right = (evaluation.predictions == evaluation.labels).double()
+    is_right = (evaluation.rows["prediction"] == evaluation.rows["label"]).double()
     for number in range(NUM_BINS):
         low, high = number / NUM_BINS, (number + 1) / NUM_BINS
-        of_bin = (evaluation.confidences > low) & (evaluation.confidences <= high)
+        of_bin = (evaluation.rows["confidence"] > low) & (evaluation.rows["confidence"] <= high)
         if of_bin.any():
-            gap = (evaluation.confidences[of_bin].double().mean() - is_right[of_bin].mean()).abs().item()
+            gap = (evaluation.rows["confidence"][of_bin].double().mean() - is_right[of_bin].mean()).abs().item()
             error += of_bin.double().mean().item() * gap
-    assert measure(evaluation, CLASSES).calibration_error == pytest.approx(error, abs=1e-6)
+    assert measure(evaluation, steps_of(), CLASSES).calibration_error == pytest.approx(error, abs=1e-6)
     assert error > 0.02
 
 
 def test_the_confusion_counts_pairs_of_label_and_prediction() -> None:
     evaluation = scored()
-    metrics = measure(evaluation, CLASSES)
-    pairs = list(zip(evaluation.labels.tolist(), evaluation.predictions.tolist(), strict=True))
+    metrics = measure(evaluation, steps_of(), CLASSES)
+    pairs = list(zip(evaluation.rows["label"].tolist(), evaluation.rows["prediction"].tolist(), strict=True))
     assert metrics.confusion == [[pairs.count((label, named)) for named in range(4)] for label in range(4)]
 
 
 def test_compute_by_class_is_that_of_the_trace() -> None:
     evaluation = scored()
-    for label, row in enumerate(measure(evaluation, CLASSES).per_class[:3]):
-        of_class = [i for i in range(NUM_CLIPS) if int(evaluation.labels[i]) == label]
+    for label, row in enumerate(measure(evaluation, steps_of(), CLASSES).per_class[:3]):
+        of_class = [i for i in range(NUM_CLIPS) if int(evaluation.rows["label"][i]) == label]
         macs = sum(int(evaluation.trace.macs[i]) for i in of_class)
         assert (row.clips, row.macs) == (len(of_class), macs / len(of_class))
         assert row.compute == macs / sum(int(evaluation.trace.dense_macs[i]) for i in of_class)
-    assert len({row.compute for row in measure(evaluation, CLASSES).per_class}) > 2
+    assert len({row.compute for row in measure(evaluation, steps_of(), CLASSES).per_class}) > 2
 
 
 def test_a_class_without_clips_has_no_accuracy_and_no_compute() -> None:
     evaluation = scored()
-    row = measure(evaluation, CLASSES).per_class[3]
+    row = measure(evaluation, steps_of(), CLASSES).per_class[3]
     assert (row.clips, row.acc, row.compute, row.macs, row.confidence) == (0, None, None, None, None)
     assert markdown(class_table([row])).splitlines()[-1].startswith("| doe | 0 |  |")
 
 
 def test_the_wrong_label_given_most_often_is_named() -> None:
     evaluation = scored()
-    metrics = measure(evaluation, CLASSES)
+    metrics = measure(evaluation, steps_of(), CLASSES)
     for label, row in enumerate(metrics.per_class):
         wrong = {name: n for name, n in zip(CLASSES, metrics.confusion[label], strict=True) if name != CLASSES[label]}
         assert row.taken_for == (max(wrong, key=lambda name: wrong[name]) if any(wrong.values()) else "")
@@ -96,8 +111,8 @@ def test_the_wrong_label_given_most_often_is_named() -> None:
 
 def test_of_many_classes_those_recognised_worst_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [ClassRow(f"class{i:03d}", 1, i / 100, 1.0, 1.0, "", 0.5, 0.5, 1e6) for i in range(100)]
-    condition = Condition("clean", None, None, None, 0.5, 1e6, 0.5, 0.5)
-    print_evaluation(Metrics(0.5, 0.5, {}, 0.1, rows[::-1], []), [condition], warnings=["so it is"])
+    condition = Condition("clean", None, None, None, 0.5, 1e6, {"acc": 0.5, "f1": 0.5})
+    print_evaluation(Metrics(0.5, {}, 0.1, rows[::-1], []), [condition], num_clips=100, warnings=["so it is"])
     printed = capsys.readouterr().out
     assert "class000" in printed
     assert "class039" in printed
@@ -112,16 +127,17 @@ def test_a_bar_in_a_name_does_not_break_the_table() -> None:
 
 def test_metrics_json_has_null_for_what_is_no_number(tmp_path: Path) -> None:
     evaluation = scored()
-    metrics = measure(evaluation, CLASSES)._replace(calibration_error=math.nan)
-    condition = Condition("clean", None, None, None, 0.5, 1e6, 0.5, 0.5)
-    write_evaluation(tmp_path, facts={"test": {"loss": math.inf}}, metrics=metrics, clips=[], conditions=[condition])
+    metrics = measure(evaluation, steps_of(), CLASSES)._replace(calibration_error=math.nan)
+    condition = Condition("clean", None, None, None, 0.5, 1e6, {"acc": 0.5, "f1": 0.5})
+    facts = {"test": {"loss": math.inf}}
+    write_evaluation(tmp_path, facts=facts, metrics=metrics, classes=CLASSES, clips=[], conditions=[condition])
     found = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail)
-    assert (found["test"]["loss"], found["calibration_error"], found["acc"]) == (None, None, metrics.acc)
+    assert (found["test"]["loss"], found["calibration_error"], found["acc"]) == (None, None, 0.5)
 
 
 def test_budgets_are_written_of_the_clean_conditions_that_asked_for_one(tmp_path: Path) -> None:
-    clean = Condition("clean", None, 0.8, 0.79, 0.81, 2e6, 0.9, 0.9)
-    asked = [clean, clean._replace(condition="0 dB", snr_db=0.0), clean._replace(requested=1.0, acc=0.95)]
+    clean = Condition("clean", None, 0.8, 0.79, 0.81, 2e6, {"acc": 0.9, "f1": 0.9})
+    asked = [clean, clean._replace(condition="0 dB", snr_db=0.0), clean._replace(requested=1.0, metrics={"acc": 0.95})]
     write_budgets([clean._replace(requested=None)], tmp_path)
     assert list(tmp_path.iterdir()) == []
     write_budgets(asked, tmp_path)

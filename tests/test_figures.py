@@ -6,10 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from hopscotch.report.decisions import skips_of
 from hopscotch.report.figures import clips_by_compute, draw_confusion, draw_report, save, shortened
 from hopscotch.types import SkipTrace
-from tests.hand_made import both_trace, jump_trace, make_evaluation, stride_trace
+from tests.hand_made import both_trace, jump_trace, make_evaluation, skips_of, stride_trace
 
 
 @pytest.mark.parametrize(

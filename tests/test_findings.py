@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from hopscotch.report.collect import Evaluation
-from hopscotch.report.findings import find_warnings, warnings_so_far
+from hopscotch.report.findings import find_warnings, overfitting, warnings_so_far
 from hopscotch.report.run_folder import RunFolder
-from hopscotch.types import SkipTrace
-from tests.hand_made import dense_trace, jump_trace, make_evaluation, make_trace, stride_trace
+from hopscotch.types import Primary, SkipTrace
+from tests.hand_made import jump_trace, make_evaluation, make_trace, stride_trace
 
 
 def evaluate(trace: SkipTrace) -> Evaluation:
@@ -51,9 +51,16 @@ def test_dead_and_saturated_gates_are_named_with_their_layer() -> None:
 
 
 def test_over_fitting_is_named() -> None:
-    (warning,) = find_warnings(evaluate(dense_trace()), decides=False, floor=1.0, train_accuracy=0.99)
-    assert warning.startswith("over-fitting: accuracy is 0.990 on training clips and 0.750 on test clips")
-    assert find_warnings(evaluate(dense_trace()), decides=False, floor=1.0, train_accuracy=0.84) == []
+    (warning,) = overfitting(Primary("acc", larger_is_better=True), 0.99, 0.75, "test")
+    assert warning.startswith("over-fitting: acc is 0.990 on training clips and 0.750 on test clips")
+    assert overfitting(Primary("acc", larger_is_better=True), 0.84, 0.75, "test") == []
+    assert overfitting(Primary("acc", larger_is_better=True), None, 0.75, "test") == []
+
+
+def test_an_error_that_is_larger_on_test_clips_is_over_fitting_too() -> None:
+    (warning,) = overfitting(Primary("mae", larger_is_better=False), 2.0, 3.5, "test")
+    assert warning.startswith("over-fitting: mae is 2.000 on training clips and 3.500 on test clips")
+    assert overfitting(Primary("mae", larger_is_better=False), 3.5, 2.0, "test") == []
 
 
 ROUTES = {"policy/routes": 4.0, "policy/common_routes": 4.0, "policy/top_route": 0.3}
@@ -66,7 +73,7 @@ CONSTANT = {"policy/routes": 2.0, "policy/common_routes": 1.0, "policy/top_route
         (CONSTANT, "so far: constant policy: 2 routes in use, the most common one by 95% of the validation clips"),
         ({"gate/open_rate/layer_03": 0.001}, "so far: layer 3 has a dead gate: it opens for 0.1%"),
         ({"gate/open_rate/layer_03": 0.999}, "so far: layer 3 has a saturated gate: it is open for 99.9%"),
-        ({"train/acc": 0.9, "val/acc": 0.7}, "so far: over-fitting: accuracy is 0.900 on training clips and 0.700"),
+        ({"train/acc": 0.9, "val/acc": 0.7}, "so far: over-fitting: acc is 0.900 on training clips and 0.700"),
         ({"train/acc": 0.9, "val/acc": 0.85, **ROUTES, "gate/open_rate/layer_03": 0.5}, None),
         ({"policy/routes": 1.0}, None),  # of an older version, which logged no more of its routes
     ],
@@ -75,6 +82,7 @@ def test_a_run_on_its_way_is_judged_by_the_same_rules(
     tmp_path: Path, logged: dict[str, float], words: str | None
 ) -> None:
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 9, "epoch": 0, "val/loss": 1.0, **logged}) + "\n")
+    (tmp_path / "summary.json").write_text(json.dumps({"primary": {"name": "acc", "larger_is_better": True}}))
     found = warnings_so_far(RunFolder(tmp_path))
     assert [words in warning for warning in found if words] == [True] * (words is not None)
     assert len(found) == (words is not None)

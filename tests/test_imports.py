@@ -22,7 +22,7 @@ TIERS = (
     {"models"},
     {"training"},
     {"report"},
-    {"build"},
+    {"build", "metrics", "explain"},
     {"restore", "conditions", "answers"},
     {"evaluation"},
     {"run", "evaluate", "predict"},

@@ -85,18 +85,58 @@ def test_the_summary_holds_what_a_program_asks_for(command: Command, tones: Path
     assert found["data"]["clips"] == {"train": 15, "val": 3, "test": 3}
 
 
-def test_a_model_that_learned_its_clips_by_heart_is_warned_of(
+def test_the_primary_metric_on_training_clips_is_compared_with_that_on_test_clips(
     command: Command, tones: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    monkeypatch.setattr(
-        "hopscotch.report.summary.find_warnings", lambda test, **facts: seen.append(facts) or ["as told"]
-    )
+    monkeypatch.setattr("hopscotch.report.summary.overfitting", lambda *facts: seen.append(facts) or ["as told"])
     assert command(*tiny_folder(tones), *TINY, "model=dense").code == 0
-    lines = read_json_lines(Path("run/metrics.jsonl"))
-    told = [line["train/acc"] for line in lines if line.get("train/acc") is not None]
-    assert seen[0]["train_accuracy"] == pytest.approx(told[-1])
-    assert summary()["warnings"] == ["as told"]
+    told = [
+        line["train/acc"] for line in read_json_lines(Path("run/metrics.jsonl")) if line.get("train/acc") is not None
+    ]
+    assert seen[0][1:] == (pytest.approx(told[-1]), summary()["test"]["acc"], "test")
+    assert summary()["warnings"][-1] == "as told"
+
+
+def validations(folder: str) -> dict[int, dict[str, float]]:
+    """What was logged of the validation clips, by epoch."""
+    return {line["epoch"]: line for line in read_json_lines(Path(folder) / "metrics.jsonl") if "val/loss" in line}
+
+
+@pytest.mark.parametrize(("tag", "mode", "best"), [("val/acc", "max", max), ("val/macs", "min", min)])
+def test_what_was_kept_is_written_down_whatever_it_is_judged_by(
+    command: Command, tones: Path, tag: str, mode: str, best: Any
+) -> None:
+    typed = [*tiny_folder(tones), *TINY_MODEL, *TINY_RUN, "model=skip_transformer", "task.optimizer.lr=0.02"]
+    typed += [f"callbacks.checkpoint.monitor={tag}", f"callbacks.checkpoint.mode={mode}"]
+    assert command(*typed, "trainer.max_epochs=4", "hydra.run.dir=one").code == 0
+    kept, logged = summary("one")["kept"], validations("one")
+    assert kept.keys() == {"epoch", "step", "monitor", "value", "compute_fraction"}
+    assert (kept["monitor"], kept["step"]) == (tag, 4 * (kept["epoch"] + 1))
+    assert kept["value"] == pytest.approx(best(line[tag] for line in logged.values()))
+    row = logged[kept["epoch"]]
+    assert row[tag] == pytest.approx(kept["value"])
+    assert row["val/compute_fraction"] == pytest.approx(kept["compute_fraction"])
+    found = summary("one")
+    assert (found["primary"]["name"], found["primary"]["larger_is_better"]) == ("acc", True)
+    assert found["primary"]["val"] == pytest.approx(row["val/acc"])
+    assert found["primary"]["test"] == found["test"]["acc"]
+
+    # A run that goes on in a new folder, and finds nothing better, keeps what the first one kept.
+    resume = ["ckpt_path=one/checkpoints/last.ckpt", "trainer.max_epochs=5", "hydra.run.dir=two"]
+    assert command(*typed, *resume).code == 0
+    everything = logged | validations("two")
+    kept = summary("two")["kept"]
+    assert kept["value"] == pytest.approx(best(line[tag] for line in everything.values()))
+    assert everything[kept["epoch"]][tag] == pytest.approx(kept["value"])
+
+
+def test_a_run_that_keeps_nothing_says_so(command: Command, tones: Path) -> None:
+    typed = [*tiny_folder(tones), *TINY, "model=dense", "trainer.fast_dev_run=1"]
+    assert command(*typed).code == 0
+    assert summary()["kept"] is None
+    assert summary()["primary"]["val"] is None
+    assert summary()["primary"]["test"] == summary()["test"]["acc"]
 
 
 def test_a_folder_that_holds_a_run_is_refused_and_left_alone(command: Command, tones: Path, tmp_path: Path) -> None:

@@ -64,9 +64,7 @@ def make_row(number: int, names: list[str], dice: random.Random) -> ClipRow:
     history = [layer for layer, letter in enumerate(route) if letter == ">"]
     return ClipRow(
         path=f"{label}/{number}.wav",
-        label=label,
-        prediction=prediction,
-        confidence=dice.random(),
+        rows={"label": label, "prediction": prediction, "confidence": dice.random()},
         compute=macs / dense,
         strides=[0, 0, dice.choice([1, 2, 4])],
         history=history,
@@ -103,6 +101,7 @@ def make_run(folder: Path, *, num_epochs: int = 2, num_clips: int = 70, num_word
         "parameters": 12345,
         "seconds": {"to_first_step": 1.0, "fit": 20.0, "test_clip": 0.00552, "total": 30.0},
         "kept": {"epoch": 0, "step": 75, "monitor": "val/acc", "value": 0.75},
+        "skips": ["layers", "strides", "tokens"],
         "warnings": ["layer 1 has a dead gate: so it is."],
         "versions": {"torch": "2.11.0"},
         "epochs": num_epochs,
@@ -211,7 +210,7 @@ def test_a_run_on_its_way_shows_its_validation(tmp_path: Path) -> None:
     (run / "summary.json").unlink()
     (run / "report" / "clips.csv").unlink()
     html, _ = written(run)
-    assert "<b>0.5000</b><span>accuracy on validation clips, so far</span>" in html
+    assert "<b>0.5000</b><span>acc on validation clips, so far</span>" in html
     assert "<b>150</b><span>optimizer steps so far</span>" in html
 
 

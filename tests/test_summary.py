@@ -6,16 +6,14 @@ import torch
 from rich.console import Console
 
 from hopscotch.report.collect import Evaluation
-from hopscotch.report.decisions import skips_of
 from hopscotch.report.summary import print_summary, tensorboard_command, write_summary
-from tests.hand_made import both_trace, make_evaluation, stride_trace
+from tests.hand_made import both_trace, make_evaluation, skips_of, stride_trace
 
 
 def printed(run: Path, test: Evaluation, **arguments) -> str:
     screen = io.StringIO()
-    print_summary(
-        run, test, skips_of(test.trace), parameters=1234, console=Console(file=screen, width=100), **arguments
-    )
+    facts = {"metrics": {"acc": 0.5, "f1": 0.25}, "parameters": 1234, **arguments}
+    print_summary(run, test, skips_of(test.trace), console=Console(file=screen, width=100), **facts)
     return screen.getvalue()
 
 
@@ -60,9 +58,10 @@ def test_last_line_is_the_run_folder_however_long_its_name(tmp_path: Path) -> No
     assert command.endswith(f"--logdir '{run}' --samples_per_plugin images=100,audio=50")
 
 
-def test_terminal_shows_accuracy_compute_and_parameters(tmp_path: Path) -> None:
+def test_terminal_shows_metrics_compute_and_parameters(tmp_path: Path) -> None:
     text = printed(tmp_path, make_evaluation(stride_trace()), warnings=["constant policy: so it is"])
-    assert "test accuracy     0.5000  (4 clips)" in text
+    assert "test acc          0.5000  (4 clips)" in text
+    assert "test f1           0.2500" in text
     assert "compute fraction  0.6500" in text
     assert "parameters        1,234" in text
     assert "warning: constant policy: so it is" in text

@@ -8,19 +8,35 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from hopscotch.report.tensorboard import SkipDashboard
 from hopscotch.types import SkipTrace
-from tests.hand_made import FourClips, Replay, both_trace, dense_trace, jump_trace, make_trainer, stride_trace
+from tests.hand_made import (
+    FourClips,
+    Replay,
+    both_trace,
+    dense_trace,
+    jump_trace,
+    make_trace,
+    make_trainer,
+    stride_trace,
+)
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers", "ignore:.*exists and is not empty", "ignore:.*`log_every_n_steps`"
 )
 
 
-def fit(folder: Path, trace: SkipTrace, *, epochs: int = 1, dashboard: SkipDashboard | None = None) -> EventAccumulator:
+def fit(
+    folder: Path,
+    trace: SkipTrace,
+    *,
+    epochs: int = 1,
+    dashboard: SkipDashboard | None = None,
+    skips: frozenset[str] | None = None,
+) -> EventAccumulator:
     """Train on a hand-made trace, test, and read the event files back."""
     logger = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
     dashboard = dashboard or SkipDashboard(hparams={"model": "hand_made", "seed": 0})
     trainer = make_trainer(folder, callbacks=[dashboard], loggers=[logger], max_epochs=epochs)
-    task = Replay(trace, thresholds={0: 0.25, 1: 0.75} if not trace.open_rate.isnan().all() else None)
+    task = Replay(trace, {0: 0.25, 1: 0.75} if not trace.open_rate.isnan().all() else None, skips)
     trainer.fit(task, datamodule=FourClips())
     trainer.test(task, datamodule=FourClips(), verbose=False)
     return read(folder)
@@ -79,6 +95,14 @@ def test_dense_model_has_no_tags_about_decisions(tmp_path: Path) -> None:
     assert not {"jump/history", "skip/pattern"} & set(events.Tags()["images"])
 
 
+def test_an_early_exit_has_its_layers_as_numbers_and_as_a_picture(tmp_path: Path) -> None:
+    visited = torch.tensor([[1, 0, 0], [1, 1, 0], [1, 1, 0], [1, 1, 1]], dtype=torch.bool)
+    events = fit(tmp_path, make_trace(visited=visited), skips=frozenset({"exits"}))
+    assert [last(events, f"jump/visited/layer_0{layer}") for layer in range(3)] == [1.0, 0.75, 0.25]
+    assert last(events, "jump/skipped") == pytest.approx(4 / 12)
+    assert "jump/history" in events.Tags()["images"]
+
+
 @pytest.mark.parametrize("trace", [stride_trace(), jump_trace(), both_trace()], ids=["stride", "jump", "both"])
 def test_no_tag_holds_two_kinds_of_data(tmp_path: Path, trace: SkipTrace) -> None:
     """TensorBoard keeps the first kind it meets and draws nothing of the second."""
@@ -121,7 +145,6 @@ def test_resumed_run_keeps_its_curves_and_pictures(tmp_path: Path) -> None:
     assert list(second.patterns) == [0, 1, 2]
     np.testing.assert_array_equal(second.patterns[2], first.patterns[2])
     assert second.hardest.times_wrong == {1: 3, 3: 3}
-    assert second.skips == first.skips == {"strides"}
     assert second.has_layout
 
 

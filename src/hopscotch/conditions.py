@@ -4,7 +4,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import Trainer
@@ -14,10 +14,10 @@ from hopscotch.data.augment import WaveformAugment
 from hopscotch.data.clips import KeyedLoader
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.layers.attention import SkipAttention
+from hopscotch.metrics import macro_f1
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.progress import with_progress
-from hopscotch.report.collect import Evaluation, TraceCollector
-from hopscotch.report.metrics import macro_f1
+from hopscotch.report.collect import Evaluation, gather
 from hopscotch.training.calibration import MAX_BIAS, calibrate
 from hopscotch.training.task import AudioTask
 from hopscotch.types import AudioBatch
@@ -35,14 +35,23 @@ class Condition(NamedTuple):
     calibrated: float | None  # what the validation clips came to under that budget
     fraction: float  # of the test clips
     macs: float  # mean per test clip
-    acc: float
-    f1: float  # mean over classes
+    metrics: dict[str, float]  # of the task, the primary one first; with classes also f1, the mean over them
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Everything by name, as a row of a table."""
+        return {**dict(zip(self._fields[:-1], self[:-1], strict=True)), **self.metrics}
+
+    @property
+    def primary(self) -> tuple[str, float]:
+        """The metric that the task is judged by, and its value."""
+        return next(iter(self.metrics.items()))
 
 
 class Pass(NamedTuple):
     condition: Condition
     evaluation: Evaluation
-    logged: dict[str, float]  # by the task, as at the end of training: loss, acc, ...
+    logged: dict[str, float]  # by the task, as at the end of training
 
 
 def passes(
@@ -52,8 +61,6 @@ def passes(
 
     The test is Lightning's, as at the end of training, so that its figures are the same to the last digit.
     """
-    collector = TraceCollector()
-    trainer.callbacks.append(collector)  # pyright: ignore[reportAttributeAccessIssue]
     bias = task.model.decision_bias.clone()
     for budget in budgets:
         calibrated = None
@@ -65,9 +72,11 @@ def passes(
         for level in (None, *snr_db):
             name = "clean" if level is None else f"{level:g} dB"
             trainer.test(task, dataloaders=TestBatches(data, level, f"Testing, {name}"), verbose=False)
-            evaluation = collector.test
-            assert evaluation is not None
+            evaluation = gather(task.steps["test"])
             logged = {tag.removeprefix("test/"): float(value) for tag, value in trainer.callback_metrics.items()}
+            metrics = {name: logged[name] for name in task.metric_names}
+            if evaluation.has_classes:
+                metrics.setdefault("f1", macro_f1(evaluation, len(task.classes)))
             condition = Condition(
                 condition=name,
                 snr_db=level,
@@ -75,8 +84,7 @@ def passes(
                 calibrated=calibrated,
                 fraction=evaluation.compute_fraction,
                 macs=evaluation.compute["macs"],
-                acc=logged["acc"],
-                f1=macro_f1(evaluation),
+                metrics=metrics,
             )
             yield Pass(condition, evaluation, logged)
     task.model.decision_bias.copy_(bias)

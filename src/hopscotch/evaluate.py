@@ -21,11 +21,11 @@ from hopscotch.config.schema import is_number
 from hopscotch.data.clips import some
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.evaluation import print_evaluation, write_budgets, write_evaluation
+from hopscotch.metrics import measure
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.plain import as_written, refuse_links, shown
 from hopscotch.registry import trusted
 from hopscotch.report.clips import SplitClips, clip_rows
-from hopscotch.report.metrics import measure
 from hopscotch.report.run_folder import EVALUATION, RunFolder
 from hopscotch.restore import (
     check_size,
@@ -187,8 +187,8 @@ def evaluate(
     trainer = tester(cfg, run)
     all_passes = passes(task, data, trainer, budgets(cfg.compute.budget, task.model), snr)
     first = next(all_passes)
+    metrics = measure(first.evaluation, task.steps["test"], data.classes) if first.evaluation.has_classes else None
     conditions = [first.condition, *(later.condition for later in all_passes)]
-    metrics = measure(first.evaluation, data.classes)
     task.to(trainer.strategy.root_device)  # a test leaves it on the CPU
     time = time_fraction(task, some_batches(data)) if task.model.decides else None
     facts = {
@@ -201,13 +201,13 @@ def evaluate(
         "time_fraction": time,  # as trained, whatever budgets were asked for
     }
     clips = clip_rows(first.evaluation, SplitClips(data, "test"))
-    write_evaluation(folder, facts=facts, metrics=metrics, clips=clips, conditions=conditions)
+    write_evaluation(folder, facts=facts, metrics=metrics, classes=data.classes, clips=clips, conditions=conditions)
     is_own = out is None and ckpt is None and not changes_data(overrides)  # what the run's page may show as its own
     write_budgets(conditions, run / "report" if is_own else folder)
     warnings = []
     if not changes_data(overrides) and was_changed(run, data):
         warnings.append("the test set differs from the one of the training run (clips added, removed or changed).")
-    print_evaluation(metrics, conditions, time=time, warnings=warnings)
+    print_evaluation(metrics, conditions, num_clips=len(clips), time=time, warnings=warnings)
     return folder
 
 

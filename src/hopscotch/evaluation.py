@@ -2,9 +2,9 @@
 
 clips.csv          what the model made of every clip, under the first condition
 metrics.json       all figures below, and how they came about
-per_class.csv .md  class by class; confusion.png  who was taken for whom
+per_class.csv .md  class by class; confusion.png  who was taken for whom; neither of a task without classes
 conditions.csv .md a row for each budget and level of noise; conditions.png where there are several
-budgets.csv .md .png  accuracy against compute, in the run's own report/ where the test is the run's own
+budgets.csv .md .png  the primary metric against compute, in the run's own report/ where the test is the run's own
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,15 +15,15 @@ import numpy as np
 from rich.console import Console
 
 from hopscotch.conditions import Condition
+from hopscotch.metrics import ClassRow, Metrics, as_json
 from hopscotch.plain import write_csv
 from hopscotch.report import figures
 from hopscotch.report.clips import ClipRow, write_clips
-from hopscotch.report.metrics import ClassRow, Metrics, as_json
 from hopscotch.report.run_folder import CLIPS, EVALUATION_METRICS
-from hopscotch.report.text import Table, json_text, markdown, number, print_table
+from hopscotch.report.text import Table, json_text, markdown, number, print_facts, print_table
 
 CONDITIONS_PICTURE = "conditions.png"
-BUDGETS = ("requested", "calibrated", "fraction", "macs", "acc")  # columns of budgets.csv
+BUDGETS = ("requested", "calibrated", "fraction", "macs")  # columns of budgets.csv, before the primary metric
 MAX_PRINTED = 40  # classes; the others are in the file
 
 
@@ -31,40 +31,44 @@ def write_evaluation(
     folder: Path,
     *,
     facts: dict[str, Any],
-    metrics: Metrics,
-    clips: Iterable[ClipRow],
+    metrics: Metrics | None,
+    classes: Sequence[str],
+    clips: Sequence[ClipRow],
     conditions: Sequence[Condition],
 ) -> None:
     """Write all files but those of budgets; `facts` are further keys of metrics.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    classes = [row.label for row in metrics.per_class]
     write_clips(clips, folder / CLIPS)
-    told = {"conditions": [condition._asdict() for condition in conditions]}
-    content = json_text({**facts, **as_json(metrics, classes), **told}, indent=2)
+    told = {"conditions": [condition.columns for condition in conditions]}
+    of_classes = {} if metrics is None else as_json(metrics, classes)
+    content = json_text({**facts, **conditions[0].metrics, **of_classes, **told}, indent=2)
     (folder / EVALUATION_METRICS).write_text(content + "\n", encoding="utf-8")
-    _write(folder / "per_class", ClassRow._fields, metrics.per_class, class_table(metrics.per_class))
-    _write(folder / "conditions", Condition._fields, conditions, condition_table(conditions))
-    ((drawn, _),) = figures.draw_confusion(np.array(metrics.confusion), classes)
-    figures.save(drawn, folder / "confusion.png")
+    rows = [row.columns.values() for row in conditions]
+    _write(folder / "conditions", list(conditions[0].columns), rows, condition_table(conditions))
     draw_conditions(conditions, folder / CONDITIONS_PICTURE)
+    if metrics is not None:
+        _write(folder / "per_class", ClassRow._fields, metrics.per_class, class_table(metrics.per_class))
+        ((drawn, _),) = figures.draw_confusion(np.array(metrics.confusion), classes)
+        figures.save(drawn, folder / "confusion.png")
 
 
-def _write(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]], table: Table) -> None:
+def _write(path: Path, head: Sequence[str], rows: Iterable[Iterable[object]], table: Table) -> None:
     """Write a table twice: .csv for programs, .md for people."""
     write_csv(path.with_suffix(".csv"), head, rows)
     path.with_suffix(".md").write_text(markdown(table) + "\n", encoding="utf-8")
 
 
 def draw_conditions(conditions: Sequence[Condition], picture: Path) -> None:
-    """Several budgets: accuracy against compute, a line for each noise. Several noises alone: accuracy and compute."""
+    """Several budgets: the metric against compute, a line for each noise. Several noises alone: metric and compute."""
     picture.unlink(missing_ok=True)  # of an evaluation before this one
-    names = list(dict.fromkeys(row.condition for row in conditions))
+    names, metric = list(dict.fromkeys(row.condition for row in conditions)), conditions[0].primary[0]
+    points = [(row.condition, (row.fraction, row.primary[1])) for row in conditions]
     if len(conditions) > len(names):
-        curves = {name: [(row.fraction, row.acc) for row in conditions if row.condition == name] for name in names}
-        figures.save(figures.draw_budgets(curves), picture)
+        curves = {name: [point for condition, point in points if condition == name] for name in names}
+        figures.save(figures.draw_budgets(curves, metric), picture)
     elif len(conditions) > 1:
-        drawn = figures.draw_noise(names, [row.acc for row in conditions], [row.fraction for row in conditions])
-        figures.save(drawn, picture)
+        fractions, values = zip(*(point for _, point in points), strict=True)
+        figures.save(figures.draw_noise(names, values, fractions, metric), picture)
 
 
 def write_budgets(conditions: Sequence[Condition], folder: Path) -> None:
@@ -73,12 +77,14 @@ def write_budgets(conditions: Sequence[Condition], folder: Path) -> None:
     if not points:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    heads = ["requested", "on validation", "on test", "million MACs", "accuracy"]
+    metric = points[0].primary[0]
+    heads = ["requested", "on validation", "on test", "million MACs", metric]
     shares = [[number(share, 3) for share in (p.requested, p.calibrated, p.fraction)] for p in points]
-    cells = [[*told, number(p.macs / 1e6, 2), number(p.acc)] for told, p in zip(shares, points, strict=True)]
-    rows = [[getattr(point, name) for name in BUDGETS] for point in points]
-    _write(folder / "budgets", BUDGETS, rows, Table(heads, cells, numbers=heads))
-    figures.save(figures.draw_budgets({"": [(p.fraction, p.acc) for p in points]}), folder / "budgets.png")
+    cells = [[*told, number(p.macs / 1e6, 2), number(p.primary[1])] for told, p in zip(shares, points, strict=True)]
+    names = [*BUDGETS, metric]
+    _write(folder / "budgets", names, [[p.columns[name] for name in names] for p in points], Table(heads, cells, heads))
+    drawn = figures.draw_budgets({"": [(p.fraction, p.primary[1]) for p in points]}, metric)
+    figures.save(drawn, folder / "budgets.png")
 
 
 def class_table(rows: Iterable[ClassRow]) -> Table:
@@ -98,12 +104,12 @@ def class_table(rows: Iterable[ClassRow]) -> Table:
 def condition_table(conditions: Sequence[Condition]) -> Table:
     """A row per condition; columns of budgets only where any was asked for."""
     has_budgets = any(row.requested is not None for row in conditions)
-    heads = ["condition", "requested", "on validation", "on test", "million MACs", "accuracy", "macro F1"]
+    heads = ["condition", "requested", "on validation", "on test", "million MACs", *conditions[0].metrics]
     cells = [
         [
             row.condition,
             *(number(share, 3) for share in (row.requested, row.calibrated, row.fraction)),
-            *(number(row.macs / 1e6, 2), number(row.acc), number(row.f1)),
+            *(number(row.macs / 1e6, 2), *map(number, row.metrics.values())),
         ]
         for row in conditions
     ]
@@ -112,34 +118,35 @@ def condition_table(conditions: Sequence[Condition]) -> Table:
 
 
 def print_evaluation(
-    metrics: Metrics,
+    metrics: Metrics | None,
     conditions: Sequence[Condition],
     *,
+    num_clips: int,
     time: float | None = None,
     warnings: Sequence[str],
     console: Console | None = None,
 ) -> None:
     """Print all figures; `time` is the share of the dense run's seconds that the decisions leave."""
     console = console or Console()
-    first, rows = conditions[0], metrics.per_class
-    lines = {
-        "test accuracy": f"{metrics.acc:.4f}  ({sum(row.clips for row in rows)} clips)",
-        "macro F1": f"{metrics.f1:.4f}",
-        "top-k accuracy": "  ".join(f"{share:.4f} among {k}" for k, share in metrics.top_k.items()),
-        "calibration error": f"{metrics.calibration_error:.4f}",
-        "compute fraction": f"{first.fraction:.4f}  ({first.macs / 1e6:.2f} million multiply-accumulates a clip)",
-        "time fraction": "" if time is None else f"{time:.2f}  (as trained, over the same model with nothing skipped)",
-    }
+    first = conditions[0]
+    lines = {f"test {name}": number(value) for name, value in first.metrics.items()}
+    lines[f"test {first.primary[0]}"] += f"  ({num_clips} clips)"
+    if metrics is not None:
+        if metrics.top_k:
+            lines["top-k accuracy"] = "  ".join(f"{share:.4f} among {k}" for k, share in metrics.top_k.items())
+        lines["calibration error"] = f"{metrics.calibration_error:.4f}"
+    lines["compute fraction"] = f"{first.fraction:.4f}  ({first.macs / 1e6:.2f} million multiply-accumulates a clip)"
+    if time is not None:
+        lines["time fraction"] = f"{time:.2f}  (as trained, over the same model with nothing skipped)"
     console.print()
-    for word, value in lines.items():
-        if value:
-            console.print(f"[bold]{word:<18}[/bold] {value}", highlight=False)
-    console.print()
-    title = "By class"
-    if len(rows) > MAX_PRINTED:
-        rows = sorted(rows, key=lambda row: 1.0 if row.acc is None else row.acc)[:MAX_PRINTED]
-        title = f"The {MAX_PRINTED} classes recognised worst (per_class.csv has all)"
-    print_table(class_table(rows), console, title)
+    print_facts(lines, console)
+    if metrics is not None:
+        console.print()
+        rows, title = metrics.per_class, "By class"
+        if len(rows) > MAX_PRINTED:
+            rows = sorted(rows, key=lambda row: 1.0 if row.acc is None else row.acc)[:MAX_PRINTED]
+            title = f"The {MAX_PRINTED} classes recognised worst (per_class.csv has all)"
+        print_table(class_table(rows), console, title)
     if len(conditions) > 1 or first.requested is not None:
         has_many = len({row.requested for row in conditions}) > 1
         title = "One checkpoint, many budgets" if has_many else "By condition"

@@ -27,12 +27,12 @@ from hopscotch.answers import Answer, Form, Prediction, Window, counted, write_c
 from hopscotch.data.audio import MAX_MAGNITUDE, MAX_RATE, MIN_RATE, AudioFileError, printable, rate_ratio, resampler
 from hopscotch.data.clips import one_ahead
 from hopscotch.data.windows import Piece, Windowing, groups, pieces_of, side_by_side
+from hopscotch.explain import explained, save_page
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.plain import shown
 from hopscotch.progress import progress_beside
 from hopscotch.report.clips import LETTERS
 from hopscotch.report.decisions import LANDED, history_cells
-from hopscotch.report.explain import explained, save_page
 from hopscotch.restore import restore
 from hopscotch.types import join_traces
 

@@ -23,13 +23,13 @@ from omegaconf import DictConfig, OmegaConf
 from hopscotch.build import build_callbacks, build_data, build_loggers, build_model, build_task, build_trainer
 from hopscotch.config.compose import STARTED
 from hopscotch.plain import sentence
-from hopscotch.report.collect import TraceCollector
+from hopscotch.report.collect import gather_everywhere
 from hopscotch.report.metrics_log import MetricsLog
 from hopscotch.report.progress import quiet_lightning
-from hopscotch.report.summary import finish, write_summary
+from hopscotch.report.summary import Best, finish, write_summary
 from hopscotch.report.sweep import append_ledger
 from hopscotch.system import warn_if_crowded
-from hopscotch.training.checkpoint import check_resumable, load_weights, read_checkpoint
+from hopscotch.training.checkpoint import check_resumable, load_weights, read_checkpoint, take_weights
 from hopscotch.training.task import AudioTask
 
 Ended = Literal["finished", "stopped"]
@@ -123,8 +123,7 @@ def fit_and_test(cfg: DictConfig, run: Path, started: float) -> dict[str, Any]:
             "trains for, scripts/evaluate.py run=<run folder> compute.budget=... asks a trained one for other budgets."
         )
     seed_everything(cfg.seed, verbose=False)
-    traces = TraceCollector()
-    trainer = build_trainer(cfg, [*build_callbacks(cfg), traces], [*build_loggers(cfg), MetricsLog(run)])
+    trainer = build_trainer(cfg, build_callbacks(cfg), [*build_loggers(cfg), MetricsLog(run)])
     if trainer.strategy.root_device.type == "cpu":
         warn_if_crowded()
     data = build_data(cfg)
@@ -140,9 +139,10 @@ def fit_and_test(cfg: DictConfig, run: Path, started: float) -> dict[str, Any]:
     with interrupt:
         trainer.fit(task, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
     fit_seconds = time.time() - fit_started
-    train_accuracy = trainer.callback_metrics.get("train/acc")  # the test forgets it
-    load_best(task, trainer)
+    in_training = trainer.callback_metrics.get(f"train/{task.primary.name}")  # the test forgets it
+    best = load_best(task, trainer)
     trainer.test(task, datamodule=data, verbose=False)
+    test = gather_everywhere(task.steps["test"])
     status: Ended = "stopped" if interrupt.came else "finished"
     if not trainer.is_global_zero:
         return {"status": status, "test": {}}
@@ -150,8 +150,9 @@ def fit_and_test(cfg: DictConfig, run: Path, started: float) -> dict[str, Any]:
         run,
         trainer,
         task,
-        traces,
-        train_accuracy=None if train_accuracy is None else float(train_accuracy),
+        test,
+        best,
+        in_training=None if in_training is None else float(in_training),
         status=status,
         model=cfg.model.name,
         seed=cfg.seed,
@@ -175,13 +176,25 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def load_best(task: AudioTask, trainer: Trainer) -> None:
+def load_best(task: AudioTask, trainer: Trainer) -> Best | None:
     """Take the best weights by validation; where no checkpoint was kept, as in fast_dev_run, leave them as they are.
 
     Not by trainer.test(ckpt_path=...): where weights are averaged, Lightning would test those that were not validated.
     """
-    if kept := checkpoint_of(trainer):
-        load_weights(task, Path(kept.best_model_path))
+    callback = checkpoint_of(trainer)
+    if callback is None:
+        return None
+    path = Path(callback.best_model_path)
+    checkpoint = read_checkpoint(path)
+    take_weights(task, checkpoint["state_dict"], path)
+    score = callback.best_model_score
+    return Best(
+        epoch=checkpoint["epoch"],
+        step=checkpoint["global_step"],
+        monitor=callback.monitor,
+        value=None if score is None else float(score),
+        validation=checkpoint.get("validation", {}),
+    )
 
 
 def checkpoint_of(trainer: Trainer) -> ModelCheckpoint | None:

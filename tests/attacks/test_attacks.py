@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 import hopscotch
-import scripts.studies as studies
 from hopscotch.plain import read_config
 from hopscotch.registry import check_stored, class_at, is_registered
 from hopscotch.run import attempt

@@ -22,7 +22,6 @@ from torch import nn
 from hopscotch.build import build_callbacks, build_data, build_loggers, build_model, build_task, build_trainer
 from hopscotch.config.compose import compose
 from hopscotch.data.datamodule import AudioDataModule
-from hopscotch.report.collect import TraceCollector
 from hopscotch.report.metrics_log import MetricsLog
 from hopscotch.run import quiet
 from hopscotch.training.calibration import calibrate
@@ -167,7 +166,7 @@ def lightning(
     cfg = cfg.copy()
     cfg.run_dir = str(run)
     watch = Stopwatch()
-    callbacks = [*build_callbacks(cfg), TraceCollector(), watch]
+    callbacks = [*build_callbacks(cfg), watch]
     with contextlib.redirect_stdout(io.StringIO()):
         trainer = build_trainer(cfg, callbacks, [*build_loggers(cfg), MetricsLog(run)])
         task = build_task(cfg, build_model(cfg, data.num_classes), data)

@@ -6,10 +6,10 @@ over. Shares of compute are sums over clips: sum of `macs` / sum of `dense_macs`
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -19,13 +19,20 @@ from torch import Tensor
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.plain import read_csv, sentence, shown, write_csv
 from hopscotch.report.collect import Evaluation
-from hopscotch.report.decisions import JUMPED_OVER, LANDED, RAN, history_cells
+from hopscotch.report.decisions import JUMPED_OVER, LANDED, LAYERS, RAN, history_cells
 from hopscotch.report.statistics import quantile_groups, ratio_interval, wilson
 from hopscotch.report.text import Table
 
 LETTERS = {RAN: "x", LANDED: ">", JUMPED_OVER: "-"}
 CELLS = {letter: cell for cell, letter in LETTERS.items()}
 NUM_GROUPS = 5  # of clips by duration or loudness
+CLASS_WORDS = {"label": "is", "prediction": "taken for"}
+PARSERS: Mapping[str, Callable[[str], Any]] = {
+    **dict.fromkeys(("compute", "loss", "seconds", "decibels"), float),
+    **dict.fromkeys(("macs", "dense_macs"), int),
+    **dict.fromkeys(("strides", "history"), lambda text: [int(word) for word in text.split()]),
+    "open_rate": lambda text: [float(word) for word in text.split()],
+}
 
 
 @dataclass(frozen=True)
@@ -62,9 +69,7 @@ class ClipRow(NamedTuple):
     """What a model made of a clip."""
 
     path: str  # as the data module calls the clip: relative to the data's root
-    label: str
-    prediction: str
-    confidence: float  # probability of the prediction
+    rows: dict[str, Any]  # what the task says of the clip, by column: label, prediction, confidence
     compute: float  # fraction of the dense multiply-accumulates
     strides: list[int]  # by layer; 0 where it had no attention, or did not run
     history: list[int]  # layers landed on by jumping
@@ -77,6 +82,23 @@ class ClipRow(NamedTuple):
     decibels: float  # root mean square against full scale
 
     @property
+    def has_classes(self) -> bool:
+        return {"label", "prediction"} <= self.rows.keys()
+
+    @property
+    def label(self) -> str:
+        return self.rows["label"]
+
+    @property
+    def prediction(self) -> str:
+        return self.rows["prediction"]
+
+    @property
+    def confidence(self) -> float:
+        """Probability of the prediction; NaN where the task gives none."""
+        return self.rows.get("confidence", math.nan)
+
+    @property
     def is_right(self) -> bool:
         return self.prediction == self.label
 
@@ -85,15 +107,18 @@ def clip_rows(evaluation: Evaluation, clips: SplitClips) -> list[ClipRow]:
     """Make the rows of an evaluation, in its order. Every clip is read once more, for its level."""
     trace = evaluation.trace
     histories, fractions, cells = trace.histories, trace.fraction, history_cells(trace)
+    told = {name: column.tolist() for name, column in evaluation.rows.items()}
+    if taken := told.keys() & {"path", *OWN_COLUMNS}:
+        raise ValueError(f"rows() of a task must not name a column as clips.csv does, got {sorted(taken)[0]}.")
+    if evaluation.has_classes:
+        told |= {name: [clips.classes[place] for place in told[name]] for name in ("label", "prediction")}
     rows = []
     for i, index in enumerate(evaluation.indices.tolist()):
         waveform = clips.waveform(index)
         rows.append(
             ClipRow(
                 path=clips.name(index),
-                label=clips.classes[int(evaluation.labels[i])],
-                prediction=clips.classes[int(evaluation.predictions[i])],
-                confidence=float(evaluation.confidences[i]),
+                rows={name: column[i] for name, column in told.items()},
                 compute=float(fractions[i]),
                 strides=trace.strides[i].tolist(),
                 history=histories[i],
@@ -109,38 +134,46 @@ def clip_rows(evaluation: Evaluation, clips: SplitClips) -> list[ClipRow]:
     return rows
 
 
+OWN_COLUMNS = ClipRow._fields[2:]  # of clips.csv, beside the path and those of the task
+
+
 def decibels(waveform: Tensor) -> float:
     """Root mean square against full scale; minus infinity for silence."""
     power = waveform.double().square().mean().item()
     return 10 * math.log10(power) if power > 0 else -math.inf
 
 
-def write_clips(rows: Iterable[ClipRow], path: Path) -> None:
-    """Write a table of clips."""
-    cells = ([" ".join(map(str, cell)) if isinstance(cell, list) else cell for cell in row] for row in rows)
-    write_csv(path, ClipRow._fields, cells)
+def write_clips(rows: Sequence[ClipRow], path: Path) -> None:
+    """Write a table of clips; the columns of the task come after the path."""
+    heads = ["path", *(rows[0].rows if rows else ()), *OWN_COLUMNS]
+    cells = ([row.path, *row.rows.values(), *row[2:]] for row in rows)
+    write_csv(path, heads, ([" ".join(map(str, c)) if isinstance(c, list) else c for c in row] for row in cells))
 
 
 def read_clips(path: Path) -> list[ClipRow]:
     """Read what `write_clips` wrote, to the last digit."""
-    rows = read_csv(path, ClipRow._fields)
+    rows = read_csv(path, ("path", *OWN_COLUMNS))
     try:
         return [parse_row(row) for row in rows]
     except ValueError as error:
         raise ValueError(f"{shown(path)} must be as a run of this version writes it: {sentence(error)}") from None
 
 
-PARSERS: Mapping[str, Callable[[str], object]] = {
-    **dict.fromkeys(("confidence", "compute", "loss", "seconds", "decibels"), float),
-    **dict.fromkeys(("macs", "dense_macs"), int),
-    **dict.fromkeys(("strides", "history"), lambda text: [int(word) for word in text.split()]),
-    "open_rate": lambda text: [float(word) for word in text.split()],
-}
-
-
 def parse_row(row: Mapping[str, str]) -> ClipRow:
     """Turn the text of a row into its values."""
-    return ClipRow(**{name: PARSERS.get(name, str)(row[name]) for name in ClipRow._fields})  # pyright: ignore[reportArgumentType]
+    own = {name: PARSERS.get(name, str)(row[name]) for name in OWN_COLUMNS}
+    told = {name: parse_cell(name, text) for name, text in row.items() if name not in ("path", *OWN_COLUMNS)}
+    return ClipRow(row["path"], told, **own)
+
+
+def parse_cell(name: str, text: str) -> str | float:
+    """Read a cell of a task: a class is a word, be it a digit; anything else a number, if it is one."""
+    if name in ("label", "prediction"):
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def route_in_words(letters: str) -> str:
@@ -156,22 +189,25 @@ def strides_in_words(strides: Sequence[int]) -> str:
 
 def decision_words(skips: frozenset[str], route: str, strides: Sequence[int]) -> dict[str, str]:
     """Say by column what was decided, in the columns that a model has."""
-    layers = {"layers that ran": route_in_words(route)} if "layers" in skips else {}
+    layers = {"layers that ran": route_in_words(route)} if skips & LAYERS else {}
     return layers | ({"strides": strides_in_words(strides)} if "strides" in skips else {})
 
 
 def clip_table(rows: Sequence[ClipRow], skips: frozenset[str]) -> Table:
-    """Tell of single clips what they were taken for, what that cost and what was decided."""
-    head = ["clip", "is", "taken for", "confidence", "compute", "seconds"]
+    """Tell of single clips what the task says of them, what that cost and what was decided."""
+    names = list(rows[0].rows)
+    head = ["clip", *(CLASS_WORDS.get(name, name) for name in names), "compute", "seconds"]
     lines = [
         [
-            *(row.path, row.label, row.prediction),
-            *(f"{row.confidence:.3f}", f"{row.compute:.3f}", f"{row.seconds:.2f}"),
+            row.path,
+            *(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.rows.values()),
+            *(f"{row.compute:.3f}", f"{row.seconds:.2f}"),
             *decision_words(skips, row.route, row.strides).values(),
         ]
         for row in rows
     ]
-    return Table([*head, *decision_words(skips, "", ())], lines, numbers=head[3:], clips=[row.path for row in rows])
+    numbers = [word for word in head if word not in ("clip", *CLASS_WORDS.values())]
+    return Table([*head, *decision_words(skips, "", ())], lines, numbers=numbers, clips=[row.path for row in rows])
 
 
 def cells_of(rows: Sequence[ClipRow]) -> UInt8[np.ndarray, "clip depth"]:
@@ -199,8 +235,12 @@ class Group:
         return sum(row.is_right for row in self.rows) / len(self.rows)
 
     @property
-    def accuracy_interval(self) -> tuple[float, float]:
-        return wilson(self.accuracy, len(self.rows))
+    def quality(self) -> tuple[str, float, tuple[float, float]]:
+        """How good the answers were, with the name of that and its interval: the accuracy or, without classes, loss."""
+        if self.rows[0].has_classes:
+            return "accuracy", self.accuracy, wilson(self.accuracy, len(self.rows))
+        losses = [row.loss for row in self.rows]
+        return "loss", sum(losses) / len(losses), ratio_interval(losses, [1.0] * len(losses))
 
     @property
     def compute(self) -> float:
@@ -271,4 +311,6 @@ def by_cost(rows: Sequence[ClipRow]) -> list[ClipRow]:
 
 def surely_wrong(rows: Sequence[ClipRow]) -> list[ClipRow]:
     """Pick the wrong ones, the most confident first."""
-    return sorted((row for row in rows if not row.is_right), key=lambda row: -row.confidence)
+    return sorted(
+        (row for row in rows if not row.is_right), key=lambda row: (-row.rows.get("confidence", 0), -row.loss)
+    )

@@ -6,18 +6,18 @@ Three numbers with three names:
     jump skipped  layers not run / depth
     visited       share of clips that ran a layer
 
-`skips` says what a model can skip: a subset of {"strides", "layers", "tokens"}; numbers are made only of what it can.
+`skips` says what a model can skip, as its encoder declares it; numbers are made only of what it can.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from hopscotch.layers.gate import Gate, GateDecision
 from hopscotch.models.token_gate import GatedEncoder
@@ -27,26 +27,8 @@ from hopscotch.report.text import Table, percent
 from hopscotch.types import SkipTrace
 
 RAN, JUMPED_OVER, LANDED = 0, 1, 2  # what a clip did at a layer
+LAYERS = frozenset({"layers", "exits"})  # kinds of skipping that leave out layers
 COMMON_ROUTE = 0.1  # share of the clips that makes a route common
-
-
-def skips_of(trace: SkipTrace) -> frozenset[str]:
-    """Guess from a trace what its model can skip; callers join the guesses of all traces of a run.
-
-    An action, be it to go on, is taken only by models that can skip layers.
-    """
-    may_skip = (~trace.visited | (trace.jumps >= 0)).numpy()
-    return skips_seen(trace.strides.numpy(), may_skip, trace.open_rate.numpy())
-
-
-def skips_seen(
-    strides: Int[np.ndarray, "clip depth"],
-    may_skip: Bool[np.ndarray, "clip depth"],
-    open_rate: Float[np.ndarray, "clip depth"],
-) -> frozenset[str]:
-    """Guess from what clips did; stride 1 is plain attention and skips nothing."""
-    found = {"strides": (strides > 1).any(), "layers": may_skip.any(), "tokens": not np.isnan(open_rate).all()}
-    return frozenset(name for name, is_found in found.items() if is_found)
 
 
 def routes(trace: SkipTrace) -> Int[np.ndarray, "clip choice"]:
@@ -105,14 +87,14 @@ def evaluation_numbers(evaluation: Evaluation, skips: frozenset[str], decides: b
     """The scalars of the validation clips, by tag: decisions taken deterministically."""
     trace = evaluation.trace
     means = layer_means(trace)
-    wanted = {"skip/stride": "strides", "jump/visited": "layers", "gate/open_rate": "tokens"}
+    wanted = {"skip/stride": {"strides"}, "jump/visited": LAYERS, "gate/open_rate": {"tokens"}}
     numbers = {
         f"{tag}/layer_{layer:02d}": float(mean)
-        for tag, what in wanted.items()
-        if what in skips
+        for tag, kinds in wanted.items()
+        if skips & kinds
         for layer, mean in enumerate(means[tag])
     }
-    if "layers" in skips:
+    if skips & LAYERS:
         numbers |= {"jump/rate": jump_rate(trace), "jump/skipped": jump_skipped(trace)}
     if decides:
         numbers |= {f"policy/{name}": float(value) for name, value in route_use(trace)._asdict().items()}
@@ -125,7 +107,7 @@ def split_numbers(trace: SkipTrace, skips: frozenset[str], split: str) -> dict[s
     numbers = {}
     if "strides" in skips:
         numbers["stride"] = trace.strides[trace.strides > 0].double().mean().item()
-    if "layers" in skips:
+    if skips & LAYERS:
         numbers |= {"jump_rate": jump_rate(trace), "jump_skipped": jump_skipped(trace)}
     if "tokens" in skips:
         numbers["open_rate"] = trace.open_rate.double().nanmean().item()
@@ -165,7 +147,7 @@ class Layers:
         """Say what each layer did, in the columns that a model has."""
         depth = len(self.ran)
         columns = {"layer": [str(layer) for layer in range(depth)]}
-        if "layers" in skips:
+        if skips & LAYERS:
             columns |= {"ran": percent(self.ran), "landed on": percent(self.landed)}
         if "strides" in skips:
             attends = self.strides[:, 1:].any(axis=1) | (self.ran == 0)
@@ -203,7 +185,7 @@ def difficulty_correlation(evaluation: Evaluation) -> float:
 
 
 @contextmanager
-def watched(model: nn.Module) -> Iterator[dict[int, GateDecision]]:
+def watched(model: Any) -> Iterator[dict[int, GateDecision]]:
     """Gated layer, counted in order -> what its gate decides meanwhile; layers not visited are absent.
 
     Positions are those of the tokens that were let into the encoder (`let_in`).
@@ -221,10 +203,9 @@ def watched(model: nn.Module) -> Iterator[dict[int, GateDecision]]:
             hook.remove()
 
 
-def gates_of(model: nn.Module) -> list[Gate]:
+def gates_of(model: Any) -> list[Gate]:
     """List the gates of layers, in order, without the one before the encoder."""
-    before = [module.gate for module in model.modules() if isinstance(module, GatedEncoder)]
-    return [module for module in model.modules() if isinstance(module, Gate) and module not in before]
+    return list(model.encoder.gates)[isinstance(model.encoder, GatedEncoder) :]
 
 
 def let_in(trace: SkipTrace, num_positions: int) -> Int[np.ndarray, " token"]:
@@ -236,14 +217,14 @@ def let_in(trace: SkipTrace, num_positions: int) -> Int[np.ndarray, " token"]:
     return tokens.nonzero()[0]
 
 
-def open_tokens(model: nn.Module, waveform: Float[Tensor, " sample"]) -> Bool[np.ndarray, "layer time"] | None:
+def open_tokens(model: Any, waveform: Float[Tensor, " sample"]) -> Bool[np.ndarray, "layer time"] | None:
     """True where a token is open, by gated layer in order and by position; all False where the clip did not run it.
 
     A gate before the encoder comes first. None for a model without token gates. `model` must be in evaluation mode.
     """
-    gates = gates_of(model)
-    if not gates and not any(isinstance(module, GatedEncoder) for module in model.modules()):
+    if not model.encoder.gates:
         return None
+    gates = gates_of(model)
     device = next(model.parameters()).device
     with watched(model) as decided, torch.no_grad():
         trace = model(waveform[None].to(device), torch.tensor([len(waveform)], device=device)).trace

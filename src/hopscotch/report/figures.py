@@ -3,7 +3,7 @@
 Figures for a page are small enough for a telephone; each comes with its caption.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from hopscotch.report.collect import Evaluation
 from hopscotch.report.decisions import (
     JUMPED_OVER,
     LANDED,
+    LAYERS,
     RAN,
     attention_layers,
     history_cells,
@@ -39,8 +40,7 @@ SMALL = (3.5, 2.6)  # inches: three stand side by side on a screen, one on a tel
 MAX_CLIPS = 40  # rows that can still be told apart
 MAX_PATTERNS = 8
 MAX_NUMBERED = 25  # classes whose counts can be read in the matrix
-MIN_SPAN = 0.05  # of an axis of accuracy: a few clips more or less are no mountain
-CURVES = (("loss", "loss"), ("acc", "accuracy"), ("compute_fraction", "compute fraction"))
+MIN_SPAN = 0.05  # of an axis of a metric: a few clips more or less are no mountain
 Captioned = tuple["Figure", str]
 
 
@@ -126,7 +126,7 @@ def draw_report(run_folder: Path, test: Evaluation, skips: frozenset[str]) -> li
     folder = run_folder / "report"
     folder.mkdir(parents=True, exist_ok=True)
     figures = {}
-    if "layers" in skips:
+    if skips & LAYERS:
         figures["jump_history.png"] = draw_histories(test.trace)
     if "strides" in skips:
         figures["skip_pattern.png"] = draw_patterns(test.trace)
@@ -249,10 +249,10 @@ def draw_routes(found: Sequence[Route], num_clips: int) -> list[Captioned]:
 
 
 def draw_learning(run: RunFolder) -> list[Captioned]:
-    """Draw loss, accuracy and compute fraction over optimizer steps, those that were logged."""
+    """Draw loss, metrics and compute fraction over optimizer steps, those that were logged."""
     target = (run.summary.get("compute") or {}).get("target")
     drawn = []
-    for tag, words in CURVES:
+    for tag in ("loss", *run.metric_names, "compute_fraction"):
         curves = {split: run.curve(f"{split}/{tag}") for split in ("train", "val")}
         if not any(curves.values()):
             continue
@@ -266,6 +266,7 @@ def draw_learning(run: RunFolder) -> list[Captioned]:
         if run.kept is not None:
             axes.axvline(run.kept.step, color=GREY, linewidth=0.8, linestyle=":", label="kept")
         axes.locator_params(axis="x", integer=True)
+        words = tag.replace("_", " ")
         axes.set(xlabel="step", ylabel=words)
         axes.legend(frameon=False, fontsize=8)
         drawn.append((figure, f"{words.capitalize()} over optimizer steps"))
@@ -273,18 +274,19 @@ def draw_learning(run: RunFolder) -> list[Captioned]:
 
 
 def draw_groups(groups: Sequence[Group], words: str) -> list[Captioned]:
-    """Draw accuracy and compute of each group, with 95 % intervals, groups from above."""
-    kinds: tuple[tuple[str, str, Callable[[Group], float], Callable[[Group], tuple[float, float]]], ...] = (
-        ("accuracy", BLUE, lambda group: group.accuracy, lambda group: group.accuracy_interval),
-        ("compute fraction", ORANGE, lambda group: group.compute, lambda group: group.compute_interval),
+    """Draw how good and how costly each group is, with 95 % intervals, groups from above."""
+    name, *_ = groups[0].quality
+    kinds = (
+        (name, BLUE, [group.quality[1:] for group in groups]),
+        ("compute fraction", ORANGE, [(group.compute, group.compute_interval) for group in groups]),
     )
     drawn = []
-    for name, colour, value, interval in kinds:
+    for name, colour, found in kinds:
         figure, axes = new_figure(height=0.9 + 0.24 * len(groups))
-        places = np.arange(len(groups))
-        low, high = np.array([interval(group) for group in groups]).T
+        places, values = np.arange(len(groups)), [value for value, _ in found]
+        low, high = np.array([interval for _, interval in found]).T
         axes.hlines(places, low, high, color=colour, linewidth=2.5, alpha=0.35)
-        axes.plot([value(group) for group in groups], places, "o", color=colour, markersize=5)
+        axes.plot(values, places, "o", color=colour, markersize=5)
         axes.set_yticks(places, [shortened(group.name) for group in groups])
         axes.locator_params(axis="x", nbins=4)
         axes.set(xlabel=name, ylim=(len(groups) - 0.5, -0.5))
@@ -306,13 +308,13 @@ def draw_confusion(counts: Int[np.ndarray, "label prediction"], classes: Sequenc
     return [(figure, "Test clips by what they are and what they were taken for, shaded by the share of their row")]
 
 
-def draw_budgets(curves: Mapping[str, Sequence[tuple[float, float]]]) -> "Figure":
-    """Draw (compute fraction, accuracy) at several budgets, a line for each name, such as a level of noise."""
+def draw_budgets(curves: Mapping[str, Sequence[tuple[float, float]]], metric: str) -> "Figure":
+    """Draw (compute fraction, metric) at several budgets, a line for each name, such as a level of noise."""
     figure, axes = new_figure(5.0, 3.6)
     for number, (name, points) in enumerate(curves.items()):
-        fractions, accuracies = zip(*sorted(points), strict=True)
-        axes.plot(fractions, accuracies, marker="o", color=COLOURS[number % len(COLOURS)], label=name)
-    axes.set(xlabel="fraction of the dense compute, test clips", ylabel="test accuracy")
+        fractions, values = zip(*sorted(points), strict=True)
+        axes.plot(fractions, values, marker="o", color=COLOURS[number % len(COLOURS)], label=name)
+    axes.set(xlabel="fraction of the dense compute, test clips", ylabel=f"test {metric}")
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, high - MIN_SPAN), high)
     if len(curves) > 1:
@@ -320,15 +322,15 @@ def draw_budgets(curves: Mapping[str, Sequence[tuple[float, float]]]) -> "Figure
     return figure
 
 
-def draw_noise(names: Sequence[str], accuracies: Sequence[float], fractions: Sequence[float]) -> "Figure":
-    """Draw accuracy, and below it the compute, condition by condition."""
+def draw_noise(names: Sequence[str], values: Sequence[float], fractions: Sequence[float], metric: str) -> "Figure":
+    """Draw a metric, and below it the compute, condition by condition."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(max(4.5, 1.5 + 0.7 * len(names)), 4.2), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
-    kinds = (above, accuracies, "accuracy", BLUE), (below, fractions, "compute fraction", ORANGE)
-    for axes, values, word, colour in kinds:
-        axes.plot(range(len(names)), values, marker="o", color=colour)
+    kinds = (above, values, metric, BLUE), (below, fractions, "compute fraction", ORANGE)
+    for axes, heights, word, colour in kinds:
+        axes.plot(range(len(names)), heights, marker="o", color=colour)
         axes.set_ylabel(word)
         plot_style(axes)
     below.set_xticks(range(len(names)), list(names))

@@ -11,11 +11,13 @@ import numpy as np
 from hopscotch.report.collect import Evaluation
 from hopscotch.report.decisions import COMMON_ROUTE, RouteUse, layer_means, route_use
 from hopscotch.report.run_folder import RunFolder
+from hopscotch.types import Primary
 
 BUDGET_TOLERANCE = 0.1  # of the reachable range [floor, 1]
 MIN_BUDGET_TOLERANCE = 0.02  # of the dense model, where that range is narrow
 STUCK_GATE = 0.01  # an open rate this near to 0 or 1 decides nothing
-OVERFIT_GAP = 0.1  # accuracy on training clips minus that on test clips
+OVERFIT_GAP = 0.1  # of a metric such as accuracy: on training clips minus on test clips
+OVERFIT_RATIO = 1.5  # of an error: on test clips over on training clips
 OPEN_RATE = "gate/open_rate/layer_"
 
 
@@ -25,7 +27,6 @@ def find_warnings(
     decides: bool,
     floor: float,
     target: float | None = None,
-    train_accuracy: float | None = None,
     validated: bool = True,
 ) -> list[str]:
     """Check a run at its end: `decides` says whether the model has any decision to take.
@@ -43,7 +44,7 @@ def find_warnings(
     if decides and validated and target is not None:
         warnings += missed_budget(test.compute_fraction, target, floor)
     rates = enumerate(layer_means(test.trace)["gate/open_rate"].tolist())
-    return warnings + stuck_gates(dict(rates)) + overfitting(train_accuracy, test.accuracy, "test")
+    return warnings + stuck_gates(dict(rates))
 
 
 def warnings_so_far(run: RunFolder) -> list[str]:
@@ -56,8 +57,8 @@ def warnings_so_far(run: RunFolder) -> list[str]:
         use = RouteUse(**{name: row[f"policy/{name}"] for name in RouteUse._fields})
         warnings += constant_policy(use, "validation")
     rates = {int(tag.removeprefix(OPEN_RATE)): rate for tag, rate in sorted(row.items()) if tag.startswith(OPEN_RATE)}
-    if "val/acc" in row:
-        warnings += overfitting(row.get("train/acc"), row["val/acc"], "validation")
+    if (primary := run.primary) is not None:
+        warnings += overfitting(primary, row.get(f"train/{primary.name}"), row.get(f"val/{primary.name}"), "validation")
     return [f"so far: {warning}" for warning in [*warnings, *stuck_gates(rates)]]
 
 
@@ -68,7 +69,7 @@ def warnings_of(run: RunFolder) -> list[str]:
         found.insert(0, f"{run.status}: {run.summary['error']}")
     if not run.summary.get("test"):
         found += warnings_so_far(run)
-    if run.clips:
+    if run.has_classes:
         shown, named = {row.label for row in run.clips}, {row.prediction for row in run.clips}
         if unheard := [name for name in run.classes if name not in shown]:
             found.append(f"classes without test clips, of which nothing is known: {', '.join(unheard)}.")
@@ -119,11 +120,14 @@ def stuck_gates(rates: Mapping[int, float]) -> list[str]:
     return warnings
 
 
-def overfitting(train: float | None, held_out: float, clips: str) -> list[str]:
-    """Compare accuracies on training clips and on clips that were not trained on."""
-    if train is None or train - held_out <= OVERFIT_GAP:
+def overfitting(primary: Primary, train: float | None, held_out: float | None, clips: str) -> list[str]:
+    """Compare the primary metric on training clips and on clips that were not trained on."""
+    if train is None or held_out is None:
+        return []
+    is_worse = train - held_out > OVERFIT_GAP if primary.larger_is_better else held_out > OVERFIT_RATIO * train
+    if not is_worse:
         return []
     return [
-        f"over-fitting: accuracy is {train:.3f} on training clips and {held_out:.3f} on {clips} clips. "
+        f"over-fitting: {primary.name} is {train:.3f} on training clips and {held_out:.3f} on {clips} clips. "
         "More data, augment=speakers or a smaller size help."
     ]

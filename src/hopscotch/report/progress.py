@@ -1,4 +1,4 @@
-"""Show how a run goes in the terminal: a bar with loss, accuracy and compute, or a plain line per epoch.
+"""Show how a run goes in the terminal: a bar with loss, primary metric and compute, or a plain line per epoch.
 
 Keep Lightning's chatter out of the terminal: each of its lines comes twice, and one of them is an advertisement.
 """
@@ -12,10 +12,14 @@ from lightning.pytorch.callbacks import RichProgressBar
 from rich import get_console
 
 REFRESH_SECONDS = 0.5  # reading a number waits for the device, so not at every step
-# Logged tag -> the word for it, in the order shown.
-TRAINING_WORDS = {"train/loss": "loss", "train/acc": "acc", "train/compute_fraction": "compute"}
-VALIDATION_WORDS = {"val/acc": "val acc", "val/compute_fraction": "val compute"}
-TEST_WORDS = {"test/loss": "loss", "test/acc": "acc", "test/compute_fraction": "compute"}
+
+
+def words_of(pl_module: Any, *splits: str) -> dict[str, str]:
+    """Name for a person what is logged of some splits, by its tag, in the order shown."""
+    name = pl_module.primary.name
+    words = {"loss": "loss", name: name, "compute_fraction": "compute"}
+    tags = [(split, tag) for split in splits for tag in words if (split, tag) != ("val", "loss")]
+    return {f"{split}/{tag}": f"val {words[tag]}" if split == "val" else words[tag] for split, tag in tags}
 
 
 class SkipProgressBar(RichProgressBar):
@@ -43,7 +47,7 @@ class SkipProgressBar(RichProgressBar):
         now = time.monotonic()
         if now - self.shown_at >= REFRESH_SECONDS:
             self.shown_at = now
-            self.shown = metrics_in_words(trainer, {**TRAINING_WORDS, **VALIDATION_WORDS})
+            self.shown = metrics_in_words(trainer, words_of(pl_module, "train", "val"))
         return self.shown
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -54,11 +58,11 @@ class SkipProgressBar(RichProgressBar):
         super().on_train_epoch_end(trainer, pl_module)
         seconds = time.monotonic() - self.epoch_start
         epochs = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-        self.print_plain(trainer, epochs, {**TRAINING_WORDS, **VALIDATION_WORDS}, f"{seconds:.1f} s")
+        self.print_plain(trainer, epochs, words_of(pl_module, "train", "val"), f"{seconds:.1f} s")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_test_end(trainer, pl_module)
-        self.print_plain(trainer, "test", TEST_WORDS)
+        self.print_plain(trainer, "test", words_of(pl_module, "test"))
 
     def print_plain(self, trainer: Trainer, head: str, words: dict[str, str], tail: str = "") -> None:
         """One line without colour or control characters, on the first process of a run without terminal."""

@@ -15,8 +15,9 @@ from statistics import mean, stdev
 from typing import Any, TypeVar
 
 from hopscotch.plain import read_json, read_json_lines, shown
-from hopscotch.report.run_folder import CONFIG, OVERRIDES, SUMMARY, RunFolder
+from hopscotch.report.run_folder import CONFIG, OVERRIDES, SUMMARY, RunFolder, primary_of
 
+VALUE = "value"  # stands for the primary metric where none, or more than one, has a name
 LEDGER = "sweep.jsonl"
 FILES = (CONFIG, OVERRIDES, SUMMARY)  # a job's folder has at least one of them
 STUDY_JOB = re.compile(r"(.*_)?seed-\d+(_.*)?|.*_[0-9a-f]{8}")  # as scripts.studies.runner.job_names has it
@@ -55,7 +56,7 @@ class Record:
     fit_seconds: float | None = None
     clip_ms: float | None = None  # of the test pass, per clip
     speaker: str = ""  # held out from training, and tested
-    metric: str = "acc"  # the name of the primary metric
+    metric: str = VALUE  # the name of the primary metric
     larger_is_better: bool = True
     score: float | None = None  # what a search goes by
 
@@ -112,7 +113,7 @@ def make_record(run: Path | None, overrides: Sequence[str], summary: Mapping[str
     """Make a record from the summary of a run, or from its overrides and the ledger's `status` if it wrote none."""
     given = dict(override.split("=", 1) for override in overrides if "=" in override)
     compute, seconds = summary.get("compute") or {}, summary.get("seconds") or {}
-    primary = {"name": "acc", "test": (summary.get("test") or {}).get("acc"), **(summary.get("primary") or {})}
+    primary = primary_of(summary)
     score = score_of(summary)
     return Record(
         run=run,
@@ -120,7 +121,7 @@ def make_record(run: Path | None, overrides: Sequence[str], summary: Mapping[str
         seed=shown(summary.get("seed", given.get("seed", ""))),
         overrides=tuple(f"{key}={value}" for key, value in given.items() if key not in ("model", "seed")),
         status=shown(summary.get("status", status)),
-        value=primary["test"],
+        value=primary.get("test"),
         compute_fraction=compute.get("fraction"),
         macs=compute.get("macs"),
         seconds=seconds.get("total"),
@@ -128,7 +129,7 @@ def make_record(run: Path | None, overrides: Sequence[str], summary: Mapping[str
         fit_seconds=seconds.get("fit"),
         clip_ms=1e3 * seconds["test_clip"] if "test_clip" in seconds else None,
         speaker=given.get(SPEAKER, ""),
-        metric=primary["name"],
+        metric=primary.get("name", VALUE),
         larger_is_better=primary.get("larger_is_better", True),
         score=None if score == FAILED else score,
     )
@@ -264,7 +265,7 @@ class Group:
 
     @property
     def metric_name(self) -> str:
-        return "accuracy" if self.records[0].metric == "acc" else self.records[0].metric
+        return self.records[0].metric
 
     @property
     def seeds(self) -> list[str]:

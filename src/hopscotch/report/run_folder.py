@@ -14,6 +14,7 @@ from hopscotch.plain import read_config, read_csv, read_json, read_json_lines, r
 
 if TYPE_CHECKING:
     from hopscotch.report.clips import ClipRow  # and with it torch
+    from hopscotch.types import Primary
 
 CONFIG = "config.yaml"
 OVERRIDES = "overrides.yaml"
@@ -28,6 +29,7 @@ WHY_MISSING = {  # file -> what its absence means
     METRICS: "nothing is logged yet: no learning curves",
     f"report/{CLIPS}": "no test clips yet: nothing on classes, routes and single clips",
 }
+OF_ALL_TASKS = ("loss", "compute_fraction", "macs")  # logged of every task, beside its metrics
 
 
 class Kept(NamedTuple):
@@ -35,8 +37,8 @@ class Kept(NamedTuple):
 
     epoch: int  # from 0
     step: int  # optimizer steps done
-    monitor: str  # the metric that it was chosen by
-    value: float
+    monitor: str | None  # the metric that it was chosen by; None: the last one was kept
+    value: float | None
 
 
 class RunFolder:
@@ -104,9 +106,36 @@ class RunFolder:
         return Kept(**{name: found[name] for name in Kept._fields}) if found else None
 
     @property
+    def primary(self) -> "Primary | None":
+        """The metric that the task is judged by; None where nothing was written down of it."""
+        from hopscotch.types import Primary
+
+        found = primary_of(self.summary)
+        return Primary(found["name"], found["larger_is_better"]) if found else None
+
+    @property
+    def skips(self) -> frozenset[str]:
+        """What the model can skip, as it declared; nothing is known of it where an older version trained it."""
+        return frozenset(self.summary.get("skips") or ())
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the test clips have one label each."""
+        return bool(self.clips) and self.clips[0].has_classes
+
+    @property
+    def metric_names(self) -> list[str]:
+        """Names of the task's metrics that were logged of validation clips."""
+        tags = dict.fromkeys(tag for row in self.epochs for tag in row)
+        names = [tag.removeprefix("val/") for tag in tags if tag.startswith("val/")]
+        return [name for name in names if name not in OF_ALL_TASKS]
+
+    @property
     def classes(self) -> list[str]:
         """Names in the order of the data; without a summary those that the clips show."""
         known = self.data.get("classes")
+        if not (known or self.has_classes):
+            return []
         return list(known or dict.fromkeys([row.label for row in self.clips] + [row.prediction for row in self.clips]))
 
     @property
@@ -136,6 +165,15 @@ class RunFolder:
     def picture(self, name: str) -> Path | None:
         path = self.path / "report" / name
         return path if path.is_file() else None
+
+
+def primary_of(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Find the primary metric in a summary; in one of an older version it is the metric that the task tested."""
+    if found := summary.get("primary"):
+        return found
+    test = summary.get("test") or {}
+    name = next((name for name in test if name not in OF_ALL_TASKS), None)
+    return {"name": name, "larger_is_better": True, "test": test[name]} if name else {}
 
 
 def config_of(run: Path) -> Path:

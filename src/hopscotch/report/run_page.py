@@ -3,6 +3,7 @@
 `run_context` says everything once; the templates `run.html.j2` and `card.md.j2` say it in their own way.
 """
 
+import math
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,10 +36,10 @@ from hopscotch.report.clips import (
     strides_of,
     surely_wrong,
 )
-from hopscotch.report.decisions import RAN, layers_of, skips_seen
+from hopscotch.report.decisions import LAYERS, layers_of
 from hopscotch.report.findings import warnings_of
 from hopscotch.report.page import render_html, render_markdown, sound
-from hopscotch.report.run_folder import BEST, RunFolder
+from hopscotch.report.run_folder import BEST, OF_ALL_TASKS, RunFolder
 from hopscotch.report.statistics import confusion, wilson
 from hopscotch.report.text import Table, interval, number
 from hopscotch.system import PROJECT_ROOT
@@ -86,39 +87,34 @@ def run_context(run: RunFolder) -> dict[str, Any]:
     }
     if not run.clips:
         return context
-    skips = skips_of_run(run)
-    rows = [[label, taken, str(count)] for (label, taken), count in confusions(run.clips)[:NUM_CONFUSIONS]]
     return context | {
         "groupings": groupings(run),
-        "confusion": confusion_of(run) if len(run.classes) <= MAX_CLASSES else None,
-        "confusions": Table(["is", "taken for", "clips"], rows or [["no clip was wrong", "", ""]], numbers=["clips"]),
-        "skipped": skipped(run, skips),
-        "single_clips": single_clips(run, skips),
+        "confusion": confusion_of(run) if len(run.classes) <= MAX_CLASSES and run.has_classes else None,
+        "confusions": confusion_table(run) if run.has_classes else None,
+        "skipped": skipped(run),
+        "single_clips": single_clips(run),
     }
-
-
-def skips_of_run(run: RunFolder) -> frozenset[str]:
-    """What the model can skip, as its summary says; of an older run, what its clips show."""
-    if "skips" in run.summary:
-        return frozenset(run.summary["skips"])
-    return skips_seen(strides_of(run.clips), cells_of(run.clips) != RAN, open_rates_of(run.clips))
 
 
 def headline(run: RunFolder) -> list[tuple[str, str]]:
     """(word, figure): of the test, or of the last validation where there was no test."""
     summary, facts = run.summary, []
     test, compute, seconds = (summary.get(key) or {} for key in ("test", "compute", "seconds"))
-    num_clips = len(run.clips) or (run.data.get("clips") or {}).get("test")
-    if "acc" in test and num_clips:
-        words = f"test accuracy, {interval(*wilson(test['acc'], num_clips))} with 95 %, {num_clips} clips"
-        facts.append((words, number(test["acc"])))
+    clips = f"{len(run.clips) or (run.data.get('clips') or {}).get('test')} clips"
+    primary = run.primary.name if run.primary else ""
+    for name in sorted((name for name in test if name not in OF_ALL_TASKS), key=lambda name: name != primary):
+        right = Group("", tuple(run.clips)).accuracy if run.has_classes else None
+        is_share = right is not None and name == primary and math.isclose(test[name], right, abs_tol=1e-6)
+        sure = f"{interval(*wilson(test[name], len(run.clips)))} with 95 %, " if is_share else ""
+        facts.append((f"test {name}, {sure}{clips}" if name == primary else f"test {name}", number(test[name])))
     if compute:
         target = f", target {compute['target']:.3f}" if "target" in compute else ""
         facts.append((f"of the dense compute{target}", number(compute["fraction"], 3)))
         dense = number(compute["dense_macs"] / 1e6, 2)
         facts.append((f"million MACs a clip, {dense} when dense", number(compute["macs"] / 1e6, 2)))
     elif run.metrics:
-        names = {"val/acc": "accuracy on validation clips", "val/compute_fraction": "of the dense compute"}
+        names = {f"val/{name}": f"{name} on validation clips" for name in run.metric_names}
+        names["val/compute_fraction"] = "of the dense compute"
         known = {words: run.last(tag) for tag, words in names.items()}
         facts += [(f"{words}, so far", number(value)) for words, value in known.items() if value is not None]
         facts.append(("optimizer steps so far", f"{max(line['step'] for line in run.metrics) + 1:,}"))
@@ -166,7 +162,8 @@ def learning(run: RunFolder) -> dict[str, Any] | None:
     if not run.metrics:
         return None
     kept, rows = run.kept, run.epochs
-    tags = [f"{split}/{tag}" for tag in ("loss", "acc", "compute_fraction") for split in ("train", "val")]
+    names = ("loss", *run.metric_names, "compute_fraction")
+    tags = [f"{split}/{tag}" for tag in names for split in ("train", "val")]
     tags = [tag for tag in tags if any(tag in row for row in rows)]
     words, lines = "" if rows else "No validation yet.", []
 
@@ -176,12 +173,13 @@ def learning(run: RunFolder) -> dict[str, Any] | None:
     if kept is not None:
         found = next((row for row in rows if row["epoch"] == kept.epoch), None)
         if found is None:
+            by = f", {kept.monitor} {number(kept.value)}" if kept.monitor else ""
             words = (
-                f"The weights that are kept come from the run that this one went on from: epoch {kept.epoch + 1}, "
-                f"{kept.monitor} {number(kept.value)}."
+                f"The weights that are kept come from the run that this one went on from: epoch {kept.epoch + 1}{by}."
             )
         else:
-            add(f"kept: best {kept.monitor}", kept.epoch, kept.step, found | {kept.monitor: kept.value})
+            by = f"best {kept.monitor}" if kept.monitor else "the last checkpoint"
+            add(f"kept: {by}", kept.epoch, kept.step, found | {kept.monitor: kept.value})
     if rows:
         add("last", rows[-1]["epoch"], rows[-1]["step"] + 1, rows[-1])
     head = ["", "epoch", "steps", *tags]
@@ -198,16 +196,14 @@ class Grouping(NamedTuple):
 
 
 def groupings(run: RunFolder) -> list[Grouping]:
-    """Group the test clips by class, duration and loudness."""
-    classes, note = by_class(run.clips, run.classes), ""
-    if len(classes) > MAX_CLASSES:
-        note = f"The {MAX_CLASSES} least accurate of {len(classes)} classes."
-        classes = sorted(classes, key=lambda group: group.accuracy)[:MAX_CLASSES]
-    kinds = {
-        "class": (classes, note),
-        "duration": (by_duration(run.clips), ""),
-        "loudness": (by_loudness(run.clips), LOUDNESS),
-    }
+    """Group the test clips by class, where they have one, duration and loudness."""
+    kinds = {"duration": (by_duration(run.clips), ""), "loudness": (by_loudness(run.clips), LOUDNESS)}
+    if run.has_classes:
+        classes, note = by_class(run.clips, run.classes), ""
+        if len(classes) > MAX_CLASSES:
+            note = f"The {MAX_CLASSES} least accurate of {len(classes)} classes."
+            classes = sorted(classes, key=lambda group: group.accuracy)[:MAX_CLASSES]
+        kinds = {"class": (classes, note), **kinds}
     found = []
     for word, (groups, words) in kinds.items():
         alike = f"All {len(run.clips)} test clips are alike in this: {groups[0].name}. " if len(groups) == 1 else ""
@@ -216,18 +212,28 @@ def groupings(run: RunFolder) -> list[Grouping]:
 
 
 def group_table(groups: Sequence[Group], word: str) -> Table:
-    """Accuracy and compute of each group."""
-    head = [word, "clips", "accuracy", "95 % interval", "compute", "95 % interval", "million MACs a clip"]
+    """Tell how good and how costly each group is."""
+    head = [word, "clips", groups[0].quality[0], "95 % interval", "compute", "95 % interval", "million MACs a clip"]
     rows = [
         [
-            *(group.name, str(len(group.rows))),
-            *(number(group.accuracy), interval(*group.accuracy_interval)),
+            *(group.name, str(len(group.rows)), *quality_cells(group)),
             *(number(group.compute), interval(*group.compute_interval)),
             number(group.macs / 1e6, 2),
         ]
         for group in groups
     ]
     return Table(head, rows, numbers=head[1:])
+
+
+def quality_cells(group: Group) -> tuple[str, str]:
+    _, value, (low, high) = group.quality
+    return number(value), interval(low, high)
+
+
+def confusion_table(run: RunFolder) -> Table:
+    """List what was taken for what most often."""
+    rows = [[label, taken, str(count)] for (label, taken), count in confusions(run.clips)[:NUM_CONFUSIONS]]
+    return Table(["is", "taken for", "clips"], rows or [["no clip was wrong", "", ""]], numbers=["clips"])
 
 
 def confusion_of(run: RunFolder) -> np.ndarray:
@@ -237,29 +243,28 @@ def confusion_of(run: RunFolder) -> np.ndarray:
     return confusion(np.array(labels), np.array(predictions), len(places))
 
 
-def skipped(run: RunFolder, skips: frozenset[str]) -> dict[str, Any]:
+def skipped(run: RunFolder) -> dict[str, Any]:
     """What the test clips skipped: layer by layer, and by route."""
-    found = routes_of(run.clips)
+    found, skips = routes_of(run.clips), run.skips
     layers = layers_of(cells_of(run.clips), strides_of(run.clips), open_rates_of(run.clips)).table(skips)
     told: dict[str, Any] = {
         "stored": [(path, words) for name, words in STORED.items() if (path := run.picture(name))],
         "layers": layers if skips else None,
         "routes": [],
     }
-    if not skips & {"layers", "strides"}:
+    if not skips & {*LAYERS, "strides"}:
         read = "which read the open tokens alone" if "tokens" in skips else "and attention read every position"
         return told | {"words": f"Every test clip ran every layer, {read}."}
     top = found[:NUM_ROUTES]
     share = sum(len(route.group.rows) for route in top) / len(run.clips)
     words = f"The {len(top)} most common of {len(found)} routes, taken by {share:.1%} of the test clips."
-    numbers = ["clips", "share", "accuracy", "95 % interval", "compute"]
+    numbers = ["clips", "share", top[0].group.quality[0], "95 % interval", "compute"]
     rows = [
         [
             *decision_words(skips, route.letters, route.strides).values(),
             str(len(route.group.rows)),
             f"{len(route.group.rows) / len(run.clips):.1%}",
-            number(route.group.accuracy),
-            interval(*route.group.accuracy_interval),
+            *quality_cells(route.group),
             number(route.group.compute),
         ]
         for route in top
@@ -271,16 +276,19 @@ def skipped(run: RunFolder, skips: frozenset[str]) -> dict[str, Any]:
     }
 
 
-def single_clips(run: RunFolder, skips: frozenset[str]) -> list[tuple[str, Table | None]]:
+def single_clips(run: RunFolder) -> list[tuple[str, Table | None]]:
     """Lists of clips with their titles; a title alone where a list says nothing."""
-    ordered, wrong = by_cost(run.clips), surely_wrong(run.clips)
+    ordered, skips = by_cost(run.clips), run.skips
     if ordered[0].compute == ordered[-1].compute:
         found = [(f"No clip is costlier than another: each takes {ordered[0].compute:.3f} of the dense compute", None)]
     else:
         costliest = clip_table(ordered[::-1][:NUM_CLIPS], skips)
         found = [("The costliest, as a share of the dense compute", costliest)]
         found.append(("The cheapest", clip_table(ordered[:NUM_CLIPS], skips)))
-    if not wrong:
+    if not run.has_classes:
+        hardest = sorted(run.clips, key=lambda row: -row.loss)[:NUM_CLIPS]
+        return [*found, ("The largest losses", clip_table(hardest, skips))]
+    if not (wrong := surely_wrong(run.clips)):
         return [*found, ("No test clip was wrong", None)]
     return [*found, ("Wrong, and the most sure of it", clip_table(wrong[:NUM_CLIPS], skips))]
 
@@ -296,12 +304,12 @@ class Measured(NamedTuple):
 
 def measured(run: RunFolder) -> list[Measured]:
     """What else was measured, where it was."""
-    found = []
+    found, name = [], run.primary.name if run.primary else ""
     if conditions := run.decision_value.get("conditions") or []:
-        head = ["condition", "accuracy", "loss", "compute"]
-        rows = [[row["condition"], *(number(row[key]) for key in ("acc", "loss", "fraction"))] for row in conditions]
+        head = ["condition", name, "loss", "compute"]
+        rows = [[row["condition"], *(number(row.get(key)) for key in (name, "loss", "fraction"))] for row in conditions]
         found.append(Measured("In silence and noise", "", Table(head, rows, numbers=head[1:])))
-    sets = {name: run.decision_value.get(name) or {} for name in ("clean", "mixed")}
+    sets = {clips: run.decision_value.get(clips) or {} for clips in ("clean", "mixed")}
     decisions = {
         "": "each clip its own",
         "shuffled_": "shuffled: those of another clip",
@@ -309,19 +317,19 @@ def measured(run: RunFolder) -> list[Measured]:
         "full_": "everything for all",
     }
     rows = [
-        [name, words, number(told.get(f"{key}acc")), number(told.get(f"{key}fraction"))]
-        for name, told in sets.items()
-        if "shuffled_acc" in told
+        [clips, words, number(told.get(f"{key}{name}")), number(told.get(f"{key}fraction"))]
+        for clips, told in sets.items()
+        if f"shuffled_{name}" in told
         for key, words in decisions.items()
     ]
     if rows:
-        head = ["clips", "decisions", "accuracy", "compute"]
+        head = ["clips", "decisions", name, "compute"]
         words = "Clean clips, and the same in noise of 0 to 20 dB: what is lost where decisions are not the clip's own?"
         found.append(Measured("What the decisions are worth", words, Table(head, rows, numbers=head[2:])))
     if run.budgets:
         head, path = list(run.budgets[0]), run.picture("budgets.png")
-        stored = [(path, "Accuracy against compute of this checkpoint")] if path else []
-        table = Table(head, [[rounded(row[name]) for name in head] for row in run.budgets], numbers=head)
+        stored = [(path, "What this checkpoint comes to under other budgets")] if path else []
+        table = Table(head, [[rounded(row[word] or "") for word in head] for row in run.budgets], numbers=head)
         found.append(Measured("Other budgets", "The same weights, calibrated to spend less or more.", table, stored))
     return found
 

@@ -8,48 +8,72 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from lightning.pytorch import Trainer
 from rich.console import Console
 
 from hopscotch.report.clips import clip_rows, clips_of, write_clips
-from hopscotch.report.collect import Evaluation, TraceCollector
-from hopscotch.report.decisions import history_cells, layers_of, skips_of
+from hopscotch.report.collect import Evaluation
+from hopscotch.report.decisions import history_cells, layers_of
 from hopscotch.report.figures import draw_report
-from hopscotch.report.findings import find_warnings
+from hopscotch.report.findings import find_warnings, overfitting
 from hopscotch.report.run_folder import CLIPS, SUMMARY, read_run
 from hopscotch.report.run_page import PAGE, Sounds, write_report
-from hopscotch.report.text import json_text, print_table
+from hopscotch.report.text import json_text, print_facts, print_table
 from hopscotch.training.task import AudioTask
 
 PACKAGES = ("hopscotch", "torch", "torchaudio", "lightning", "hydra-core", "numpy")
 Status = Literal["finished", "stopped", "failed"]
 
 
+class Best(NamedTuple):
+    """The checkpoint that was kept, and what was logged of the validation that it was saved after."""
+
+    epoch: int
+    step: int
+    monitor: str | None  # None: the last one was kept, whatever its metrics
+    value: float | None
+    validation: Mapping[str, float]
+
+
 def finish(
-    run: Path, trainer: Trainer, task: AudioTask, traces: TraceCollector, *, train_accuracy: float | None, **facts: Any
+    run: Path,
+    trainer: Trainer,
+    task: AudioTask,
+    test: Evaluation,
+    best: Best | None,
+    *,
+    in_training: float | None,
+    **facts: Any,
 ) -> dict[str, Any]:
     """Write the summary and the report of a run that was tested, tell the terminal, and return the summary.
 
-    `facts` are further keys of the summary: `status`, `model`, `seed`, `seconds`, which gains `test_clip`.
+    `in_training` is the primary metric on training clips. `facts` are further keys of the summary: `status`, `model`,
+    `seed`, `seconds`, which gains `test_clip`.
     """
-    test = traces.test
-    assert test is not None
     data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  # Lightning sets it in fit
-    floor, skips = task.model.cost(round(data.mean_samples())).floor, skips_of(test.trace)
+    floor, skips = task.model.cost(round(data.mean_samples())).floor, task.model.encoder.skips
+    logged = {tag: float(value) for tag, value in trainer.callback_metrics.items() if tag.startswith("test/")}
+    tested = {tag.removeprefix("test/"): value for tag, value in logged.items()}
+    validation = {} if best is None else best.validation
+    kept = None if best is None else best._asdict() | {"compute_fraction": validation.get("val/compute_fraction")}
+    if kept is not None:
+        del kept["validation"]
+    name = task.primary.name
     warnings = find_warnings(
         test,
         decides=task.model.decides,
         floor=floor,
         target=task.target,
-        train_accuracy=train_accuracy,
         validated=task.calibration is not None or bool(task.model.decision_bias),
     )
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    warnings += overfitting(task.primary, in_training, tested[name], "test")
     target = {} if task.target is None else {"target": task.target}
     summary: dict[str, Any] = {
-        "test": {name.removeprefix("test/"): value for name, value in metrics.items() if name.startswith("test/")},
+        "test": tested,
+        "primary": {**task.primary._asdict(), "val": validation.get(f"val/{name}"), "test": tested[name]},
+        "kept": kept,
         "compute": {**test.compute, "floor": floor, **target},
         "parameters": task.num_parameters,
         "warnings": warnings,
@@ -57,7 +81,7 @@ def finish(
         "skips": sorted(skips),
         "data": data.summary(),
         **facts,
-        "seconds": {"test_clip": traces.test_seconds / test.num_clips, **facts["seconds"]},
+        "seconds": {"test_clip": task.test_seconds / test.num_clips, **facts["seconds"]},
     }
     write_summary(run, **summary)
     try:
@@ -67,7 +91,8 @@ def finish(
     except (Exception, KeyboardInterrupt) as error:  # the training is done, and its summary stays
         why = f"{type(error).__name__}: {error}"
         print(f"warning: the run is finished, its report is not whole: {why}", file=sys.stderr)
-    print_summary(run, test, skips, parameters=task.num_parameters, warnings=warnings)
+    metrics = {name: tested[name] for name in task.metric_names}
+    print_summary(run, test, skips, metrics=metrics, parameters=task.num_parameters, warnings=warnings)
     return summary
 
 
@@ -124,20 +149,21 @@ def print_summary(
     test: Evaluation,
     skips: frozenset[str],
     *,
+    metrics: Mapping[str, float],
     parameters: int,
     warnings: Sequence[str] = (),
     console: Console | None = None,
 ) -> None:
-    """Print accuracy, compute, what each layer did, warnings, how to look closer; the run's folder is the last line."""
+    """Print metrics, compute, what each layer did, warnings, how to look closer; the run's folder is the last line."""
     console = console or Console()
     macs = test.trace.macs.double().mean().item() / 1e6
     console.print()
-    console.print(f"[bold]test accuracy[/bold]     {test.accuracy:.4f}  ({test.num_clips} clips)", highlight=False)
-    console.print(
-        f"[bold]compute fraction[/bold]  {test.compute_fraction:.4f}  ({macs:.2f} million multiply-accumulates a clip)",
-        highlight=False,
-    )
-    console.print(f"[bold]parameters[/bold]        {parameters:,}", highlight=False)
+    facts = {f"test {name}": f"{value:.4f}" for name, value in metrics.items()}
+    first = next(iter(facts))
+    facts[first] += f"  ({test.num_clips} clips)"
+    facts["compute fraction"] = f"{test.compute_fraction:.4f}  ({macs:.2f} million multiply-accumulates a clip)"
+    facts["parameters"] = f"{parameters:,}"
+    print_facts(facts, console)
     if skips:
         trace = test.trace
         layers = layers_of(history_cells(trace), trace.strides.numpy(), trace.open_rate.numpy())

@@ -20,6 +20,7 @@ from hopscotch.report import text
 from hopscotch.report.records import (
     FAILED,
     LEDGER,
+    VALUE,
     Group,
     Record,
     Spread,
@@ -50,16 +51,16 @@ class Column(NamedTuple):
     digits: int = 4
 
 
-COLUMNS = {  # acc and accuracy stand for the primary metric
+COLUMNS = {  # value stands for the primary metric
     "model": Column("model", lambda one: one.model),
     "overrides": Column("overrides", lambda one: " ".join(w for w in one.words if not w.startswith("model="))),
     "seeds": Column("seeds", lambda one: " ".join(one.seeds)),
     "speakers": Column("held-out speakers", lambda one: " ".join(one.speakers)),
     "runs": Column("runs", lambda one: len(one.records)),
-    "acc": Column("accuracy", lambda one: one.value.mean),
-    "acc_sd": Column("deviation", lambda one: one.value.deviation),
-    "acc_low": Column("lowest", lambda one: one.value.low if len(one.seeds) > 1 else None),
-    "acc_high": Column("highest", lambda one: one.value.high if len(one.seeds) > 1 else None),
+    "value": Column("value", lambda one: one.value.mean),
+    "value_sd": Column("deviation", lambda one: one.value.deviation),
+    "value_low": Column("lowest", lambda one: one.value.low if len(one.seeds) > 1 else None),
+    "value_high": Column("highest", lambda one: one.value.high if len(one.seeds) > 1 else None),
     "fraction": Column("compute", lambda one: one.fraction and one.fraction.mean, 3),
     "macs_m": Column("M MACs", lambda one: one.macs.mean, 3),
     "seconds": Column("s of training", lambda one: one.seconds and one.seconds.mean, 1),
@@ -174,14 +175,14 @@ def written_rows(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
     """Return heads and cells for people, without the columns in which nothing stands."""
     rows = group_rows(groups)
     shown = [name for name in COLUMNS if any(row[name] not in (None, "") for row in rows)]
-    heads = ["#", *(groups[0].metric_name if name == "acc" else COLUMNS[name].head for name in shown)]
+    heads = ["#", *(groups[0].metric_name if name == VALUE else COLUMNS[name].head for name in shown)]
     return heads, [[str(row["number"]), *(cell(row[name], COLUMNS[name].digits) for name in shown)] for row in rows]
 
 
 def write_groups(groups: Sequence[Group], folder: Path) -> None:
     """Write groups.csv and groups.md."""
     metric = metric_of([record for one in groups for record in one.records])
-    names = ["number", *(metric + name[3:] if name.startswith("acc") else name for name in COLUMNS)]
+    names = ["number", *(metric + name.removeprefix(VALUE) if name.startswith(VALUE) else name for name in COLUMNS)]
     write_csv(folder / "groups.csv", names, [list(row.values()) for row in group_rows(groups)])
     told = text.markdown(text.Table(*written_rows(groups))) if groups else "No run has finished."
     (folder / "groups.md").write_text(told + "\n", encoding="utf-8")
@@ -192,14 +193,14 @@ def write_runs(records: Sequence[Record], folder: Path) -> None:
     names = RUN_COLUMNS.split()
     cells = [[getattr(record, name) for name in names] for record in records]
     rows = [[" ".join(cell) if isinstance(cell, tuple) else cell for cell in row] for row in cells]
-    heads = [f"test_{metric_of(records)}" if name == "value" else name for name in names]
+    heads = [f"test_{metric_of(records)}" if name == VALUE else name for name in names]
     write_csv(folder / "frontier.csv", heads, rows)
 
 
 def metric_of(records: Sequence[Record]) -> str:
     """Return the primary metric of the records, or `value` where they have several."""
-    names = {record.metric for record in records if record.value is not None} or {"acc"}
-    return names.pop() if len(names) == 1 else "value"
+    names = {record.metric for record in records if record.value is not None}
+    return names.pop() if len(names) == 1 else VALUE
 
 
 def plan_of(folder: Path) -> DictConfig | None:

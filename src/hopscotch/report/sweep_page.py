@@ -11,23 +11,11 @@ from markupsafe import Markup
 from hopscotch.report.frontier import draw_frontier, frontier_figure
 from hopscotch.report.page import link, render_html
 from hopscotch.report.records import Group, Record, group_records, points_of, read_records, shared_overrides
-from hopscotch.report.sweep import write_groups, written_rows
+from hopscotch.report.sweep import metric_of, write_groups, written_rows
 from hopscotch.report.text import Table, number
 
 FILE = "index.html"
-NUMBERS = (
-    "#",
-    "runs",
-    "accuracy",
-    "deviation",
-    "lowest",
-    "highest",
-    "compute",
-    "M MACs",
-    "s of training",
-    "ms a clip",
-    "seconds",
-)
+TEXTS = ("model", "overrides", "seeds", "held-out speakers", "runs to look at", "Pareto (compute)", "Pareto (time)")
 
 
 def write_sweep_report(
@@ -57,17 +45,19 @@ def sweep_page(
     failed = [[job_link(folder, job), job.status, job.described, job.error or "not known"] for job in unfinished]
     shared = shared_overrides(jobs) if len(jobs) > 1 else []
     all_jobs = [[job_link(folder, job), job.status, job.model, job.seed, *figures(job, shared)] for job in jobs]
-    job_heads = ["job", "status", "model", "seed", "overrides", "accuracy", "compute", "M MACs", "seconds"]
+    numbers = [metric_of(jobs), "compute", "M MACs", "seconds"]
+    job_heads = ["job", "status", "model", "seed", "overrides", *numbers]
     context = {
         "title": f"Sweep {folder.resolve().name}",
         "headline": counts(jobs, groups, missing),
         "warnings": cautions(jobs, groups, missing),
         "beside": [where.name for where in beside],
         "frontier": frontier_figure(groups) if groups else None,
-        "groups": Table([*heads, "runs to look at"], linked, numbers=NUMBERS),
+        "metric": groups[0].metric_name if groups else "",
+        "groups": Table([*heads, "runs to look at"], linked, numbers=[head for head in heads if head not in TEXTS]),
         "unfinished": Table(["job", "status", "overrides", "reason"], failed),
         "shared": " ".join(shared),
-        "jobs": Table(job_heads, all_jobs, numbers=NUMBERS),
+        "jobs": Table(job_heads, all_jobs, numbers=numbers),
         "command": command,
     }
     return render_html("sweep.html.j2", context)
@@ -81,8 +71,9 @@ def counts(jobs: Sequence[Record], groups: Sequence[Group], missing: int) -> lis
     if missing:
         shown.append(("trials to come", str(missing)))
     if groups:
-        best = max(groups, key=lambda group: group.value.mean)
-        shown.append((f"best accuracy: {best.name}", f"{best.value.mean:.4f}"))
+        larger = groups[0].records[0].larger_is_better
+        best = max(groups, key=lambda group: group.value.mean if larger else -group.value.mean)
+        shown.append((f"best {best.metric_name}: {best.name}", f"{best.value.mean:.4f}"))
     return shown
 
 

@@ -6,7 +6,7 @@ What is under which tag:
   deterministically. These are the figures to believe.
 - `train/...`, `policy/entropy`, `gate/threshold/...`: training steps since the last entry, decisions sampled.
 - pictures and text: the same validation clips all through training, so one can watch a clip's route change.
-- `wrong/...`: the clips that stay wrong, to be seen and heard: broken labels and bad recordings show up here first.
+- `wrong/...`: the clips whose class stays wrong, to be seen and heard: broken labels and bad recordings show up here.
 
 TensorBoard keeps one kind of data per tag, so a histogram stands beside its scalar or picture under a longer name.
 """
@@ -14,8 +14,8 @@ TensorBoard keeps one kind of data per tag, so a histogram stands beside its sca
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,13 +28,13 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams as tensorboard_hparams
 
 from hopscotch.report.clips import SplitClips, clip_rows, clip_table, clips_of
-from hopscotch.report.collect import Evaluation, TraceCollector
+from hopscotch.report.collect import Evaluation, gather
 from hopscotch.report.decisions import (
+    LAYERS,
     attention_layers,
     evaluation_numbers,
     history_cells,
     open_tokens,
-    skips_of,
     split_numbers,
     stride_shares,
 )
@@ -51,7 +51,7 @@ from hopscotch.report.statistics import confusion
 from hopscotch.report.text import Table, markdown
 
 NUM_TOKEN_CLIPS = 2  # of the fixed ones, whose open tokens are drawn: each is run once more
-FINAL_METRICS = ("test/acc", "compute/fraction", "seconds")  # by which the HParams tab compares runs
+FINAL_NUMBERS = ("compute/fraction", "seconds")  # by which the HParams tab compares runs, beside the primary metric
 MAX_SECONDS = 5.0  # of sound per clip in the event file
 MAX_FRAMES = 500  # of a mel picture
 
@@ -86,11 +86,9 @@ class SkipDashboard(Callback):
         self.num_history_clips = num_history_clips
         self.hparams = dict(hparams or {})
         self.hardest = HardestClips(num_hardest_clips)
-        self.skips: frozenset[str] = frozenset()
         self.patterns: dict[int, np.ndarray] = {}  # epoch -> share by depth and stride
-        self.training = TraceCollector()
-        self.evaluation = TraceCollector()
         self.logged_step = 0
+        self.num_logged = 0  # steps of this epoch that an entry has told of
         self.has_layout = False
         self.start = time.monotonic()
 
@@ -107,12 +105,13 @@ class SkipDashboard(Callback):
             )
         writer = tensorboard_writer(trainer)
         if writer is not None and self.hparams and trainer.global_step == 0:  # a resumed run has written them
-            write_hparams(writer, self.hparams)
+            metrics = (f"test/{task_of(trainer).primary.name}", *FINAL_NUMBERS)
+            write_hparams(writer, self.hparams, metrics)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self.training.add(batch, outputs)
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.num_logged = 0
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if trainer.global_step - self.logged_step >= self.every_n_steps:
             self.log_training(trainer)
 
@@ -120,85 +119,75 @@ class SkipDashboard(Callback):
         self.log_training(trainer)
 
     def log_training(self, trainer: Trainer) -> None:
-        if not self.training.steps:
+        """Tell of the steps since the last entry."""
+        task = task_of(trainer)
+        steps = task.steps["train"][self.num_logged :]
+        if not steps:
             return
-        self.logged_step = trainer.global_step
-        steps = self.training.gather()
-        self.skips |= skips_of(steps.trace)
-        numbers = split_numbers(steps.trace, self.skips, "train")
-        if model_of(trainer).decides:
-            numbers["policy/entropy"] = steps.trace.entropy.mean().item()
-        numbers |= {f"gate/threshold/layer_{layer:02d}": value for layer, value in steps.thresholds.items()}
+        self.logged_step, self.num_logged = trainer.global_step, len(task.steps["train"])
+        seen = gather(steps)
+        numbers = split_numbers(seen.trace, task.model.encoder.skips, "train")
+        if task.model.decides:
+            numbers["policy/entropy"] = seen.trace.entropy.mean().item()
+        numbers |= {f"gate/threshold/layer_{layer:02d}": value for layer, value in seen.thresholds.items()}
         log_numbers(trainer, numbers, last_step(trainer))
 
     # Validation
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.evaluation.steps = []
-
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
-    ) -> None:
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self.evaluation.add(batch, outputs)
-
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self.evaluation.steps:
+        task = task_of(trainer)
+        if trainer.state.fn != "fit" or trainer.sanity_checking or not task.steps["val"]:
             return
-        self.log_training(trainer)  # first, because sampled decisions show soonest what a model can do
-        evaluation, decides = self.evaluation.gather(), model_of(trainer).decides
-        self.skips |= skips_of(evaluation.trace)
-        self.hardest.update(evaluation)
-        if "strides" in self.skips:
+        self.log_training(trainer)  # its thresholds are those that the validation was decided by
+        evaluation, skips, decides = gather(task.steps["val"]), task.model.encoder.skips, task.model.decides
+        if evaluation.has_classes:
+            self.hardest.update(evaluation)
+        if "strides" in skips:
             self.patterns[trainer.current_epoch] = stride_shares(evaluation.trace.strides.numpy())
-        log_numbers(trainer, evaluation_numbers(evaluation, self.skips, decides), last_step(trainer))
+        log_numbers(trainer, evaluation_numbers(evaluation, skips, decides), last_step(trainer))
         writer = tensorboard_writer(trainer)
         if writer is None:
             return
         if not self.has_layout:
             self.has_layout = True
-            writer.add_custom_scalars(chart_layout(self.skips, decides))
-        write_histograms(writer, evaluation, self.skips, last_step(trainer))
+            writer.add_custom_scalars(chart_layout(task.metric_names, skips, decides))
+        write_histograms(writer, evaluation, skips, last_step(trainer))
         if self.pictures and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            self.write_pictures(writer, evaluation, clips_of(trainer, "val"), model_of(trainer), last_step(trainer))
+            self.write_pictures(writer, evaluation, clips_of(trainer, "val"), task.model, last_step(trainer))
 
     def write_pictures(
-        self, writer: SummaryWriter, evaluation: Evaluation, clips: SplitClips, model: nn.Module, step: int
+        self, writer: SummaryWriter, evaluation: Evaluation, clips: SplitClips, model: Any, step: int
     ) -> None:
-        if "strides" in self.skips:
+        skips: frozenset[str] = model.encoder.skips
+        if "strides" in skips:
             shares = padded_stack(list(self.patterns.values()))
             layers = attention_layers(evaluation.trace)
             picture = pattern_picture(shares, epochs=list(self.patterns), layers=layers)
             writer.add_image("skip/pattern", picture, step, dataformats="HWC")
-        if "layers" in self.skips:
+        if skips & LAYERS:
             rows = spread(evaluation.num_clips, self.num_history_clips)
             names = [clips.name(index) for index in evaluation.indices[rows].tolist()]
             picture = history_picture(history_cells(evaluation.trace)[rows], names)
             writer.add_image("jump/history", picture, step, dataformats="HWC")
         fixed = evaluation.select(torch.tensor(spread(evaluation.num_clips, self.num_fixed_clips)))
-        if self.skips & {"layers", "strides"}:
-            tag = "jump/history" if "layers" in self.skips else "skip/pattern"
-            writer.add_text(tag, markdown(clip_table(clip_rows(fixed, clips), self.skips)), step)
-        if "tokens" in self.skips:
+        if skips & {*LAYERS, "strides"}:
+            tag = "jump/history" if skips & LAYERS else "skip/pattern"
+            writer.add_text(tag, markdown(clip_table(clip_rows(fixed, clips), skips)), step)
+        if "tokens" in skips:
             for place, index in enumerate(fixed.indices[:NUM_TOKEN_CLIPS].tolist()):
                 write_mel(writer, f"gate/tokens_{place}", clips, index, model, step)
-        counts = confusion(evaluation.labels.numpy(), evaluation.predictions.numpy(), len(clips.classes))
-        writer.add_image("val/confusion", confusion_picture(counts, clips.classes), step, dataformats="HWC")
-        self.hardest.write(writer, evaluation, clips, model, step)
+        if evaluation.has_classes:
+            labels, predictions = (evaluation.rows[name].numpy() for name in ("label", "prediction"))
+            counts = confusion(labels, predictions, len(clips.classes))
+            writer.add_image("val/confusion", confusion_picture(counts, clips.classes), step, dataformats="HWC")
+            self.hardest.write(writer, evaluation, clips, model, step)
 
     # Test
 
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.evaluation.steps = []
-
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
-    ) -> None:
-        self.evaluation.add(batch, outputs)
-
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        evaluation = self.evaluation.gather()
-        numbers = split_numbers(evaluation.trace, self.skips | skips_of(evaluation.trace), "test")
+        task = task_of(trainer)
+        evaluation = gather(task.steps["test"])
+        numbers = split_numbers(evaluation.trace, task.model.encoder.skips, "test")
         numbers["compute/fraction"] = evaluation.compute_fraction
         numbers["seconds"] = time.monotonic() - self.start
         log_numbers(trainer, numbers, trainer.global_step)
@@ -207,14 +196,12 @@ class SkipDashboard(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "skips": sorted(self.skips),
             "patterns": {epoch: torch.from_numpy(shares) for epoch, shares in self.patterns.items()},
             "hardest": self.hardest.state_dict(),
             "has_layout": self.has_layout,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.skips = frozenset(state_dict.get("skips", ()))
         self.patterns = {epoch: shares.numpy() for epoch, shares in state_dict["patterns"].items()}
         self.hardest.load_state_dict(state_dict["hardest"])
         self.has_layout = state_dict["has_layout"]
@@ -249,7 +236,7 @@ class HardestClips:
         lines = []
         for place, clip in enumerate(leaders):
             row = rows[clip]
-            words = [clips.classes[int(label[row])] for label in (evaluation.labels, evaluation.predictions)]
+            words = [clips.classes[int(evaluation.rows[name][row])] for name in ("label", "prediction")]
             wrong = f"{self.times_wrong[clip]} of {self.num_evaluations}"
             lines.append([str(place), clips.name(clip), wrong, *words, f"{evaluation.losses[row]:.2f}"])
             if self.shown.get(place) != clip:
@@ -293,7 +280,9 @@ def write_mel(writer: SummaryWriter, tag: str, clips: SplitClips, clip: int, mod
     writer.add_image(tag, words, step, dataformats="HWC")
 
 
-def chart_layout(skips: frozenset[str], decides: bool) -> dict[str, dict[str, tuple[str, list[str]]]]:
+def chart_layout(
+    metrics: Sequence[str], skips: frozenset[str], decides: bool
+) -> dict[str, dict[str, tuple[str, list[str]]]]:
     """Lay out the "Custom Scalars" tab, the first page a newcomer should open: charts by category.
 
     The tab reads tags as regular expressions, so one chart holds all layers.
@@ -309,8 +298,8 @@ def chart_layout(skips: frozenset[str], decides: bool) -> dict[str, dict[str, tu
         return lines(*(f"{split}/{tag}" for split in ("train", "val", "test")))
 
     layout = {
-        "Accuracy and compute": {
-            "accuracy": splits("acc"),
+        "Metrics and compute": {
+            **{name: splits(name) for name in metrics},
             "compute fraction": splits("compute_fraction"),
             "loss": splits("loss"),
             "multiply-accumulates per clip": splits("macs"),
@@ -318,7 +307,7 @@ def chart_layout(skips: frozenset[str], decides: bool) -> dict[str, dict[str, tu
     }
     if "strides" in skips:
         layout["Skipped keys"] = {"mean stride by layer": layers("skip/stride")}
-    if "layers" in skips:
+    if skips & LAYERS:
         layout["Skipped layers"] = {
             "jumps per decision": lines("jump/rate", "train/jump_rate"),
             "share of layers skipped": lines("jump/skipped", "train/jump_skipped"),
@@ -338,8 +327,9 @@ def chart_layout(skips: frozenset[str], decides: bool) -> dict[str, dict[str, tu
     return layout
 
 
-def model_of(trainer: Trainer) -> Any:
-    return cast(Any, trainer.lightning_module).model
+def task_of(trainer: Trainer) -> Any:
+    """Find the AudioTask that is trained."""
+    return trainer.lightning_module
 
 
 def log_numbers(trainer: Trainer, numbers: dict[str, float], step: int) -> None:
@@ -359,13 +349,13 @@ def tensorboard_writer(trainer: Trainer) -> SummaryWriter | None:
     return loggers[0].experiment if loggers and trainer.is_global_zero else None
 
 
-def write_hparams(writer: SummaryWriter, hparams: Mapping[str, Any]) -> None:
+def write_hparams(writer: SummaryWriter, hparams: Mapping[str, Any], metrics: Sequence[str]) -> None:
     """Start a session of the HParams tab: names now, the metrics' values when they are known.
 
     `add_hparams` and Lightning's `log_hyperparams` want values at once: every curve would start with an invented one.
     """
     values = {name: value for name, value in hparams.items() if value is not None}
-    experiment, session_start, _ = tensorboard_hparams(values, dict.fromkeys(FINAL_METRICS, 0.0))
+    experiment, session_start, _ = tensorboard_hparams(values, dict.fromkeys(metrics, 0.0))
     file_writer = writer._get_file_writer()
     file_writer.add_summary(experiment)
     file_writer.add_summary(session_start)
@@ -379,7 +369,7 @@ def write_histograms(writer: SummaryWriter, evaluation: Evaluation, skips: froze
         for layer in attention_layers(trace):
             strides = trace.strides[:, layer].numpy()
             write_counts(writer, f"skip/stride/layer_{layer:02d}/histogram", strides, largest, step)
-    if "layers" in skips:
+    if skips & LAYERS:
         layers = trace.visited.nonzero()[:, 1].numpy()
         write_counts(writer, "jump/visited/histogram", layers, trace.visited.shape[1] - 1, step)
         actions = trace.jumps[trace.jumps >= 0].numpy()

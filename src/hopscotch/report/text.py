@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hopscotch.plain import shown
@@ -65,6 +65,13 @@ def print_table(table: Table, console: "Console", title: str | None = None) -> N
     for row in table.rows:
         drawn.add_row(*map(rich_text, row))
     console.print(drawn)
+
+
+def print_facts(facts: Mapping[str, str], console: "Console") -> None:
+    """Print a line for each fact, its words in bold."""
+    width = max(map(len, facts))
+    for words, value in facts.items():
+        console.print(f"[bold]{words:<{width}}[/bold]  {value}", highlight=False)
 
 
 def json_text(content: Any, indent: int | None = None) -> str:

@@ -48,7 +48,7 @@ class Step:
         self.losses = losses.detach()  # per clip
         self.task_loss = self.losses.mean()
         self.output = output._replace(logits=output.logits.detach(), trace=output.trace.detach())
-        self.indices, self.labels = batch.indices, batch.labels
+        self.indices = batch.indices
         self.judged = judged[0].detach(), judged[1].detach()
         self.rows = rows  # what the task says of each clip, by column; of training steps nothing
 
@@ -101,6 +101,7 @@ class AudioTask(LightningModule):
         self.stage_metrics = nn.ModuleDict({f"{stage}_metrics": self.metrics() for stage in STAGES})
         self.calibration: Calibration | None = None
         self.first_step_at: float | None = None  # time.time() of the end of the first optimizer step
+        self.test_seconds = 0.0  # of the last whole test: batches made, run, judged
         self._calibration_batches: list[AudioBatch] = []
         self._step_loss: list[tuple[Tensor, int]] = []  # (mean loss, clips) of the batches of an optimizer step
         self.steps: dict[str, list[Step]] = {stage: [] for stage in STAGES}
@@ -126,7 +127,11 @@ class AudioTask(LightningModule):
         return output.logits, batch.labels
 
     def rows(self, output: ModelOutput, batch: AudioBatch) -> dict[str, Tensor]:
-        """Say what stands in clips.csv of each clip: columns by name, one value per clip."""
+        """Say what stands in clips.csv of each clip: columns by name, one value per clip.
+
+        Where there is one label per clip, `label` and `prediction` are whole numbers, places among the classes, and
+        `confidence` is the probability of the prediction: reports then tell of classes.
+        """
         return {}
 
     def distance(self, output: ModelOutput, teacher: ModelOutput) -> Tensor:
@@ -134,6 +139,13 @@ class AudioTask(LightningModule):
         return nn.functional.mse_loss(output.logits, teacher.logits.detach())
 
     # The loop.
+
+    @property
+    def metric_names(self) -> list[str]:
+        """List the names of the metrics, the primary one first."""
+        metrics = self.stage_metrics["val_metrics"]
+        assert isinstance(metrics, MetricCollection)
+        return sorted(map(str, metrics.keys()), key=lambda name: name != self.primary.name)
 
     @property
     def num_parameters(self) -> int:
@@ -170,7 +182,10 @@ class AudioTask(LightningModule):
     def _evaluation_step(self, stage: str, batch: AudioBatch) -> StepOutput:
         output = self.model(batch.waveform, batch.lengths)
         losses = self.losses(output, batch)
-        step = Step(losses, output, batch, self.judged(output, batch), self.rows(output, batch))
+        rows = self.rows(output, batch)
+        if {"label", "prediction"} <= rows.keys() and rows["prediction"].is_floating_point():
+            raise ValueError("rows() must give prediction as places among the classes, as label is, got floats.")
+        step = Step(losses, output, batch, self.judged(output, batch), rows)
         self.steps[stage].append(step)
         self.log(f"{stage}/loss", step.task_loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(losses))
         return {"loss": step.task_loss, "step": step}
@@ -183,6 +198,9 @@ class AudioTask(LightningModule):
 
     def on_test_start(self) -> None:
         self.steps["test"] = []
+
+    def on_test_epoch_start(self) -> None:
+        self._test_began = time.perf_counter()
 
     def on_train_batch_end(self, outputs: Any, batch: AudioBatch, batch_idx: int) -> None:
         if self.trainer.is_last_batch:  # not at the epoch's end, where callbacks are told before the task
@@ -197,6 +215,8 @@ class AudioTask(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self._measure_epoch("test")
+        self.steps["test"][-1].task_loss.item()  # waits for a GPU
+        self.test_seconds = time.perf_counter() - self._test_began
 
     def _measure_epoch(self, stage: str) -> None:
         """Compute and log epoch metrics once; per-batch updates are slower."""

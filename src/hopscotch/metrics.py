@@ -1,10 +1,12 @@
-"""Judge the answers: accuracy, macro F1, top-k, calibration, class by class, and who is taken for whom."""
+"""Judge classes that were given to clips: macro F1, top-k, calibration, class by class, and who is taken for whom."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 from torchmetrics.functional.classification import (
     multiclass_accuracy,
     multiclass_calibration_error,
@@ -13,6 +15,7 @@ from torchmetrics.functional.classification import (
 
 from hopscotch.report.collect import Evaluation
 from hopscotch.report.statistics import confusion
+from hopscotch.training.task import Step
 
 TOP_K = (2, 3, 5)  # where there are more classes than that
 NUM_BINS = 15  # of confidence, equally wide
@@ -33,7 +36,6 @@ class ClassRow(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    acc: float
     f1: float  # mean over the classes that were shown or named
     top_k: dict[int, float]
     calibration_error: float  # expected |confidence - accuracy|
@@ -41,39 +43,43 @@ class Metrics(NamedTuple):
     confusion: list[list[int]]  # [label][prediction]
 
 
-def measure(evaluation: Evaluation, classes: Sequence[str]) -> Metrics:
-    """Judge an evaluation; torchmetrics counts all but the confusions."""
-    labels, logits, num_classes = evaluation.labels, evaluation.logits, len(classes)
-    counts = confusion(labels.numpy(), evaluation.predictions.numpy(), num_classes)
+def measure(evaluation: Evaluation, steps: Sequence[Step], classes: Sequence[str]) -> Metrics:
+    """Judge an evaluation, whose steps have the scores; torchmetrics counts all but the confusions."""
+    labels, predictions, num_classes = evaluation.rows["label"], evaluation.rows["prediction"], len(classes)
+    scores = scores_of(steps)
+    counts = confusion(labels.numpy(), predictions.numpy(), num_classes)
     return Metrics(
-        acc=among_best(evaluation, 1),
-        f1=macro_f1(evaluation),
-        top_k={k: among_best(evaluation, k) for k in TOP_K if k < num_classes},
+        f1=macro_f1(evaluation, num_classes),
+        top_k={
+            k: multiclass_accuracy(scores, labels, num_classes, average="micro", top_k=k).item()
+            for k in TOP_K
+            if k < num_classes
+        },
         calibration_error=multiclass_calibration_error(
-            logits.softmax(dim=-1), labels, num_classes, n_bins=NUM_BINS
+            scores.softmax(dim=-1), labels, num_classes, n_bins=NUM_BINS
         ).item(),
         per_class=[class_row(evaluation, counts, classes, label) for label in range(num_classes)],
         confusion=counts.tolist(),
     )
 
 
-def among_best(evaluation: Evaluation, k: int) -> float:
-    """Share of the clips whose label is among the k classes with the highest scores."""
-    logits = evaluation.logits
-    return multiclass_accuracy(logits, evaluation.labels, logits.shape[1], average="micro", top_k=k).item()
+def scores_of(steps: Sequence[Step]) -> Float[Tensor, "clip classes"]:
+    """Join what the head said of the clips, in the order of the split."""
+    order = torch.cat([step.indices for step in steps]).argsort(stable=True)
+    return torch.cat([step.output.logits for step in steps])[order].float().cpu()
 
 
-def macro_f1(evaluation: Evaluation) -> float:
+def macro_f1(evaluation: Evaluation, num_classes: int) -> float:
     """Mean F1 over the classes that were shown or named."""
-    num_classes = evaluation.logits.shape[1]
-    return multiclass_f1_score(evaluation.predictions, evaluation.labels, num_classes, average="macro").item()
+    found = multiclass_f1_score(evaluation.rows["prediction"], evaluation.rows["label"], num_classes, average="macro")
+    return found.item()
 
 
 def class_row(
     evaluation: Evaluation, counts: Int[np.ndarray, "label prediction"], classes: Sequence[str], label: int
 ) -> ClassRow:
     """Say what became of the clips of one class."""
-    of_class = evaluation.labels == label
+    of_class = evaluation.rows["label"] == label
     macs, dense_macs = evaluation.trace.macs[of_class], evaluation.trace.dense_macs[of_class]
     shown, named, right = int(counts[label].sum()), int(counts[:, label].sum()), int(counts[label, label])
     wrong = counts[label].copy()
@@ -85,7 +91,7 @@ def class_row(
         precision=share(right, named),
         f1=share(2 * right, shown + named),
         taken_for=classes[int(wrong.argmax())] if wrong.any() else "",
-        confidence=share(evaluation.confidences[of_class].double().sum().item(), shown),
+        confidence=share(evaluation.rows["confidence"][of_class].double().sum().item(), shown),
         compute=share(int(macs.sum()), int(dense_macs.sum())),
         macs=share(int(macs.sum()), shown),
     )
@@ -97,7 +103,6 @@ def share(part: float, whole: float) -> float | None:
 
 def as_json(metrics: Metrics, classes: Sequence[str]) -> dict[str, Any]:
     return {
-        "acc": metrics.acc,
         "f1": metrics.f1,
         "top_k": {str(k): value for k, value in metrics.top_k.items()},
         "calibration_error": metrics.calibration_error,
