@@ -105,7 +105,7 @@ def call(
     try:
         if command in ("compare", "frontier"):
             with quiet_end(ValueError, OSError):
-                module.main()
+                module.main([command, *map(str, words)])
         else:
             module.main()
     except SystemExit as end:

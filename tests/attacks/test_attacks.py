@@ -55,7 +55,8 @@ def run_command(
     command: str, run: Path, attacked: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Ended:
     if command == "resume":
-        monkeypatch.setattr("hopscotch.run.report", lambda *_: None)
+        monkeypatch.setattr("hopscotch.report.summary.draw_report", lambda *_: None)
+        monkeypatch.setattr("hopscotch.report.summary.write_report", lambda *_: None)
         train = prompt(monkeypatch, capsys)
         words = [*tiny_folder(attacked / "tones"), "model=jump_attention", *TINY_MODEL, *TINY_RUN]
         checkpoint = run / "checkpoints" / "last.ckpt"
