@@ -1,5 +1,7 @@
 """The best checkpoint and the last one: each state is written once, and none is left out."""
 
+import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +131,27 @@ def test_a_best_checkpoint_that_is_gone_is_missed_aloud(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="the best checkpoint so far, is not there"):
         fit(tmp_path / "resumed", 4, ckpt_path=tmp_path / "broken" / "last.ckpt")
     assert read(tmp_path / "resumed" / "best.ckpt")["epoch"] == 3
+
+
+@pytest.mark.parametrize("kept", ["/etc/passwd", "../x/other.ckpt", "..", "", ".", 5, None, ["best.ckpt"]])
+def test_no_path_in_a_checkpoint_is_followed(tmp_path: Path, kept: object) -> None:
+    """Whatever it names: the best so far is a checkpoint beside the one that is loaded, or there is none."""
+    fit(tmp_path / "broken", 3)
+    (tmp_path / "x").mkdir()
+    shutil.copy(tmp_path / "broken" / "best.ckpt", tmp_path / "x" / "other.ckpt")
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    trainer.ckpt_path = str(tmp_path / "broken" / "last.ckpt")
+    keep = BestAndLast(tmp_path / "resumed", "best", monitor="val/loss")
+    keep.on_load_checkpoint(trainer, Module(), {})
+    score = torch.tensor(1.0)
+    named = {str(kept): score}
+    state = {"dirpath": str(tmp_path / "resumed"), "best_model_path": kept, "best_model_score": score}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        keep.load_state_dict({**state, "kth_best_model_path": kept, "best_k_models": named, "last_model_path": kept})
+    assert (keep.best_model_path, keep.kth_best_model_path, keep.best_k_models) == ("", "", {})
+    assert Path(keep.last_model_path).parent in (tmp_path / "resumed", Path())
+    assert not (tmp_path / "resumed").exists()
 
 
 def test_more_than_one_best_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -133,8 +133,9 @@ def check_stored(config: Mapping[str, Any], file: object, trust: Sequence[str] =
 def without_cache(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration with clips kept in our own folder: data.cache_dir is one of whoever trained the run."""
     data = config.get("data")
-    own = isinstance(data, Mapping) and "cache_dir" in data
-    return {**config, "data": {**data, "cache_dir": None}} if own else dict(config)
+    if not isinstance(data, Mapping) or "cache_dir" not in data:
+        return dict(config)
+    return {**config, "data": {**data, "cache_dir": None}}
 
 
 def class_at(path: str, target: Any, file: object, trust: Sequence[str] = ()) -> type:

@@ -17,7 +17,6 @@ import hopscotch
 from hopscotch.plain import read_config
 from hopscotch.registry import check_stored, class_at, is_registered
 from hopscotch.run import attempt
-from scripts import studies
 from tests.attacks.guard import SECRET, Ended, assert_harmless, call, watched
 from tests.attacks.hostile import CASES, Case, make_outside
 from tests.tiny import CLASS_HZ, TINY_MODEL, TINY_RUN, prompt, tiny_config, tiny_folder, write_tone
@@ -104,7 +103,7 @@ def every_callable() -> set[str]:
     """The full names of all that can be called through our modules, what they import included."""
     found: set[str] = set()
     seen: set[int] = set()
-    for package in (hopscotch, studies):
+    for package in (hopscotch, importlib.import_module("scripts.studies")):
         for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             module = importlib.import_module(info.name)
             for name, value in vars(module).items():

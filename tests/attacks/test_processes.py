@@ -14,12 +14,13 @@ from tests.attacks.hostile import CASES, make_outside
 from tests.trained import write_run
 
 WATCHED = """
-import runpy, sys
+import os, runpy, sys
 from pathlib import Path
 from tests.attacks.guard import WATCH
 script, run = sys.argv[1], sys.argv[2]
 sys.argv = sys.argv[1:2] + sys.argv[3:]
-WATCH.roots, WATCH.foreign = (run, "/tmp/matplotlib", str(Path.home())), run
+WATCH.roots = (run, os.environ["TMPDIR"], str(Path.home() / ".cache"), str(Path.home() / ".config"))
+WATCH.foreign = run
 sys.addaudithook(WATCH)
 WATCH.is_on = True
 try:
@@ -30,11 +31,8 @@ finally:
 """
 CHOSEN = {
     "gadget-encoder_shell": "predict",
-    "gadget-task_shell": "evaluate",
     "pickle-zip": "predict",
-    "checkpoint-weights_nan": "predict",
     "interpolation-data.root_env": "report",
-    "file-sitecustomize.py": "predict",
 }
 
 
@@ -48,6 +46,7 @@ def test_a_process_does_nothing_with_a_hostile_folder(good: Path, tones: Path, t
     """Also where the environment asks torch to load whatever a checkpoint holds."""
     run, outside = tmp_path / "run", make_outside(tmp_path / "outside")
     shutil.copytree(good, run)
+    (tmp_path / "temporary").mkdir()
     shutil.copy(run / "checkpoints" / "best.ckpt", run / "checkpoints" / "last.ckpt")
     (case,) = (case for case in CASES if f"{case.kind}-{case.name}" == chosen)
     case.change(run, outside)
@@ -57,6 +56,8 @@ def test_a_process_does_nothing_with_a_hostile_folder(good: Path, tones: Path, t
     environment = {
         **os.environ,
         "HOPSCOTCH_SECRET": SECRET,
+        "TMPDIR": str(tmp_path / "temporary"),
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "temporary"),
         "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",
         "PYTHONPATH": os.pathsep.join([str(PROJECT_ROOT / "src"), str(PROJECT_ROOT)]),
     }

@@ -117,21 +117,22 @@ class BestAndLast(ModelCheckpoint):
         of the paths in it nothing but the name of a file is taken.
         """
         score, before = state_dict.get("best_model_score"), self._best_beside(state_dict.get("best_model_path"))
-        if self.dirpath is not None and before is not None and isinstance(score, Tensor):
+        if self.dirpath is not None and before is not None and isinstance(score, Tensor) and score.numel() == 1:
             here = str(Path(self.dirpath) / before.name)
             if not os.path.exists(here) or not os.path.samefile(before, here):
                 _copy(str(before), here)
             self.best_model_path = self.kth_best_model_path = here
             self.best_k_models, self.best_model_score, self.kth_value = {here: score}, score, score
-        last = state_dict.get("last_model_path")
-        if self.dirpath is not None and self.dirpath == state_dict.get("dirpath") and isinstance(last, str) and last:
-            self.last_model_path = str(Path(self.dirpath) / Path(last).name)
+        last = _file_name(state_dict.get("last_model_path"))
+        if self.dirpath is not None and self.dirpath == state_dict.get("dirpath") and last:
+            self.last_model_path = str(Path(self.dirpath) / last)
 
     def _best_beside(self, kept: object) -> Path | None:
         """The best checkpoint so far, if it is one, and is a file beside the one that is loaded."""
-        if not isinstance(kept, str) or not kept or self._came_from is None:
+        name = _file_name(kept)
+        if not name or self._came_from is None:
             return None
-        path, why = self._came_from / Path(kept).name, "is not there"
+        path, why = self._came_from / name, "is not there"
         if path.is_symlink():
             why = "is a symbolic link"
         elif path.is_file():
@@ -156,6 +157,12 @@ class BestAndLast(ModelCheckpoint):
         if saved != filepath:
             _copy(saved, filepath)
         trainer.strategy.barrier()
+
+
+def _file_name(path: object) -> str:
+    """The name of a checkpoint without the folders on its way; nothing where it is none."""
+    name = Path(path).name if isinstance(path, str) else ""
+    return name if name.endswith(ModelCheckpoint.FILE_EXTENSION) else ""
 
 
 @rank_zero_only
