@@ -179,7 +179,7 @@ def learning(run: RunFolder) -> dict[str, Any] | None:
             )
         else:
             by = f"best {kept.monitor}" if kept.monitor else "the last checkpoint"
-            add(f"kept: {by}", kept.epoch, kept.step, found | {kept.monitor: kept.value})
+            add(f"kept: {by}", kept.epoch, kept.step, found | {str(kept.monitor): kept.value})
     if rows:
         add("last", rows[-1]["epoch"], rows[-1]["step"] + 1, rows[-1])
     head = ["", "epoch", "steps", *tags]
