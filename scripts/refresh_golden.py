@@ -26,8 +26,8 @@ from hopscotch.system import continue_in_venv  # noqa: E402
 continue_in_venv()
 
 from hopscotch.report.progress import quiet_lightning  # noqa: E402
-from tests.test_golden import GOLDEN, TOLERANCE, lines, training_losses  # noqa: E402
-from tests.tiny import MODELS, write_tones  # noqa: E402
+from tests.test_golden import GOLDEN, MODELS, TOLERANCE, lines, training_losses  # noqa: E402
+from tests.tiny import write_tones  # noqa: E402
 
 
 def kept(path: Path) -> list[float]:

@@ -1,96 +1,64 @@
-"""The seven models at toy size, clips for them, and hands on their decisions."""
+"""Models of conf/model at toy size, clips for them, and hands on their decisions."""
 
+import copy
 from functools import partial
 from typing import Any
 
 import torch
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from hopscotch import build
 from hopscotch.frontend import LogMel
-from hopscotch.layers.block import BlockSpec
 from hopscotch.layers.gate import Gate
 from hopscotch.layers.policy import JumpPolicy
 from hopscotch.layers.sampling import Scheduled
 from hopscotch.layers.stride import StrideGate
 from hopscotch.models.audio_model import AudioModel, Head
 from hopscotch.models.encoder import Encoder
-from hopscotch.models.jumps import JumpAttention, JumpStack
-from hopscotch.models.stack import Stack
-from hopscotch.models.strides import LearnedStack
-from hopscotch.models.token_gate import GatedEncoder
+from tests.tiny import composed
 
-MODELS = (
-    "dense",
-    "skip_attention",
-    "learned_skip",
-    "skip_layer",
-    "skip_layer_plain",
-    "skip_transformer",
-    "jump_attention",
-)
-DECIDING = MODELS[2:]
 DIM, HEADS, DEPTH = 16, 2, 5
 SAMPLE_RATE = 4000
 HOP = 40  # samples
-
-ENCODERS: dict[str, tuple[type[Encoder], dict[str, Any]]] = {
-    "dense": (Stack, {}),
-    "skip_attention": (Stack, {"first": 4}),
-    "learned_skip": (LearnedStack, {"max_stride": 4}),
-    "skip_layer": (JumpStack, {}),
-    "skip_layer_plain": (JumpStack, {"mini_hc": False}),
-    "skip_transformer": (JumpStack, {"inner": "transformer"}),
-    "jump_attention": (JumpAttention, {"attention_depth": 2}),
-}
-GROUPS = {"jump": {}, "policy": {}, "gate": {"open_rate": 0.5, "threshold_by": "loss"}}
+SIZE = (
+    f"model.dim={DIM}",
+    f"model.heads={HEADS}",
+    f"model.depth={DEPTH}",
+    "model.ffn_ratio=2",
+    "model.dropout=0",
+    "model.convolution_width=3",
+    "gate.open_rate=0.5",
+)
 
 
-def make_encoder(
-    name: str,
-    *,
-    ffn_ratio: float = 2,
-    convolution_width: int = 3,
-    residual_init_scale: float = 1.0,
-    open_rate: float | None = None,
-    **changes: Any,
-) -> Encoder:
-    """`open_rate`: behind a gate that lets so many tokens in, as at the end of training."""
-    if open_rate is not None:
-        encoder = make_encoder(name, ffn_ratio=ffn_ratio, convolution_width=convolution_width, **changes)
+def toy_config(name: str, **changes: Any) -> DictConfig:
+    """The configuration of a model; `changes` are of `model`, of `gate`, or else of the encoder's arguments."""
+    cfg = copy.deepcopy(composed(f"model={name}", *SIZE))
+    for key, value in changes.items():
+        path = key if key == "gate" else f"model.{key}" if key in cfg.model else f"model.encoder.{key}"
+        OmegaConf.update(cfg, path, value)
+    return cfg
+
+
+def make_encoder(name: str, **changes: Any) -> Encoder:
+    """A gate of tokens (`open_rate`) lets in as many as at the end of training."""
+    encoder = build.make_encoder(toy_config(name, **changes))
+    if "open_rate" in changes:
         for part in encoder.modules():
             if isinstance(part, Scheduled):
                 part.set_progress(1.0)
-        gate = {"rule": "target", "open_rate": open_rate, "rate_floor": 0.1, "rate_ceiling": 0.98}
-        gated = GatedEncoder(encoder, DIM, gate=gate)
-        gated.set_progress(1.0)
-        return gated
-    kind, arguments = ENCODERS[name]
-    groups = GROUPS if kind in (JumpStack, JumpAttention) else {}
-    block = BlockSpec(
-        DIM,
-        HEADS,
-        ffn_ratio=ffn_ratio,
-        convolution_width=convolution_width,
-        residual_init_scale=residual_init_scale,
-    )
-    return kind(block, DEPTH, **{**groups, **arguments, **changes})  # pyright: ignore[reportCallIssue]
+    return encoder
 
 
-def make_model(
-    name: str,
-    *,
-    seed: int = 0,
-    spectrogram_augment: nn.Module | None = None,
-    ffn_ratio: float = 2,
-    **changes: Any,
-) -> AudioModel:
+def make_model(name: str, *, seed: int = 0, spectrogram_augment: nn.Module | None = None, **changes: Any) -> AudioModel:
     torch.manual_seed(seed)
     frontend = LogMel(sample_rate=SAMPLE_RATE, num_mels=8, window_seconds=0.032, hop_seconds=HOP / SAMPLE_RATE)
     return AudioModel(
         name=name,
         frontend=frontend,
         spectrogram_augment=spectrogram_augment,
-        encoder=make_encoder(name, ffn_ratio=ffn_ratio, **changes),
+        encoder=make_encoder(name, **changes),
         dim=DIM,
         head=partial(Head, num_classes=3, pooling="statistics", dropout=0.0),
         dropout=0.0,

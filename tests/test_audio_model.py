@@ -1,16 +1,25 @@
-"""All seven models, from the waveform."""
+"""The model around an encoder: stem, head, budgets; tests/test_contract.py has what every model must keep."""
 
-from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from hopscotch.data.augment import SpecAugment
-from hopscotch.models.audio_model import AudioModel
-from hopscotch.types import ModelOutput, SkipTrace
-from tests.small_models import DECIDING, MODELS, decide_at_random, make_clips, make_model
+from hopscotch.models.audio_model import (
+    POSITION_WIDTH,
+    AudioModel,
+    ConvPositions,
+    ConvStem,
+    Head,
+    Pooling,
+    Positions,
+    sinusoids,
+)
+from hopscotch.types import ModelOutput
+from tests.small_models import DIM, decide_at_random, make_clips, make_model
 
 SAMPLES = [6000, 2500, 4100, 200, 5999]
 
@@ -31,7 +40,6 @@ def assert_same_clip(one: ModelOutput, i: int, other: ModelOutput, j: int, toler
 
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
-    *((name, {}) for name in MODELS),
     ("learned_skip", {"gate_input": "encoder"}),
     ("skip_transformer", {"policy": {"sees": "state"}}),
     ("skip_layer", {"policy": {"sees": "input"}, "jump": {"mix": "literal", "rule": "literal"}}),
@@ -83,34 +91,13 @@ def test_changing_clip_i_but_not_its_decisions_leaves_clip_j_untouched_bit_for_b
         assert torch.equal(after.logits[clip], before.logits[clip])
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_evaluation_leaves_every_buffer_bit_identical(name: str) -> None:
-    model, waveform, lengths = decided(name)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    model(waveform, lengths)
-    model.update_threshold(3.0)
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_a_model_survives_its_state_dict(name: str) -> None:
-    model, waveform, lengths = decided(name)
-    model.decision_bias.fill_(0.3)
-    fresh = make_model(name, seed=1).eval()
-    fresh.load_state_dict(model.state_dict())
-    assert torch.equal(fresh(waveform, lengths).logits, model(waveform, lengths).logits)
-
-
 # Budgets.
 
 
-@pytest.mark.parametrize(("name", "changes"), [v for v in VARIANTS if v[0] in DECIDING])
+@pytest.mark.parametrize(("name", "changes"), [v for v in VARIANTS if v[0] != "dense"])
 def test_the_decision_bias_reaches_1_exactly_and_the_floor_exactly(name: str, changes: dict[str, Any]) -> None:
     model, waveform, lengths = decided(name, **changes)
     floors = [model.cost(samples).floor for samples in SAMPLES]
-    if name == "jump_attention" and "open_rate" not in changes:  # of one open token every stride reads one key
-        fixed = make_model("jump_attention", first=1, **changes).eval()
-        assert model.cost(6000).floor < fixed.cost(6000).floor, "the strides behind the jumps are part of what is saved"
     model.decision_bias.fill_(1e5)
     highest = model(waveform, lengths).trace
     model.decision_bias.fill_(-1e5)
@@ -121,29 +108,9 @@ def test_the_decision_bias_reaches_1_exactly_and_the_floor_exactly(name: str, ch
     assert highest.visited.all()
 
 
-@pytest.mark.parametrize("name", DECIDING)
-def test_a_larger_decision_bias_costs_more(name: str) -> None:
-    model, waveform, lengths = decided(name)
-
-    def fraction(bias: float) -> float:
-        model.decision_bias.fill_(bias)
-        trace: SkipTrace = model(waveform, lengths).trace
-        return int(trace.macs.sum()) / int(trace.dense_macs.sum())
-
-    fractions = [fraction(bias) for bias in (-20.0, -5.0, -2.0, 0.0, 2.0, 5.0, 20.0)]
-    assert fractions[0] < fractions[3] < fractions[-1]
-    # A clip that jumps less far may land where it then jumps further: small steps back are the models' right.
-    assert all(later > earlier - 0.05 for earlier, later in pairwise(fractions))
-
-
-@pytest.mark.parametrize("name", ["dense", "skip_attention"])
-def test_a_model_that_decides_nothing_has_its_own_fraction_as_floor_whatever_the_bias(name: str) -> None:
-    model, waveform, lengths = decided(name)
-    assert not model.decides
-    before = model(waveform, lengths)
-    model.decision_bias.fill_(-50.0)
-    assert torch.equal(model(waveform, lengths).logits, before.logits)
-    assert before.trace.fraction.tolist() == pytest.approx([model.cost(samples).floor for samples in SAMPLES])
+def test_fixed_strides_behind_jumps_are_part_of_what_is_saved() -> None:
+    fixed, plain = make_model("jump_attention"), make_model("jump_attention", first=1)
+    assert fixed.cost(6000).floor < plain.cost(6000).floor
 
 
 def test_expected_compute_is_a_share_of_the_whole_model() -> None:
@@ -187,3 +154,94 @@ def test_branches_start_as_large_as_asked(model: str) -> None:
     assert scaled
     for name in scaled:
         torch.testing.assert_close(small[name], 0.1 * usual[name])
+
+
+# The stem.
+
+
+@pytest.mark.parametrize("kind", ["sinusoidal", "convolutional", "none"])
+def test_the_stem_never_sees_padding(kind: Positions) -> None:
+    torch.manual_seed(0)
+    for stride in (2, 4):
+        stem = ConvStem(5, DIM, stride=stride, dropout=0.0, positions=kind)
+        mel, frames = torch.randn(1, 50, 5), torch.tensor([50])
+        for length in range(1, 20):
+            alone, positions = stem(mel[:, :length], torch.tensor([length]))
+            padded_mel = torch.cat([mel[:, :length], torch.zeros(1, 50 - length, 5)], dim=1)
+            padded, same = stem(torch.cat([mel, padded_mel]), torch.tensor([50, length]))
+            assert int(positions) == int(same[1]) == -(-length // stride) == alone.shape[1]
+            torch.testing.assert_close(padded[1, : int(positions)], alone[0], rtol=0, atol=1e-5)
+            assert torch.equal(stem.positions(frames), same[:1])
+
+
+@pytest.mark.parametrize("kind", ["sinusoidal", "convolutional", "none"])
+def test_macs_of_the_stem_are_those_that_ran(kind: Positions) -> None:
+    stem = ConvStem(5, DIM, stride=2, dropout=0.0, positions=kind)
+    with FlopCounterMode(display=False) as counter:
+        stem(torch.randn(3, 50, 5), torch.tensor([50, 50, 50]))
+    assert int(stem.macs(torch.tensor([50, 50, 50])).sum()) == counter.get_total_flops() // 2
+
+
+def test_sinusoids_are_sines_and_cosines_of_different_wavelength() -> None:
+    table = sinusoids(20, 6, torch.device("cpu"))
+    torch.testing.assert_close(table[:, 0], torch.arange(20.0).sin())
+    torch.testing.assert_close(table[:, 3], torch.arange(20.0).cos())
+    torch.testing.assert_close(table[:, 1], (torch.arange(20.0) * 10_000 ** (-2 / 6)).sin())
+
+
+def test_convolutional_positions_move_with_the_sound() -> None:
+    torch.manual_seed(0)
+    around = ConvPositions(DIM)
+    x = torch.zeros(2, 120, DIM)
+    sound = torch.randn(10, DIM)
+    x[0, 40:50], x[1, 65:75] = sound, sound
+    early, late = around(x)
+    torch.testing.assert_close(late[25:], early[:-25], rtol=0, atol=1e-6)
+    half = POSITION_WIDTH // 2
+    assert torch.equal(early[: 40 - half], early[:1].expand(40 - half, -1))  # nothing there but the bias
+    assert not torch.equal(early[40 - half], early[0])
+
+
+def test_without_positions_a_sound_is_the_same_wherever_it_lies() -> None:
+    torch.manual_seed(0)
+    stem = ConvStem(5, DIM, stride=2, dropout=0.0, positions="none").eval()
+    mel = torch.zeros(2, 120, 5)
+    sound = torch.randn(10, 5)
+    mel[0, 40:50], mel[1, 70:80] = sound, sound
+    early, late = stem(mel, torch.tensor([120, 120]))[0]
+    torch.testing.assert_close(late[30:50], early[15:35], rtol=0, atol=1e-6)
+    assert not torch.equal(early[22], early[0])  # and it is heard
+
+
+def test_a_stem_stride_that_is_not_2_or_4_is_rejected() -> None:
+    with pytest.raises(ValueError, match=r"^stem_stride must be 2 or 4 frames per position, got 3\."):
+        ConvStem(8, DIM, stride=3, dropout=0.0)
+
+
+# The head.
+
+
+@pytest.mark.parametrize("pooling", ["statistics", "maxima"])
+def test_padding_changes_nothing_in_the_head(pooling: Pooling) -> None:
+    torch.manual_seed(0)
+    head = Head(DIM, 3, pooling=pooling, dropout=0.0)
+    x, mask = torch.randn(2, 6, DIM), torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
+    together = head(x, mask)
+    torch.testing.assert_close(head(x[1:, :4], mask[1:, :4])[0], together[1])
+
+
+@pytest.mark.parametrize("pooling", ["statistics", "maxima"])
+def test_macs_of_the_head_are_those_that_ran(pooling: Pooling) -> None:
+    head = Head(DIM, 3, pooling=pooling, dropout=0.0)
+    with FlopCounterMode(display=False) as counter:
+        head(torch.randn(2, 6, DIM), torch.ones(2, 6, dtype=torch.bool))
+    assert int(head.macs(torch.tensor([6, 6])).sum()) == counter.get_total_flops() // 2
+
+
+def test_maxima_are_those_of_single_positions() -> None:
+    torch.manual_seed(0)
+    head = Head(DIM, 3, pooling="maxima", dropout=0.0).eval()
+    x = torch.randn(1, 50, DIM)
+    normed = head.norm(x)[0]
+    pooled = torch.cat([normed.mean(dim=0), normed.max(dim=0).values])
+    torch.testing.assert_close(head(x, torch.ones(1, 50, dtype=torch.bool))[0], head.linear(pooled))

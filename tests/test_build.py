@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from hopscotch.build import build_callbacks, build_loggers, build_model, build_trainer, make, make_trainer
 from hopscotch.config.compose import CONF, compose
 from hopscotch.frontend import LogMel
+from hopscotch.layers.block import BlockSpec
 from hopscotch.layers.gate import Gate
 from hopscotch.layers.jump import SkipLayer
 from hopscotch.models.jumps import JumpAttention, JumpStack
@@ -217,12 +218,16 @@ def test_defaults_of_the_jump_block_are_those_of_the_configuration(prefix: str, 
     assert found == wanted
 
 
-@pytest.mark.parametrize(("maker", "prefix"), [(SkipLayer, "gate_"), (Gate, "")])
-def test_defaults_of_the_gate_are_those_of_the_configuration(maker: Any, prefix: str) -> None:
+def test_defaults_of_the_gate_are_those_of_the_configuration() -> None:
     """But for one: by itself a gate learns by gradient until it is told a loss, and a run always tells it."""
-    found, wanted = defaults_of(maker, prefix), written(compose().gate)
+    found, wanted = defaults_of(Gate), written(compose().gate)
     assert (found.pop("threshold_by"), wanted.pop("threshold_by")) == ("gradient", "loss")
     assert {key: found[key] for key in wanted} == wanted
+
+
+def test_defaults_of_a_block_are_those_of_the_configuration() -> None:
+    wanted = compose().model.encoder.block
+    assert defaults_of(BlockSpec) == {key: wanted[key] for key in wanted if key not in ("_target_", "dim", "num_heads")}
 
 
 def test_defaults_of_the_front_end_are_those_of_the_configuration() -> None:

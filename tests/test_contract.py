@@ -2,6 +2,7 @@
 
 import copy
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from lightning.pytorch import seed_everything
 
 from hopscotch.build import build_model, build_task
-from hopscotch.config.compose import CONF
+from hopscotch.conditions import nothing_skipped
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.layers import attention
 from hopscotch.models.audio_model import AudioModel
@@ -18,9 +19,8 @@ from hopscotch.models.encoder import KINDS, Encoder
 from hopscotch.training.calibration import MAX_BIAS
 from tests.counting import counted_macs
 from tests.small_models import decide_at_random
-from tests.tiny import CLASS_HZ, build, make_batch, tiny_config
+from tests.tiny import CLASS_HZ, MODELS, build, make_batch, tiny_config
 
-MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 SIZE = ("model.depth=4",)  # of 16 channels; deep enough for every kind of jump
 SAMPLES = (1600, 960, 1280, 1600)
 
@@ -54,9 +54,8 @@ def test_a_clip_alone_equals_the_clip_in_a_padded_batch(model: AudioModel) -> No
         with torch.no_grad():
             alone = model(batch.waveform[clip : clip + 1, :length], batch.lengths[clip : clip + 1])
         torch.testing.assert_close(together.logits[clip], alone.logits[0], rtol=0, atol=1e-5)
-        assert torch.equal(together.trace.visited[clip], alone.trace.visited[0])
-        assert torch.equal(together.trace.strides[clip], alone.trace.strides[0])
-        assert int(together.trace.macs[clip]) == int(alone.trace.macs[0])
+        for field in ("strides", "visited", "jumps", "landings", "macs", "dense_macs"):
+            assert torch.equal(getattr(together.trace, field)[clip], getattr(alone.trace, field)[0]), field
 
 
 def test_changing_one_clip_leaves_the_others_alone(model: AudioModel) -> None:
@@ -69,6 +68,47 @@ def test_changing_one_clip_leaves_the_others_alone(model: AudioModel) -> None:
     torch.testing.assert_close(after.logits[others], before.logits[others], rtol=0, atol=1e-5)
     assert torch.equal(after.trace.macs[others], before.trace.macs[others])
     assert not torch.equal(after.logits[1], before.logits[1])
+
+
+def test_changing_one_clip_but_not_its_decisions_leaves_the_others_alone_bit_for_bit(model: AudioModel) -> None:
+    batch, before = make_batch(4, SAMPLES), run(model)
+    batch.waveform[1, : int(batch.lengths[1])] *= 1 + 1e-5
+    with torch.no_grad():
+        after = model(batch.waveform, batch.lengths)
+    assert torch.equal(after.trace.macs, before.trace.macs), "the same decisions"
+    assert not torch.equal(after.logits[1], before.logits[1])
+    for clip in (0, 2, 3):
+        assert torch.equal(after.logits[clip], before.logits[clip])
+
+
+def test_evaluation_leaves_every_buffer_bit_identical(model: AudioModel) -> None:
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    run(model)
+    model.update_threshold(3.0)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_a_larger_decision_bias_costs_more_and_changes_nothing_without_decisions(model: AudioModel) -> None:
+    outputs = []
+    for bias in (-20.0, -5.0, 0.0, 5.0, 20.0):
+        model.decision_bias.fill_(bias)
+        outputs.append(run(model))
+    costs = [int(output.trace.macs.sum()) / int(output.trace.dense_macs.sum()) for output in outputs]
+    if not model.decides:
+        assert all(torch.equal(output.logits, outputs[0].logits) for output in outputs)
+        return
+    assert costs[0] < costs[-1]
+    # A clip that jumps less far may land where it then jumps further: small steps back are possible.
+    assert all(later > earlier - 0.05 for earlier, later in pairwise(costs))
+
+
+def test_the_dense_run_that_time_is_compared_with_runs_the_dense_macs(model: AudioModel) -> None:
+    batch, trace = make_batch(3, (1600,)), run(model, (1600,) * 3).trace
+    with nothing_skipped(model):
+        counted = counted_macs(model, batch.waveform, batch.lengths)
+    counted -= counted_macs(model.frontend, batch.waveform, batch.lengths)
+    assert int(trace.dense_macs.sum()) == pytest.approx(counted, rel=0.02)
+    assert run(model, (1600,) * 3).trace.macs.tolist() == trace.macs.tolist()
 
 
 def test_macs_agree_with_the_flop_counter_on_the_code_that_ran(
@@ -89,6 +129,7 @@ def test_the_dearest_decisions_cost_what_the_model_says_and_the_dense_fraction_i
         assert int(trace.macs[clip]) == cost.dearest
         assert int(trace.dense_macs[clip]) == cost.dense
         assert cost.dearest < cost.dense or float(trace.fraction[clip]) == 1.0
+    torch.testing.assert_close(trace.expected_compute, trace.fraction.float(), rtol=0, atol=1e-3)
 
 
 def test_the_cheapest_decisions_cost_what_the_model_says(model: AudioModel) -> None:

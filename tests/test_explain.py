@@ -10,7 +10,8 @@ from hopscotch.explain import Explanation, draw, explained, layer_in_words, save
 from hopscotch.predict import load
 from hopscotch.types import select_clips
 from tests.hand_made import LANDINGS, OPEN_RATE, VISITED, make_trace
-from tests.small_models import MODELS, SAMPLE_RATE, decide_at_random, make_clips, make_model
+from tests.small_models import SAMPLE_RATE, decide_at_random, make_clips, make_model
+from tests.tiny import MODELS
 
 
 @pytest.mark.parametrize("name", MODELS)

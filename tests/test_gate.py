@@ -1,16 +1,17 @@
 """A gate opens tokens straight through, and its threshold follows the loss."""
 
 import copy
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor
 
 from hopscotch.layers.adapter import Adapter
-from hopscotch.layers.gate import RULES, Gate, StraightThrough
+from hopscotch.layers.gate import Gate, Rule, StraightThrough
 
 DIM = 16
+RULES = get_args(Rule)
 MOVING = [rule for rule in RULES if rule != "off"]
 
 
@@ -47,7 +48,7 @@ def test_straight_through_is_the_identity_for_the_score_and_minus_the_sum_for_th
     assert threshold.grad == -2.5
 
 
-def test_the_score_is_the_sketchs_with_a_sigmoid() -> None:
+def test_the_score_is_the_original_one_with_a_sigmoid() -> None:
     gate, x, mask = make()
     gate.eval()
     normalised, keys = x / x.norm(dim=-1, keepdim=True), gate.keys / gate.keys.norm(dim=-1, keepdim=True)

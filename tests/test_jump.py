@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hopscotch.layers import route as route_module
+from hopscotch.layers import sampling
 from hopscotch.layers.adapter import Adapter
+from hopscotch.layers.block import BlockSpec
 from hopscotch.layers.jump import Credit, SkipLayer
 from hopscotch.layers.policy import landing
 from hopscotch.types import valid_mask
@@ -16,23 +17,25 @@ from tests.small_models import decide_at_random, force_actions
 
 DIM, HEADS, DEPTH, TIME = 16, 2, 6, 9
 LENGTHS = torch.tensor([9, 4, 7, 1, 9, 6])
+SPEC = BlockSpec(DIM, HEADS, dropout=0.0)
 INNER: tuple[Any, ...] = ("adapter", "transformer")
 
 
 def make(**changes: Any) -> tuple[SkipLayer, Tensor]:
     """A block whose gates are biased already (half of the tokens open), and clips that differ in level and mean."""
     torch.manual_seed(0)
-    block = SkipLayer(DIM, HEADS, DEPTH, **{"gate_open_rate": 0.5, "gate_threshold_by": "loss", **changes})
+    gate = {"open_rate": 0.5, "threshold_by": "loss"}
+    block = SkipLayer(DIM, HEADS, DEPTH, **{"gate": gate, "block": SPEC, **changes})
     x = torch.randn(6, TIME, DIM) * torch.linspace(0.3, 3, 6)[:, None, None] + torch.randn(6, 1, DIM)
     block(x)
     return block, x
 
 
-# The sketch.
+# The original formulation.
 
 
-def sketch(block: SkipLayer, x: Tensor, actions: list[int]) -> tuple[Tensor, list[int]]:
-    """One clip (time, dim) through the sketch's skip_layer, with its holes mended; `actions[i]` is taken at layer i."""
+def original(block: SkipLayer, x: Tensor, actions: list[int]) -> tuple[Tensor, list[int]]:
+    """One clip (time, dim) through the original skip_layer, errors corrected; layer i takes `actions[i]`."""
     ox, work_mem, history, i = x, block.work_mem, [], 0
     while i < DEPTH:
         layer = block.layers[i]
@@ -74,19 +77,19 @@ def sketch(block: SkipLayer, x: Tensor, actions: list[int]) -> tuple[Tensor, lis
 
 @pytest.mark.parametrize("mini_hc", [True, False])
 @pytest.mark.parametrize("actions", [[0] * 5, [1] * 5, [2] * 5, [3, 0, 0, 1, 0], [0, 2, 0, 0, 3]])
-def test_the_literal_rule_and_mix_reproduce_the_sketch(mini_hc: bool, actions: list[int]) -> None:
+def test_the_literal_rule_and_mix_reproduce_the_original_formulation(mini_hc: bool, actions: list[int]) -> None:
     block, x = make(mini_hc=mini_hc, jump_rule="literal", jump_mix="literal", policy_sees="input")
     nn.init.normal_(block.work_mem)
     force_actions(block.policy, actions)
     block.eval()
     y = block(x, LENGTHS)
     for clip, length in enumerate(LENGTHS.tolist()):
-        expected, history = sketch(block, x[clip, :length], actions)
+        expected, history = original(block, x[clip, :length], actions)
         torch.testing.assert_close(y[clip, :length], expected, rtol=1e-5, atol=1e-5)
         assert block.logs["jumps"][clip] == history
 
 
-def test_the_weights_of_a_landing_start_as_in_the_sketch_and_longer_jumps_like_its_third() -> None:
+def test_the_weights_of_a_landing_start_as_in_the_original_and_longer_jumps_like_its_third() -> None:
     assert make(jump_max=5)[0].jump_weights.tolist() == pytest.approx([0.1, 0.05, 0.01, 0.01, 0.01])
 
 
@@ -161,7 +164,7 @@ def test_gathered_equals_clip_by_clip_in_training_given_the_same_draws(
 
     def cross(clips: list[int], time: int) -> tuple[Tensor, Any]:
         draws = iter(noise[:, clips].split(1 if sees == "state" else DEPTH - 1))
-        monkeypatch.setattr(route_module, "gumbel_noise", lambda _: next(draws))
+        monkeypatch.setattr(sampling, "gumbel_noise", lambda _: next(draws))
         return block.run(x[clips, :time], LENGTHS[clips])
 
     y, trace = cross(list(range(6)), TIME)
@@ -257,9 +260,9 @@ def test_the_cheapest_macs_equal_brute_force_over_all_routes(inner: Any, rule: A
             return cost
         return cost + min(cheapest(landing(layer, a, DEPTH, rule)) for a in range(3))
 
-    low, dense = block.macs_range(7)
-    assert low == cheapest(0) + int(block.constant_macs(time))
-    assert dense == int(block.eval().run(torch.zeros(1, 7, DIM))[1].dense_macs)
+    cost = block.cost(7)
+    assert cost.cheapest == cheapest(0) + int(block.constant_macs(time))
+    assert cost.dearest == cost.dense == int(block.eval().run(torch.zeros(1, 7, DIM))[1].dense_macs)
 
 
 @pytest.mark.parametrize("inner", INNER)
@@ -335,9 +338,9 @@ def test_evaluation_draws_nothing_and_leaves_every_buffer_bit_identical() -> Non
 # Drop-in use.
 
 
-def test_drop_in_use_is_that_of_the_sketch() -> None:
+def test_drop_in_use_is_that_of_the_original_formulation() -> None:
     torch.manual_seed(0)
-    jump = SkipLayer(DIM, HEADS, 4)
+    jump = SkipLayer(DIM, HEADS, 4, block=SPEC)
     x = torch.randn(3, TIME, DIM)
     y = jump(x)
     assert y.shape == x.shape

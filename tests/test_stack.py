@@ -17,7 +17,7 @@ def test_the_strides_count_down_from_the_first_to_1_or_are_listed() -> None:
 
 def test_the_stack_is_its_blocks_one_after_the_other() -> None:
     torch.manual_seed(0)
-    stack, x, lengths = Stack(BlockSpec(8, 2), 3, first=3), torch.randn(2, 7, 8), torch.tensor([7, 3])
+    stack, x, lengths = Stack(BlockSpec(8, 2, dropout=0.0), 3, first=3), torch.randn(2, 7, 8), torch.tensor([7, 3])
     y, trace = stack(x, lengths)
     for block, stride in zip(stack.blocks, (3, 2, 1), strict=True):
         x = block(x, lengths, strides=stride)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hopscotch.layers.stride import LearnedSkip, StrideChoice, StrideGate, floored, stride_pattern
+from hopscotch.layers.sampling import floored
+from hopscotch.layers.stride import LearnedSkip, StrideChoice, StrideGate, stride_pattern
 from tests.small_models import last_layers
 
 DIM, HEADS, TIME, CLIPS = 16, 2, 11, 6

@@ -13,7 +13,7 @@ from hopscotch.types import valid_mask
 from tests.small_models import decide_at_random, skip_nothing
 
 DIM, HEADS, DEPTH, MAX = 16, 2, 3, 4
-SPEC = BlockSpec(DIM, HEADS)
+SPEC = BlockSpec(DIM, HEADS, dropout=0.0)
 LENGTHS = torch.tensor([11, 4, 1, 8, 11])
 
 

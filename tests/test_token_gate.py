@@ -82,12 +82,12 @@ def passes_of(encoder: GatedEncoder) -> list[int]:
     ("name", "changes"),
     [*((name, {}) for name in GATED), ("learned_skip", {"estimator": "gain", "gate_input": "first"})],
 )
-@pytest.mark.parametrize("deals", [False, True])
+@pytest.mark.parametrize("shuffled", [False, True])
 def test_clips_come_out_the_same_however_they_are_grouped(
-    name: str, changes: dict[str, str], deals: bool, monkeypatch: pytest.MonkeyPatch
+    name: str, changes: dict[str, str], shuffled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder, x = make_gated(name, **changes)
-    repeat = run(encoder, x)[1].decisions[torch.tensor([3, 0, 1, 2])] if deals else None
+    repeat = run(encoder, x)[1].decisions[torch.tensor([3, 0, 1, 2])] if shuffled else None
     passes = passes_of(encoder)
     monkeypatch.setattr(token_gate, "PASS", float("inf"))
     y, trace = run(encoder, x, repeat=repeat)
@@ -159,19 +159,19 @@ def test_the_loss_moves_its_threshold() -> None:
     assert all(torch.equal(value, kept[name]) for name, value in encoder.state_dict().items())
 
 
-def test_tokens_can_be_repeated_and_dealt() -> None:
+def test_tokens_can_be_repeated_and_shuffled() -> None:
     encoder, x = make_gated("learned_skip")
     y, trace = run(encoder, x)
     again, same = run(encoder, x, repeat=trace.decisions)
     torch.testing.assert_close(again, y, rtol=0, atol=1e-6)
     assert torch.equal(same.macs, trace.macs)
     order = torch.tensor([3, 2, 1, 0])
-    _, dealt = run(encoder, x, repeat=trace.decisions[order])
+    _, shuffled = run(encoder, x, repeat=trace.decisions[order])
     assert trace.tokens is not None
-    assert dealt.tokens is not None
-    assert not torch.equal(dealt.tokens, trace.tokens)
+    assert shuffled.tokens is not None
+    assert not torch.equal(shuffled.tokens, trace.tokens)
     rates = [trace.tokens[i, : LENGTHS[i]].float().mean() for i in range(4)]
-    assert float(dealt.tokens[0].float().mean()) == pytest.approx(float(rates[3]), abs=0.05)
+    assert float(shuffled.tokens[0].float().mean()) == pytest.approx(float(rates[3]), abs=0.05)
 
 
 def test_tokens_of_a_shorter_clip_are_stretched_over_a_longer_one() -> None:
@@ -193,7 +193,7 @@ def test_a_rate_that_the_gate_may_not_have_is_refused() -> None:
     gate = {"rule": "target", "open_rate": 0.05, "rate_floor": 0.1, "rate_ceiling": 0.98}
     with pytest.raises(ValueError, match=r"^open_rate must lie between .*, 0\.1 and 0\.98, got 0\.05\."):
         GatedEncoder(make_encoder("dense"), DIM, gate=gate)
-    with pytest.raises(ValueError, match=r"^gate.rule must be target before an encoder, got sign"):
+    with pytest.raises(ValueError, match=r"^rule must be target in a gate before an encoder, got sign"):
         GatedEncoder(make_encoder("dense"), DIM, gate={**gate, "open_rate": 0.5, "rule": "sign"})
 
 

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig
 
 from hopscotch.build import build_data, build_model, build_task, make_trainer
-from hopscotch.config.compose import compose, run_hydra
+from hopscotch.config.compose import CONF, compose, run_hydra
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.training.task import AudioTask
 from hopscotch.types import AudioBatch
@@ -25,15 +25,7 @@ from train import task
 
 SAMPLE_RATE = 8000
 CLASS_HZ = {"high": 1500.0, "low": 300.0, "middle": 700.0}
-MODELS = (
-    "dense",
-    "jump_attention",
-    "learned_skip",
-    "skip_attention",
-    "skip_layer",
-    "skip_layer_plain",
-    "skip_transformer",
-)
+MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))  # those that a user adds, too
 TINY_MODEL = ("model.dim=16", "model.heads=2", "model.depth=3")
 TINY_RUN = (
     "trainer=cpu",

@@ -103,7 +103,7 @@ def make_encoder(cfg: DictConfig) -> Encoder:
         return encoder
     keys = ("num_keys", "hidden_ratio", "rule", "rate_floor", "rate_ceiling", "detach")
     gate = {key: cfg.gate[key] for key in keys} | {"open_rate": cfg.model.open_rate}
-    with named("model"):
+    with named("model.open_rate"):
         return GatedEncoder(encoder, cfg.model.dim, gate=gate)
 
 

@@ -34,7 +34,7 @@ def _against_peer(
     batch: int, time: int, dim: int, heads: int, strided_bar: float, rounds: int, device: str
 ) -> Iterator[Row]:
     theirs = peer(dim, heads).to(device)
-    plain, wide = BlockSpec(dim, heads), BlockSpec(dim, heads, convolution_width=CONVOLUTION)
+    plain, wide = (BlockSpec(dim, heads, ffn_ratio=4, dropout=0.0, convolution_width=w) for w in (0, CONVOLUTION))
     ours, convolved = Stack(plain, DEPTH).to(device), Stack(wide, DEPTH).to(device)
     strided, both = (Stack(spec, DEPTH, strides=[STRIDE] * DEPTH).to(device) for spec in (plain, wide))
     x = torch.randn(batch, time, dim, device=device)

@@ -53,8 +53,9 @@ def routes_long(rounds: int, device: str) -> Iterator[Row]:
 
 def _routes(batch: int, time: int, dim: int, heads: int, rounds: int, device: str) -> Iterator[Row]:
     torch.manual_seed(0)
-    dense = Stack(BlockSpec(dim, heads), DEPTH).to(device)
-    block = SkipLayer(dim, heads, DEPTH, inner="transformer")
+    spec = BlockSpec(dim, heads, ffn_ratio=4, dropout=0.0, convolution_width=0)
+    dense = Stack(spec, DEPTH).to(device)
+    block = SkipLayer(dim, heads, DEPTH, inner="transformer", block=spec)
     policy = block.policy = RandomRoutes(2 * dim, DEPTH, max_jump=block.max_jump)
     block = block.to(device)
     x = torch.randn(batch, time, dim, device=device)
