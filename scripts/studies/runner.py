@@ -1,4 +1,4 @@
-"""Run all jobs of an experiment, several at once, and make one table of them. Stop it and start it again at will.
+"""Run all jobs of an experiment, several at once, and make one table of them. It can be stopped and resumed.
 
     python -m scripts.studies run experiment=study_routes data.root=../shared/data/fsdd
     python -m scripts.studies run experiment=study_routes data.root=../shared/data/fsdd --quick     seed 0 alone

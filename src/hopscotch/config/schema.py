@@ -77,7 +77,8 @@ def node(*bases: type, **keys: Any) -> type:
     fields: list[tuple[str, Any, Any]] = []
     for key, kind in keys.items():
         if kind is dict or is_dataclass(kind):
-            fields.append((key, dict[str, Any] if kind is dict else kind, field(default_factory=kind)))
+            factory: Any = kind
+            fields.append((key, dict[str, Any] if kind is dict else kind, field(default_factory=factory)))
             continue
         kind, rule = kind if isinstance(kind, tuple) else (kind, None)
         fields.append((key, kind, field(default=MISSING, metadata={} if rule is None else {"rule": rule})))
