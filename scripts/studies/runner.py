@@ -114,7 +114,7 @@ def run_jobs(jobs: Sequence[Sequence[str]], out: Path, lanes: int) -> Generator[
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in list(running):
-                process.kill()  # its folder is made anew the next time
+                process.kill()  # its folder is removed the next time
             raise
 
 

@@ -39,7 +39,7 @@ from hopscotch.training.task import AudioTask
 from hopscotch.types import AudioBatch
 
 OWN_KEYS = ("run", "ckpt", "out", "snr", "trust")  # of this command; all other keys are the run's
-KEPT = ("sample_rate", "batch_size", "num_workers", "cache_gib")  # of the run's data, whatever clips come instead
+KEPT = ("sample_rate", "batch_size", "num_workers", "cache_gib")  # of the run's data, also with other clips
 
 
 class LoadedRun(NamedTuple):

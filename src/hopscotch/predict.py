@@ -29,7 +29,7 @@ from hopscotch.data.clips import one_ahead
 from hopscotch.data.windows import Piece, Windowing, groups, pieces_of, side_by_side
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.plain import shown
-from hopscotch.progress import progress_beside
+from hopscotch.progress import progress_on_stderr
 from hopscotch.report.clips import LETTERS
 from hopscotch.report.decisions import LANDED, history_cells
 from hopscotch.report.explain import explained, save_page
@@ -288,7 +288,7 @@ def usual_workers(num_files: int, device: torch.device) -> int:
 def print_answers(model: Predictor, files: list[Path], form: Form, num_workers: int = 0) -> int:
     """Print answers on standard output, bad files and progress on standard error; return how many files failed."""
     failed: list[str] = []
-    with progress_beside(len(files), "Listening") as advance:
+    with progress_on_stderr(len(files), "Listening") as advance:
         answers = counted(model.predict(files, advance, num_workers=num_workers), failed)
         if form == "json":
             write_json(answers, sys.stdout)

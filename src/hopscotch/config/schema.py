@@ -72,7 +72,7 @@ def node(*bases: type, **keys: Any) -> type:
     """Make the schema of a node from `bases` and these keys.
 
     A key is a type, a pair of type and rule, the schema of a node below, or `dict` for a group that may be left out.
-    Keys have no default here; an optional type accepts None whatever its rule.
+    Keys have no default here; an optional type accepts None, too.
     """
     fields: list[tuple[str, Any, Any]] = []
     for key, kind in keys.items():

@@ -39,7 +39,7 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ (x >> 31 & 0x1FFFFFFFF)
 
 
-BATCHES_PER_BUCKET = 8  # sorted by length together: little padding, yet every epoch mixes clips anew
+BATCHES_PER_BUCKET = 8  # sorted by length together: little padding, yet every epoch mixes clips differently
 
 Pair = tuple[int, int]  # epoch, index
 
