@@ -6,13 +6,13 @@
     python3 scripts/bootstrap.py test -k jump               ... with these arguments for pytest
     python3 scripts/bootstrap.py                            only set up
 
-Setting up makes `.venv` beside this folder and installs into it the versions of constraints.txt: by uv, which is
-itself installed by pip, or by pip alone where uv fails. It needs Python 3.11 to 3.13 and its standard library, and
-looks for `python3.13` ... `python3.11` when it is run by another.
+Setting up makes `.venv` in the checkout and installs into it the versions of constraints.txt: with uv, which
+pip installs, or with pip alone if uv fails. It needs Python 3.11 to 3.13 and its standard library, and
+looks for `python3.13` ... `python3.11` if another version runs it.
 
-`.venv/hopscotch-stamp` says what is installed. While it agrees with pyproject.toml and constraints.txt there is nothing
-to set up, and the second call starts at once. When the pins change, `.venv` is brought up to date; when it is half made
-(an interrupted call) or was moved, it is made anew. Two calls at once wait for each other.
+`.venv/hopscotch-stamp` records what is installed. While it matches pyproject.toml and constraints.txt there is nothing
+to set up, and the next call starts at once. If the pins change, `.venv` is updated; if it is incomplete (an interrupted
+call) or was moved, it is made again. Two calls at the same time wait for each other.
 
 After that, `python train.py ...` is the everyday command, from any folder.
 """
@@ -83,14 +83,14 @@ def check_verb(verb: str) -> None:
 
 
 def hand_over(arguments: list) -> None:
-    """Start again with a suitable Python where this one is not."""
+    """Start again with a suitable Python if this one is not."""
     ready = wanted_stamp(ROOT) == read_stamp(VENV)
     if ready or is_suitable(sys.executable):
         return
     for minor in range(NEWEST[1], OLDEST[1] - 1, -1):
         name = f"python3.{minor}"
         if is_suitable(name):
-            say(f"Python {version()} does not serve here (3.11 to 3.13 with venv does): going on with {name}")
+            say(f"Python {version()} does not work here (3.11 to 3.13 with venv does): going on with {name}")
             raise SystemExit(replace_by([name, str(Path(__file__).resolve()), *arguments]))
     raise Refusal(
         f"Python must be 3.11 to 3.13 with its venv and ensurepip modules, got {version()} at {sys.executable}, and no "
@@ -118,7 +118,7 @@ def version() -> str:
 
 
 def wanted_stamp(root: Path) -> str:
-    """What the stamp says when `.venv` under `root` holds what this checkout asks for.
+    """Return the stamp of a `.venv` under `root` that holds what this checkout requires.
 
     Two lines: the place, because a virtual environment does not survive a move; a hash over the pins and the Python.
     """
@@ -131,22 +131,22 @@ def wanted_stamp(root: Path) -> str:
 
 
 def read_stamp(venv: Path) -> str:
-    """What the stamp says; empty where there is none, or no Python that it could speak of."""
+    """Return the text of the stamp, or an empty text if there is no stamp or no Python."""
     stamp = venv / STAMP
     return stamp.read_text(encoding="utf-8") if stamp.exists() and (venv / BIN).exists() else ""
 
 
 def write_stamp(venv: Path, text: str) -> None:
-    """Replace the stamp at once: it is never half written."""
+    """Replace the stamp in one step, so that it is never half written."""
     scratch = venv / f"{STAMP}.new"
     scratch.write_text(text, encoding="utf-8")
     os.replace(scratch, venv / STAMP)
 
 
 def must_be_made(venv: Path) -> str:
-    """Why `.venv` has to be made (anew) before anything can be installed; empty where it can be kept.
+    """Return why `.venv` has to be made before anything can be installed, or an empty text if it can be kept.
 
-    A stamp that merely names older pins is no reason, nor is none: then somebody made `.venv` by hand.
+    A stamp with older pins is no reason, nor is a missing one: then somebody made `.venv` by hand.
     """
     if not venv.exists():
         return "there is none"
@@ -166,7 +166,7 @@ def must_be_made(venv: Path) -> str:
 
 
 def set_up(lock: int) -> bool:
-    """Make `.venv` agree with the pins; False if another call has done it meanwhile."""
+    """Make `.venv` match the pins; False if another call has done so in the meantime."""
     if wanted_stamp(ROOT) == read_stamp(VENV):
         return False
     reason = must_be_made(VENV)
@@ -174,11 +174,11 @@ def set_up(lock: int) -> bool:
         with timed(f"making .venv with Python {version()} ({reason})"):
             make_venv(lock)
     before = read_stamp(VENV)
-    write_stamp(VENV, UNFINISHED)  # nothing that is interrupted from here on can pass for whole
+    write_stamp(VENV, UNFINISHED)  # an interrupted set-up is never taken for a finished one
     with timed("installing the versions of constraints.txt (5 GB on Linux; fetched the first time)"):
         try:
             install(lock)
-        except Refusal:  # as without a network: what was there is kept for the next call
+        except Refusal:  # such as no network: the next call can use what was there
             if not reason:
                 write_stamp(VENV, before)
             raise
@@ -187,18 +187,15 @@ def set_up(lock: int) -> bool:
 
 
 def make_venv(lock: int) -> None:
-    """Make an empty `.venv`, in place of what is there.
-
-    From the Python beneath, when this one runs in the very `.venv` that goes.
-    """
+    """Make an empty `.venv` in place of the old one, with the base Python if this one runs in the old `.venv`."""
     python = getattr(sys, "_base_executable", sys.executable)
     run([python, "-I", "-m", "venv", "--without-pip", "--clear", str(VENV)], lock)
 
 
 def install(lock: int) -> None:
-    """Install the project and its tools by uv, or by pip where uv cannot be had or fails.
+    """Install the project and its tools with uv, or with pip if uv is missing or fails.
 
-    -I keeps PYTHONPATH and the user's own packages out. uv reads none of pip's settings.
+    -I keeps PYTHONPATH and the user's own packages out. uv does not read pip's settings.
     """
     pip = [str(PYTHON), "-I", "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     uv = [str(PYTHON), "-I", "-m", "uv", "pip", "install", "--python", str(PYTHON)]
@@ -222,7 +219,7 @@ def run(command: list, lock: int, quiet: bool = False) -> None:
     output = subprocess.DEVNULL if quiet else sys.stderr
     code = subprocess.call(command, cwd=str(ROOT), stdout=output, pass_fds=inherited)
     if code:
-        raise Refusal(f"`{' '.join(command[3:6])} ...` ended with exit code {code}; what it said is above")
+        raise Refusal(f"`{' '.join(command[3:6])} ...` ended with exit code {code}; its output is above")
 
 
 @contextlib.contextmanager
@@ -240,7 +237,7 @@ def only_one(path: Path):
 
 
 def try_lock(handle: int) -> bool:
-    """Lock an open file for this process, if nobody else has."""
+    """Lock an open file for this process unless another has."""
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -277,7 +274,7 @@ def check_all(extra: list) -> int:
 
 
 def replace_by(command: list) -> int:
-    """Become another program, so that signals and exit codes are its own; Windows has only children."""
+    """Replace this process by another program, which then gets signals and sets the exit code; on Windows, call it."""
     sys.stdout.flush()
     if os.name == "nt":
         return subprocess.call(command)
@@ -286,7 +283,7 @@ def replace_by(command: list) -> int:
 
 @contextlib.contextmanager
 def timed(what: str):
-    """Say what begins, and how long it took."""
+    """Print what begins, and how long it took."""
     say(f"{what} ...")
     began = time.monotonic()
     yield
@@ -294,7 +291,7 @@ def timed(what: str):
 
 
 def say(text: str) -> None:
-    """Tell the user; on standard error, so that the output of train.py stays its own."""
+    """Print a line on standard error, so that standard output has only the output of train.py."""
     print(f"[bootstrap] {text}", file=sys.stderr, flush=True)
 
 

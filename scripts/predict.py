@@ -1,4 +1,4 @@
-"""Say what audio files hold, and what it cost to say it.
+"""Predict the classes of audio files, and show what each prediction cost.
 
     python scripts/predict.py run=outputs/<run> clip.wav folder 'more/*.flac'
 
@@ -6,15 +6,15 @@
     seven       0.981    0.812  · · · · · · 4 3 2 1  xx->xxxxxx  recordings/7_theo_3.wav
     ...
 
-    --json, --csv        for programs: on standard output, everything else on standard error
-    --explain clip.wav   one page on one clip: what the model heard, what it read, what it jumped over, what that cost
+    --json, --csv        for programs: on standard output, all other output on standard error
+    --explain clip.wav   one page on one clip: its spectrogram, what the model attended to, skipped and computed
 
-Route: x ran, > was landed on by a jump, - was jumped over. A file longer than every clip of the run's data and than
-four mean training clips (at least 1 s) is cut into windows with a label each (--window, --hop). A file that cannot be
-read is named and the others go on; the exit code is then 1, and 2 where there was nothing to do. ckpt=FILE takes
-another checkpoint of the run than the best one, trust=MODULE allows the classes of a module of yours. A run may come
-from anywhere: it runs no code of its own. The compute budget is the one that the checkpoint was calibrated to:
-scripts/evaluate.py, which has the data, sets others.
+Route, a letter per layer: x ran, > ran after a jump to it, - was skipped. A file longer than every clip of the run's
+data and than four mean training clips (at least 1 s) is cut into windows with a label each (--window, --hop). A file
+that cannot be read is named and the others are still predicted; the exit code is then 1. It is 2 if there was nothing
+to do. ckpt=FILE uses another checkpoint than the best one. A run folder executes no code; trust=MODULE allows the
+classes of a module of yours. The compute budget is the one that the checkpoint was calibrated to; scripts/evaluate.py,
+which has the data, sets others.
 """
 
 import argparse
@@ -31,15 +31,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", metavar="run=FOLDER file, folder or 'glob*'")
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="a list of objects")
-    form.add_argument("--csv", action="store_true", help="a row per label")
+    form.add_argument("--json", action="store_true", help="print a list of objects")
+    form.add_argument("--csv", action="store_true", help="print a row per label")
     form.add_argument("--explain", metavar="CLIP", type=Path, help="draw one page instead")
-    parser.add_argument("--out", metavar="PNG", type=Path, help="where to: <clip>.explain.png")
-    parser.add_argument("--window", metavar="SECONDS", type=float, help="of a label in a long recording")
+    parser.add_argument("--out", metavar="PNG", type=Path, help="file of the page (default: <clip>.explain.png)")
+    parser.add_argument("--window", metavar="SECONDS", type=float, help="length of the windows of a long recording")
     parser.add_argument("--hop", metavar="SECONDS", type=float, help="from one window to the next (half a window)")
     parser.add_argument("--batch-size", metavar="CLIPS", type=int, default=64, help="64; changes no label")
     parser.add_argument("--workers", metavar="N", type=int, help="processes, 0 for none (one per core for many files)")
-    parser.add_argument("--device", help="cpu or cuda (what is there)")
+    parser.add_argument("--device", help="cpu or cuda (default: cuda if available)")
     arguments = parser.parse_intermixed_args()
     keys = dict(word.split("=", 1) for word in arguments.words if word.startswith(KEYS))
     names = [word for word in arguments.words if not word.startswith(KEYS)]
@@ -53,9 +53,9 @@ def main() -> None:
 
 
 def predict(keys: dict[str, str], names: list[str], arguments: argparse.Namespace) -> bool:
-    """Whether any file failed."""
+    """Predict or explain, and return whether any file failed."""
     from hopscotch.data.audio import AudioFileError
-    from hopscotch.data.windows import find_files  # and with it torch
+    from hopscotch.data.windows import find_files  # imports torch
     from hopscotch.plain import sentence
     from hopscotch.predict import explain, load, print_answers, usual_workers
     from hopscotch.registry import trusted

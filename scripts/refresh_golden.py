@@ -1,4 +1,4 @@
-"""Write the golden training losses of tests/golden anew, where a change of them was meant.
+"""Write the golden training losses of tests/golden again after an intended change.
 
     python scripts/refresh_golden.py
 

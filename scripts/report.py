@@ -1,12 +1,12 @@
-"""Write the report of a run anew, or that of a run which is still going: one HTML file, and a model card beside it.
+"""Write the report of a finished or running run again: one HTML file and a model card.
 
     python scripts/report.py run=outputs/<run>
 
     outputs/<run>/README.md
     outputs/<run>/report/index.html
 
-A run may come from anywhere: it runs no code of its own. trust=<module> allows a data source of yours.
-Every run writes both at its end. Where the data have moved: python scripts/report.py run=outputs/<run> data.root=F
+Every run writes both at its end. If the data have moved: python scripts/report.py run=outputs/<run> data.root=F
+A run folder executes no code; trust=<module> allows a data source of yours.
 """
 
 import sys
@@ -28,7 +28,7 @@ def main() -> None:
     from hopscotch.registry import trusted
     from hopscotch.report.run_folder import read_run
     from hopscotch.report.run_page import CARD, PAGE, find_sounds, write_report
-    from hopscotch.restore import build_stored_data  # and with it torch
+    from hopscotch.restore import build_stored_data  # imports torch
     from hopscotch.run import quiet
 
     quiet()

@@ -87,7 +87,7 @@ def test_no_schema_holds_a_default_value() -> None:
         for field in fields(schema)
         if field.default != MISSING and not (field.default is NO_DEFAULT and is_dataclass(field.type))
     ]
-    assert values == ["Config.callbacks", "Config.logger"]  # empty where the group is left out
+    assert values == ["Node.callbacks", "Node.logger"]  # empty where the group is left out
 
 
 def test_an_override_gets_the_type_of_its_key() -> None:

@@ -109,7 +109,7 @@ def test_split_folders_are_never_taken_for_classes(tmp_path: Path, names: tuple[
     for name in names:
         for label in ("cat", "dog"):
             add(tmp_path / name / label / "0.wav")
-    with pytest.raises(ValueError, match="so written, and nothing beside them"):
+    with pytest.raises(ValueError, match="so written, and nothing else"):
         folder(tmp_path).setup()
 
 
@@ -126,7 +126,7 @@ def test_files_beside_the_class_folders_are_named(root: Path, caplog: pytest.Log
     add(root / "stray.wav")
     (root / "readme.txt").write_text("no clip")
     folder(root).setup()
-    assert "files beside the class folders are not used: stray.wav" in caplog.text
+    assert "files outside the class folders are not used: stray.wav" in caplog.text
     assert "readme" not in caplog.text
 
 
@@ -136,7 +136,7 @@ def test_files_beside_the_class_folders_of_a_split_are_named(tmp_path: Path, cap
             add(tmp_path / split / label / "0.wav")
     add(tmp_path / "val" / "stray.wav")
     folder(tmp_path).setup()
-    assert f"files beside the class folders are not used: {Path('val', 'stray.wav')}" in caplog.text
+    assert f"files outside the class folders are not used: {Path('val', 'stray.wav')}" in caplog.text
 
 
 @pytest.mark.parametrize("where", [".", "cat", "cat/deep"])

@@ -17,7 +17,7 @@ Rows = Mapping[str, Sequence[ClipRow]]  # of a column: by clip, the row of each 
 
 
 class Verdict(NamedTuple):
-    """Hold what a column makes of a clip."""
+    """Hold the verdict of a column on a clip."""
 
     prediction: str
     confidence: float

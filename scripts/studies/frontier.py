@@ -1,4 +1,4 @@
-"""Report a sweep, whole or half done: accuracy against compute and seconds, the Pareto set, what failed and why.
+"""Report a finished or running sweep: accuracy against compute and seconds, the Pareto set, what failed and why.
 
     python -m scripts.studies frontier sweep=outputs/<sweep>
     python -m scripts.studies frontier sweep=outputs/study_frontier_fsdd beside=outputs/study_frontier_baselines

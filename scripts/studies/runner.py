@@ -1,4 +1,4 @@
-"""Run all jobs of an experiment, several at once, and make one table of them. Stop it and start it again at will.
+"""Run all jobs of an experiment, several at once, and make one table of them. It can be stopped and resumed.
 
     python -m scripts.studies run experiment=study_routes data.root=../shared/data/fsdd
     python -m scripts.studies run experiment=study_routes data.root=../shared/data/fsdd --quick     seed 0 alone
@@ -114,7 +114,7 @@ def run_jobs(jobs: Sequence[Sequence[str]], out: Path, lanes: int) -> Generator[
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in list(running):
-                process.kill()  # its folder is made anew the next time
+                process.kill()  # its folder is removed the next time
             raise
 
 

@@ -76,7 +76,7 @@ def main(words: Sequence[str]) -> None:
 
 
 def once(kept: Path, overrides: list[str], run: Callable[[], dict[str, float | None]]) -> dict[str, float | None]:
-    """Return what the run came to: kept from before, or found now and kept."""
+    """Return the result of the run, read from an earlier call or measured and written now."""
     if not kept.exists():
         found = json.dumps({"overrides": overrides, "found": run()})
         kept.write_text(found, encoding="utf-8")

@@ -1,6 +1,6 @@
-"""What a model says of files that nobody has labelled, and how a person or a program reads it.
+"""Write predictions for unlabelled files as JSON, CSV or a table.
 
-Written file by file as answers come, so that a hundred thousand take no more memory than ten.
+Each file's answer is written as it comes, so that a hundred thousand files take no more memory than ten.
 """
 
 import csv
@@ -11,16 +11,15 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 from hopscotch.plain import quoted, sentence, shown
 from hopscotch.report.text import json_text
 
-DIGITS = 6  # of what is written: the last bits of a float32 depend on the batch
+DIGITS = 6  # decimals of a written number: the last bits of a float32 depend on the batch
 ABSENT = "·"
-
 
 Form = Literal["json", "csv", "table"]
 
 
 @runtime_checkable
 class Sink(Protocol):
-    """Where text goes: a file, standard output, whatever stands in for it."""
+    """Accept text: a file, standard output, or a substitute for it."""
 
     def write(self, text: str, /) -> object: ...
 
@@ -28,7 +27,7 @@ class Sink(Protocol):
 
 
 class Window(NamedTuple):
-    """A label for some seconds of a long recording."""
+    """Label some seconds of a long recording."""
 
     start: float  # seconds
     end: float
@@ -41,25 +40,25 @@ class Window(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What a model says of a clip, and what it did to say it.
+    """Label a clip, and describe what the model computed for it.
 
-    Of a recording that was cut into windows the probabilities are the mean over the windows and compute is their sum
-    over what a dense model costs; what it did is said by the windows.
+    For a recording that was cut into windows, probabilities are means over the windows, compute is the sum of their
+    costs over that of a dense model, and the windows have the decisions.
     """
 
     label: str
     confidence: float  # probability of the label
     probabilities: dict[str, float]
     compute: float  # share of a dense model's multiply-accumulates
-    strides: list[int] | None  # by layer; 0 where it had no attention, or did not run. None: see `windows`
-    history: list[int] | None  # layers landed on by jumping
+    strides: list[int] | None  # per layer; 0 without attention or where skipped. None: see `windows`
+    history: list[int] | None  # layers that a jump landed on
     route: str | None  # a letter per layer: x ran, > landed on, - jumped over
     seconds: float
     windows: list[Window] | None = None
 
 
 class Answer(NamedTuple):
-    """What came of a file: a prediction, or the reason why there is none."""
+    """Hold the prediction for a file, or the reason why there is none."""
 
     path: str
     prediction: Prediction | None
@@ -67,28 +66,23 @@ class Answer(NamedTuple):
 
 
 def as_object(answer: Answer) -> dict[str, Any]:
-    """For JSON: path and error, or path, label, confidence, compute, strides, history, and windows where there are."""
-    said = answer.prediction
-    if said is None:
+    """Return what JSON has of an answer: path and error, or path, label, decisions, and windows if there are any."""
+    prediction = answer.prediction
+    if prediction is None:
         return {"path": answer.path, "error": answer.error}
-    windows = {} if said.windows is None else {"windows": [_facts(window) for window in said.windows]}
-    return {"path": answer.path, **_facts(said), **windows}
+    windows = {} if prediction.windows is None else {"windows": [_facts(window) for window in prediction.windows]}
+    return {"path": answer.path, **_facts(prediction), **windows}
 
 
-def _facts(said: Prediction | Window) -> dict[str, Any]:
-    where = {"start": round(said.start, DIGITS), "end": round(said.end, DIGITS)} if isinstance(said, Window) else {}
-    return {
-        **where,
-        "label": said.label,
-        "confidence": round(said.confidence, DIGITS),
-        "compute": round(said.compute, DIGITS),
-        "strides": said.strides,
-        "history": said.history,
-    }
+def _facts(part: Prediction | Window) -> dict[str, Any]:
+    fields = part._asdict()
+    names = ("start", "end", "label", "confidence", "compute", "strides", "history")
+    values = {name: fields[name] for name in names if name in fields}
+    return {name: round(value, DIGITS) if isinstance(value, float) else value for name, value in values.items()}
 
 
 def counted(answers: Iterable[Answer], failed: list[str]) -> Iterator[Answer]:
-    """The same answers; files that failed are named on standard error as they come, and noted."""
+    """Yield the answers again; files that failed are named on standard error as they come, and added to `failed`."""
     for answer in answers:
         if answer.error is not None:
             failed.append(answer.path)
@@ -97,7 +91,7 @@ def counted(answers: Iterable[Answer], failed: list[str]) -> Iterator[Answer]:
 
 
 def write_json(answers: Iterable[Answer], file: Sink) -> None:
-    """A list of objects, one a line."""
+    """Write a list of objects, one per line."""
     file.write("[")
     for number, answer in enumerate(answers):
         file.write((",\n " if number else "\n ") + json_text(as_object(answer)))
@@ -108,9 +102,9 @@ CSV_HEADS: tuple[str, ...] = ("path", "start", "end", "label", "confidence", "co
 
 
 def write_csv(answers: Iterable[Answer], file: Sink) -> None:
-    """Write a row per label: one for a clip, one per window of a long recording. Lists are parted by blanks.
+    """Write a row per label: one for a clip, one per window of a long recording. Blanks separate items of lists.
 
-    Names are shown as in the table, for this goes to a terminal as often; JSON has them exactly.
+    Names are shown as in the table, because this goes to a terminal as often; JSON has them exactly.
     """
     writer = csv.DictWriter(file, CSV_HEADS, lineterminator="\n")
     writer.writeheader()
@@ -123,17 +117,17 @@ def write_csv(answers: Iterable[Answer], file: Sink) -> None:
 
 
 def _rows(answer: Answer) -> Iterator[dict[str, Any]]:
-    said = answer.prediction
-    if said is None:
+    prediction = answer.prediction
+    if prediction is None:
         yield {"error": answer.error}
-    elif said.windows is None:
-        yield {"start": 0, "end": round(said.seconds, DIGITS), **_facts(said)}
+    elif prediction.windows is None:
+        yield {"start": 0, "end": round(prediction.seconds, DIGITS), **_facts(prediction)}
     else:
-        yield from map(_facts, said.windows)
+        yield from map(_facts, prediction.windows)
 
 
 def write_table(answers: Iterable[Answer], file: Sink, *, classes: Sequence[str]) -> None:
-    """Columns for a person; the file comes last, being of any length. Files that failed are left out."""
+    """Write columns for a person, the path last because of its length. Files that failed are left out."""
     label_width = max(len("label"), *(len(shown(name)) for name in classes))
     columns = ""
     for answer in answers:
@@ -143,8 +137,9 @@ def write_table(answers: Iterable[Answer], file: Sink, *, classes: Sequence[str]
             strides = "" if part.strides is None else " ".join(str(s) if s else ABSENT for s in part.strides)
             route = part.route or ""
             if not columns:  # the first clip tells how many layers there are
-                depth = len(_first_clip(answer.prediction))
-                wide = max(len("strides"), 2 * depth - 1), max(len("route"), depth)
+                windows = answer.prediction.windows
+                num_layers = len((windows[0] if windows else answer.prediction).strides or [])
+                wide = max(len("strides"), 2 * num_layers - 1), max(len("route"), num_layers)
                 columns = f"{{:<{label_width}}}  {{:>10}}  {{:>7}}  {{:<{wide[0]}}}  {{:<{wide[1]}}}  {{}}\n"
                 file.write(columns.format("label", "confidence", "compute", "strides", "route", "file"))
             numbers = f"{part.confidence:.3f}", f"{part.compute:.3f}"
@@ -152,11 +147,7 @@ def write_table(answers: Iterable[Answer], file: Sink, *, classes: Sequence[str]
         file.flush()
 
 
-def _first_clip(said: Prediction) -> list[int]:
-    return said.windows[0].strides if said.windows else said.strides or []
-
-
-def _parts(path: str, said: Prediction) -> Iterator[tuple[Prediction | Window, str]]:
-    yield said, path if said.windows is None else f"{path} ({said.seconds:.1f} s, {len(said.windows)} windows)"
-    for window in said.windows or ():
+def _parts(path: str, whole: Prediction) -> Iterator[tuple[Prediction | Window, str]]:
+    yield whole, path if whole.windows is None else f"{path} ({whole.seconds:.1f} s, {len(whole.windows)} windows)"
+    for window in whole.windows or ():
         yield window, f"  {window.start:.2f} to {window.end:.2f} s"

@@ -1,7 +1,7 @@
-"""Make objects of a configuration: the one place that follows a `_target_`.
+"""Make objects from a configuration: the one place that follows a `_target_`.
 
-A `_target_` may name anything that can be imported, for it was typed, or stands in a configuration folder of one's own.
-What comes with a run's folder goes through `hopscotch.registry.check_stored` first (`hopscotch.restore` sees to it).
+A `_target_` may name anything that can be imported, because the user typed it or wrote it into a configuration folder.
+`hopscotch.restore` passes the configuration of a run folder through `hopscotch.registry.check_stored` first.
 """
 
 import contextlib
@@ -30,17 +30,17 @@ from hopscotch.training.task import AudioTask
 
 
 def make(node: DictConfig, **more: Any) -> Any:
-    """The object that `node._target_` describes: its keys and `more` are the arguments; nested nodes come first."""
+    """Make the object that `node._target_` names with the node's keys and `more`; nested nodes are made first."""
     return maker(node)(**more)
 
 
 def maker(node: DictConfig) -> Callable[..., Any]:
-    """What `make` calls with `more`. Hydra would copy objects that pass through it, so they do not."""
+    """Return the callable that `make` calls with `more`, which Hydra would copy if it passed through Hydra."""
     for path in _targets(node):
         _refuse_absent(path)
     try:
         return instantiate(node, _partial_=True, _convert_="all")
-    except InstantiationException as error:  # of a nested node: what it raised says more than the wrapping
+    except InstantiationException as error:  # of a nested node: its own error says more
         raise error.__cause__ or error from None
 
 
@@ -70,7 +70,7 @@ def build_data(cfg: DictConfig) -> AudioDataModule:
 
 
 def build_model(cfg: DictConfig, num_classes: int) -> AudioModel:
-    """Build the model, with the head of its task. Weights are drawn from the global generator: seed it first."""
+    """Build the model with the head of its task. Weights are drawn from the global generator: seed it first."""
     head = partial(
         task_of(cfg).make_head, num_outputs=num_classes, pooling=cfg.model.pooling, dropout=cfg.model.dropout
     )
@@ -89,15 +89,15 @@ def build_model(cfg: DictConfig, num_classes: int) -> AudioModel:
 
 
 def make_encoder(cfg: DictConfig) -> Encoder:
-    """Build the encoder, behind a gate of tokens where `model.open_rate` asks for one."""
+    """Build the encoder, with a token gate in front if `model.open_rate` is given."""
     with named("model.encoder"):
         encoder = make(cfg.model.encoder)
     assert isinstance(encoder, Encoder)
     if cfg.model.positions == "none" and not any(isinstance(part, DepthwiseConvolution) for part in encoder.modules()):
         raise ValueError(
             "model.positions=none needs layers that convolve (model.convolution_width > 0, and no adapters), got "
-            f"model={cfg.model.name}, convolution_width={cfg.model.convolution_width}: nothing would tell the order of "
-            "sounds."
+            f"model={cfg.model.name}, convolution_width={cfg.model.convolution_width}: nothing would encode the order "
+            "of sounds."
         )
     if cfg.model.open_rate is None:
         return encoder
@@ -109,7 +109,7 @@ def make_encoder(cfg: DictConfig) -> Encoder:
 
 @contextlib.contextmanager
 def named(group: str) -> Iterator[None]:
-    """Put the group of the configuration before what a layer says of its own arguments."""
+    """Prefix a layer's error about its own arguments with the group of the configuration."""
     try:
         yield
     except ValueError as error:
@@ -117,7 +117,7 @@ def named(group: str) -> Iterator[None]:
 
 
 def task_of(cfg: DictConfig) -> type[AudioTask]:
-    """Find the class of the task, checked."""
+    """Return the class of the task, checked."""
     _refuse_absent(cfg.task._target_)
     kind = get_object(cfg.task._target_)
     if not (isinstance(kind, type) and issubclass(kind, AudioTask)):
@@ -126,16 +126,16 @@ def task_of(cfg: DictConfig) -> type[AudioTask]:
 
 
 def compile_static_parts(encoder: Encoder, name: str) -> None:
-    """In place: the names of the weights, and so checkpoints, stay as they are. Compiled when first called."""
+    """Have static parts compiled at their first call; the names of weights, and so checkpoints, do not change."""
     parts = encoder.static_parts()
     if not parts:
         raise ValueError(
-            f"trainer.compile must be false for model={name}: its encoder names no part that does the same for every "
-            "clip (Encoder.static_parts)."
+            f"trainer.compile must be false for model={name}: its encoder names no part that computes the same "
+            "for every clip (Encoder.static_parts)."
         )
     compiler = os.environ.get("CXX", "g++")
     if not torch.cuda.is_available() and shutil.which(compiler) is None:
-        raise ValueError(f"trainer.compile=true needs a C++ compiler on the CPU, and {compiler!r} is not to be found.")
+        raise ValueError(f"trainer.compile=true needs a C++ compiler on the CPU, and {compiler!r} is not found.")
     for part in parts:
         part.compile(dynamic=True)  # batches differ in length, and visits in clips
 
@@ -143,7 +143,7 @@ def compile_static_parts(encoder: Encoder, name: str) -> None:
 def build_task(cfg: DictConfig, model: AudioModel, data: AudioDataModule) -> AudioTask:
     if cfg.compute.dense_weight > 0 and not model.decides:
         rank_zero_warn(
-            f"compute.dense_weight={cfg.compute.dense_weight} changes nothing: {model.name} decides nothing."
+            f"compute.dense_weight={cfg.compute.dense_weight} has no effect: {model.name} makes no decisions."
         )
     samples = data.mean_samples()
     target = resolve_target(cfg.compute.target, model, samples, cfg.compute.level)
@@ -151,8 +151,8 @@ def build_task(cfg: DictConfig, model: AudioModel, data: AudioDataModule) -> Aud
     if target is not None and target > (most := cost.trained / cost.dense):
         rank_zero_warn(
             f"compute.target={target:.3f} is more than the {most:.3f} that "
-            f"model.open_rate={cfg.model.open_rate} leaves of the dense compute: tests will let in more tokens than "
-            "training ends with. Ask for less, or raise model.open_rate."
+            f"model.open_rate={cfg.model.open_rate} leaves of the dense compute: tests will keep more tokens than "
+            "training does at its end. Lower the target, or raise model.open_rate."
         )
     rest = DictConfig({key: value for key, value in cfg.task.items() if key != "optimizer"})
     return make(
@@ -188,14 +188,14 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logg
     if cfg.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise ValueError(
             f"trainer.accelerator={cfg.trainer.accelerator} needs a CUDA device, and torch {torch.__version__} finds "
-            "none: use trainer=cpu, or trainer=default, which takes what is there."
+            "none: use trainer=cpu, or trainer=default, which uses what is available."
         )
     _refuse_conflicts(cfg)
     return make_trainer(cfg.trainer, callbacks=callbacks, logger=loggers or False, default_root_dir=cfg.run_dir)
 
 
 def _refuse_conflicts(cfg: DictConfig) -> None:
-    """Keys that are good one by one, and not together."""
+    """Refuse keys that are valid alone but not together."""
     trainer, fused = cfg.trainer, cfg.task.optimizer.get("fused")
     if trainer.precision == "16-mixed" and trainer.gradient_clip_val and fused:
         raise ValueError(
@@ -211,5 +211,5 @@ def _refuse_conflicts(cfg: DictConfig) -> None:
 
 
 def make_trainer(node: DictConfig, **more: Any) -> Trainer:
-    """Lightning's, from what `trainer` says but for `compile`, which is the model's matter."""
+    """Make Lightning's Trainer from the keys of `trainer` except `compile`, which concerns the model."""
     return make(DictConfig({key: value for key, value in node.items() if key != "compile"}), **more)

@@ -1,4 +1,4 @@
-"""Judge a trained model again: on its own test clips, on others, in noise, and under other budgets."""
+"""Evaluate a trained model again: on its own test clips or others, in noise, and at other compute budgets."""
 
 import math
 from collections.abc import Sequence
@@ -38,18 +38,18 @@ from hopscotch.training.checkpoint import read_checkpoint, take_weights
 from hopscotch.training.task import AudioTask
 from hopscotch.types import AudioBatch
 
-OWN_WORDS = ("run", "ckpt", "out", "snr", "trust")  # of this command; all other keys are the run's
-KEPT = ("sample_rate", "batch_size", "num_workers", "cache_gib")  # of the run's data, whatever clips come instead
+OWN_KEYS = ("run", "ckpt", "out", "snr", "trust")  # of this command; all other keys are the run's
+KEPT = ("sample_rate", "batch_size", "num_workers", "cache_gib")  # of the run's data, also with other clips
 
 
-class Loaded(NamedTuple):
+class LoadedRun(NamedTuple):
     cfg: DictConfig
     task: AudioTask  # in evaluation mode
     data: AudioDataModule  # validation and test clips
 
 
-class Asked(NamedTuple):
-    """What was typed."""
+class EvaluateArguments(NamedTuple):
+    """Hold the arguments of `evaluate` as typed."""
 
     run: Path
     overrides: list[str]
@@ -59,12 +59,12 @@ class Asked(NamedTuple):
     trust: list[str]
 
 
-def parse(words: Sequence[str]) -> Asked:
-    """From run=R ckpt=C snr=[20,10] out=F data=folder data.root=D ..."""
+def parse(words: Sequence[str]) -> EvaluateArguments:
+    """Parse run=R ckpt=C snr=[20,10] out=F data=folder data.root=D ..."""
     own: dict[str, str] = {}
     for word in words:
         key, equals, value = word.partition("=")
-        if key in OWN_WORDS and equals:
+        if key in OWN_KEYS and equals:
             if key in own and key != "trust":
                 raise ValueError(f"{key} must be given once, got {key}={own[key]} and {word}.")
             own[key] = value
@@ -72,7 +72,9 @@ def parse(words: Sequence[str]) -> Asked:
         raise ValueError("run must be given: run=outputs/<run>; --help has examples.")
     overrides = [word for word in words if word.partition("=")[0] not in own]
     paths = {key: Path(own[key]) if key in own else None for key in ("ckpt", "out")}
-    return Asked(Path(own["run"]), overrides, paths["ckpt"], levels(own.get("snr", "[]")), paths["out"], trusted(words))
+    return EvaluateArguments(
+        Path(own["run"]), overrides, paths["ckpt"], levels(own.get("snr", "[]")), paths["out"], trusted(words)
+    )
 
 
 def levels(typed: str) -> list[float]:
@@ -87,19 +89,17 @@ def levels(typed: str) -> list[float]:
     return numbers
 
 
-# A finished run, loaded again.
+def load(run: Path, overrides: Sequence[str] = (), ckpt: Path | None = None, trust: Sequence[str] = ()) -> LoadedRun:
+    """Load a finished run with its model and data.
 
-
-def load(run: Path, overrides: Sequence[str] = (), ckpt: Path | None = None, trust: Sequence[str] = ()) -> Loaded:
-    """`overrides` change single keys of the run's own configuration: data.root=F, compute.budget=[0.8,1.0].
-
-    data=<name of conf/data> brings other clips of the same classes: that file's keys, and none of the run's own data.
+    `overrides` change single keys of the run's own configuration: data.root=F, compute.budget=[0.8,1.0].
+    data=<name of conf/data> takes other clips of the same classes: that file's keys replace the run's own data.
     """
     as_trained = stored_config(run, trust)
     weights = checkpoint_of(run, ckpt)
     register()
     cfg = configuration(run, as_trained, overrides)
-    checkpoint = read_checkpoint(weights)  # what cannot be loaded is said before clips are looked for
+    checkpoint = read_checkpoint(weights)  # fails before clips are looked for
     with as_written(run):
         data = build_data(cfg)
     if (classes := classes_of(run, as_trained, overrides)) is not None:
@@ -115,15 +115,15 @@ def load(run: Path, overrides: Sequence[str] = (), ckpt: Path | None = None, tru
     with as_written(run):
         task = build_task(cfg, build_model(cfg, data.num_classes), data)
     take_weights(task, checkpoint["state_dict"], weights)
-    return Loaded(cfg, task.eval(), data)
+    return LoadedRun(cfg, task.eval(), data)
 
 
 def configuration(run: Path, as_trained: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """What the run was trained with, but for the overrides."""
+    """Return the configuration of the run with the overrides, checked."""
     defaults, file = as_trained.copy(), run / "config.yaml"
     rest = list(overrides)
     if changes_data(overrides):
-        defaults.compute.target = "auto"  # what the model was trained for is no matter of these clips' lengths
+        defaults.compute.target = "auto"  # the target of training does not depend on the lengths of these clips
     if any(word.startswith("data=") for word in overrides):
         of_data = [word for word in overrides if word.startswith(("data=", "data."))]
         rest = [word for word in overrides if word not in of_data]
@@ -137,7 +137,7 @@ def configuration(run: Path, as_trained: DictConfig, overrides: Sequence[str]) -
                 raise ValueError
             cfg.merge_with_dotlist([override])
         except (OmegaConfBaseException, YAMLError, ValueError):
-            known = nearest(key, [*flat(cfg), *OWN_WORDS])
+            known = nearest(key, [*flat(cfg), *OWN_KEYS])
             raise ValueError(f"An override must be key=value with a key of {file}, got {override!r}.{known}") from None
     hold_to_rules(cfg, defaults, file)
     if cfg.data.sample_rate != as_trained.data.sample_rate:
@@ -149,7 +149,7 @@ def configuration(run: Path, as_trained: DictConfig, overrides: Sequence[str]) -
 
 
 def other_data(words: Sequence[str], own: DictConfig) -> DictConfig:
-    """A group of conf/data, composed as for training."""
+    """Compose a choice of conf/data as for training."""
     cfg = compose([*(f"data.{key}={own[key]}" for key in KEPT), *words])
     refuse_missing(cfg)
     return DictConfig(OmegaConf.to_container(cfg.data, resolve=True))
@@ -160,15 +160,12 @@ def changes_data(overrides: Sequence[str]) -> bool:
 
 
 def classes_of(run: Path, as_trained: DictConfig, overrides: Sequence[str]) -> list[str] | None:
-    """In the order of the model's outputs; None where the clips are the run's own, and no summary speaks of them."""
+    """Return the classes in the order of the model's outputs, or None for a run's own clips without a summary."""
     if known := trained_classes(run):
         return known
     if not changes_data(overrides):
         return None
-    return build_data(as_trained).find_clips()[0]  # of a run that has not ended
-
-
-# Its test, under several conditions.
+    return build_data(as_trained).find_clips()[0]  # the run has not ended
 
 
 def evaluate(
@@ -179,7 +176,10 @@ def evaluate(
     out: Path | None = None,
     trust: Sequence[str] = (),
 ) -> Path:
-    """Test, print and write; the folder with the results. The first condition is without noise, at the first budget."""
+    """Test under every condition, print and write the results, and return their folder.
+
+    The first condition is without noise, at the first budget.
+    """
     cfg, task, data = load(run, overrides, ckpt, trust)
     if out is None:
         refuse_links(run, [str(EVALUATION), *(f"report/budgets.{end}" for end in ("csv", "md", "png"))])
@@ -189,7 +189,7 @@ def evaluate(
     first = next(all_passes)
     metrics = measure(first.evaluation, task.steps["test"], data.classes) if first.evaluation.has_classes else None
     conditions = [first.condition, *(later.condition for later in all_passes)]
-    task.to(trainer.strategy.root_device)  # a test leaves it on the CPU
+    task.to(trainer.strategy.root_device)  # a test moves it to the CPU
     time = time_fraction(task, some_batches(data)) if task.model.decides else None
     facts = {
         "run": str(run),
@@ -198,7 +198,7 @@ def evaluate(
         "data": data.summary(),
         "test": first.logged,  # these two are as in summary.json
         "compute": first.evaluation.compute,
-        "time_fraction": time,  # as trained, whatever budgets were asked for
+        "time_fraction": time,  # at the budget of training
     }
     clips = clip_rows(first.evaluation, SplitClips(data, "test"))
     write_evaluation(folder, facts=facts, metrics=metrics, classes=data.classes, clips=clips, conditions=conditions)
@@ -212,22 +212,22 @@ def evaluate(
 
 
 def some_batches(data: AudioDataModule) -> list[AudioBatch]:
-    """As many test batches as are timed, spread over the split: not all of it at once in memory."""
+    """Load the test batches that are timed, spread over the split."""
     loader = data.test_dataloader()
     return list(islice(loader, 0, None, -(-len(loader) // TIMED_BATCHES)))
 
 
 def budgets(given: Any, model: AudioModel) -> list[float | None]:
-    """compute.budget as a list; [None] asks for the one that the model was trained for."""
+    """Return compute.budget as a list; None stands for the budget that the model was trained for."""
     if given is None:
         return [None]
     if not model.decides:
-        raise ValueError(f"compute.budget must go to a model that decides something, got {model.name}.")
+        raise ValueError(f"compute.budget has no meaning for model={model.name}, which makes no decisions. Remove it.")
     return [float(budget) for budget in ([given] if isinstance(given, int | float) else given)]
 
 
 def tester(cfg: DictConfig, run: Path) -> Trainer:
-    """A trainer as in training, precision and all, that tests on one device and writes nothing."""
+    """Make a trainer with the precision of training that tests on one device and writes nothing."""
     if cfg.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise ValueError(
             f"trainer.accelerator={cfg.trainer.accelerator}, with which the run was trained, needs a CUDA device: "

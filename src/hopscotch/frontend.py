@@ -41,16 +41,7 @@ class LogMel(nn.Module):
         min_hz: float = 20.0,
         top_db: float = 30.0,
     ) -> None:
-        """Check the values that must fit together; `hopscotch.config.schema` has checked each of them.
-
-        Args:
-            sample_rate: in Hz.
-            num_mels: bands.
-            window_seconds: length of a frame.
-            hop_seconds: from frame to frame.
-            min_hz: lower edge of the lowest band; the highest ends at half the sample rate.
-            top_db: levels further below the loudest frame of a clip count as silence.
-        """
+        """Check the values that must fit together; conf/frontend explains each of them."""
         super().__init__()
         self.floor = 10 ** (-top_db / 10)
         self.num_mels = num_mels

@@ -1,4 +1,4 @@
-"""Say what files hold, from a run's folder alone.
+"""Predict the classes of audio files with the model in a run's folder.
 
     from hopscotch.predict import load
 
@@ -6,8 +6,8 @@
     model("clip.wav").label
     for answer in model.predict(["a.wav", "b.wav"]): ...
 
-A clip's answer does not depend on what it is batched with. The compute budget is the one that the checkpoint was
-calibrated to: another one takes validation clips, which are not here (scripts/evaluate.py compute.budget=...).
+The answer for a clip does not depend on the other clips of its batch. The compute budget is the one that the checkpoint
+was calibrated to; other budgets need validation clips (scripts/evaluate.py compute.budget=...).
 """
 
 import math
@@ -30,22 +30,22 @@ from hopscotch.data.windows import Piece, Windowing, groups, pieces_of, side_by_
 from hopscotch.explain import explained, save_page
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.plain import shown
-from hopscotch.progress import progress_beside
+from hopscotch.progress import progress_on_stderr
 from hopscotch.report.clips import LETTERS
 from hopscotch.report.decisions import LANDED, history_cells
 from hopscotch.restore import restore
 from hopscotch.types import join_traces
 
 BATCH = 64  # clips
-MANY = 256  # files; fewer are not worth starting processes for
+MANY = 256  # files from which starting processes pays
 GROUP = 16  # batches that are read ahead and sorted by length together
 MAX_BATCH_SAMPLES = 2**22  # with padding; fewer clips in a batch where they are long
-LEAST_WINDOW, UNKNOWN_WINDOW = 1.0, 2.0  # seconds; the second where nobody knows what the training clips were like
+LEAST_WINDOW, UNKNOWN_WINDOW = 1.0, 2.0  # seconds; the second if the lengths of the training clips are unknown
 WINDOW_RATIO = 4  # of a window to the mean training clip
 
 
-class Said(NamedTuple):
-    """Of one piece."""
+class WindowResult(NamedTuple):
+    """Hold the model's output for a clip or a window."""
 
     start: int  # samples from the beginning of its file
     num_samples: int
@@ -53,7 +53,7 @@ class Said(NamedTuple):
     macs: int
     dense_macs: int
     strides: list[int]
-    cells: list[int]  # by layer, what happened there
+    cells: list[int]  # what happened, per layer
 
     @property
     def history(self) -> list[int]:
@@ -65,11 +65,11 @@ class Said(NamedTuple):
 
 
 class Predictor:
-    """A trained model for files and waveforms. `window` and `hop` in seconds cut what is longer than a clip.
+    """Apply a trained model to files and waveforms; recordings longer than a clip are cut into windows.
 
-    Without `window` a file is a clip up to the longest one of the run's data or four mean training clips (at least
-    1 s), whichever is more, and windows are as long as those four. A window that is given cuts everything longer than
-    itself. `hop` is half a window unless given.
+    Without `window`, windows are as long as four mean training clips (at least 1 s), and a file is a clip up to that
+    length or the longest clip of the run's data, whichever is more. A `window` that is given cuts everything longer
+    than itself. `hop` is half a window unless given. Both are in seconds.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Predictor:
         self.classes, self.sample_rate, self.batch_size = classes, sample_rate, batch_size
 
     def __call__(self, clip: Any, sample_rate: float | None = None) -> Prediction:
-        """Of a file, or of a waveform: a tensor or array of floats, one channel, with its `sample_rate` in Hz."""
+        """Predict a file, or a waveform: a tensor or array of floats, one channel, with its `sample_rate` in Hz."""
         if isinstance(clip, str | Path):
             (answer,) = self.predict([clip])
             if answer.prediction is None:
@@ -116,8 +116,8 @@ class Predictor:
         waveform = self.resampled(clip, sample_rate)
         starts = self.windowing.starts(len(waveform))
         size = len(waveform) if len(starts) == 1 else self.windowing.window
-        said = self._run([(start, waveform[start : start + size]) for start in starts])
-        return self._joined(said, are_windows=len(waveform) > self.windowing.longest)
+        results = self._run([(start, waveform[start : start + size]) for start in starts])
+        return self._joined(results, are_windows=len(waveform) > self.windowing.longest)
 
     def predict(
         self,
@@ -126,10 +126,10 @@ class Predictor:
         *,
         num_workers: int = 0,
     ) -> Iterator[Answer]:
-        """An answer per file, in their order. `on_progress` is told of every share of a file that is done.
+        """Yield an answer per file, in order; `on_progress` is called with every share of a file that is done.
 
-        `num_workers` processes, a core each, are quicker with many short files on CPU (README has the figures).
-        `paths` are then all taken at once, and where processes are spawned the script needs its `__main__` guard.
+        `num_workers` processes with one core each are quicker with many short files on a CPU. All `paths` are then read
+        first, and on systems that spawn processes the script needs its `__main__` guard.
         """
         files = (path if isinstance(path, Path) else Path(path) for path in paths)
         if num_workers == 0:
@@ -149,21 +149,21 @@ class Predictor:
         return groups(files, self.sample_rate, self.windowing, first=first, most=most)
 
     def _answers(self, read: Iterator[list[Piece]], on_progress: Callable[[float], object] | None) -> Iterator[Answer]:
-        said: list[Said] = []  # of the file that is being read
+        done: list[WindowResult] = []  # of the file that is being read
         for group in read:
             results = iter(self._run([(piece.start, piece.waveform) for piece in group if piece.waveform is not None]))
             for piece in group:
                 if piece.waveform is not None:
-                    said.append(next(results))
+                    done.append(next(results))
                 if on_progress is not None:
                     on_progress(piece.share)
                 if piece.is_last:
-                    prediction = None if piece.error else self._joined(said, are_windows=piece.is_window)
-                    said = []
+                    prediction = None if piece.error else self._joined(done, are_windows=piece.is_window)
+                    done = []
                     yield Answer(printable(piece.path), prediction, piece.error)
 
     def resampled(self, waveform: Any, sample_rate: float | None) -> Float[Tensor, " sample"]:
-        """A waveform at the model's rate."""
+        """Check a waveform and resample it to the rate of the model."""
         if isinstance(waveform, np.ndarray):
             waveform = np.asarray(waveform, order="C")  # torch refuses negative strides
         tensor = torch.as_tensor(waveform)
@@ -185,16 +185,16 @@ class Predictor:
         source, target = rate_ratio(int(sample_rate), self.sample_rate)
         return tensor if source == target else resampler(source, target)(tensor)
 
-    def _run(self, clips: list[tuple[int, Tensor]]) -> list[Said]:
-        """What the model says of each, in their order; those of like length share a batch."""
+    def _run(self, clips: list[tuple[int, Tensor]]) -> list[WindowResult]:
+        """Return the results of clips in their order; clips of similar length share a batch."""
         lengths = [waveform.shape[0] for _, waveform in clips]
-        said: dict[int, Said] = {}
+        results: dict[int, WindowResult] = {}
         for rows in self._batches(lengths):
-            said.update(zip(rows, self._run_batch([clips[row] for row in rows]), strict=True))
-        return [said[row] for row in range(len(clips))]
+            results.update(zip(rows, self._run_batch([clips[row] for row in rows]), strict=True))
+        return [results[row] for row in range(len(clips))]
 
     def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
-        """Shortest first: the last clip of a batch is what the others are padded to."""
+        """Batch the shortest clips first: all clips of a batch are padded to its last one."""
         rows: list[int] = []
         for row in sorted(range(len(lengths)), key=lengths.__getitem__):
             if rows and (len(rows) == self.batch_size or (len(rows) + 1) * lengths[row] > MAX_BATCH_SAMPLES):
@@ -205,7 +205,7 @@ class Predictor:
             yield rows
 
     @torch.inference_mode()
-    def _run_batch(self, clips: list[tuple[int, Tensor]]) -> list[Said]:
+    def _run_batch(self, clips: list[tuple[int, Tensor]]) -> list[WindowResult]:
         waveform = pad_sequence([waveform for _, waveform in clips], batch_first=True)
         lengths = [waveform.shape[0] for _, waveform in clips]
         output = self.model(waveform.to(self.device), torch.tensor(lengths, device=self.device))
@@ -220,28 +220,27 @@ class Predictor:
             history_cells(trace).tolist(),
             strict=True,
         )
-        return [Said(*facts) for facts in columns]
+        return [WindowResult(*facts) for facts in columns]
 
-    def _joined(self, said: list[Said], *, are_windows: bool) -> Prediction:
-        mean = said[0].probabilities
-        if len(said) > 1:
-            mean = [sum(column) / len(said) for column in zip(*(part.probabilities for part in said), strict=True)]
+    def _joined(self, parts: list[WindowResult], *, are_windows: bool) -> Prediction:
+        columns = zip(*(part.probabilities for part in parts), strict=True)
+        mean = [sum(column) / len(parts) for column in columns]
         probabilities = dict(zip(self.classes, mean, strict=True))
         label = max(self.classes, key=probabilities.__getitem__)
-        last = said[-1]
+        last = parts[-1]
         return Prediction(
             label=label,
             confidence=probabilities[label],
             probabilities=probabilities,
-            compute=sum(part.macs for part in said) / sum(part.dense_macs for part in said),
+            compute=sum(part.macs for part in parts) / sum(part.dense_macs for part in parts),
             strides=None if are_windows else last.strides,
             history=None if are_windows else last.history,
             route=None if are_windows else last.route,
             seconds=(last.start + last.num_samples) / self.sample_rate,
-            windows=[self._window(part) for part in said] if are_windows else None,
+            windows=[self._window(part) for part in parts] if are_windows else None,
         )
 
-    def _window(self, part: Said) -> Window:
+    def _window(self, part: WindowResult) -> Window:
         confidence = max(part.probabilities)
         return Window(
             start=part.start / self.sample_rate,
@@ -265,9 +264,9 @@ def _device(name: str) -> torch.device:
 
 
 def load(run: str | Path, ckpt: str | Path | None = None, *, trust: Sequence[str] = (), **options: Any) -> Predictor:
-    """The model of a run's best checkpoint, or of `ckpt`; `options` are those of Predictor, such as window=2.0.
+    """Load the model of a run's best checkpoint, or of `ckpt`; `options` are those of Predictor, such as window=2.0.
 
-    A run from anywhere runs no code: classes other than ours are refused, unless their module is named in `trust`.
+    A run folder executes no code: classes other than Hopscotch's are refused unless `trust` names their module.
     """
     restored = restore(Path(run), None if ckpt is None else Path(ckpt), trust)
     return Predictor(
@@ -281,15 +280,15 @@ def load(run: str | Path, ckpt: str | Path | None = None, *, trust: Sequence[str
 
 
 def usual_workers(num_files: int, device: torch.device) -> int:
-    """A process per core where there are many files and starting one is cheap."""
+    """Return one process per core for many files on a system where starting a process is cheap, else 0."""
     is_cheap = device.type == "cpu" and multiprocessing.get_start_method() == "fork"
     return torch.get_num_threads() if is_cheap and num_files >= MANY and torch.get_num_threads() > 1 else 0
 
 
 def print_answers(model: Predictor, files: list[Path], form: Form, num_workers: int = 0) -> int:
-    """Answers of all files on standard output; bad files and progress on standard error. How many files failed."""
+    """Print answers on standard output, bad files and progress on standard error; return how many files failed."""
     failed: list[str] = []
-    with progress_beside(len(files), "Listening") as advance:
+    with progress_on_stderr(len(files), "Listening") as advance:
         answers = counted(model.predict(files, advance, num_workers=num_workers), failed)
         if form == "json":
             write_json(answers, sys.stdout)
@@ -303,7 +302,7 @@ def print_answers(model: Predictor, files: list[Path], form: Form, num_workers: 
 
 
 def explain(model: Predictor, clip: Path, out: Path | None = None) -> Path:
-    """Draw one page on a clip, or on the first window of a recording; where the page lies."""
+    """Draw one page on a clip, or on the first window of a recording, and return its path."""
     piece = next(pieces_of(clip, model.sample_rate, model.windowing))
     if piece.waveform is None:
         raise AudioFileError(piece.error)

@@ -27,7 +27,7 @@ def with_progress(items: Iterable[Item], total: int, title: str) -> Iterator[Ite
 
 
 @contextmanager
-def progress_beside(total: float, title: str) -> Iterator[Callable[[float], object]]:
+def progress_on_stderr(total: float, title: str) -> Iterator[Callable[[float], object]]:
     """Show a bar on standard error if it is a terminal, so that standard output can go into a pipe.
 
     If standard output is the same terminal, what is written to `sys.stdout` meanwhile appears above the bar.

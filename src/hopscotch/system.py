@@ -1,6 +1,6 @@
-"""Start and end a process: the checkout's `.venv`, a quiet end, the allocator, and crowded cores.
+"""Start and end a process: the checkout's `.venv`, a quiet end, the allocator, and busy cores.
 
-Nothing is imported here that a bare Python lacks: `continue_in_venv` runs before any package is there.
+Only the standard library is imported at the top: `continue_in_venv` runs before any package is installed.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ PACKAGES = ("hydra", "torch", "torchaudio", "lightning")  # looked for, not impo
 
 
 def continue_in_venv() -> None:
-    """Start the same command again with the Python of `.venv`; without one, say what makes it, and exit with 2."""
+    """Start the same command again with the Python of `.venv`; if it is missing, say how to make it and exit with 2."""
     if all(map(importlib.util.find_spec, PACKAGES)):
         return
     venv = PROJECT_ROOT / ".venv"
@@ -35,12 +35,12 @@ def continue_in_venv() -> None:
 
 @contextmanager
 def quiet_end(*errors: type[Exception]) -> Iterator[None]:
-    """Around all that a command does; `errors` are said in one line, and end it with 1."""
+    """End a command without a traceback on a closed pipe, on Ctrl-C, and on `errors`, which are printed in one line."""
     try:
         try:
             yield
         finally:
-            sys.stdout.flush()  # here, not where nobody can catch what comes of it
+            sys.stdout.flush()  # here, where an error can still be caught
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
@@ -56,27 +56,27 @@ TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3  # parameters of mallopt, a
 OFF = -1  # of the trim threshold
 LARGEST = (2**31 - 1, 2**25)  # bytes of a block that the heap may hold; older glibc takes no more than the second
 AHEAD = 2**26  # bytes that the heap grows by at least
-SETTINGS = ("MALLOC_", "GLIBC_TUNABLES")  # how names of environment variables begin by which a user sets this himself
+SETTINGS = ("MALLOC_", "GLIBC_TUNABLES")  # prefixes of environment variables by which a user sets the allocator
 
 
 def keep_freed_memory() -> bool:
-    """Whether it does from now on. What a user has set in the environment is left as it is."""
+    """Tell glibc to keep freed memory and return whether it does; settings in the environment have precedence."""
     if not sys.platform.startswith("linux") or any(name.startswith(SETTINGS) for name in os.environ):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    # This one first: each of the others alone would fix it at 128 KiB.
+    # First, because each of the others alone would fix it at 128 KiB.
     if mallopt is None or not any(mallopt(MMAP_THRESHOLD, size) for size in LARGEST):
         return False
     return bool(mallopt(TRIM_THRESHOLD, OFF)) and bool(mallopt(TOP_PAD, AHEAD))
 
 
-NUM_ELEMENTS = 1 << 17  # enough for torch to share the work out among its threads
+NUM_ELEMENTS = 1 << 17  # enough for torch to use all of its threads
 NUM_TIMES = 5
 CROWDED = 2e-3  # seconds
 
 
 def seconds_together() -> float:
-    """Median time of an operation so small that it takes its threads no time but to find each other."""
+    """Measure the median time of an operation so small that synchronising its threads is all it takes."""
     import torch
 
     numbers = torch.zeros(NUM_ELEMENTS)
@@ -89,7 +89,7 @@ def seconds_together() -> float:
 
 
 def warn_if_crowded() -> None:
-    """Say what helps when other processes keep the cores busy, in which training takes many times longer."""
+    """Warn that other processes keep the cores busy, which slows training many times over, and say what helps."""
     import torch
     from lightning.fabric.utilities.rank_zero import rank_zero_warn
 

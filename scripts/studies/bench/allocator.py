@@ -1,4 +1,4 @@
-"""What it saves that freed memory stays with the process (item `allocator`): two processes, one keeps it."""
+"""Measure what keeping freed memory in the process saves (item `allocator`): two processes, one keeps it."""
 
 import contextlib
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ THREADS = 1
 
 
 def allocator(rounds: int, device: str) -> Iterator[Row]:
-    """Batches of long clips through whole models on one thread of the CPU, forward."""
+    """Time the forward pass of whole models over batches of long clips on one thread of the CPU."""
     del device  # a GPU's memory is torch's own
     with get_context("spawn").Pool(1) as pool:
         if not pool.apply(keep_freed_memory):
@@ -46,13 +46,13 @@ def _against_each_other(rounds: int) -> Iterator[Row]:
 
 
 class _Process:
-    """Another process, at the other end of a pipe."""
+    """Drive another process through a pipe."""
 
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
 
     def run(self) -> None:
-        """Once through the model."""
+        """Run the model once."""
         self.pipe.send(True)
         self.pipe.recv()
 
@@ -72,7 +72,7 @@ def _process(name: str, batch: int, *, keeps: bool) -> Iterator[_Process]:
 
 
 def _work(pipe: Any, name: str, batch: int, keeps: bool) -> None:
-    """Until told to end. Untrained weights: only time counts."""
+    """Run passes until told to end. Weights are untrained: only time counts."""
     if keeps:
         keep_freed_memory()
     torch.set_num_threads(THREADS)

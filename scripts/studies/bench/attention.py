@@ -1,4 +1,4 @@
-"""Attention that reads fewer keys: what of the promised speed-up arrives (items `strides` and `packing`)."""
+"""Measure how much of the expected speed-up attention with fewer keys reaches (items `strides` and `packing`)."""
 
 from collections.abc import Callable, Iterator
 
@@ -21,7 +21,7 @@ MAX_STRIDE = 8
 
 
 def strides(rounds: int, device: str) -> Iterator[Row]:
-    """One layer at stride s against itself at stride 1: share of the promised speed-up."""
+    """Compare a layer at stride s with itself at stride 1: the share of the expected speed-up."""
     for shape in LONG:
         yield from _strides(*shape, rounds, device)
 
@@ -52,7 +52,7 @@ def _strides(batch: int, time: int, dim: int, heads: int, rounds: int, device: s
 
 
 def packing(rounds: int, device: str) -> Iterator[Row]:
-    """Strides that differ within a batch, against batches of one stride each, and against masks."""
+    """Compare strides that differ within a batch with batches of one stride each, and with masks."""
     for shape in PACKED:
         yield from _packing(*shape, rounds, device)
 
@@ -103,7 +103,7 @@ def _packing(batch: int, time: int, dim: int, heads: int, rounds: int, device: s
 
 
 def sdpa_masked(layer: SkipAttention, x: Tensor, strides: Tensor) -> Tensor:
-    """Every key projected, the unread ones hidden by a mask."""
+    """Project every key, and hide the unread ones with a mask."""
     keep = stride_pattern(x.shape[1], MAX_STRIDE, x.device)[strides - 1][:, None, None]  # batch 1 1 keys
     key, value = layer.key_value(x).chunk(2, dim=-1)
     heads = (part.unflatten(-1, (layer.num_heads, -1)).transpose(1, 2) for part in (layer.query(x), key, value))
@@ -111,7 +111,7 @@ def sdpa_masked(layer: SkipAttention, x: Tensor, strides: Tensor) -> Tensor:
 
 
 def sketch_masked(layer: SkipAttention, x: Tensor, strides: Tensor) -> Tensor:
-    """The sketch: a (batch, time, time) mask that a Python loop fills, and a softmax over all scores."""
+    """Compute the original formulation: a (batch, time, time) mask from a Python loop, a softmax over all scores."""
     batch, time, dim = x.shape
     key, value = layer.key_value(x).chunk(2, dim=-1)
     query, key, value = (

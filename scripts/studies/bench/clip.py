@@ -1,4 +1,4 @@
-"""One clip at a time, as a keyword spotter runs: from waveform to label on one thread (item `clip`)."""
+"""Time one clip at a time, as in a keyword spotter: from waveform to label on one thread (item `clip`)."""
 
 import copy
 import time
@@ -27,7 +27,7 @@ NUM_CLASSES = 10
 
 
 def clip(rounds: int, device: str) -> Iterator[Row]:
-    """Every model at a fraction of 0.8 against itself with nothing skipped. Untrained weights: only time counts."""
+    """Compare every model at a fraction of 0.8 with itself when nothing is skipped; weights are untrained."""
     with threads(1):
         for name in sorted(path.stem for path in (CONF / "model").glob("*.yaml")):
             cfg = compose([f"model={name}"])
@@ -75,7 +75,7 @@ def _against_itself(model: AudioModel, seconds: float, sample_rate: int, rounds:
 
 
 def quantiles(call: Callable[[], Tensor], shares: list[float]) -> list[float]:
-    """Of the seconds of single calls."""
+    """Return quantiles of the seconds of single calls."""
     seconds = []
     for _ in range(NUM_CALLS):
         begun = time.perf_counter()
@@ -85,7 +85,7 @@ def quantiles(call: Callable[[], Tensor], shares: list[float]) -> list[float]:
 
 
 def peak_megabytes(call: Callable[[], object]) -> float:
-    """The most that a call holds at once of the memory it asks torch for."""
+    """Measure the peak of the memory that a call allocates through torch."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as measured:
         call()
     results: Any = measured.profiler  # its raw events keep the order of allocations; the typed ones do not

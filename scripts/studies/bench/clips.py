@@ -1,4 +1,4 @@
-"""A folder of clips to measure on: noise of the lengths that spoken digits have."""
+"""Make a folder of clips to measure on: noise with the lengths of spoken digits."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ MEDIAN_SECONDS, SPREAD = 0.42, 0.3  # of FSDD's clips: median, and deviation of 
 
 
 def write_clips(root: Path, *, num_clips: int) -> Path:
-    """`num_clips` WAV files of 16 bits in ten class folders; the same bits every time."""
+    """Write `num_clips` WAV files of 16 bits in ten class folders; the same bits every time."""
     rng = np.random.default_rng(0)
     for i in range(num_clips):
         seconds = MEDIAN_SECONDS * float(np.exp(SPREAD * rng.standard_normal()))

@@ -46,7 +46,9 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds instead of {ROUNDS}")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (2)")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", choices=("cpu", "cuda"), default=device, help="what is measured (what is there)")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default=device, help="what is measured (default: cuda if available)"
+    )
     parser.add_argument(
         "--bf16", action="store_true", help=f"in bfloat16, by autocast; not {', '.join(suite.ELSEWHERE)}"
     )

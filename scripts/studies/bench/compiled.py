@@ -1,4 +1,4 @@
-"""What `trainer.compile` saves, and what it costs first (item `compile`). A report: no bar."""
+"""Measure what `trainer.compile` saves, and how long compiling takes (item `compile`); there is no bar."""
 
 import time
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ MODELS = ("dense", "skip_attention", "skip_transformer")
 
 
 def compiled(rounds: int, device: str) -> Iterator[Row]:
-    """Time of a compiled model over its own when it is not; the seconds of compiling stand beside."""
+    """Compare a model's time when compiled with its time when not, and add the seconds of compiling."""
     for name in MODELS:
         plain, fast = (_model(name, compile=value).to(device) for value in ("false", "true"))
         fast.load_state_dict(plain.state_dict())

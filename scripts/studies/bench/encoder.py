@@ -1,4 +1,4 @@
-"""The dense encoder against PyTorch's own (item `encoder`)."""
+"""Compare the dense encoder with PyTorch's own (item `encoder`)."""
 
 from collections.abc import Iterator
 
@@ -20,7 +20,7 @@ CONVOLUTION = 7  # positions, conf/model's own: `dense` is held to the bars as i
 
 
 def encoder(rounds: int, device: str) -> Iterator[Row]:
-    """Time of ours over that of torch.nn.TransformerEncoder of the same size, its evaluation fast path off."""
+    """Compare the time with torch.nn.TransformerEncoder of the same size, its evaluation fast path off."""
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

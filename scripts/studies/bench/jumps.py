@@ -1,4 +1,4 @@
-"""What jumping over layers and closing tokens saves in seconds (items `routes`, `routes_long` and `tokens`)."""
+"""Measure the seconds that skipped layers and closed tokens save (items `routes`, `routes_long` and `tokens`)."""
 
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -25,7 +25,7 @@ OPEN_RATES = (0.75, 0.5, 0.25)
 
 
 class RandomRoutes(JumpPolicy):
-    """Jumps at random: goes on with a given chance, else over as many layers as it can. Drawn once, then fixed."""
+    """Jump at random: continue with a given chance, else over as many layers as allowed; drawn once, then fixed."""
 
     going_on = 1.0
 
@@ -36,18 +36,18 @@ class RandomRoutes(JumpPolicy):
 
 @cache  # drawing is no part of what is timed
 def routes_at_random(batch: int, decisions: int, num_actions: int, going_on: float) -> Tensor:
-    """Logits of the actions that are taken."""
+    """Return logits of the actions that are taken."""
     goes_on = torch.rand(batch, decisions, generator=torch.Generator().manual_seed(0)) < going_on
     return DECIDED * torch.nn.functional.one_hot(torch.where(goes_on, 0, num_actions - 1), num_actions)
 
 
 def routes(rounds: int, device: str) -> Iterator[Row]:
-    """Time of the jump block over the dense stack's, against 1.15 (f + 0.05) for a visited share f."""
+    """Compare the jump block with the dense stack; the bar is 1.15 (f + 0.05) for a visited share f."""
     yield from _routes(*SHORT, rounds, device)
 
 
 def routes_long(rounds: int, device: str) -> Iterator[Row]:
-    """The same at time 500: minutes a round on two cores."""
+    """Compare the jump block with the dense stack at time 500, which takes minutes a round on two cores."""
     yield from _routes(*LONG, rounds, device)
 
 
@@ -93,7 +93,7 @@ def _routes(batch: int, time: int, dim: int, heads: int, rounds: int, device: st
 
 
 def tokens(rounds: int, device: str) -> Iterator[Row]:
-    """Time of a gated layer in evaluation over what the MACs of its open tokens promise."""
+    """Compare the time of a gated layer in evaluation with what the MACs of its open tokens predict."""
     for (batch, time, dim), most in TOKENS:
         yield from _tokens(batch, time, dim, most, rounds, device)
 

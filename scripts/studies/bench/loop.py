@@ -1,4 +1,4 @@
-"""What the training loop costs beside the arithmetic (item `loop`).
+"""Measure what the training loop costs in addition to the arithmetic (item `loop`).
 
 A bare loop does the same work on the same batches: forward, losses, backward, clipping, optimizer, averaged weights,
 thresholds. What the Trainer, metrics, logs and pictures take is the difference. For a step the two take turns, a step
@@ -41,7 +41,7 @@ FETCHING = "[_TrainingEpochLoop].train_dataloader_next"  # Lightning's name for 
 
 
 class Kept:
-    """Batches in memory, as a loader. Not a list, which Lightning takes for several loaders."""
+    """Load batches from memory; Lightning would take a list for several loaders."""
 
     def __init__(self, batches: Sequence[AudioBatch]) -> None:
         self.batches = batches
@@ -54,7 +54,7 @@ class Kept:
 
 
 class Between(Kept):
-    """The same, and before each batch the bare loop takes a step with it: when it began, and how long it took."""
+    """Load batches from memory, and let the bare loop take and time a step with each batch first."""
 
     def __init__(self, batches: Sequence[AudioBatch], loop: "BareLoop") -> None:
         super().__init__(batches)
@@ -73,7 +73,7 @@ class Between(Kept):
 
 
 class Stopwatch(Callback):
-    """When steps began and ended."""
+    """Record when steps began and ended."""
 
     def __init__(self) -> None:
         self.begun: list[float] = []
@@ -87,7 +87,7 @@ class Stopwatch(Callback):
         self.ended.append(time.perf_counter())
 
     def step_seconds(self, between: Between) -> tuple[float, float]:
-        """Of the trainer and of the bare loop, whose steps lie between."""
+        """Return the seconds of a step of the trainer and of the bare loop, which alternate."""
         first, last = self.begun[WARM_UP], self.begun[-1]
         pairs = zip(between.begun, between.seconds, strict=True)
         others = [seconds for begun, seconds in pairs if first <= begun < last]
@@ -100,13 +100,13 @@ class Stopwatch(Callback):
 
     @property
     def waiting_share(self) -> float:
-        """Of the time from the first step to the last, spent waiting for the next batch; Lightning counts it."""
+        """Return the share of the time from the first step to the last that was spent waiting for batches."""
         assert len(self.waits) >= len(self.begun), f"Lightning has no {FETCHING} for every batch"
         return sum(self.waits[1 : len(self.begun)]) / (self.ended[-1] - self.begun[0])
 
 
 def loop(rounds: int, device: str) -> Iterator[Row]:
-    """Time of a step and of an epoch over the bare loop's; share of an epoch spent waiting for data."""
+    """Compare a step and an epoch with the bare loop's, and measure the share of an epoch spent waiting for data."""
     quiet()
     with tempfile.TemporaryDirectory() as folder:
         root = write_clips(Path(folder) / "clips", num_clips=2 * BATCH * NUM_STEPS)
@@ -162,7 +162,7 @@ def lightning(
     validation: list[AudioBatch],
     run: Path,
 ) -> tuple[Stopwatch, float]:
-    """One epoch as `train.py` runs it, and its seconds from the first step on. No batches: the loader's own."""
+    """Run one epoch as `train.py` does and return its seconds from the first step on; no `batches`: its own."""
     cfg = cfg.copy()
     cfg.run_dir = str(run)
     watch = Stopwatch()
@@ -177,7 +177,7 @@ def lightning(
 
 
 class BareLoop:
-    """A training without Lightning."""
+    """Train without Lightning."""
 
     def __init__(self, cfg: DictConfig, data: AudioDataModule, device: str) -> None:
         self.task = build_task(cfg, build_model(cfg, data.num_classes), data).to(device)
@@ -209,12 +209,12 @@ class BareLoop:
         model.update_threshold(task_loss.detach(), task.threshold_lr)
 
     def wait(self) -> None:
-        """Until a GPU has done what it was asked."""
+        """Wait until a GPU has finished."""
         if self.device == "cuda":
             torch.cuda.synchronize()
 
     def validate(self, batches: list[AudioBatch]) -> None:
-        """And meet the budget before."""
+        """Calibrate the budget, then validate."""
         if self.task.target is not None:
             calibrate(self.model, batches, self.task.target)
         self.model.eval()
@@ -226,7 +226,7 @@ class BareLoop:
 def bare(
     cfg: DictConfig, data: AudioDataModule, batches: list[AudioBatch], validation: list[AudioBatch], device: str
 ) -> tuple[float, float]:
-    """Seconds of a step, and of the epoch with its validation."""
+    """Return the seconds of a step, and of the epoch with its validation."""
     loop = BareLoop(cfg, data, device)
     begun = []
     for batch in batches:
@@ -239,7 +239,7 @@ def bare(
 
 @contextlib.contextmanager
 def _replaced(data: AudioDataModule, **loaders: Any) -> Iterator[None]:
-    """Other loaders for a while."""
+    """Replace the loaders for the duration of the context."""
     for name, loader in loaders.items():
         setattr(data, name, loader)
     try:

@@ -1,4 +1,4 @@
-"""What a figure was measured on: stands beside every row of a benchmark."""
+"""Describe the machine that a figure was measured on, for every row of a benchmark."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ Facts = dict[str, str | int]
 
 
 def machine() -> Facts:
-    """As it is now: the next item may run on other threads."""
+    """Describe the machine in its current state: the next item may use another number of threads."""
     return {
         "processor": processor(),
         "cores": os.cpu_count() or 0,
@@ -33,7 +33,7 @@ def device_facts(device: str, *, bf16: bool) -> Facts:
 
 
 def processor() -> str:
-    """Name and instruction set, the name where the system tells it."""
+    """Return the instruction set, and the name of the processor if the system tells it."""
     lines = CPU_INFO.read_text(encoding="utf-8").splitlines() if CPU_INFO.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith(MODEL)]
     return " ".join([*names[:1], platform.machine()])

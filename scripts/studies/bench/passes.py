@@ -1,4 +1,4 @@
-"""The two directions that every layer is timed in."""
+"""Make the two passes that every layer is timed in."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ DIRECTIONS = (FORWARD, TRAINING)
 
 
 def one_pass(module: nn.Module, call: Callable[[Tensor], Tensor], x: Tensor, direction: str) -> Callable[[], None]:
-    """A step of `call` on x, as evaluation or as training takes it. `module` holds the weights that get gradients."""
+    """Make a step of `call` on x as in evaluation or training; the weights of `module` get gradients."""
 
     def forward() -> None:
         module.eval()

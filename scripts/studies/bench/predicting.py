@@ -1,4 +1,4 @@
-"""What reading files costs a prediction (item `predict`): a folder of clips against the bare model on the same."""
+"""Measure what reading files costs a prediction (item `predict`): a folder of clips against the bare model."""
 
 import tempfile
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ Padded = list[tuple[torch.Tensor, torch.Tensor]]  # waveform, lengths
 
 
 def predict(rounds: int, device: str) -> Iterator[Row]:
-    """Clips per second from files to answers, over those of the forward pass alone. Untrained weights: time counts."""
+    """Compare clips per second from files to answers with the forward pass alone; weights are untrained."""
     with tempfile.TemporaryDirectory() as folder:
         workers = torch.get_num_threads() if device == "cpu" else 0
         files = find_files([str(write_clips(Path(folder), num_clips=NUM_CLIPS))])
@@ -58,7 +58,7 @@ def predict(rounds: int, device: str) -> Iterator[Row]:
 
 
 def large_batches(files: list[Path], device: str) -> Padded:
-    """All clips in memory, those of like length together: the best that a batch can be."""
+    """Batch all clips in memory by length: the best possible batches."""
     clips = sorted((read_clip(path, SAMPLE_RATE) for path in files), key=len)
     return [
         (

@@ -1,4 +1,4 @@
-"""The items of the benchmark, by name, in the order in which they run."""
+"""List the items of the benchmark by name, in the order in which they run."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -40,13 +40,13 @@ ELSEWHERE = ("allocator", "start", "predict")  # in processes of their own, whic
 
 
 def check_precision(names: Sequence[str]) -> None:
-    """What can be measured in bfloat16."""
+    """List the items that can be measured in bfloat16."""
     if wrong := [name for name in names if name in ELSEWHERE]:
         raise ValueError(f"--bf16 must go without {', '.join(wrong)}: they run in processes that stay in float32.")
 
 
 def measure(name: str, rounds: int, device: str, *, bf16: bool = False) -> Iterator[Row]:
-    """The rows of an item, with what they were measured on. `bf16`: products in bfloat16, weights in float32."""
+    """Measure the rows of an item and add the machine; `bf16` has products in bfloat16 and weights in float32."""
     if name == "allocator":
         device = "cpu"
     # A cached cast of a weight would outlive the step that changes the weight.

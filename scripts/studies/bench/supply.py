@@ -1,4 +1,4 @@
-"""Whether clips come as fast as a model eats them (item `supply`), and how long a user waits for the first step."""
+"""Measure whether data are loaded as fast as a model trains (item `supply`), and the wait for the first step."""
 
 import json
 import os
@@ -30,7 +30,7 @@ IMPORTS = "import torch, lightning.pytorch"
 
 
 def supply(rounds: int, device: str) -> Iterator[Row]:
-    """Clips per second of decoding, augmentation and mel, over what `small` trains on with the same cores."""
+    """Compare clips per second of decoding, augmentation and mel with those that `small` trains on, same cores."""
     with tempfile.TemporaryDirectory() as folder:
         root = write_clips(Path(folder) / "clips", num_clips=NUM_CLIPS)
         overrides = ["model=dense", "size=small", "data=folder", f"data.root={root}", "data.sample_rate=8000"]
@@ -60,7 +60,7 @@ def supply(rounds: int, device: str) -> Iterator[Row]:
 
 
 def _pass(loader: KeyedLoader, frontend: LogMel) -> float:
-    """Seconds per clip of one pass over the training clips."""
+    """Return the seconds per clip of one pass over the training clips."""
     begun, num_clips = time.perf_counter(), 0
     with torch.no_grad(), one_thread():  # the loader's workers have the other cores
         for batch in loader:
@@ -70,7 +70,7 @@ def _pass(loader: KeyedLoader, frontend: LogMel) -> float:
 
 
 def start(rounds: int, device: str) -> Iterator[Row]:
-    """Seconds from process start to the end of the first step, beyond those of importing torch and Lightning."""
+    """Measure the seconds from process start to the end of the first step, minus the imports of torch and Lightning."""
     extra = torch.zeros(rounds, 2, dtype=torch.float64)
     with tempfile.TemporaryDirectory() as folder:
         root = write_clips(Path(folder) / "clips", num_clips=3000)

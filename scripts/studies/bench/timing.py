@@ -30,7 +30,7 @@ class Ratio(NamedTuple):
 
 
 class Times(NamedTuple):
-    """Seconds of every case in every round."""
+    """Hold the seconds of every case in every round."""
 
     names: list[str]
     seconds: Tensor  # float64, rounds cases
@@ -39,14 +39,14 @@ class Times(NamedTuple):
         return float(self._of(name).median())
 
     def ratio(self, name: str, to: str) -> Ratio:
-        """Of the medians of two cases, with its interval."""
+        """Return the ratio of the medians of two cases, with its interval."""
         a, b = self._of(name), self._of(to)
         drawn = _drawn(len(a))
         low, high = _interval(a[drawn].median(dim=1).values / b[drawn].median(dim=1).values)
         return Ratio(float(a.median() / b.median()), low, high)
 
     def difference(self, name: str, to: str) -> Ratio:
-        """The median of what a case takes beyond another one of the same round, in seconds, with its interval."""
+        """Return the median of the seconds that a case takes longer than another of its round, with its interval."""
         beyond = self._of(name) - self._of(to)
         low, high = _interval(beyond[_drawn(len(beyond))].median(dim=1).values)
         return Ratio(float(beyond.median()), low, high)
@@ -64,7 +64,7 @@ def _interval(values: Tensor) -> list[float]:
 
 
 def interleave(cases: Mapping[str, Callable[[], object]], *, rounds: int, device: str = "cpu") -> Times:
-    """Run the cases one after the other, `rounds` times, each round from another one on; once before to warm up."""
+    """Run the cases in turn, `rounds` times, each round starting with another case, after one round to warm up."""
     names = list(cases)
     repeats = {name: _repeats(call, device) for name, call in cases.items()}
     seconds = torch.zeros(rounds, len(names), dtype=torch.float64)
@@ -82,7 +82,7 @@ def _repeats(call: Callable[[], object], device: str) -> int:
 
 
 def _seconds(call: Callable[[], object], repeats: int, device: str) -> float:
-    """Of one call, as the mean over `repeats`."""
+    """Return the mean seconds of a call over `repeats`."""
     if device == "cuda":
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()

@@ -34,10 +34,8 @@ def check(cfg: DictConfig, defaults: DictConfig) -> None:
         raise ConfigError(f"run_dir must not be given, got {typed.run_dir}: the folder is hydra.run.dir=<folder>")
     _hold(typed, defaults, "", names)
     rules = {f"model.encoder.{key}": rule for key, rule in ENCODER_RULES.get(_target(typed.model.encoder), {}).items()}
-    shared = {f.name: f.metadata["rule"] for f in dataclasses.fields(Source) if f.metadata}
-    rules |= {
-        f"data.{key}": rule for key, rule in shared.items() if key in typed.data
-    }  # of sources without schema, too
+    shared = {key: field.metadata["rule"] for key, field in _fields(Source).items() if field.metadata}
+    rules |= {f"data.{key}": rule for key, rule in shared.items() if key in typed.data}  # without a schema, too
     for key, rule in rules.items():
         _keep(rule, key, OmegaConf.select(typed, key))
     with open_dict(cfg):
@@ -69,9 +67,9 @@ def _target(node: DictConfig) -> str:
 
 def _typed(node: DictConfig, schema: type, path: str, names: list[str]) -> DictConfig:
     """Give `node` the types of `schema`, and the nodes below it those of SCHEMAS."""
-    for field in dataclasses.fields(schema):  # OmegaConf does not say which one it was
-        if dataclasses.is_dataclass(field.type) and not isinstance(node._get_node(field.name), DictConfig | None):
-            raise wrong_value(_join(path, field.name), "a map", node[field.name])
+    for key, field in _fields(schema).items():  # OmegaConf does not say which one it was
+        if dataclasses.is_dataclass(field.type) and not isinstance(node._get_node(key), DictConfig | None):
+            raise wrong_value(_join(path, key), "a map", node[key])
     try:
         typed = OmegaConf.merge(OmegaConf.structured(schema), node)
     except OmegaConfBaseException as error:
@@ -101,14 +99,19 @@ def _words(schema: Any, key: str) -> str:
     """Say in words what the field at `key` takes: its type, and its rule where it has one."""
     *parents, name = key.split(".")
     for parent in parents:
-        schema = schema.__annotations__[parent]
-    field = next(field for field in dataclasses.fields(schema) if field.name == name)
+        schema = _fields(schema)[parent].type
+    field = _fields(schema)[name]
     origin = get_origin(field.type)
     kinds = [kind for kind in get_args(field.type) or (field.type,) if kind is not type(None)]
     words = "a map" if origin is dict else " or ".join(WORDS.get(kind, "a map") for kind in kinds)
     if origin is list:
         words = f"a list, each item {words}"
     return f"{words}, {field.metadata['rule'].words}" if "rule" in field.metadata else words
+
+
+def _fields(schema: Any) -> dict[str, dataclasses.Field[Any]]:
+    """Map the names of a schema's fields to them; a node without a schema has none."""
+    return {field.name: field for field in dataclasses.fields(schema)} if dataclasses.is_dataclass(schema) else {}
 
 
 def _join(path: str, key: str) -> str:
@@ -129,8 +132,7 @@ def _value(node: DictConfig, key: str, path: str) -> Any:
 
 def _hold(node: DictConfig, default: DictConfig, path: str, names: list[str]) -> None:
     """Check every value below `node` against its rule, or against its default where it has no schema."""
-    schema = OmegaConf.get_type(node)
-    declared = {f.name: f for f in dataclasses.fields(schema)} if dataclasses.is_dataclass(schema) else {}
+    declared = _fields(OmegaConf.get_type(node))
     for key in map(str, node):
         here = _join(path, key)
         value = _value(node, key, here)

@@ -1,6 +1,6 @@
 """Declare what every key of the configuration may hold: its type, its closed choices and simple ranges.
 
-No value stands here: defaults live in conf/, once. A node finds its schema by its place (`Config` and the dataclasses
+No value stands here: defaults live in conf/, once. A node finds its schema by its place (`Config` and the nodes
 inside it) or by its `_target_` (`SCHEMAS`). A node without a schema, such as the encoder of a model or a data source of
 your own, is compared with its own YAML file instead, see `hopscotch.config.check`.
 
@@ -10,7 +10,7 @@ models are used without a configuration too and check their numbers themselves.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import field, is_dataclass, make_dataclass
 from typing import Any, NamedTuple
 
 from omegaconf import MISSING
@@ -68,161 +68,120 @@ DETERMINISTIC = Rule("true, false or warn", lambda value: value in (True, False,
 FAST_DEV_RUN = Rule("true, false or a number of batches of at least 0", lambda v: isinstance(v, bool | int) and v >= 0)
 
 
-def keeps(rule: Rule | None = None) -> Any:
-    """Declare a required field that keeps `rule`; its default is in YAML. Optional types accept None, too."""
-    return field(default=MISSING, metadata={} if rule is None else {"rule": rule})
+def node(*bases: type, **keys: Any) -> type:
+    """Make the schema of a node from `bases` and these keys.
+
+    A key is a type, a pair of type and rule, the schema of a node below, or `dict` for a group that may be left out.
+    Keys have no default here; an optional type accepts None, too.
+    """
+    fields: list[tuple[str, Any, Any]] = []
+    for key, kind in keys.items():
+        if kind is dict or is_dataclass(kind):
+            factory: Any = kind
+            fields.append((key, dict[str, Any] if kind is dict else kind, field(default_factory=factory)))
+            continue
+        kind, rule = kind if isinstance(kind, tuple) else (kind, None)
+        fields.append((key, kind, field(default=MISSING, metadata={} if rule is None else {"rule": rule})))
+    return make_dataclass("Node", fields, bases=bases)
 
 
-@dataclass
-class Object:
-    """Declare a node that becomes an object."""
-
-    _target_: str = MISSING
-
-
-@dataclass
-class Compute:
-    """Declare the budget: how much the model may compute, and how it learns to."""
-
-    target: Any = keeps(TARGET)
-    level: float = keeps(SHARE)
-    weight: float = keeps(ZERO)
-    entropy_weight: float = keeps(ZERO)
-    dense_weight: float = keeps(ZERO)
-    warmup: float = keeps(SHARE)
-    budget: Any = keeps(BUDGETS)
-
-
-@dataclass
-class Shape:
-    """Declare the dimensions that a size sets and a model refers to."""
-
-    name: str = MISSING
-    dim: int = keeps(ONE)
-    heads: int = keeps(ONE)
-    depth: int = keeps(ONE)
-    ffn_ratio: float = keeps(ABOVE_ZERO)
-
-
-@dataclass
-class Size(Shape):
-    """Declare the dimensions of a size, whose width depends on the kind of model."""
-
-    token_dim: int = keeps(ONE)
-    plain_dim: int = keeps(ONE)
-
-
-@dataclass
-class Gate:
-    """Declare the token gate."""
-
-    num_keys: int = keeps(ONE)
-    hidden_ratio: float = keeps(ABOVE_ZERO)
-    rule: str = keeps(one_of("target", "sign", "proportional", "off"))
-    open_rate: float = keeps(SHARE)
-    rate_floor: float = keeps(SHARE)
-    rate_ceiling: float = keeps(SHARE)
-    detach: bool = MISSING
-    training_mode: str = keeps(one_of("full", "packed"))
-    threshold_by: str = keeps(one_of("loss", "gradient"))
-
-
-@dataclass
-class Model(Shape, Object):
-    """Declare what all models share; the encoder has the arguments of its class."""
-
-    dropout: float = keeps(PART)
-    convolution_width: int = keeps(Rule("0, or an odd number of positions", lambda v: v == 0 or (v > 0 and v % 2 == 1)))
-    stem_stride: int = keeps(Rule("2 or 4", lambda value: value in (2, 4)))
-    positions: str = keeps(one_of("sinusoidal", "convolutional", "none"))
-    pooling: str = keeps(one_of("statistics", "maxima"))
-    residual_init_scale: float = keeps(ZERO)
-    open_rate: float | None = keeps(SHARE)
-    encoder: dict[str, Any] = MISSING  # free: one class and one YAML make a new model
-
-
-@dataclass
-class Trainer(Object):
-    """Declare the arguments of Lightning's Trainer, and `compile`."""
-
-    max_epochs: int = keeps(ONE)
-    max_steps: int = keeps(Rule("at least 1, or -1 for no limit", lambda value: value == -1 or value >= 1))
-    max_time: str | None = MISSING
-    accelerator: str = keeps(one_of("auto", "cpu", "gpu", "cuda", "mps"))
-    devices: Any = keeps(DEVICES)
-    num_nodes: int = keeps(ONE)
-    strategy: str = MISSING
-    precision: str = keeps(one_of("32-true", "bf16-mixed", "16-mixed", "64-true"))
-    deterministic: Any = keeps(DETERMINISTIC)
-    gradient_clip_val: float | None = keeps(ZERO)
-    accumulate_grad_batches: int = keeps(ONE)
-    limit_train_batches: int | float = keeps(BATCHES)
-    limit_val_batches: int | float = keeps(BATCHES)
-    limit_test_batches: int | float = keeps(SOME_BATCHES)
-    overfit_batches: int | float = keeps(BATCHES)
-    val_check_interval: int | float = keeps(SOME_BATCHES)
-    check_val_every_n_epoch: int = keeps(ONE)
-    num_sanity_val_steps: int = keeps(at_least(-1))
-    log_every_n_steps: int = keeps(ONE)
-    fast_dev_run: Any = keeps(FAST_DEV_RUN)
-    detect_anomaly: bool = MISSING
-    profiler: str | None = keeps(one_of("simple", "advanced", "pytorch"))
-    enable_progress_bar: bool = MISSING
-    enable_model_summary: bool = MISSING
-    use_distributed_sampler: bool = MISSING
-    compile: bool = MISSING
-
-
-@dataclass
-class Config:
-    """Declare the root: what `python train.py --cfg job` prints."""
-
-    seed: int = keeps(ZERO)
-    ckpt_path: str | None = MISSING
-    run_dir: str = MISSING
-    compute: Compute = field(default_factory=Compute)
-    data: Any = MISSING
-    augment: dict[str, Any] = MISSING
-    frontend: Any = MISSING
-    size: Size = field(default_factory=Size)
-    gate: Gate = field(default_factory=Gate)
-    model: Model = field(default_factory=Model)
-    task: Any = MISSING
-    trainer: Trainer = field(default_factory=Trainer)
-    callbacks: dict[str, Any] = field(default_factory=dict)
-    logger: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class Source(Object):
-    """Declare what every data source has; the rules hold for sources without a schema, too."""
-
-    sample_rate: int = keeps(RATE)
-    batch_size: int = keeps(ONE)
-    num_workers: int = keeps(ZERO)
-    cache_gib: float = keeps(ZERO)
-
-
-def node(base: type = Object, **keys: Any) -> type:
-    """Make the schema of a node: `base` and these keys, each of a type or of (type, rule)."""
-    split = {key: kind if isinstance(kind, tuple) else (kind,) for key, kind in keys.items()}
-    return make_dataclass("Node", [(key, kind, keeps(*rule)) for key, (kind, *rule) in split.items()], bases=(base,))
-
-
-CORPUS = node(
+Object = node(_target_=str)  # a node that becomes an object
+Compute = node(
+    target=(Any, TARGET),
+    level=(float, SHARE),
+    weight=(float, ZERO),
+    entropy_weight=(float, ZERO),
+    dense_weight=(float, ZERO),
+    warmup=(float, SHARE),
+    budget=(Any, BUDGETS),
+)
+Shape = node(name=str, dim=(int, ONE), heads=(int, ONE), depth=(int, ONE), ffn_ratio=(float, ABOVE_ZERO))
+Gate = node(
+    num_keys=(int, ONE),
+    hidden_ratio=(float, ABOVE_ZERO),
+    rule=(str, one_of("target", "sign", "proportional", "off")),
+    open_rate=(float, SHARE),
+    rate_floor=(float, SHARE),
+    rate_ceiling=(float, SHARE),
+    detach=bool,
+    training_mode=(str, one_of("full", "packed")),
+    threshold_by=(str, one_of("loss", "gradient")),
+)
+Model = node(
+    Shape,
+    Object,
+    dropout=(float, PART),
+    convolution_width=(int, Rule("0, or an odd number of positions", lambda v: v == 0 or (v > 0 and v % 2 == 1))),
+    stem_stride=(int, Rule("2 or 4", lambda value: value in (2, 4))),
+    positions=(str, one_of("sinusoidal", "convolutional", "none")),
+    pooling=(str, one_of("statistics", "maxima")),
+    residual_init_scale=(float, ZERO),
+    open_rate=(float | None, SHARE),
+    encoder=dict[str, Any],  # free: one class and one YAML make a new model
+)
+Trainer = node(  # the arguments of Lightning's Trainer, and `compile`
+    Object,
+    max_epochs=(int, ONE),
+    max_steps=(int, Rule("at least 1, or -1 for no limit", lambda value: value == -1 or value >= 1)),
+    max_time=str | None,
+    accelerator=(str, one_of("auto", "cpu", "gpu", "cuda", "mps")),
+    devices=(Any, DEVICES),
+    num_nodes=(int, ONE),
+    strategy=str,
+    precision=(str, one_of("32-true", "bf16-mixed", "16-mixed", "64-true")),
+    deterministic=(Any, DETERMINISTIC),
+    gradient_clip_val=(float | None, ZERO),
+    accumulate_grad_batches=(int, ONE),
+    limit_train_batches=(int | float, BATCHES),
+    limit_val_batches=(int | float, BATCHES),
+    limit_test_batches=(int | float, SOME_BATCHES),
+    overfit_batches=(int | float, BATCHES),
+    val_check_interval=(int | float, SOME_BATCHES),
+    check_val_every_n_epoch=(int, ONE),
+    num_sanity_val_steps=(int, at_least(-1)),
+    log_every_n_steps=(int, ONE),
+    fast_dev_run=(Any, FAST_DEV_RUN),
+    detect_anomaly=bool,
+    profiler=(str | None, one_of("simple", "advanced", "pytorch")),
+    enable_progress_bar=bool,
+    enable_model_summary=bool,
+    use_distributed_sampler=bool,
+    compile=bool,
+)
+Config = node(  # the root: what `python train.py --cfg job` prints
+    seed=(int, ZERO),
+    ckpt_path=str | None,
+    run_dir=str,
+    compute=Compute,
+    data=Any,
+    augment=dict[str, Any],
+    frontend=Any,
+    size=node(Shape, token_dim=(int, ONE), plain_dim=(int, ONE)),  # a width for each kind of model
+    gate=Gate,
+    model=Model,
+    task=Any,
+    trainer=Trainer,
+    callbacks=dict,
+    logger=dict,
+)
+Source = node(  # what every data source has; the rules hold for sources without a schema, too
+    Object, sample_rate=(int, RATE), batch_size=(int, ONE), num_workers=(int, ZERO), cache_gib=(float, ZERO)
+)
+Corpus = node(
     Source, num_train=(int, ONE), num_val=(int, ONE), num_test=(int, ONE), corpus_seed=(int, ZERO), cache_dir=str | None
 )
-FILES = node(Source, root=str, on_bad_file=(str, one_of("error", "skip")))
+Files = node(Source, root=str, on_bad_file=(str, one_of("error", "skip")))
 SCHEMAS: dict[str, type] = {
-    "hopscotch.data.synthetic.source.SyntheticWords": CORPUS,
+    "hopscotch.data.synthetic.source.SyntheticWords": Corpus,
     "hopscotch.data.synthetic.source.SyntheticScenes": node(
-        CORPUS,
+        Corpus,
         scene_seconds=(float, at_least(5)),  # five words of the slowest speaker take 3.7 s
         confusable=bool,
     ),
-    "hopscotch.data.folder.Folder": node(FILES, val_fraction=(float, PART), test_fraction=(float, PART)),
-    "hopscotch.data.fsdd.Fsdd": node(FILES, split=(str, one_of("official", "speaker")), test_speaker=str | None),
+    "hopscotch.data.folder.Folder": node(Files, val_fraction=(float, PART), test_fraction=(float, PART)),
+    "hopscotch.data.fsdd.Fsdd": node(Files, split=(str, one_of("official", "speaker")), test_speaker=str | None),
     "hopscotch.data.augment.WaveformAugment": node(
+        Object,
         sample_rate=(int, RATE),
         speeds=(list[float], SPEEDS),
         silence_probability=(float, SHARE),
@@ -232,6 +191,7 @@ SCHEMAS: dict[str, type] = {
         noise_snr_db=(list[float], LOW_HIGH),
     ),
     "hopscotch.data.augment.SpecAugment": node(
+        Object,
         num_time_masks=(int, ZERO),
         time_mask_share=(float, PART),
         num_mel_masks=(int, ZERO),
@@ -239,6 +199,7 @@ SCHEMAS: dict[str, type] = {
         tilt=(float, ZERO),
     ),
     "hopscotch.frontend.LogMel": node(
+        Object,
         sample_rate=(int, RATE),
         num_mels=(int, ONE),
         window_seconds=(float, ABOVE_ZERO),
@@ -247,10 +208,10 @@ SCHEMAS: dict[str, type] = {
         top_db=(float, ABOVE_ZERO),
     ),
     "hopscotch.training.classify.ClassificationTask": node(
-        optimizer=Any, warmup=(float, SHARE), label_smoothing=(float, PART), threshold_lr=(float, ZERO)
+        Object, optimizer=Any, warmup=(float, SHARE), label_smoothing=(float, PART), threshold_lr=(float, ZERO)
     ),
     "torch.optim.AdamW": node(
-        lr=(float, ABOVE_ZERO), weight_decay=(float, ZERO), betas=(list[float], TWO_MOMENTS), fused=bool
+        Object, lr=(float, ABOVE_ZERO), weight_decay=(float, ZERO), betas=(list[float], TWO_MOMENTS), fused=bool
     ),
 }
 

@@ -162,7 +162,7 @@ def _decode(path: Path, file: soundfile.SoundFile, num_frames: int) -> Float[np.
 
 
 def _mono(samples: Float[np.ndarray, "frame channel"]) -> Float[Tensor, " frame"]:
-    """Average the channels. A mean over one channel would take a tenth of the time of reading a clip."""
+    """Average the channels; for a single channel numpy's mean would take a tenth of the time of reading a clip."""
     return torch.from_numpy(samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1))
 
 
@@ -197,7 +197,7 @@ def _open(path: Path) -> soundfile.SoundFile:
         return file
     file.close()
     if file.frames > MAX_FRAMES_PER_BYTE * found.st_size:  # as of a FLAC that was written to a pipe
-        raise _bad(path, f"its header must say how long it is, got {file.frames} frames; encode it anew.")
+        raise _bad(path, f"its header must say how long it is, got {file.frames} frames; encode it again.")
     if file.frames < 1:
         raise _bad(path, f"must hold at least one frame, got {file.frames}.")
     raise _bad(path, f"rate must lie in [{MIN_RATE}, {MAX_RATE}] Hz, got {file.samplerate}.")

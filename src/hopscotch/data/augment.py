@@ -40,17 +40,7 @@ class WaveformAugment:
         noise_probability: float,
         noise_snr_db: Sequence[float],
     ) -> None:
-        """Take ranges that `hopscotch.config.schema` has checked.
-
-        Args:
-            sample_rate: in Hz.
-            speeds: factors, drawn evenly; 1.1 makes a clip shorter and higher, which moves its formants too.
-            silence_probability: share of clips that get silence.
-            silence_seconds: most silence at either end.
-            gain_db: largest change of level either way.
-            noise_probability: share of clips that get noise of a colour drawn between white and pink.
-            noise_snr_db: lowest and highest signal-to-noise ratio, relative to the clip's own RMS.
-        """
+        """Take the keys of conf/augment, where each is explained and from where `hopscotch.config` checks it."""
         self.speeds = [Fraction(speed).limit_denominator(MAX_SPEED_TERM) for speed in speeds]
         self.silence_probability = silence_probability
         self.max_silence = round(silence_seconds * sample_rate)  # samples
@@ -147,24 +137,9 @@ class SpecAugment(nn.Module):
     """Tilt spectra, then mask them with 0, which is a bin's mean over the training set; each clip by its own key."""
 
     def __init__(
-        self,
-        *,
-        num_time_masks: int,
-        time_mask_share: float,
-        num_mel_masks: int,
-        mel_mask_share: float,
-        tilt: float,
+        self, *, num_time_masks: int, time_mask_share: float, num_mel_masks: int, mel_mask_share: float, tilt: float
     ) -> None:
-        """Take ranges that `hopscotch.config.schema` has checked.
-
-        Args:
-            num_time_masks: masks over time.
-            time_mask_share: widest time mask, as a share of the clip's own frames.
-            num_mel_masks: masks over mel bins.
-            mel_mask_share: widest mel mask, as a share of the mel bins.
-            tilt: largest weight, in units of the bins' deviation, of each of the first four cosines over the mel axis
-                that are added to a clip's spectrum, as another microphone or voice would; 0 adds nothing.
-        """
+        """Take the keys of conf/augment, where each is explained and from where `hopscotch.config` checks it."""
         super().__init__()
         self.num_time_masks = num_time_masks
         self.time_mask_share = time_mask_share

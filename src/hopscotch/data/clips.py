@@ -70,11 +70,9 @@ class ClipStore:
         return self._waveforms is not None
 
     def __len__(self) -> int:
-        """Count the clips."""
         return len(self.clips)
 
     def __getitem__(self, index: int) -> Float[Tensor, " sample"]:
-        """Return the waveform of a clip."""
         if self._waveforms is None:
             return self._load(self.clips[index])
         return self._waveforms[self._offsets[index] : self._offsets[index + 1]]
@@ -136,7 +134,6 @@ class Batches(Dataset[AudioBatch]):
         self.augment = augment
 
     def __len__(self) -> int:
-        """Count the clips."""
         return len(self.store)
 
     def __getitems__(self, pairs: list[Pair]) -> AudioBatch:

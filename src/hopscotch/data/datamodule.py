@@ -1,8 +1,8 @@
-"""Turn clips into `AudioBatch`: what every data source shares. A source is a subclass with `find_clips`, and a YAML."""
+"""Turn clips into `AudioBatch`, as all data sources do. A source is a subclass with `find_clips`, and a YAML file."""
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -47,17 +47,7 @@ class AudioDataModule(LightningDataModule):
         augment: WaveformAugment | None,
         on_bad_file: str = "error",
     ) -> None:
-        """Take values that `hopscotch.config.schema` has checked.
-
-        Args:
-            sample_rate: Hz that every clip is resampled to.
-            batch_size: most clips in a batch.
-            num_workers: loader processes; 0 decodes in the main process.
-            cache_gib: GiB of decoded clips to keep in memory; more than that is decoded on demand.
-            seed: of the run.
-            augment: changes training clips; None leaves them as they are.
-            on_bad_file: error stops at the first unreadable file, skip leaves it out and names it.
-        """
+        """Take the keys of conf/data, where each is explained, the seed of the run, and what changes training clips."""
         super().__init__()
         self.sample_rate = sample_rate
         self.batch_size = batch_size
@@ -77,7 +67,7 @@ class AudioDataModule(LightningDataModule):
         """Leave out the trainer, and with it the model, for loader workers that are spawned."""
         return {key: value for key, value in self.__dict__.items() if key != "trainer"}
 
-    # What a data source overrides or calls.
+    # For data sources, to override or call.
 
     def find_clips(self) -> tuple[list[str], dict[Split, list[Clip]]]:
         """Return the class names, and the clips of each split with exact `num_samples`."""
@@ -97,11 +87,10 @@ class AudioDataModule(LightningDataModule):
             self._on_bad_file(name, error)
             return None
 
-    # What the rest of the package uses.
+    # For the rest of the package.
 
     @property
     def num_classes(self) -> int:
-        """Count the classes."""
         return len(self.classes)
 
     def name_classes(self, classes: Sequence[str]) -> None:
@@ -142,23 +131,15 @@ class AudioDataModule(LightningDataModule):
 
     def train_dataloader(self) -> KeyedLoader:
         """Load shuffled, augmented training batches, from where training stands."""
-        sampler = ShuffledBatches(
-            self._lengths("train"),
-            self.batch_size,
-            seed=self.seed,
-            position=self._position,
-            rank=self._rank,
-            num_ranks=self._num_ranks,
-        )
-        return self._loader("train", sampler, self.augment)
+        return self._loader("train", ShuffledBatches, self.augment, seed=self.seed, position=self._position)
 
     def val_dataloader(self) -> KeyedLoader:
         """Load every validation clip once."""
-        return self._evaluation_loader("val")
+        return self._loader("val", SortedBatches, None)
 
     def test_dataloader(self) -> KeyedLoader:
         """Load every test clip once."""
-        return self._evaluation_loader("test")
+        return self._loader("test", SortedBatches, None)
 
     def statistics_batches(self) -> Iterator[AudioBatch]:
         """Make batches of up to 500 plain training clips, drawn by the seed, to measure the front end's scale."""
@@ -221,24 +202,16 @@ class AudioDataModule(LightningDataModule):
     def _lengths(self, split: Split) -> list[int]:
         return [clip.num_samples for clip in self.clips[split]]
 
-    @property
-    def _rank(self) -> int:
-        return self.trainer.global_rank if self.trainer else 0
-
-    @property
-    def _num_ranks(self) -> int:
-        return self.trainer.world_size if self.trainer else 1
-
     def _position(self) -> Position:
         return trainer_position(self.trainer) if self.trainer else Position(0, 0)
 
-    def _evaluation_loader(self, split: Split) -> KeyedLoader:
-        lengths = self._lengths(split)
-        sampler = SortedBatches(lengths, self.batch_size, rank=self._rank, num_ranks=self._num_ranks)
-        return self._loader(split, sampler, None)
-
-    def _loader(self, split: Split, sampler: Sampler[list[Pair]], augment: WaveformAugment | None) -> KeyedLoader:
-        return KeyedLoader(Batches(self._stores[split], self.seed, augment), sampler, num_workers=self.num_workers)
+    def _loader(
+        self, split: Split, sampler: Callable[..., Sampler[list[Pair]]], augment: WaveformAugment | None, **options: Any
+    ) -> KeyedLoader:
+        if self.trainer:
+            options |= {"rank": self.trainer.global_rank, "num_ranks": self.trainer.world_size}
+        drawn = sampler(self._lengths(split), self.batch_size, **options)
+        return KeyedLoader(Batches(self._stores[split], self.seed, augment), drawn, num_workers=self.num_workers)
 
     def _on_bad_file(self, name: str, error: AudioFileError) -> None:
         if self.on_bad_file == "error":

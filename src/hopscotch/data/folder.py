@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 TRAINING = {"train", "training"}
 SPLIT_WORDS = TRAINING | {"val", "valid", "validation", "dev", "test", "testing"}
-# Files in a class folder that nobody means as clips.
+# Suffixes of files in a class folder that are not clips.
 OTHER_SUFFIXES = {".txt", ".md", ".csv", ".tsv", ".json", ".yaml", ".yml", ".lab", ".textgrid", ".png", ".jpg", ".pdf"}
 
 
@@ -38,7 +38,7 @@ class Folder(AudioDataModule):
         self.fractions: dict[Split, float] = {"test": test_fraction, "val": val_fraction}
 
     def find_clips(self) -> tuple[list[str], dict[Split, list[Clip]]]:
-        """Read the headers of all files, and name what in the folder cannot be meant so."""
+        """Read the headers of all files, and name what does not fit the layout."""
         if not self.root.is_dir():
             problem = "is a file" if self.root.exists() else "does not exist"
             raise ValueError(f"data.root must be a folder of class folders, got {self.root}, which {problem}.")
@@ -48,18 +48,21 @@ class Folder(AudioDataModule):
         words = {name.lower() for name in names} & SPLIT_WORDS
         if not is_split and words and (len(words) == len(names) or (words & TRAINING and words - TRAINING)):
             raise ValueError(
-                f"data.root must hold class folders, or train/, val/ and test/ (so written, and nothing beside them) "
+                f"data.root must hold class folders, or train/, val/ and test/ (so written, and nothing else) "
                 f"with class folders in each; got {', '.join(sorted(names))} in {self.root}."
             )
         parents = [self.root, *tops] if is_split else [self.root]
-        if beside := [printable(path.relative_to(self.root)) for parent in parents for path in files_in(parent)]:
-            log.warning("data.root: files beside the class folders are not used: %s", some(beside))
+        if unused := [printable(path.relative_to(self.root)) for parent in parents for path in files_in(parent)]:
+            log.warning("data.root: files outside the class folders are not used: %s", some(unused))
         class_folders = [folder for split in SPLITS for folder in _folders(self.root / split)] if is_split else tops
         classes = sorted({folder.name for folder in class_folders})
         if len(classes) < 2:
             found = f"only {classes[0]!r}" if classes else "none"
             raise ValueError(f"data.root must hold at least two class folders, got {found} in {self.root}.")
-        by_class = self._read_headers(class_folders, classes)
+        by_class: dict[str, list[Clip]] = defaultdict(list)
+        for folder in class_folders:
+            headers = (self.file_clip(path, self.root, classes.index(folder.name)) for path in audio_files(folder))
+            by_class[folder.name] += [clip for clip in headers if clip is not None]
         empty = [name for name in classes if not by_class[name]]
         if empty:
             raise ValueError(f"data.root: every class needs at least one audio file, got none in {', '.join(empty)}.")
@@ -69,15 +72,6 @@ class Folder(AudioDataModule):
                 clips[split] += part
         _refuse_shared(clips)
         return [printable(Path(name)) for name in classes], clips
-
-    def _read_headers(self, class_folders: list[Path], classes: list[str]) -> dict[str, list[Clip]]:
-        by_class: dict[str, list[Clip]] = defaultdict(list)
-        for folder in class_folders:
-            for path in audio_files(folder):
-                clip = self.file_clip(path, self.root, classes.index(folder.name))
-                if clip is not None:
-                    by_class[folder.name].append(clip)
-        return by_class
 
     def _given(self, clips: list[Clip]) -> dict[Split, list[Clip]]:
         """Split clips by the folder train/, val/ or test/ that they are in."""

@@ -39,7 +39,7 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ (x >> 31 & 0x1FFFFFFFF)
 
 
-BATCHES_PER_BUCKET = 8  # sorted by length together: little padding, yet every epoch mixes clips anew
+BATCHES_PER_BUCKET = 8  # sorted by length together: little padding, yet every epoch mixes clips differently
 
 Pair = tuple[int, int]  # epoch, index
 
@@ -87,16 +87,7 @@ class ShuffledBatches(Sampler[list[Pair]]):
         rank: int = 0,
         num_ranks: int = 1,
     ) -> None:
-        """Draw for one rank.
-
-        Args:
-            lengths: samples of each clip.
-            batch_size: most clips in a batch.
-            seed: of the run.
-            position: called at the start of an iteration for the epoch, and the batches of it that are done.
-            rank: of this process.
-            num_ranks: processes in all.
-        """
+        """Draw batches for one rank; `position` is called at the start of every iteration."""
         self.lengths = torch.tensor(lengths)
         self.sizes = batch_sizes(len(lengths), batch_size, num_ranks)
         self.seed = seed
@@ -105,7 +96,6 @@ class ShuffledBatches(Sampler[list[Pair]]):
         self.num_ranks = num_ranks
 
     def __len__(self) -> int:
-        """Count this rank's batches of an epoch."""
         return len(self.sizes) // self.num_ranks
 
     def __iter__(self) -> Iterator[list[Pair]]:
@@ -136,19 +126,17 @@ class SortedBatches(Sampler[list[Pair]]):
         self._batches = [[(0, index) for index in batch.tolist()] for batch in order.split(sizes)][rank::num_ranks]
 
     def __len__(self) -> int:
-        """Count this rank's batches."""
         return len(self._batches)
 
     def __iter__(self) -> Iterator[list[Pair]]:
-        """Go through this rank's batches, shortest clips first."""
         return iter(self._batches)
 
 
 def batch_sizes(num_clips: int, batch_size: int, num_ranks: int) -> list[int]:
     """Size all batches: as few as needed, equally many per rank, and differing by at most one clip."""
     num_batches = -(-num_clips // (batch_size * num_ranks)) * num_ranks
-    num_dealt = max(num_clips, num_batches)  # a batch holds at least one clip
-    return [num_dealt // num_batches + (i < num_dealt % num_batches) for i in range(num_batches)]
+    num_drawn = max(num_clips, num_batches)  # a batch holds at least one clip
+    return [num_drawn // num_batches + (i < num_drawn % num_batches) for i in range(num_batches)]
 
 
 def _chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:

@@ -1,6 +1,6 @@
-"""Cut files into the pieces that a model labels: short clips whole, long recordings in windows.
+"""Cut files into the pieces that a model labels: short files are one clip, long recordings become windows.
 
-Files are opened when their turn comes, and few pieces are in memory at a time. A recording's windows start every `hop`
+Files are opened one after the other, and few pieces are in memory at a time. A recording's windows start every `hop`
 samples, and the last one ends with the recording, so that all windows are equally long.
 
 Many files are shared out among processes with one core each, because small models gain little from threads.

@@ -42,7 +42,6 @@ class SyntheticWords(AudioDataModule):
 
     def find_clips(self) -> tuple[list[str], dict[Split, list[Clip]]]:
         """Read the kept corpus, or make it first."""
-        """Read the kept corpus, or make it first."""
         corpus = kept_corpus(self.cache_dir, self.counts, self.corpus_seed, self.recipe)
         clips: dict[Split, list[Clip]] = {}
         for split in SPLITS:
@@ -61,7 +60,6 @@ class SyntheticWords(AudioDataModule):
         return list(self.recipe.classes), clips
 
     def load(self, clip: Clip) -> Float[Tensor, " sample"]:
-        """Return the samples of a clip in [-1, 1]."""
         """Return the samples of a clip in [-1, 1]."""
         return torch.from_numpy(self._samples[clip.name].astype(np.float32) / 32768.0)
 
