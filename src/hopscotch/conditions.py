@@ -116,18 +116,18 @@ class TestBatches:
 def with_noise(
     batches: Sequence[AudioBatch], lowest_db: float, highest_db: float, sample_rate: int
 ) -> list[AudioBatch]:
-    """The same clips in noise, its level drawn between two signal-to-noise ratios; a clip's noise follows its key."""
+    """Add noise at a signal-to-noise ratio drawn between two levels, in dB; a clip's noise is a function of its key."""
     return _changed(batches, sample_rate, noise_probability=1.0, noise_snr_db=(lowest_db, highest_db))
 
 
 def with_silence(batches: Sequence[AudioBatch], seconds: float, sample_rate: int) -> list[AudioBatch]:
-    """The same clips between two silences, each of up to so many seconds."""
+    """Put each clip between two silences of up to `seconds` each."""
     return _changed(batches, sample_rate, silence_probability=1.0, silence_seconds=seconds)
 
 
 @torch.no_grad()
 def time_fraction(task: AudioTask, batches: Sequence[AudioBatch]) -> float:
-    """What the model's decisions and fixed strides leave of the seconds of its dense run: nothing skipped, stride 1."""
+    """Measure the time of the model as it decides, as a fraction of its dense run (nothing skipped, stride 1)."""
     model, bias = task.model.eval(), task.model.decision_bias
     seconds = {"own": 0.0, "dense": 0.0}
     for batch in batches[:: -(-len(batches) // TIMED_BATCHES)]:

@@ -102,7 +102,7 @@ def class_table(rows: Iterable[ClassRow]) -> Table:
 
 
 def condition_table(conditions: Sequence[Condition]) -> Table:
-    """A row per condition; columns of budgets only where any was asked for."""
+    """Make a table with a row per condition, and with columns of budgets if there are any."""
     has_budgets = any(row.requested is not None for row in conditions)
     heads = ["condition", "requested", "on validation", "on test", "million MACs", *conditions[0].metrics]
     cells = [

@@ -166,7 +166,7 @@ def _draw_layers(axes: "Axes", page: Explanation) -> None:
 
 
 def layer_in_words(page: Explanation, layer: int) -> str:
-    """What the clip did there: `landed on, 62% open`, `stride 4`, `jumped over`."""
+    """Describe what the clip did at a layer: `landed on, 62% open`, `stride 4`, `jumped over`."""
     trace = page.trace
     if not bool(trace.visited[0, layer]):
         return HISTORY_WORDS[JUMPED_OVER]

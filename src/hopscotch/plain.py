@@ -71,7 +71,7 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_number)
 
 
 def read_text(path: Path, most: int) -> str:
-    """The text of a file of at most so many bytes; not more than these are read, whatever its size is said to be."""
+    """Read a text of at most `most` bytes; no more are read, whatever size the file claims."""
     if not path.is_file():
         raise ValueError(f"{shown(path)} must be a file, and is not there.")
     try:
@@ -101,7 +101,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def _without_content(problem: str) -> str:
-    """What the parser complains of, without the words and tags that it quotes from the file."""
+    """Drop from a parser's complaint the words and tags that it quotes from the file."""
     return " ".join(re.sub(r"(['\"`]).*\1", "...", problem, flags=re.DOTALL).split())
 
 
@@ -127,7 +127,7 @@ def _refuse_bombs(text: str) -> None:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A stored configuration, in which everything is resolved: a value that refers to another one is refused."""
+    """Read a stored configuration; a value that refers to another one is refused."""
     config = read_yaml(path)
     if not isinstance(config, dict):
         raise ValueError(f"{shown(path)} must be a map of keys, got {_kind(config)}.")
@@ -137,7 +137,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def _reference(node: Any, path: str) -> str:
-    """The key of the first text with an interpolation, or nothing."""
+    """Find the key of the first text with an interpolation; empty if there is none."""
     if isinstance(node, str):
         return path if "${" in node else ""
     children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
@@ -149,7 +149,7 @@ def _reference(node: Any, path: str) -> str:
 
 
 def literal(node: Any) -> Any:
-    """The same data for OmegaConf, to which every reference in it is a text."""
+    """Escape data for OmegaConf, so that every reference in it stays a text."""
     if isinstance(node, str):
         return node.replace("${", "\\${")
     if isinstance(node, list):
@@ -252,7 +252,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def quoted(cell: object) -> object:
-    """A cell for CSV: a text that begins as a formula does gets an apostrophe before it, and so does one that has it.
+    """Put an apostrophe before a text that a spreadsheet would take for a formula, and before one that has it already.
 
     Numbers and null stay as they are; `unquoted` gives the text back.
     """
@@ -265,7 +265,7 @@ def unquoted(cell: str) -> str:
 
 
 def shown(text: object) -> str:
-    r"""The text with everything that a terminal would obey, or a line would end at, as an escape: \x1b, \n, \u202e."""
+    r"""Escape everything that a terminal would obey or a line would end at: \x1b, \n, \u202e."""
     return "".join(sign if _is_plain(sign) else _escaped(sign) for sign in str(text))
 
 
@@ -278,7 +278,7 @@ def _escaped(sign: str) -> str:
 
 
 def sentence(error: object) -> str:
-    """What is wrong, in one line that can be printed."""
+    """Put what is wrong into one line that can be printed."""
     return shown(re.sub(r"\s*[\r\n]+\s*", " ", str(error).strip()))
 
 

@@ -38,7 +38,7 @@ class Restored(NamedTuple):
 
 
 def restore(run: Path, ckpt: Path | None = None, trust: Sequence[str] = ()) -> Restored:
-    """The model of the run's best checkpoint, or of another one of the same configuration.
+    """Load the model of a run's best checkpoint, or of another one of the same configuration.
 
     A run may come from a stranger: classes other than ours are refused, but for those of the modules in `trust`.
     """
@@ -64,7 +64,7 @@ def restore(run: Path, ckpt: Path | None = None, trust: Sequence[str] = ()) -> R
 
 
 def weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The model's weights in the state of a task, by the model's own names."""
+    """Select the model's weights in the state of a task, by the model's own names."""
     return {
         name.removeprefix(OF_THE_MODEL): value
         for name, value in checkpoint["state_dict"].items()
@@ -88,7 +88,7 @@ def check_size(cfg: DictConfig, num_classes: int, path: Path) -> None:
 
 
 def checkpoint_of(run: Path, ckpt: Path | None) -> Path:
-    """The best checkpoint of a run, or the one that was asked for."""
+    """Return the path of `ckpt`, or of the run's best checkpoint."""
     if ckpt is None and not (run / BEST).is_file():
         raise ValueError(
             f"run must be the folder of a run that kept a checkpoint, got {run}: no {BEST} there yet; "
@@ -98,7 +98,7 @@ def checkpoint_of(run: Path, ckpt: Path | None) -> Path:
 
 
 def stored_config(run: Path, trust: Sequence[str] = ()) -> DictConfig:
-    """What the run was made of, as plain data in which everything that is named is known."""
+    """Read the configuration of a run as plain data; every class in it is a known one."""
     path = config_of(run)
     config = plain.read_config(path)
     check_stored(config, plain.shown(path), trust)
@@ -106,7 +106,7 @@ def stored_config(run: Path, trust: Sequence[str] = ()) -> DictConfig:
 
 
 def build_stored_data(cfg: DictConfig, file: Path, trust: Sequence[str] = ()) -> AudioDataModule:
-    """The clips of a stored configuration, if its classes are known."""
+    """Build the data source of a stored configuration, if its classes are known."""
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
     check_stored({str(key): value for key, value in config.items()}, plain.shown(file), trust)
@@ -115,7 +115,7 @@ def build_stored_data(cfg: DictConfig, file: Path, trust: Sequence[str] = ()) ->
 
 
 def read_config(run: Path, trust: Sequence[str] = ()) -> DictConfig:
-    """What the run was made of, every rule kept."""
+    """Read the configuration of a run and hold it to every rule."""
     cfg = stored_config(run, trust)
     hold_to_rules(cfg, cfg.copy(), config_of(run))
     return cfg
@@ -134,7 +134,7 @@ def hold_to_rules(cfg: DictConfig, as_trained: DictConfig, file: Path) -> None:
 
 
 def _for_prediction(cfg: DictConfig) -> DictConfig:
-    """The same model, not compiled: clips of every length come, and a compiler may not be there."""
+    """Turn compilation off: clips of every length come, and there may be no compiler."""
     plain = cfg.copy()
     plain.trainer.compile = False
     return plain

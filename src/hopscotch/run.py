@@ -56,7 +56,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 
 
 def attempt(cfg: DictConfig, run: Path, overrides: list[str], started: float) -> dict[str, Any]:
-    """The summary of a run, however it ends."""
+    """Run, and return the summary however the run ends."""
     try:
         claim(run, cfg, overrides)
     except ValueError as error:  # the folder is another run's: nothing may be written there
@@ -89,7 +89,7 @@ def claim(run: Path, cfg: DictConfig, overrides: list[str]) -> None:
 
 
 def unfinished(cfg: DictConfig, status: Literal["stopped", "failed"], error: BaseException) -> dict[str, Any]:
-    """The summary of a run that came to no result."""
+    """Make the summary of a run that came to no result."""
     why = "stopped by a signal before the end" if status == "stopped" else f"{type(error).__name__}: {error}"
     return {"status": status, "model": cfg.model.name, "seed": cfg.seed, "test": None, "error": why}
 
@@ -198,7 +198,7 @@ def load_best(task: AudioTask, trainer: Trainer) -> Best | None:
 
 
 def checkpoint_of(trainer: Trainer) -> ModelCheckpoint | None:
-    """What kept the best weights; None where none were kept."""
+    """Find the callback that kept the best weights; None if none were kept."""
     kept = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
     return kept[0] if kept and kept[0].best_model_path else None
 

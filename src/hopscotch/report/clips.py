@@ -211,7 +211,7 @@ def clip_table(rows: Sequence[ClipRow], skips: frozenset[str]) -> Table:
 
 
 def cells_of(rows: Sequence[ClipRow]) -> UInt8[np.ndarray, "clip depth"]:
-    """What happened at every layer, as in the picture of jump histories."""
+    """Turn the routes of clips into cells, as in the picture of jump histories."""
     return np.array([[CELLS[letter] for letter in row.route] for row in rows], dtype=np.uint8)
 
 

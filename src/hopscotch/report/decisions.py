@@ -84,7 +84,7 @@ def jump_skipped(trace: SkipTrace) -> float:
 
 
 def evaluation_numbers(evaluation: Evaluation, skips: frozenset[str], decides: bool) -> dict[str, float]:
-    """The scalars of the validation clips, by tag: decisions taken deterministically."""
+    """Compute the scalars of the validation clips by tag; decisions are deterministic."""
     trace = evaluation.trace
     means = layer_means(trace)
     wanted = {"skip/stride": {"strides"}, "jump/visited": LAYERS, "gate/open_rate": {"tokens"}}
@@ -103,7 +103,7 @@ def evaluation_numbers(evaluation: Evaluation, skips: frozenset[str], decides: b
 
 
 def split_numbers(trace: SkipTrace, skips: frozenset[str], split: str) -> dict[str, float]:
-    """A handful of scalars for a whole model, by tag, where one per layer would be too many: `train/jump_rate`."""
+    """Compute a few scalars of a whole model by tag, where one per layer would be too many: `train/jump_rate`."""
     numbers = {}
     if "strides" in skips:
         numbers["stride"] = trace.strides[trace.strides > 0].double().mean().item()
@@ -115,7 +115,7 @@ def split_numbers(trace: SkipTrace, skips: frozenset[str], split: str) -> dict[s
 
 
 def history_cells(trace: SkipTrace) -> UInt8[np.ndarray, "clip depth"]:
-    """What every clip did at every layer: RAN, JUMPED_OVER or LANDED (reached it by a jump, and ran it)."""
+    """Say what every clip did at every layer: RAN, JUMPED_OVER or LANDED (reached it by a jump, and ran it)."""
     cells = np.where(trace.visited.numpy(), RAN, JUMPED_OVER)
     return np.where(trace.landings.numpy(), LANDED, cells).astype(np.uint8)
 
@@ -218,7 +218,7 @@ def let_in(trace: SkipTrace, num_positions: int) -> Int[np.ndarray, " token"]:
 
 
 def open_tokens(model: Any, waveform: Float[Tensor, " sample"]) -> Bool[np.ndarray, "layer time"] | None:
-    """True where a token is open, by gated layer in order and by position; all False where the clip did not run it.
+    """Tell which tokens are open, by gated layer and position; all are False where the clip did not run the layer.
 
     A gate before the encoder comes first. None for a model without token gates. `model` must be in evaluation mode.
     """

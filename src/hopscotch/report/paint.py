@@ -26,7 +26,7 @@ DARK, MIDDLE, LIGHT = (37, 37, 98), (34, 139, 141), (253, 231, 120)
 
 
 def stride_colours(max_stride: int) -> UInt8[np.ndarray, "stride rgb"]:
-    """A colour per stride: grey for none, then from dark (1) to light (`max_stride`), equally spaced in lightness."""
+    """Choose a colour per stride: grey for none, then from dark (1) to light (`max_stride`) in equal steps."""
     positions = np.linspace(0.0, 1.0, max(max_stride, 1))
     anchors = np.array([DARK, MIDDLE, LIGHT], dtype=float)
     scale = np.stack([np.interp(positions, [0.0, 0.5, 1.0], channel) for channel in anchors.T], axis=1)
@@ -64,7 +64,7 @@ def paint_shares(
 
 
 def paint_mel(mel: Float[np.ndarray, "time mel"], scale: int = 3) -> UInt8[np.ndarray, "y x rgb"]:
-    """A mel picture, low frequencies below, from dark (quiet) to light (loud)."""
+    """Paint a mel picture, low frequencies at the bottom, from dark (quiet) to light (loud)."""
     low, high = np.percentile(mel, [1.0, 99.0])
     level = ((mel - low) / max(high - low, 1e-6)).clip(0.0, 1.0)
     palette = stride_colours(256)[1:]
@@ -75,7 +75,7 @@ def paint_mel(mel: Float[np.ndarray, "time mel"], scale: int = 3) -> UInt8[np.nd
 def paint_tokens(
     is_open: Bool[np.ndarray, "layer time"], frames: int, scale: int = 3, height: int = 6
 ) -> UInt8[np.ndarray, "y x rgb"]:
-    """A row per layer under a mel picture: blue where a token is open; a token is so many frames wide."""
+    """Paint a row per layer under a mel picture, blue where a token is open; tokens are `frames` wide."""
     palette = np.array([HISTORY_COLOURS[JUMPED_OVER], HISTORY_COLOURS[RAN]], dtype=np.uint8)
     rows = palette[is_open.astype(int)].repeat(height, axis=0).repeat(frames * scale, axis=1)
     rows[height - 1 :: height] = GAP_COLOUR
@@ -93,7 +93,7 @@ def stacked(
 
 
 def paint_confusion(counts: Int[np.ndarray, "label prediction"], size: int) -> UInt8[np.ndarray, "y x rgb"]:
-    """A row per class: the share of its clips taken for each class, from white (none) to blue (all)."""
+    """Paint a row per class: the share of its clips taken for each class, from white (none) to blue (all)."""
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     blue = np.array(HISTORY_COLOURS[RAN], dtype=float)
     colours = (255 - shares[..., None] * (255 - blue)).round().astype(np.uint8)
@@ -109,7 +109,7 @@ def captioned(
     legend: Sequence[tuple[str, tuple[int, int, int]]] = (),
     below: str = "",
 ) -> UInt8[np.ndarray, "height width rgb"]:
-    """The picture with words: a title and a legend above, a name beside each row, and names under the columns.
+    """Add words to a picture: title and legend at the top, names of rows at the side and of columns at the bottom.
 
     Rows and columns divide the picture evenly. Where names would run into each other every n-th is written.
     """

@@ -159,7 +159,7 @@ class RunFolder:
         return {line["step"]: line[tag] for line in self.metrics if line.get(tag) is not None}
 
     def last(self, tag: str) -> float | None:
-        """The latest value of a tag."""
+        """Find the latest value of a tag."""
         return next((line[tag] for line in reversed(self.metrics) if line.get(tag) is not None), None)
 
     def picture(self, name: str) -> Path | None:

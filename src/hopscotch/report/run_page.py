@@ -126,12 +126,12 @@ def headline(run: RunFolder) -> list[tuple[str, str]]:
 
 
 def command(run: RunFolder) -> str:
-    """The command that trained it, to be typed as it stands."""
+    """Write the command that trained the run, to be typed as it stands."""
     return shlex.join(["python", "train.py", *map(shown, run.overrides)])
 
 
 def training(run: RunFolder) -> Table:
-    """What was trained, on which data, and how long that took."""
+    """List what was trained, on which data, and how long that took."""
     config, data = run.config, run.data
     model, source = config.get("model") or {}, config.get("data") or {}
     sizes = [f"{key} {model[key]}" for key in ("dim", "heads", "depth") if key in model]
@@ -158,7 +158,7 @@ def training(run: RunFolder) -> Table:
 
 
 def learning(run: RunFolder) -> dict[str, Any] | None:
-    """The epoch that was kept and the last one; None where nothing is logged."""
+    """Compare the epoch that was kept with the last one; None if nothing is logged."""
     if not run.metrics:
         return None
     kept, rows = run.kept, run.epochs
@@ -244,7 +244,7 @@ def confusion_of(run: RunFolder) -> np.ndarray:
 
 
 def skipped(run: RunFolder) -> dict[str, Any]:
-    """What the test clips skipped: layer by layer, and by route."""
+    """Show what the test clips skipped, by layer and by route."""
     found, skips = routes_of(run.clips), run.skips
     layers = layers_of(cells_of(run.clips), strides_of(run.clips), open_rates_of(run.clips)).table(skips)
     told: dict[str, Any] = {
@@ -277,7 +277,7 @@ def skipped(run: RunFolder) -> dict[str, Any]:
 
 
 def single_clips(run: RunFolder) -> list[tuple[str, Table | None]]:
-    """Lists of clips with their titles; a title alone where a list says nothing."""
+    """Make lists of clips with their titles; a title alone where a list says nothing."""
     ordered, skips = by_cost(run.clips), run.skips
     if ordered[0].compute == ordered[-1].compute:
         found = [(f"No clip is costlier than another: each takes {ordered[0].compute:.3f} of the dense compute", None)]
@@ -303,7 +303,7 @@ class Measured(NamedTuple):
 
 
 def measured(run: RunFolder) -> list[Measured]:
-    """What else was measured, where it was."""
+    """Collect what else was measured of the run."""
     found, name = [], run.primary.name if run.primary else ""
     if conditions := run.decision_value.get("conditions") or []:
         head = ["condition", name, "loss", "compute"]
@@ -344,7 +344,7 @@ def rounded(text: str) -> str:
 
 
 def usage(run: RunFolder) -> str:
-    """The commands that go on from here, from the project's folder; none without a checkpoint."""
+    """List the commands that go on from the run, in the project's folder; none without a checkpoint."""
     if not (run.path / BEST).is_file():
         return ""
     path = run.path.absolute()
@@ -370,7 +370,7 @@ class Sounds:
         self.clips = {clip.name: clip for clip in data.clips["test"]}
 
     def player(self, name: str) -> Markup:
-        """The beginning of a clip."""
+        """Encode the beginning of a clip."""
         if name not in self.clips:
             return Markup("")
         try:
@@ -388,7 +388,7 @@ class Sounds:
 def find_sounds(
     run: RunFolder, build: Callable[[DictConfig], AudioDataModule], overrides: list[str]
 ) -> tuple[Sounds | None, str]:
-    """The sounds of a run, or None and the reason. `overrides` of the configuration say where the data are now."""
+    """Find the sounds of a run, or None and the reason. `overrides` say where the data are now."""
     if not run.clips:  # nothing to be heard
         return None, ""
     cfg = OmegaConf.create(without_cache(run.config))

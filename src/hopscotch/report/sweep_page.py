@@ -78,7 +78,7 @@ def counts(jobs: Sequence[Record], groups: Sequence[Group], missing: int) -> lis
 
 
 def cautions(jobs: Sequence[Record], groups: Sequence[Group], missing: int) -> list[str]:
-    """What a reader has to know before comparing."""
+    """List what a reader has to know before comparing."""
     found = []
     unfinished = sum(job.status != "finished" for job in jobs)
     if unfinished or missing:
@@ -116,6 +116,6 @@ def run_link(folder: Path, run: Path, text: str) -> Markup:
 
 
 def figures(job: Record, shared: Sequence[str]) -> list[str]:
-    """What the first table has not: overrides as they were typed but for shared ones, seconds of the whole job."""
+    """Make the table of what the first one lacks: overrides as typed, without shared ones, and seconds of the whole job."""
     told = " ".join(word for word in job.overrides if word not in shared)
     return [told, number(job.value), number(job.compute_fraction, 3), number(job.macs_m, 3), number(job.seconds, 1)]

@@ -341,7 +341,7 @@ def log_numbers(trainer: Trainer, numbers: dict[str, float], step: int) -> None:
 
 
 def last_step(trainer: Trainer) -> int:
-    """The step just done, counted from 0 as Lightning's own lines are; `global_step` is how many were done."""
+    """Return the step just done, counted from 0 as in Lightning's own lines; `global_step` is how many were done."""
     return max(trainer.global_step - 1, 0)
 
 
@@ -396,7 +396,7 @@ def write_counts(writer: SummaryWriter, tag: str, values: Int[np.ndarray, " valu
 
 
 def spread(num_clips: int, num_wanted: int) -> list[int]:
-    """The same clips at every call, spread evenly over a split, at most as many as wanted."""
+    """Choose the same clips at every call, spread evenly over a split."""
     return np.unique(np.linspace(0, num_clips - 1, min(num_wanted, num_clips)).round().astype(int)).tolist()
 
 

@@ -160,7 +160,7 @@ class BestAndLast(ModelCheckpoint):
 
 
 def _file_name(path: object) -> str:
-    """The name of a checkpoint without the folders on its way; nothing where it is none."""
+    """Take the name of a checkpoint from its path; empty if it is none."""
     name = Path(path).name if isinstance(path, str) else ""
     return name if name.endswith(ModelCheckpoint.FILE_EXTENSION) else ""
 

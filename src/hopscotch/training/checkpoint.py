@@ -84,7 +84,7 @@ def take_weights(module: nn.Module, weights: Mapping[str, Tensor], path: Path, k
 
 
 def read_checkpoint(path: Path, key: str = "ckpt") -> dict[str, Any]:
-    """What Lightning's ModelCheckpoint wrote; its `state_dict` is one of tensors, and what is known of clips is sound.
+    """Read a checkpoint of Lightning's ModelCheckpoint, and check that all parts that are used are well-formed.
 
     The tensors are mapped from the file: those that are never looked at, such as the optimizer's, take no memory.
     """
@@ -163,7 +163,7 @@ def _check_zip(path: Path) -> None:
 
 
 def _names(content: bytes) -> Iterable[str]:
-    """The names that a pickle imports, without loading it; torch writes them out, and takes none from the stack."""
+    """List the names that a pickle imports without loading it; torch writes them out, and takes none from the stack."""
     for opcode, argument, _ in pickletools.genops(content):
         if opcode.name == "GLOBAL":
             yield str(argument)
