@@ -91,7 +91,7 @@ def _packing(batch: int, time: int, dim: int, heads: int, rounds: int, device: s
         )
         for other, words, least in (
             ("masked", "SDPA with a boolean mask", 1.5),
-            ("sketched", "the sketch's masked form", 3.0),
+            ("sketched", "the masked form of the original formulation", 3.0),
         ):
             yield row(
                 f"LearnedSkip, packed: times faster than {words}, {direction}",

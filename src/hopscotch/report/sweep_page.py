@@ -116,6 +116,6 @@ def run_link(folder: Path, run: Path, text: str) -> Markup:
 
 
 def figures(job: Record, shared: Sequence[str]) -> list[str]:
-    """Make the table of what the first one lacks: overrides as typed, without shared ones, and seconds of the whole job."""
+    """Make the table of what the first one lacks: overrides that are not shared, and seconds of the whole job."""
     told = " ".join(word for word in job.overrides if word not in shared)
     return [told, number(job.value), number(job.compute_fraction, 3), number(job.macs_m, 3), number(job.seconds, 1)]
