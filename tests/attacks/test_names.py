@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
-from hopscotch.report.clip_table import read_clips
 
 from hopscotch.plain import FORMULA
+from hopscotch.report.clip_table import read_clips
 from hopscotch.run import attempt
 from tests.attacks.guard import call
 from tests.tiny import tiny_config, write_tone
