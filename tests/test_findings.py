@@ -82,7 +82,7 @@ def test_a_run_on_its_way_is_judged_by_the_same_rules(
     tmp_path: Path, logged: dict[str, float], words: str | None
 ) -> None:
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 9, "epoch": 0, "val/loss": 1.0, **logged}) + "\n")
-    (tmp_path / "summary.json").write_text(json.dumps({"primary": {"name": "acc", "larger_is_better": True}}))
+    (tmp_path / "config.yaml").write_text("task: {_target_: hopscotch.training.classify.ClassificationTask}")
     found = warnings_so_far(RunFolder(tmp_path))
     assert [words in warning for warning in found if words] == [True] * (words is not None)
     assert len(found) == (words is not None)

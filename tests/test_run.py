@@ -269,7 +269,7 @@ def test_bad_data_ends_with_one_message(command: Command, tmp_path: Path, proble
         ("model.dim=15", "model.encoder: dim must be a multiple of num_heads, got dim=15, num_heads=2."),
         (
             "model.encoder.strides=[1,0,1]",
-            "model.encoder: every stride of strides must be a whole number of at least 1",
+            "every stride of strides must be a whole number of at least 1",
         ),
         (
             "model.encoder.strides=[1,1]",

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hopscotch.plain import read_config, read_csv, read_json, read_json_lines, read_words, shown
 
+from hopscotch.registry import PLACES, class_at
+
 if TYPE_CHECKING:
     from hopscotch.report.clips import ClipRow  # and with it torch
     from hopscotch.types import Primary
@@ -107,11 +109,17 @@ class RunFolder:
 
     @property
     def primary(self) -> "Primary | None":
-        """The metric that the task is judged by; None where nothing was written down of it."""
+        """The metric that the task is judged by: as the summary says or, before there is one, a task of ours."""
         from hopscotch.types import Primary
 
-        found = primary_of(self.summary)
-        return Primary(found["name"], found["larger_is_better"]) if found else None
+        if found := primary_of(self.summary):
+            return Primary(found["name"], found["larger_is_better"])
+        task = self.config.get("task")
+        target = task.get("_target_") if isinstance(task, dict) else None
+        if target not in PLACES["task"].names:
+            return None
+        kind: Any = class_at("task", target, self.path / CONFIG)
+        return kind.primary
 
     @property
     def skips(self) -> frozenset[str]:
