@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from hopscotch.training.task import Step
-from hopscotch.types import AudioBatch, SkipTrace, join_traces, select_clips
+from hopscotch.types import AudioBatch, SkipTrace
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,13 @@ class Evaluation:
     def select(self, rows: Int[Tensor, " row"]) -> "Evaluation":
         """The same evaluation for some of its clips, in the order asked for."""
         columns = {name: getattr(self, name)[rows] for name in ("indices", "labels", "logits", "losses")}
-        return Evaluation(trace=select_clips(self.trace, rows), thresholds=self.thresholds, **columns)
+        return Evaluation(trace=self.trace[rows], thresholds=self.thresholds, **columns)
 
 
 def joined(parts: Sequence[Evaluation]) -> Evaluation:
     """Merge evaluations, such as those of several processes, in the order of the split and without duplicates."""
     columns = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("indices", "labels", "losses")}
-    logits, trace = torch.cat([part.logits for part in parts]), join_traces([part.trace for part in parts])
+    logits, trace = torch.cat([part.logits for part in parts]), SkipTrace.kept([part.trace for part in parts])
     order = columns["indices"].argsort(stable=True)
     is_new = torch.cat([torch.tensor([True]), columns["indices"][order].diff() != 0])  # a batch may be filled up
     return Evaluation(trace=trace, logits=logits, thresholds=parts[0].thresholds, **columns).select(order[is_new])
@@ -98,7 +98,7 @@ class TraceCollector(Callback):
         indices, labels, steps = zip(*self.steps, strict=True)
         self.steps = []
         everything = Evaluation(
-            trace=join_traces([step.output.trace for step in steps]),
+            trace=SkipTrace.kept([step.output.trace for step in steps]),
             indices=torch.cat(indices).cpu(),
             labels=torch.cat(labels).cpu(),
             logits=torch.cat([step.output.logits for step in steps]).float().cpu(),
