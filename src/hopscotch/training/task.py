@@ -1,10 +1,10 @@
 """Train an audio model: task loss, budget, policy, and `update_threshold` after every optimizer step.
 
     loss = task + w_b (mean expected compute - target)^2 + policy terms        (w_b warms up)
-         + w_d (task of the same clips, nothing skipped + KL(output of that || output))
+         + w_d (task of the same clips, nothing skipped + KL(dense output || output))
 
-The last line is the sandwich rule with in-place distillation (Yu and Huang 2019): one set of weights learns to work with
-full and with partial compute, and the full run teaches the partial one.
+The last line is the sandwich rule with in-place distillation (Yu and Huang 2019): one set of weights learns to work
+with full and with partial compute, and the full run teaches the partial one.
 
 Random numbers of a step (dropout, Gumbel noise, sampled routes) are seeded by (seed, epoch, batch, rank), so that a run
 can be repeated and resumed bit by bit.
@@ -227,7 +227,7 @@ class AudioTask(LightningModule):
             self.first_step_at = time.time()
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        """Clip gradients in bfloat16, too; Lightning refuses it for a fused optimizer, whose gradients might be scaled."""
+        """Clip gradients in bfloat16, too; Lightning refuses to for fused optimizers, as gradients may be scaled."""
         plugin = self.trainer.precision_plugin
         if isinstance(plugin, MixedPrecision) and plugin.scaler is None:  # bfloat16 needs no scaling
             norm = self.trainer.gradient_clip_val or 0.0
