@@ -6,7 +6,7 @@ import torch
 from hopscotch.report.collect import gather, gather_everywhere, joined
 from hopscotch.report.tensorboard import SkipDashboard
 from hopscotch.training.task import Step
-from hopscotch.types import AudioBatch, ModelOutput, join_traces
+from hopscotch.types import AudioBatch, ModelOutput, SkipTrace
 from tests.hand_made import FourClips, Replay, both_trace, jump_trace, make_trainer, stride_trace
 
 
@@ -36,7 +36,7 @@ def test_compute_fraction_is_a_ratio_of_sums() -> None:
 
 
 def test_joined_traces_keep_every_clip() -> None:
-    joined = join_traces([stride_trace(), jump_trace()])
+    joined = SkipTrace.kept([stride_trace(), jump_trace()])
     torch.testing.assert_close(joined.macs, torch.cat([stride_trace().macs, jump_trace().macs]))
     assert joined.summary is None
     assert joined.histories == [[], [], [], [], [], [2], [2], []]

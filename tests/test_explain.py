@@ -8,7 +8,6 @@ import torch
 
 from hopscotch.explain import Explanation, draw, explained, layer_in_words, save_page, tokens_read
 from hopscotch.predict import load
-from hopscotch.types import select_clips
 from tests.hand_made import LANDINGS, OPEN_RATE, VISITED, make_trace
 from tests.small_models import SAMPLE_RATE, decide_at_random, make_clips, make_model
 from tests.tiny import MODELS
@@ -52,7 +51,7 @@ def hand_made() -> Explanation:
     trace = make_trace(
         strides=strides, visited=VISITED, landings=LANDINGS, open_rate=OPEN_RATE, macs=torch.tensor([60] * 4)
     )
-    one = select_clips(trace, torch.tensor([1]))
+    one = trace[torch.tensor([1])]
     read = tokens_read(one, {}, 4)
     return Explanation(
         waveform=np.sin(np.arange(800) / 10).astype(np.float32),

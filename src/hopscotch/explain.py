@@ -17,7 +17,7 @@ from hopscotch.models.audio_model import AudioModel
 from hopscotch.report.decisions import JUMPED_OVER, LANDED, RAN, history_cells, let_in, watched
 from hopscotch.report.figures import BLUE, INK, plain, rgb, save
 from hopscotch.report.paint import DARK, HISTORY_COLOURS, HISTORY_WORDS, LIGHT, MIDDLE
-from hopscotch.types import SkipTrace, join_traces
+from hopscotch.types import SkipTrace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +52,7 @@ def explained(
     with watched(model) as decisions:
         output = model(batch, lengths)
     mel, frames = model.frontend(batch, lengths)
-    trace = join_traces([output.trace])
+    trace = SkipTrace.kept([output.trace])
     probabilities = output.logits[0].float().softmax(dim=-1).tolist()
     hop = model.frontend.hop / sample_rate
     num_positions = int(model.stem.positions(frames))

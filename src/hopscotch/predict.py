@@ -34,7 +34,7 @@ from hopscotch.progress import progress_on_stderr
 from hopscotch.report.clips import LETTERS
 from hopscotch.report.decisions import LANDED, history_cells
 from hopscotch.restore import restore
-from hopscotch.types import join_traces
+from hopscotch.types import SkipTrace
 
 BATCH = 64  # clips
 MANY = 256  # files from which starting processes pays
@@ -209,7 +209,7 @@ class Predictor:
         waveform = pad_sequence([waveform for _, waveform in clips], batch_first=True)
         lengths = [waveform.shape[0] for _, waveform in clips]
         output = self.model(waveform.to(self.device), torch.tensor(lengths, device=self.device))
-        trace = join_traces([output.trace])
+        trace = SkipTrace.kept([output.trace])
         columns = zip(
             [start for start, _ in clips],
             lengths,

@@ -219,14 +219,6 @@ class ModelOutput(NamedTuple):
     positions: Int[Tensor, " batch"]  # per clip in the encoder; later positions are padding
 
 
-def join_traces(traces: Sequence[SkipTrace]) -> SkipTrace:
-    return SkipTrace.kept(traces)
-
-
-def select_clips(trace: SkipTrace, rows: Int[Tensor, " clip"]) -> SkipTrace:
-    return trace[rows]
-
-
 def key_bits(*parts: int) -> int:
     """Mix integers into one 63-bit key: the same parts give the same key on every machine."""
     state = 0

@@ -1,13 +1,13 @@
-"""The training loop of an audio model: task loss, budget, policy, and `update_threshold` after every optimizer step.
+"""Train an audio model: task loss, budget, policy, and `update_threshold` after every optimizer step.
 
     loss = task + w_b (mean expected compute - target)^2 + policy terms        (w_b warms up)
-         + w_d (task of the same clips, nothing skipped + KL(what that says || what was said))
+         + w_d (task of the same clips, nothing skipped + KL(dense output || output))
 
-The last line is the sandwich rule with distillation in place (Yu and Huang 2019): one set of weights learns to do with
-all of the compute as well as with some, and the former teaches the latter.
+The last line is the sandwich rule with in-place distillation (Yu and Huang 2019): one set of weights learns to work
+with full and with partial compute, and the full run teaches the partial one.
 
-What is random in a step (dropout, Gumbel noise, sampled routes) is seeded by (seed, epoch, batch, rank), so that a run
-can be repeated, and resumed, to the last bit.
+Random numbers of a step (dropout, Gumbel noise, sampled routes) are seeded by (seed, epoch, batch, rank), so that a run
+can be repeated and resumed bit by bit.
 """
 
 import math
@@ -35,7 +35,7 @@ OF_AN_EPOCH: dict[str, Any] = {"on_step": False, "on_epoch": True}  # what is lo
 
 
 class Step:
-    """What a step tells callbacks, detached. No dataclass: Lightning copies those, tensor by tensor, at every step."""
+    """Hold the results of a step for callbacks, detached; Lightning would copy a dataclass, tensor by tensor."""
 
     def __init__(
         self,
@@ -50,18 +50,18 @@ class Step:
         self.output = output._replace(logits=output.logits.detach(), trace=output.trace.detach())
         self.indices = batch.indices
         self.judged = judged[0].detach(), judged[1].detach()
-        self.rows = rows  # what the task says of each clip, by column; of training steps nothing
+        self.rows = rows  # columns of clips.csv by name; empty for training steps
 
 
 class StepOutput(TypedDict):
-    """What a step returns to Lightning."""
+    """Hold what a step returns to Lightning."""
 
     loss: Tensor  # with gradient in training
     step: Step
 
 
 class AudioTask(LightningModule):
-    """Base of the tasks: the loop, and what a task owns.
+    """Serve as base of the tasks: it has the loop, and a task adds what it owns.
 
     A task has a `primary` metric, `losses`, `metrics` and, for reports, `rows`; it may have a head of its own
     (`make_head`), another way to judge outputs (`judged`) and to compare them (`distance`).
@@ -111,11 +111,11 @@ class AudioTask(LightningModule):
 
     @classmethod
     def make_head(cls, dim: int, num_outputs: int, *, pooling: Pooling, dropout: float) -> OutputHead:
-        """Make what reads the hidden states of the encoder."""
+        """Make the head, which reads the hidden states of the encoder."""
         return Head(dim, num_outputs, pooling=pooling, dropout=dropout)
 
     def losses(self, output: ModelOutput, batch: AudioBatch) -> Float[Tensor, " batch"]:
-        """Say what is lost on each clip."""
+        """Compute the loss of each clip."""
         raise NotImplementedError
 
     def metrics(self) -> MetricCollection:
@@ -127,7 +127,7 @@ class AudioTask(LightningModule):
         return output.logits, batch.labels
 
     def rows(self, output: ModelOutput, batch: AudioBatch) -> dict[str, Tensor]:
-        """Say what stands in clips.csv of each clip: columns by name, one value per clip.
+        """Return the columns of clips.csv by name, one value per clip.
 
         Where there is one label per clip, `label` and `prediction` are whole numbers, places among the classes, and
         `confidence` is the probability of the prediction: reports then tell of classes.
@@ -135,7 +135,7 @@ class AudioTask(LightningModule):
         return {}
 
     def distance(self, output: ModelOutput, teacher: ModelOutput) -> Tensor:
-        """Say how far an output is from that of the same clips with nothing skipped, which teaches it."""
+        """Measure how far an output is from its teacher, the output for the same clips with nothing skipped."""
         return nn.functional.mse_loss(output.logits, teacher.logits.detach())
 
     # The loop.
@@ -153,7 +153,7 @@ class AudioTask(LightningModule):
 
     @property
     def progress(self) -> float:
-        """Share of the training steps done, 0 to 1."""
+        """Return the share of the training steps done, 0 to 1."""
         return min(1.0, self.global_step / max(1, self.trainer.estimated_stepping_batches))
 
     def training_step(self, batch: AudioBatch, batch_idx: int) -> StepOutput:
@@ -236,7 +236,7 @@ class AudioTask(LightningModule):
             self.log(f"{stage}/{name}", metric, prog_bar=name == self.primary.name, **OF_AN_EPOCH)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, then tell the thresholds what the step's batches cost: their mean task loss, weighted by clips."""
+        """Step, then update the thresholds by the mean task loss of the step's batches, weighted by clips."""
         super().optimizer_step(*args, **kwargs)
         clips = sum(size for _, size in self._step_loss)
         total = torch.stack([loss * size for loss, size in self._step_loss]).sum()
@@ -247,9 +247,9 @@ class AudioTask(LightningModule):
             self.first_step_at = time.time()
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        """Clip in bfloat16, too: Lightning refuses it for a fused optimizer, whose gradients might be scaled."""
+        """Clip gradients in bfloat16, too; Lightning refuses to for fused optimizers, as gradients may be scaled."""
         plugin = self.trainer.precision_plugin
-        if isinstance(plugin, MixedPrecision) and plugin.scaler is None:  # they are not: bfloat16 needs no scaling
+        if isinstance(plugin, MixedPrecision) and plugin.scaler is None:  # bfloat16 needs no scaling
             norm = self.trainer.gradient_clip_val or 0.0
             algorithm = self.trainer.gradient_clip_algorithm or "norm"
             Precision.clip_gradients(plugin, optimizer, norm, GradClipAlgorithmType(algorithm))
@@ -257,7 +257,7 @@ class AudioTask(LightningModule):
         super().configure_gradient_clipping(optimizer, *args, **kwargs)
 
     def on_validation_epoch_start(self) -> None:
-        """Learn what decisions cost and meet the budget before both are judged: the checkpoint kept holds them."""
+        """Learn the cost of decisions and calibrate to the budget before validation, so that checkpoints hold both."""
         if self.target is None or self.trainer.sanity_checking:
             return
         if not self._calibration_batches:
@@ -268,7 +268,7 @@ class AudioTask(LightningModule):
         self.calibration = calibrate(self.model, self._calibration_batches, self.target)
 
     def _seed(self, key: int) -> None:
-        """As `torch.manual_seed`, which takes a millisecond a step to note the seed of a GPU that is not in use."""
+        """Seed the step as `torch.manual_seed` does, which takes a millisecond to note the seed of an unused GPU."""
         if self.device.type == "cpu":
             torch.default_generator.manual_seed(key)
         else:
@@ -324,7 +324,7 @@ class AudioTask(LightningModule):
         checkpoint["validation"] = {tag: float(value) for tag, value in logged if tag.startswith("val/")}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Weight decay on matrices alone; the rate warms up linearly and falls along a cosine, step by step."""
+        """Make the optimizer, with weight decay on matrices only, and a schedule of linear warm-up and cosine decay."""
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         groups = [
             {"params": [p for p in parameters if p.ndim >= 2]},
