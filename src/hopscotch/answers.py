@@ -88,7 +88,7 @@ def _facts(said: Prediction | Window) -> dict[str, Any]:
 
 
 def counted(answers: Iterable[Answer], failed: list[str]) -> Iterator[Answer]:
-    """The same answers; files that failed are named on standard error as they come, and noted."""
+    """Pass on the answers; files that failed are named on standard error as they come, and noted."""
     for answer in answers:
         if answer.error is not None:
             failed.append(answer.path)
@@ -97,7 +97,7 @@ def counted(answers: Iterable[Answer], failed: list[str]) -> Iterator[Answer]:
 
 
 def write_json(answers: Iterable[Answer], file: Sink) -> None:
-    """A list of objects, one a line."""
+    """Write a list of objects, one a line."""
     file.write("[")
     for number, answer in enumerate(answers):
         file.write((",\n " if number else "\n ") + json_text(as_object(answer)))

@@ -71,7 +71,7 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_number)
 
 
 def read_text(path: Path, most: int) -> str:
-    """The text of a file of at most so many bytes; not more than these are read, whatever its size is said to be."""
+    """Read a text of at most so many bytes, and not more of it, whatever its size is said to be."""
     if not path.is_file():
         raise ValueError(f"{shown(path)} must be a file, and is not there.")
     try:
@@ -88,7 +88,7 @@ def read_text(path: Path, most: int) -> str:
 
 
 def read_yaml(path: Path) -> Any:
-    """Plain data out of a YAML file: maps with texts as keys, lists, texts, numbers, true, false and null."""
+    """Read plain data out of a YAML file: maps with texts as keys, lists, texts, numbers, true, false and null."""
     text = read_text(path, MAX_YAML)
     try:
         _refuse_bombs(text)
@@ -101,12 +101,12 @@ def read_yaml(path: Path) -> Any:
 
 
 def _without_content(problem: str) -> str:
-    """What the parser complains of, without the words and tags that it quotes from the file."""
+    """Say what the parser complains of, without the words and tags that it quotes from the file."""
     return " ".join(re.sub(r"(['\"`]).*\1", "...", problem, flags=re.DOTALL).split())
 
 
 def _refuse_bombs(text: str) -> None:
-    """One pass over the events, before anything is built: few lines can be the description of a great deal."""
+    """Look at all events before anything is built, for few lines can describe a great deal."""
     depth = 0
     for number, event in enumerate(yaml.parse(text, Loader=BASE)):
         fault = ""
@@ -127,7 +127,7 @@ def _refuse_bombs(text: str) -> None:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A stored configuration, in which everything is resolved: a value that refers to another one is refused."""
+    """Read a stored configuration; a value that refers to another one is refused."""
     config = read_yaml(path)
     if not isinstance(config, dict):
         raise ValueError(f"{shown(path)} must be a map of keys, got {_kind(config)}.")
@@ -137,7 +137,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def _reference(node: Any, path: str) -> str:
-    """The key of the first text with an interpolation, or nothing."""
+    """Return the key of the first text with an interpolation, or nothing."""
     if isinstance(node, str):
         return path if "${" in node else ""
     children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
@@ -149,7 +149,7 @@ def _reference(node: Any, path: str) -> str:
 
 
 def literal(node: Any) -> Any:
-    """The same data for OmegaConf, to which every reference in it is a text."""
+    """Escape every reference, so that OmegaConf takes it for text."""
     if isinstance(node, str):
         return node.replace("${", "\\${")
     if isinstance(node, list):
@@ -228,7 +228,7 @@ def _kind(value: Any) -> str:
 
 @contextmanager
 def as_written(path: object) -> Iterator[None]:
-    """Around what takes the files of a folder for those of a run: whatever comes of others is said in one sentence."""
+    """Turn what files raise that are not as a run writes them into a ValueError of one sentence."""
     try:
         yield
     except (
@@ -252,10 +252,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def quoted(cell: object) -> object:
-    """A cell for CSV: a text that begins as a formula does gets an apostrophe before it, and so does one that has it.
-
-    Numbers and null stay as they are; `unquoted` gives the text back.
-    """
+    """Put an apostrophe before a text that begins as a formula does, or has one already; `unquoted` undoes it."""
     is_text = isinstance(cell, str) and cell.lstrip("'").startswith(FORMULA)
     return f"'{cell}" if is_text else cell
 
@@ -265,7 +262,7 @@ def unquoted(cell: str) -> str:
 
 
 def shown(text: object) -> str:
-    r"""The text with everything that a terminal would obey, or a line would end at, as an escape: \x1b, \n, \u202e."""
+    r"""Write everything that a terminal would obey, or a line would end at, as an escape: \x1b, \n, \u202e."""
     return "".join(sign if _is_plain(sign) else _escaped(sign) for sign in str(text))
 
 
@@ -278,7 +275,7 @@ def _escaped(sign: str) -> str:
 
 
 def sentence(error: object) -> str:
-    """What is wrong, in one line that can be printed."""
+    """Say what is wrong in one line that can be printed."""
     return shown(re.sub(r"\s*[\r\n]+\s*", " ", str(error).strip()))
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 
 class Place(NamedTuple):
-    """What may stand at a key of the configuration: subclasses of `base`, and by themselves these of ours."""
+    """Say what may stand at a key: these classes, and subclasses of `base` in modules that are trusted."""
 
     base: str
     names: tuple[str, ...]
@@ -99,7 +99,7 @@ MAX_TEXT = 4_096  # characters
 
 
 def trusted(words: Sequence[str]) -> list[str]:
-    """The modules of trust=<module>,<module> among what was typed; it may be given more than once."""
+    """Find the modules of trust=<module>,<module> among what was typed; it may be given more than once."""
     given = [word.removeprefix("trust=") for word in words if word.startswith("trust=")]
     modules = [name for names in given for name in names.split(",")]
     if wrong := [name for name in modules if not all(part.isidentifier() for part in name.split("."))]:
@@ -134,7 +134,7 @@ def check_stored(config: Mapping[str, Any], file: object, trust: Sequence[str] =
 
 
 def without_cache(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with clips kept in our own folder: data.cache_dir is one of whoever trained the run."""
+    """Drop data.cache_dir, which is a folder of whoever trained the run, for our own."""
     data = config.get("data")
     if not (isinstance(data, Mapping) and "cache_dir" in data):
         return dict(config)
@@ -142,7 +142,7 @@ def without_cache(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def class_at(path: str, target: Any, file: object, trust: Sequence[str] = ()) -> type:
-    """The class that `target` names, which fits at `path`; ValueError names what does not. Nothing is called."""
+    """Find the class that `target` names, and refuse one that does not fit at `path`. Nothing is called."""
     place = PLACES.get(path)
     given = f"{file} names {str(target)[:200]} at {path}._target_"
     is_trusted = any(str(target).startswith(f"{module}.") for module in trust)
@@ -165,7 +165,7 @@ def is_registered(target: str) -> bool:
 
 
 def _resolve(target: str, trust: Sequence[str]) -> type | None:
-    """The class of that name; one out of a trusted module must be defined there, and not be imported by it."""
+    """Find a class by name; one of a trusted module must be defined there, and not be imported by it."""
     module, _, name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name, None)
@@ -185,7 +185,7 @@ def _known(path: str) -> type:
 
 
 def _nodes(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every map below a node, by the path of its keys."""
+    """Yield every map below a node with the path of its keys."""
     if isinstance(node, Mapping):
         yield path, node
     children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()

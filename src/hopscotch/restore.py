@@ -1,7 +1,7 @@
-"""A trained model out of its run's folder, without the data that it was trained on.
+"""Restore a trained model from its run's folder, without the data that it was trained on.
 
 config.yaml            how to build it
-checkpoints/best.ckpt  weights; the names of its classes and how long clips were (tasks/classify.py puts them there)
+checkpoints/best.ckpt  weights; the names of its classes and how long clips were (training/classify.py puts them there)
 summary.json           the same of a run whose checkpoint is older than that
 """
 
@@ -38,7 +38,7 @@ class Restored(NamedTuple):
 
 
 def restore(run: Path, ckpt: Path | None = None, trust: Sequence[str] = ()) -> Restored:
-    """The model of the run's best checkpoint, or of another one of the same configuration.
+    """Restore the model of the run's best checkpoint, or of another one of the same configuration.
 
     A run may come from a stranger: classes other than ours are refused, but for those of the modules in `trust`.
     """
@@ -64,7 +64,7 @@ def restore(run: Path, ckpt: Path | None = None, trust: Sequence[str] = ()) -> R
 
 
 def weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The model's weights in the state of a task, by the model's own names."""
+    """Pick the model's weights from the state of a task, by the model's own names."""
     return {
         name.removeprefix(OF_THE_MODEL): value
         for name, value in checkpoint["state_dict"].items()
@@ -88,7 +88,7 @@ def check_size(cfg: DictConfig, num_classes: int, path: Path) -> None:
 
 
 def checkpoint_of(run: Path, ckpt: Path | None) -> Path:
-    """The best checkpoint of a run, or the one that was asked for."""
+    """Return `ckpt`, or else the best checkpoint of a run."""
     if ckpt is None and not (run / BEST).is_file():
         raise ValueError(
             f"run must be the folder of a run that kept a checkpoint, got {run}: no {BEST} there yet; "
@@ -98,7 +98,7 @@ def checkpoint_of(run: Path, ckpt: Path | None) -> Path:
 
 
 def stored_config(run: Path, trust: Sequence[str] = ()) -> DictConfig:
-    """What the run was made of, as plain data in which everything that is named is known."""
+    """Read what the run was made of; every class that it names is known."""
     path = config_of(run)
     config = plain.read_config(path)
     check_stored(config, plain.shown(path), trust)
@@ -106,7 +106,7 @@ def stored_config(run: Path, trust: Sequence[str] = ()) -> DictConfig:
 
 
 def build_stored_data(cfg: DictConfig, file: Path, trust: Sequence[str] = ()) -> AudioDataModule:
-    """The clips of a stored configuration, if its classes are known."""
+    """Build the clips of a stored configuration, if its classes are known."""
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
     check_stored({str(key): value for key, value in config.items()}, plain.shown(file), trust)
@@ -115,14 +115,14 @@ def build_stored_data(cfg: DictConfig, file: Path, trust: Sequence[str] = ()) ->
 
 
 def read_config(run: Path, trust: Sequence[str] = ()) -> DictConfig:
-    """What the run was made of, every rule kept."""
+    """Read what the run was made of, and check it as a configuration that is typed."""
     cfg = stored_config(run, trust)
     hold_to_rules(cfg, cfg.copy(), config_of(run))
     return cfg
 
 
 def hold_to_rules(cfg: DictConfig, as_trained: DictConfig, file: Path) -> None:
-    """Check a configuration of a run as one that is typed is checked."""
+    """Check a configuration of a run by the rules for one that is typed."""
     register()
     try:
         with plain.as_written(file):
@@ -134,20 +134,20 @@ def hold_to_rules(cfg: DictConfig, as_trained: DictConfig, file: Path) -> None:
 
 
 def _for_prediction(cfg: DictConfig) -> DictConfig:
-    """The same model, not compiled: clips of every length come, and a compiler may not be there."""
+    """Configure the same model, not compiled: clips of every length come, and a compiler may not be there."""
     plain = cfg.copy()
     plain.trainer.compile = False
     return plain
 
 
 def trained_classes(run: Path) -> list[str] | None:
-    """In the order of the model's outputs, as the run's summary has them; None where it does not speak of them."""
+    """Read the classes from the run's summary, in the order of the outputs; None where it does not have them."""
     known = RunFolder(run).data.get("classes")
     return None if known is None else check_classes(known, plain.shown(run / SUMMARY))
 
 
 def _clip_seconds(checkpoint: dict[str, Any], run: Path) -> tuple[float | None, float | None]:
-    """Mean of the training clips, and longest of all; what an older run left knows the longest of the test clips."""
+    """Return the mean of the training clips, and the longest of all; what an older run left knows the longest of the test clips."""
     if "clip_seconds" in checkpoint:
         return checkpoint["clip_seconds"]["mean"], checkpoint["clip_seconds"]["longest"]
     folder = RunFolder(run)

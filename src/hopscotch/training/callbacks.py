@@ -128,7 +128,7 @@ class BestAndLast(ModelCheckpoint):
             self.last_model_path = str(Path(self.dirpath) / last)
 
     def _best_beside(self, kept: object) -> Path | None:
-        """The best checkpoint so far, if it is one, and is a file beside the one that is loaded."""
+        """Find the best checkpoint so far, if it is one, and is a file beside the one that is loaded."""
         name = _file_name(kept)
         if not name or self._came_from is None:
             return None
@@ -160,7 +160,7 @@ class BestAndLast(ModelCheckpoint):
 
 
 def _file_name(path: object) -> str:
-    """The name of a checkpoint without the folders on its way; nothing where it is none."""
+    """Return the name of a checkpoint without the folders on its way; nothing where it is none."""
     name = Path(path).name if isinstance(path, str) else ""
     return name if name.endswith(ModelCheckpoint.FILE_EXTENSION) else ""
 
