@@ -147,7 +147,7 @@ def trained_classes(run: Path) -> list[str] | None:
 
 
 def _clip_seconds(checkpoint: dict[str, Any], run: Path) -> tuple[float | None, float | None]:
-    """Return the mean of the training clips, and the longest of all; what an older run left knows the longest of the test clips."""
+    """Return mean and longest seconds; what an older run left knows the longest of its test clips alone."""
     if "clip_seconds" in checkpoint:
         return checkpoint["clip_seconds"]["mean"], checkpoint["clip_seconds"]["longest"]
     folder = RunFolder(run)
