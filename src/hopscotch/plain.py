@@ -88,7 +88,7 @@ def read_text(path: Path, most: int) -> str:
 
 
 def read_yaml(path: Path) -> Any:
-    """Plain data out of a YAML file: maps with texts as keys, lists, texts, numbers, true, false and null."""
+    """Read plain data out of a YAML file: maps with texts as keys, lists, texts, numbers, true, false and null."""
     text = read_text(path, MAX_YAML)
     try:
         _refuse_bombs(text)
@@ -106,7 +106,7 @@ def _without_content(problem: str) -> str:
 
 
 def _refuse_bombs(text: str) -> None:
-    """One pass over the events, before anything is built: few lines can be the description of a great deal."""
+    """Look at all events before anything is built, for few lines can describe a great deal."""
     depth = 0
     for number, event in enumerate(yaml.parse(text, Loader=BASE)):
         fault = ""
@@ -228,7 +228,7 @@ def _kind(value: Any) -> str:
 
 @contextmanager
 def as_written(path: object) -> Iterator[None]:
-    """Around what takes the files of a folder for those of a run: whatever comes of others is said in one sentence."""
+    """Turn what files raise that are not as a run writes them into a ValueError of one sentence."""
     try:
         yield
     except (

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 
 class Place(NamedTuple):
-    """What may stand at a key of the configuration: subclasses of `base`, and by themselves these of ours."""
+    """Say what may stand at a key: these classes, and subclasses of `base` in modules that are trusted."""
 
     base: str
     names: tuple[str, ...]
@@ -185,7 +185,7 @@ def _known(path: str) -> type:
 
 
 def _nodes(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every map below a node, by the path of its keys."""
+    """Yield every map below a node with the path of its keys."""
     if isinstance(node, Mapping):
         yield path, node
     children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()

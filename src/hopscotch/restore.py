@@ -1,7 +1,7 @@
-"""A trained model out of its run's folder, without the data that it was trained on.
+"""Restore a trained model from its run's folder, without the data that it was trained on.
 
 config.yaml            how to build it
-checkpoints/best.ckpt  weights; the names of its classes and how long clips were (tasks/classify.py puts them there)
+checkpoints/best.ckpt  weights; the names of its classes and how long clips were (training/classify.py puts them there)
 summary.json           the same of a run whose checkpoint is older than that
 """
 
@@ -122,7 +122,7 @@ def read_config(run: Path, trust: Sequence[str] = ()) -> DictConfig:
 
 
 def hold_to_rules(cfg: DictConfig, as_trained: DictConfig, file: Path) -> None:
-    """Check a configuration of a run as one that is typed is checked."""
+    """Check a configuration of a run by the rules for one that is typed."""
     register()
     try:
         with plain.as_written(file):
@@ -141,13 +141,13 @@ def _for_prediction(cfg: DictConfig) -> DictConfig:
 
 
 def trained_classes(run: Path) -> list[str] | None:
-    """In the order of the model's outputs, as the run's summary has them; None where it does not speak of them."""
+    """Read the classes from the run's summary, in the order of the outputs; None where it does not have them."""
     known = RunFolder(run).data.get("classes")
     return None if known is None else check_classes(known, plain.shown(run / SUMMARY))
 
 
 def _clip_seconds(checkpoint: dict[str, Any], run: Path) -> tuple[float | None, float | None]:
-    """Mean of the training clips, and longest of all; what an older run left knows the longest of the test clips."""
+    """Return mean and longest seconds; what an older run left knows the longest of its test clips alone."""
     if "clip_seconds" in checkpoint:
         return checkpoint["clip_seconds"]["mean"], checkpoint["clip_seconds"]["longest"]
     folder = RunFolder(run)

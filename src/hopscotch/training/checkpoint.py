@@ -55,12 +55,12 @@ DAMAGE = (  # whatever comes of bytes that nobody checked; MemoryError: a size t
 
 
 def load_weights(task: nn.Module, path: Path, key: str = "ckpt") -> None:
-    """Every parameter and buffer, from a file that Lightning's ModelCheckpoint wrote."""
+    """Load every parameter and buffer from a file that Lightning's ModelCheckpoint wrote."""
     take_weights(task, read_checkpoint(path, key)["state_dict"], path, key)
 
 
 def take_weights(module: nn.Module, weights: Mapping[str, Tensor], path: Path, key: str = "ckpt") -> None:
-    """`path` is where they came from, and `key` what named it, for the message."""
+    """Give a module its weights; the message of an error names `path`, where they came from, and its `key`."""
     own = module.state_dict()
     faults = []
     if missing := [name for name in own if name not in weights]:
@@ -121,7 +121,7 @@ def check_resumable(checkpoint: Mapping[str, Any], path: Path, key: str = "ckpt_
 
 
 def check_classes(classes: Any, where: str) -> list[str]:
-    """Names of classes, each once; ValueError where they are none."""
+    """Refuse what is no list of names, each of them once."""
     if not isinstance(classes, list) or not 0 < len(classes) <= MAX_CLASSES:
         raise ValueError(f"{where} must have a list of 1 to {MAX_CLASSES} names as classes, it has none.")
     if not all(isinstance(name, str) and 0 < len(name) <= MAX_CLASS_NAME for name in classes):
@@ -147,7 +147,7 @@ def _is_weights(value: Any) -> bool:
 
 
 def _check_zip(path: Path) -> None:
-    """ValueError where loading could take more memory than the file has bytes, or name more than tensors."""
+    """Refuse a file that takes more memory than it has bytes, or names more than tensors."""
     with zipfile.ZipFile(path) as file:
         members = file.infolist()
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
