@@ -49,7 +49,7 @@ def test_a_venv_made_by_hand_is_kept(checkout: Path) -> None:
     assert bootstrap.must_be_made(checkout / ".venv") == ""
 
 
-def test_an_interrupted_set_up_is_made_anew(checkout: Path) -> None:
+def test_an_interrupted_set_up_is_made_again(checkout: Path) -> None:
     bootstrap.write_stamp(checkout / ".venv", bootstrap.UNFINISHED)
     assert bootstrap.must_be_made(checkout / ".venv") == "an earlier call did not finish"
 
