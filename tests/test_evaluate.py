@@ -185,6 +185,8 @@ def test_classes_come_out_in_the_order_that_the_model_knows(run: Path) -> None:
     summary = read_json(run / "summary.json")
     summary["data"]["classes"] = order
     (run / "summary.json").write_text(json.dumps(summary))
+    best = run / "checkpoints" / "best.ckpt"
+    torch.save(torch.load(best, weights_only=True) | {"classes": order}, best)
     _, task, data = load(run)
     assert data.classes == order == task.classes  # pyright: ignore[reportAttributeAccessIssue]
     for clip in data.clips["test"]:
@@ -317,7 +319,7 @@ def test_help_shows_examples(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 def test_what_is_typed_is_told_apart() -> None:
     asked = parse(["run=r", "snr=[20,0.5]", "data=fsdd", "out=o", "compute.budget=0.5", "ckpt=c"])
     assert asked == (Path("r"), ["data=fsdd", "compute.budget=0.5"], Path("c"), [20.0, 0.5], Path("o"), [])
-    assert parse(["run=r", "snr=5"]) == (Path("r"), [], None, [5.0], None)
+    assert parse(["run=r", "snr=5"]) == (Path("r"), [], None, [5.0], None, [])
 
 
 @pytest.mark.parametrize(
