@@ -17,7 +17,6 @@ import hopscotch
 from hopscotch.plain import read_config
 from hopscotch.registry import check_stored, class_at, is_registered
 from hopscotch.run import attempt
-import scripts.studies as studies
 from tests.attacks.guard import SECRET, Ended, assert_harmless, call, watched
 from tests.attacks.hostile import CASES, Case, make_outside
 from tests.tiny import CLASS_HZ, TINY_MODEL, TINY_RUN, prompt, tiny_config, tiny_folder, write_tone

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hopscotch.plain import read_config, read_csv, read_json, read_json_lines, read_words, shown
-
 from hopscotch.registry import PLACES, class_at
 
 if TYPE_CHECKING:
