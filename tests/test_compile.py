@@ -47,7 +47,7 @@ def test_a_missing_compiler_is_named_before_training(tmp_path: Path, monkeypatch
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     cfg = tiny_config(tmp_path, tmp_path, "model=dense", "trainer.compile=true")
-    with pytest.raises(ValueError, match=r"needs a C\+\+ compiler on the CPU, and 'no-such-compiler' is not to be"):
+    with pytest.raises(ValueError, match=r"needs a C\+\+ compiler on the CPU, and 'no-such-compiler' is not found"):
         build_model(cfg, num_classes=3)
 
 

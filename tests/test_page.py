@@ -15,6 +15,7 @@ SWEEP = {
     "warnings": ["<script>"],
     "beside": [],
     "frontier": None,
+    "metric": "accuracy",
     "groups": Table([], []),
     "unfinished": Table(["job", "reason"], [[link("g & o", "e.html"), "<b>"]]),
     "shared": "",

@@ -275,7 +275,7 @@ def test_bad_data_ends_with_one_message(command: Command, tmp_path: Path, proble
             "model.encoder.strides=[1,1]",
             "model.encoder: strides must name one stride per layer, got [1, 1] for depth=3.",
         ),
-        ("compute.target=0.7", "compute.target must stay auto for dense"),
+        ("compute.target=0.7", "compute.target=0.7 has no meaning for model=dense"),
     ],
 )
 def test_a_bad_model_ends_with_one_message(command: Command, tones: Path, override: str, rule: str) -> None:
@@ -356,7 +356,7 @@ def test_the_weights_that_are_tested_are_the_best_ones(
     tested: list[torch.Tensor] = []
     monkeypatch.setattr(hopscotch.run, "build_callbacks", lambda cfg: [*build_callbacks(cfg), Spoil()])
     assert command(*tiny_folder(tones), *TINY, "model=dense").code == 0
-    assert torch.equal(tested[0], state("run")["classifier(model).bias"])
+    assert torch.equal(tested[0], state("run")["model.head.linear.bias"])
 
 
 def test_a_run_measures_its_clips_and_draws_its_weights_by_the_seed(command: Command, tones: Path) -> None:

@@ -57,7 +57,7 @@ def test_what_is_not_there_is_empty_and_named(run: RunFolder) -> None:
     ("file", "name", "text", "rule"),
     [
         ("summary.json", "summary", "{", "must be JSON: it cannot be parsed (line 1)."),
-        ("report/clips.csv", "clips", "path,label\na.wav,no\n", "must have a column prediction, it has none."),
+        ("report/clips.csv", "clips", "path,label\na.wav,no\n", "must have a column compute, it has none."),
         ("config.yaml", "config", "a: [\n", "must be plain YAML"),
         ("report/decision_value.json", "decision_value", "x", "must be JSON: it cannot be parsed (line 1)."),
     ],
