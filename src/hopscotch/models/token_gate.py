@@ -110,7 +110,7 @@ class GatedEncoder(Encoder, Scheduled):
     def _trace(self, trace: SkipTrace, lengths: Tensor, tokens: Mask, times: Sequence[int]) -> SkipTrace:
         rate = tokens.sum(dim=1) / lengths
         gate = self.gate.macs(lengths)
-        dense = torch.tensor([self.cost(time).dense for time in times], device=lengths.device)
+        dense = torch.tensor([self.encoder_cost(time).dense for time in times], device=lengths.device) + gate
         inner = torch.where(trace.open_rate.isnan(), 1.0, trace.open_rate)
         return replace(
             trace,
