@@ -22,7 +22,9 @@ def trials(out: str) -> list[list[str]]:
     lines = out.splitlines()
     (start,) = (place for place, line in enumerate(lines) if line.startswith("Trials, best first"))
     end = next(
-        place for place, line in enumerate(lines) if line.startswith(("look closer: ", "failed ")) and place > start
+        place
+        for place, line in enumerate(lines)
+        if line.startswith(("Means over seeds", "look closer: ", "failed ")) and place > start
     )
     return [line.split() for line in lines[start + 2 : end] if line[:1].isdigit()]
 
