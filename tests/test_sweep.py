@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hopscotch.report.records import Record, read_records
 from hopscotch.report.summary import Status, write_summary
-from hopscotch.report.sweep import SweepTable, append_ledger, jobs_table, planned_overrides, report_sweep
+from hopscotch.report.sweep import JOBS, SweepTable, append_ledger, jobs_table, planned_overrides, report_sweep
 
 PLAN = ("model=dense,learned_skip", "seed=0,1")
 
@@ -191,7 +191,7 @@ def test_hydra_lets_the_exit_code_pass(tmp_path: Path) -> None:
 def test_trials_stand_best_first_and_those_without_a_score_last() -> None:
     scores = {"0_a": 0.2, "1_b": None, "2_c": 0.9, "3_d": -0.1}
     records = [Record(Path(name), "dense", "0", (), "finished", score=score) for name, score in scores.items()]
-    table = jobs_table(records, search=True)
+    table = jobs_table(records, JOBS, search=True)
     assert [row[0] for row in table.rows] == ["2", "0", "3", "1"]
     place = table.head.index("score")
     assert [row[place] for row in table.rows] == ["0.9000", "0.2000", "-0.1000", ""]

@@ -40,7 +40,7 @@ def frontier_figure(groups: Sequence[Group]) -> "Figure":
     looks = {model: place for place, model in enumerate(dict.fromkeys(group.model for group in groups))}
     for axes, cost in zip(panels, known, strict=True):
         draw_panel(axes, [group for group in groups if cost in group.spreads], cost, looks)
-    panels[0].set_ylabel(f"test {groups[0].records[0].metric}")
+    panels[0].set_ylabel(f"test {groups[0].metric}")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
     return figure
 

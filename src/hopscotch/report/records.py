@@ -24,15 +24,8 @@ STUDY_JOB = re.compile(r"(.*_)?seed-\d+(_.*)?|.*_[0-9a-f]{8}")  # as scripts.stu
 NOT_FAILED = ("finished", "stopped")
 SPEAKER = "data.test_speaker"
 DECISION_VALUE = "decision_value.json"  # of callbacks=decision_value: the same run at other budgets
-HIDDEN = (  # overrides that do not tell groups apart
-    "seed",
-    SPEAKER,
-    "experiment",
-    "data.root",
-    "callbacks.decision_value.levels",
-    "trainer.enable_progress_bar",
-    "hydra.run.dir",
-)
+HIDDEN = {"seed", SPEAKER, "experiment", "data.root", "callbacks.decision_value.levels"}  # do not tell groups apart
+HIDDEN |= {"trainer.enable_progress_bar", "hydra.run.dir"}
 COMPUTE = "macs_m"  # millions, per test clip
 FIGURES = ("value", COMPUTE, "compute_fraction", "fit_seconds", "clip_ms")  # of a record, joined in a group
 SLACK = 0.01  # of a search, as a share of the dense compute: decisions of few layers cannot meet every fraction
@@ -257,12 +250,8 @@ class Group:
         return self.spreads["value"]
 
     @property
-    def seeds(self) -> list[str]:
-        return sorted({record.seed for record in self.records})
-
-    @property
-    def speakers(self) -> list[str]:
-        return sorted({record.speaker for record in self.records} - {""})
+    def metric(self) -> str:
+        return self.records[0].metric
 
     @property
     def runs(self) -> set[tuple[str, str]]:
@@ -294,6 +283,12 @@ def group_records(points: Iterable[Record]) -> list[Group]:
         for one, is_best in zip(timed, pareto(costs, values, larger_is_better=larger), strict=True):
             one.best_by |= {cost} if is_best else set()
     return groups
+
+
+def metric_of(found: Iterable[Record | Group]) -> str:
+    """Return the primary metric of records or groups, or `value` where they have several."""
+    names = {one.metric for one in found if one.value is not None}
+    return names.pop() if len(names) == 1 else VALUE
 
 
 def time_measured(groups: Iterable[Group]) -> str:

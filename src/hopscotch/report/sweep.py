@@ -31,6 +31,7 @@ from hopscotch.report.records import (
     Record,
     each_once,
     group_records,
+    metric_of,
     points_of,
     read_records,
     shared_overrides,
@@ -64,13 +65,13 @@ GROUPS = {  # name in groups.csv -> column, where value stands for the primary m
     "number": Column("#", lambda one: one.number),
     "model": Column("model", lambda one: one.model),
     "overrides": Column("overrides", lambda one: " ".join(w for w in one.words if not w.startswith("model="))),
-    "seeds": Column("seeds", lambda one: " ".join(one.seeds)),
-    "speakers": Column("held-out speakers", lambda one: " ".join(one.speakers)),
+    "seeds": Column("seeds", lambda one: " ".join(sorted({seed for seed, _ in one.runs}))),
+    "speakers": Column("held-out speakers", lambda one: " ".join(sorted({who for _, who in one.runs if who}))),
     "runs": Column("runs", lambda one: len(one.records), 0),
     "value": Column("test value", mean_of("value"), 4),
     "value_sd": Column("deviation", lambda one: one.value.deviation, 4),
-    "value_low": Column("lowest", lambda one: one.value.low if len(one.seeds) > 1 else None, 4),
-    "value_high": Column("highest", lambda one: one.value.high if len(one.seeds) > 1 else None, 4),
+    "value_low": Column("lowest", lambda one: one.value.low if one.value.deviation is not None else None, 4),
+    "value_high": Column("highest", lambda one: one.value.high if one.value.deviation is not None else None, 4),
     "fraction": Column("compute", mean_of("compute_fraction"), 3),
     "macs_m": Column("M MACs", mean_of(COMPUTE), 3),
     "seconds": Column("s of training", mean_of("fit_seconds"), 1),
@@ -78,7 +79,6 @@ GROUPS = {  # name in groups.csv -> column, where value stands for the primary m
     "pareto": Column("Pareto (compute)", lambda one: "yes" if COMPUTE in one.best_by else "no"),
     "pareto_time": Column("Pareto (time)", lambda one: "yes" if one.best_by - {COMPUTE} else "no"),
 }
-LONG = ("seeds", "speakers", "value_low", "value_high", "seconds", "pareto_time")  # not for the terminal
 JOBS = {
     "job": Column("job", lambda one: one.folder.partition("_")[0]),
     "model": Column("model", lambda one: one.model),
@@ -90,13 +90,9 @@ JOBS = {
     "fraction": Column("compute", lambda one: one.compute_fraction, 4),
     "macs_m": Column("M MACs", lambda one: one.macs_m, 2),
     "seconds": Column("seconds", lambda one: one.seconds, 1),
+    "reason": Column("reason", lambda one: one.error),
 }
-UNFINISHED = {
-    "job": JOBS["job"],
-    "status": JOBS["status"],
-    "overrides": Column("overrides", lambda one: one.described),
-    "reason": Column("reason", lambda one: one.error or "not known"),
-}
+IN_TERMINAL = "number model overrides runs value value_sd fraction macs_m clip_ms pareto"  # of GROUPS
 
 
 class SweepTable(Callback):
@@ -141,7 +137,7 @@ def report_folder(folder: Path, beside: Sequence[Path] = ()) -> None:
     _, *beside = each_once((folder, *beside))
     refuse_links(folder, WRITTEN)
     plan = plan_of(folder)
-    report_sweep(folder, read_records(folder, () if plan is None else planned_overrides(plan)), plan, beside)
+    report_sweep(folder, read_records(folder, planned_overrides(plan)), plan, beside)
 
 
 def report_sweep(
@@ -156,11 +152,12 @@ def report_sweep(
         missing = max(0, int(plan.hydra.sweeper.get("n_trials", 0)) - len(jobs))
     console, warnings = make_console(), cautions(jobs, groups, missing)
     if jobs:
+        columns = {name: column for name, column in JOBS.items() if name != "reason"}  # which stands below
         best_first = "Trials, best first (score: on validation clips; below zero: how far beyond the compute target)"
-        text.print_table(jobs_table(jobs, search=search), console, best_first if search else "All jobs")
+        text.print_table(jobs_table(jobs, columns, search=search), console, best_first if search else "All jobs")
     if groups:
-        short = {name: column for name, column in GROUPS.items() if name not in LONG}
-        text.print_table(group_table(groups, short), console, "Means over seeds, cheapest first")
+        short = {name: GROUPS[name] for name in IN_TERMINAL.split()}
+        text.print_table(tell(short, groups), console, "Means over seeds, cheapest first")
     write_runs(jobs, folder)
     write_groups(groups, folder)
     draw_frontier(groups, folder)
@@ -195,23 +192,23 @@ def print_failures(jobs: Sequence[Record], console: "Console") -> None:
         console.print(f"[red]{num_failed} of {len(jobs)} jobs failed or never ended[/red]", highlight=False)
 
 
-def tell(columns: Mapping[str, Column], items: Sequence[Any], metric: str = VALUE) -> text.Table:
-    """Make a table for people, without the columns in which nothing stands."""
+def tell(columns: Mapping[str, Column], items: Sequence[Any]) -> text.Table:
+    """Make a table of records or groups for people, without the columns in which nothing stands."""
     found = [(column, [column.of(one) for one in items]) for column in columns.values()]
     found = [(column, cells) for column, cells in found if any(cell not in (None, "") for cell in cells)]
-    heads = [column.head.replace(VALUE, metric) for column, _ in found]
+    heads = [column.head.replace(VALUE, metric_of(items)) for column, _ in found]
     told = [[cell(value, column.digits or 0) for value in cells] for column, cells in found]
     numbers = [head for head, (column, _) in zip(heads, found, strict=True) if column.digits is not None]
     return text.Table(heads, list(zip(*told, strict=True)), numbers)
 
 
-def jobs_table(jobs: Sequence[Record], columns: Mapping[str, Column] = JOBS, *, search: bool = False) -> text.Table:
+def jobs_table(jobs: Sequence[Record], columns: Mapping[str, Column], *, search: bool) -> text.Table:
     """Make a table of jobs with what tells each from the others; of a search best first, those without a score last."""
     shared = shared_overrides(jobs)
     told = [replace(job, overrides=told_apart(job, shared), score=job.score if search else None) for job in jobs]
     if search:
         told.sort(key=lambda one: FAILED if one.score is None else one.score, reverse=True)
-    return tell(columns, told, metric_of(jobs))
+    return tell(columns, told)
 
 
 def told_apart(job: Record, shared: Sequence[str]) -> tuple[str, ...]:
@@ -220,24 +217,19 @@ def told_apart(job: Record, shared: Sequence[str]) -> tuple[str, ...]:
     return tuple(re.sub(r"(?<==)\d+\.\d{5,}(e-?\d+)?", lambda drawn: f"{float(drawn[0]):.4g}", word) for word in own)
 
 
-def cell(value: Any, digits: int = 4) -> str:
+def cell(value: Any, digits: int) -> str:
     """Write a cell for people: numbers with so many digits, anything else as it is, Markup too."""
     if value is None or isinstance(value, float):
         return text.number(value, digits)
     return value if isinstance(value, str) else str(value)
 
 
-def group_table(groups: Sequence[Group], columns: Mapping[str, Column] = GROUPS) -> text.Table:
-    """Make a table of groups, with the name that the primary metric has."""
-    return tell(columns, groups, metric_of([record for one in groups for record in one.records]))
-
-
 def write_groups(groups: Sequence[Group], folder: Path) -> None:
     """Write groups.csv and groups.md."""
-    metric = metric_of([record for one in groups for record in one.records])
+    metric = metric_of(groups)
     names = [metric + name.removeprefix(VALUE) if name.startswith(VALUE) else name for name in GROUPS]
     write_csv(folder / "groups.csv", names, [[column.of(one) for column in GROUPS.values()] for one in groups])
-    told = text.markdown(group_table(groups)) if groups else "No run has finished."
+    told = text.markdown(tell(GROUPS, groups)) if groups else "No run has finished."
     (folder / "groups.md").write_text(told + "\n", encoding="utf-8")
 
 
@@ -266,12 +258,12 @@ def sweep_page(folder: Path, jobs: Sequence[Record], groups: Sequence[Group], *,
     linked = {"job": Column("job", lambda job: run_link(job.run, job.folder) if job.run and job.run.is_dir() else "-")}
     unfinished = [job for job in jobs if job.status != "finished"]
     tables = {
-        "groups": group_table(groups, GROUPS | {"links": Column("runs to look at", links_of)}),
-        "unfinished": tell(UNFINISHED | linked, unfinished),
+        "groups": tell(GROUPS | {"links": Column("runs to look at", links_of)}, groups),
+        "unfinished": tell(JOBS | linked, unfinished),
         "jobs": jobs_table(jobs, JOBS | linked, search=search),
         "shared": " ".join(shared_overrides(jobs)),
         "frontier": frontier_figure(groups) if groups else None,
-        "metric": groups[0].records[0].metric if groups else "",
+        "metric": groups[0].metric if groups else "",
     }
     return render_html("sweep.html.j2", context | tables)
 
@@ -286,7 +278,7 @@ def counts(jobs: Sequence[Record], groups: Sequence[Group], missing: int) -> lis
     if groups:
         larger = groups[0].records[0].larger_is_better
         best = max(groups, key=lambda group: group.value.mean if larger else -group.value.mean)
-        told.append((f"best {best.records[0].metric}: {best.name}", f"{best.value.mean:.4f}"))
+        told.append((f"best {best.metric}: {best.name}", f"{best.value.mean:.4f}"))
     return told
 
 
@@ -320,12 +312,6 @@ def refuse_other_folders(folder: Path, name: str = "sweep") -> None:
         raise ValueError(f"{rule}: there is no run in it.")
 
 
-def metric_of(records: Sequence[Record]) -> str:
-    """Return the primary metric of the records, or `value` where they have several."""
-    names = {record.metric for record in records if record.value is not None}
-    return names.pop() if len(names) == 1 else VALUE
-
-
 def plan_of(folder: Path) -> DictConfig | None:
     """Read the plan that Hydra left in the folder of a sweep; scripts/study.py leaves no such file."""
     if not (folder / PLAN).is_file():
@@ -340,12 +326,12 @@ def is_search(config: DictConfig | None) -> bool:
     return config is not None and bool(OmegaConf.select(config, "hydra.runtime.choices.hparams_search"))
 
 
-def planned_overrides(config: DictConfig) -> list[list[str]]:
+def planned_overrides(config: DictConfig | None) -> list[list[str]]:
     """Return the overrides of every job that Hydra's own sweeper will run; samplers such as Optuna's have none."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    if not is_basic(config):
+    if config is None or not is_basic(config):
         return []
     parameters = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     typed = parameters + list(config.hydra.overrides.task)
