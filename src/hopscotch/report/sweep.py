@@ -288,7 +288,7 @@ def cautions(jobs: Sequence[Record], groups: Sequence[Group], missing: int) -> l
     unfinished = sum(job.status != "finished" for job in jobs)
     if unfinished or missing:
         done, total = len(jobs) - unfinished, len(jobs) + missing
-        found.append(f"{done} of {total} jobs have finished; only those stand in the picture and in the first table.")
+        found.append(f"{done} of {total} jobs have finished; only those stand in the picture and in the means.")
     wanted = set().union(*(group.runs for group in groups))
     rows_lacking: dict[str, list[str]] = {}
     for group in groups:
