@@ -22,7 +22,9 @@ def trials(out: str) -> list[list[str]]:
     lines = out.splitlines()
     (start,) = (place for place, line in enumerate(lines) if line.startswith("Trials, best first"))
     end = next(
-        place for place, line in enumerate(lines) if line.startswith(("look closer: ", "failed ")) and place > start
+        place
+        for place, line in enumerate(lines)
+        if line.startswith(("Means over seeds", "look closer: ", "failed ")) and place > start
     )
     return [line.split() for line in lines[start + 2 : end] if line[:1].isdigit()]
 
@@ -33,7 +35,7 @@ def test_a_grid_runs_without_m_and_ends_with_the_best_first(command: Command, to
     assert ended.code == 0, ended.err
     scores = [record.score for record in read_records(tmp_path / "all")]
     assert len(scores) >= 2
-    shown = [float(row[4]) for row in trials(ended.out)]
+    shown = [float(row[5]) for row in trials(ended.out)]
     assert shown == pytest.approx(sorted((score for score in scores if score is not None), reverse=True), abs=1e-4)
     assert ended.out.splitlines()[-1].endswith("all")
 

@@ -54,7 +54,7 @@ def test_a_sweep_half_done_is_reported_as_what_it_is(tmp_path: Path, capsys: pyt
         "failed skip_3",
     ):
         assert told in out
-    assert out.splitlines()[-1] == str(tmp_path / "index.html")
+    assert out.splitlines()[-1] == f"look closer: {tmp_path / 'index.html'}"
 
 
 def test_what_all_jobs_were_given_is_said_once(tmp_path: Path) -> None:

@@ -36,12 +36,13 @@ from hopscotch.report.run_folder import CLIPS as CLIPS_FILE
 from hopscotch.report.run_folder import EVALUATION as FOLDER
 from hopscotch.report.run_folder import EVALUATION_METRICS as METRICS_FILE
 from hopscotch.report.statistics import Interval, bootstrap
-from hopscotch.report.sweep import make_console, new_table
+from hopscotch.report.sweep import make_console
+from hopscotch.report.text import Table, print_table
 from hopscotch.report.text import rich_text as escape
 from scripts.studies.disagreements import Disagreement, Rows, disagreements, write_disagreements
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.table import Table as RichTable
 
 RUN = "<run>"  # stands for the run's own folder, which tells no configuration from another
 NOT_COMPARED = ("run_dir", "seed")
@@ -126,11 +127,12 @@ def compare_runs(folders: Sequence[Path], out: Path | None, *, evaluated: bool =
             console.print(escape(words), highlight=False, soft_wrap=True)
     console.print()
     if len(columns) > 1:
-        console.print(side_by_side("Configurations, where they differ", columns, config_differences(columns)))
+        print_table(side_by_side(columns, config_differences(columns)), console, "Configurations, where they differ")
     else:
         console.print("The configurations differ in nothing but the seed.")
     console.print()
-    console.print(side_by_side("Figures: mean (lowest to highest seed)", columns, metric_rows(columns), right=True))
+    figures = side_by_side(columns, metric_rows(columns))
+    print_table(figures._replace(numbers=figures.head[1:]), console, "Figures: mean (lowest to highest seed)")
     console.print()
     if reason := why_not_paired(columns):
         console.print(f"[yellow]The clips are not compared:[/yellow] {escape(reason)}", highlight=False, soft_wrap=True)
@@ -280,20 +282,20 @@ def show_clips(columns: Sequence[Column], console: Console, out: Path | None) ->
         console.file.write(f"{out}\n")
 
 
-def side_by_side(
-    title: str, columns: Sequence[Column], rows: Sequence[tuple[str, list[str]]], *, right: bool = False
-) -> "Table":
+def side_by_side(columns: Sequence[Column], rows: Sequence[tuple[str, list[str]]]) -> Table:
     """Make a table with a column for each of `columns`."""
-    heads = [escape(f"{column.letter}: {column.name}") for column in columns]
-    table = new_table(title, ["", *([] if right else heads)], heads if right else [])
-    for name, values in rows:
-        table.add_row(escape(name), *map(escape, values))
-    return table
+    heads = [f"{column.letter}: {column.name}" for column in columns]
+    return Table(["", *heads], [[name, *values] for name, values in rows])
 
 
-def clips_table(columns: Sequence[Column], clips: Sequence[Disagreement]) -> "Table":
+def clips_table(columns: Sequence[Column], clips: Sequence[Disagreement]) -> "RichTable":
     """Make a table of predictions, how sure, and at what share of the dense compute; bold where right."""
-    table = new_table("Clips on which they disagree, the surest first", ["clip", "label"], [])
+    from rich.table import Table as RichTable
+
+    title = "Clips on which they disagree, the surest first"
+    table = RichTable(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for head in ("clip", "label"):
+        table.add_column(head, overflow="fold")
     for column in columns:
         table.add_column(f"{column.letter}: label, confidence, compute", no_wrap=True)
     for clip in clips:

@@ -3,9 +3,9 @@
     python -m scripts.studies frontier sweep=outputs/<sweep>
     python -m scripts.studies frontier sweep=outputs/study_frontier_fsdd beside=outputs/study_frontier_baselines
 
-    Accuracy and cost, cheapest first; * Pareto set
-    #   what                              runs          test acc       M MACs   ms a clip   fit s
-    1   skip_transformer, at_budget 0.2      6   0.8813 ± 0.0211   *    0.667        0.48   159.1
+    Means over seeds, cheapest first
+    #   model              overrides       runs   test acc   deviation   compute   M MACs   ms a clip   Pareto (compute)
+    1   skip_transformer   at_budget=0.2      6     0.8813      0.0211     0.210    0.667        0.48   yes
     ...
 
 The folder is that of `python train.py -m` or of `python -m scripts.studies run`; seeds and held-out speakers are

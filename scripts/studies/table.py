@@ -14,6 +14,7 @@ Student's.
 
 import argparse
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ from hopscotch.report.records import (
     each_once,
     group,
     group_records,
-    make_groups,
     points_of,
     read_records,
     spread_of,
@@ -89,7 +89,7 @@ def report_study(folder: Path, beside: Sequence[Path] = ()) -> list[dict[str, An
     refuse_links(folder, ("study.csv", "study.md", "frontier.png", "thresholds.png"))
     records = [record for where in each_once((folder, *beside)) for record in read_records(where)]
     found = {point: budget for one in records if points_of([one]) for point, budget in at_budgets(one)}
-    groups = make_groups(found)
+    groups = group_records(found)
     if not groups:
         return []
     rows = [{"what": one.name, **summarise(one.records, found)} for one in groups]
@@ -101,9 +101,10 @@ def report_study(folder: Path, beside: Sequence[Path] = ()) -> list[dict[str, An
     cells = [[cell(row.get(name), 3) for name in known] for row in rows]
     text = markdown(Table([heads[name] for name in known], cells))
     (folder / "study.md").write_text(text + "\n", encoding="utf-8")
-    first = {one.records[0].run: one.name for one in reversed(groups)}  # a run, not its other budgets
-    draw_thresholds({name: run for run, name in reversed(first.items()) if run is not None}, folder / "thresholds.png")
-    draw_frontier(group_records(found), folder)
+    trained = [(one.name, one.records[0]) for one in groups if "level" not in found[one.records[0]]]
+    runs = {name: record.run for name, record in trained if record.run is not None}
+    draw_thresholds(runs, folder / "thresholds.png")
+    draw_frontier(groups, folder)
     return rows
 
 
@@ -124,7 +125,7 @@ def decides(measured: Mapping[str, Any]) -> bool:
 
 def summarise(records: Sequence[Record], found: Found) -> dict[str, Any]:
     """Return one row: means over the records, and what their clips say together."""
-    value = spread_of(records, "value")
+    value = spread_of(records, attrgetter("value"))
     assert value is not None
     row: dict[str, Any] = {
         "runs": len({record.run for record in records}),
@@ -132,7 +133,7 @@ def summarise(records: Sequence[Record], found: Found) -> dict[str, Any]:
         "acc_sd": value.deviation,
     }
     for name, column in (("macs_m", "macs_m"), ("fraction", "compute_fraction"), ("seconds", "fit_seconds")):
-        spread = spread_of(records, column)
+        spread = spread_of(records, attrgetter(column))
         row[name] = spread and spread.mean
     measured = [found[record] for record in records]
     if not all(measured):

@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import mean
 
 from hopscotch.plain import read_json_lines
-from hopscotch.report.frontier import COLOURS
+from hopscotch.report.figures import COLOURS, plot_style, save
 
 STYLES = ("-", "--", ":", "-.")  # of lines that share a colour
 THRESHOLD, OPEN_RATE = "gate/threshold/layer_", "gate/open_rate/layer_"
@@ -45,8 +45,7 @@ def draw_thresholds(runs: Mapping[str, Path], path: Path) -> bool:
             axes.plot(epochs, middle, style, color=colour, label=name if prefix == THRESHOLD else None)
             axes.fill_between(epochs, low, high, color=colour, alpha=0.12, linewidth=0)
         axes.set(xlabel="epoch", ylabel=words, ylim=(-0.02, 1.02))
-        axes.grid(color="#e5e5e5")
-        axes.spines[["top", "right"]].set_visible(False)
+        plot_style(axes)
     figure.legend(loc="outside right upper", frameon=False)
-    figure.savefig(path, dpi=150, facecolor="white")
+    save(figure, path)
     return True

@@ -23,7 +23,6 @@ from hopscotch.report.decisions import (
     routes,
     stride_shares,
 )
-from hopscotch.report.frontier import COLOURS
 from hopscotch.report.paint import HISTORY_COLOURS, HISTORY_WORDS, stride_colours
 from hopscotch.report.run_folder import RunFolder
 from hopscotch.types import SkipTrace
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+# Okabe and Ito's colours, which stay apart for every kind of colour blindness.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#F0E442")
 BLUE, ORANGE = COLOURS[:2]  # those of paint.py
 INK, GREY, GRID = "#282828", "#999999", "#e5e5e5"
 DOTS_PER_INCH = 150

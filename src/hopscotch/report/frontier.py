@@ -1,103 +1,75 @@
 """Draw the primary metric against compute and against time over the groups of a sweep, and mark its Pareto sets."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from hopscotch.report.figures import COLOURS, GREY, plot_style, save
+from hopscotch.report.records import COMPUTE, Group, Spread, time_measured
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from hopscotch.report.sweep import Group, Spread
-
-# Okabe and Ito's colours, which stay apart for every kind of colour blindness, each with a shape of its own.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#F0E442")
-SHAPES = ("o", "s", "^", "D", "v", "P", "X", "*")
+SHAPES = ("o", "s", "^", "D", "v", "P", "X")  # one fewer than colours, so that a ninth model has a look of its own
 PICTURE = "frontier.png"
+COSTS = {  # in words
+    COMPUTE: "million multiply-accumulates per test clip",
+    "clip_ms": "milliseconds of testing per clip",
+    "fit_seconds": "seconds of training",
+}
 
 
-class Measure(NamedTuple):
-    """Name a measure of time for a picture, and find it in a group."""
-
-    words: str
-    of: Callable[["Group"], "Spread | None"]
-
-
-def time_measured(groups: Iterable["Group"]) -> Measure:
-    """Take the time per test clip if every run recorded it, otherwise the time of training."""
-    if all(group.clip_ms is not None for group in groups):
-        return Measure("milliseconds of testing per clip", lambda group: group.clip_ms)
-    return Measure("seconds of training", lambda group: group.seconds)
-
-
-def pareto(costs: Sequence[float], values: Sequence[float], *, larger_is_better: bool = True) -> list[bool]:
-    """Tell for each point whether it is in the Pareto set.
-
-    It is when no other point is at least as good for at most its cost and better in one of the two.
-    """
-    sign = 1 if larger_is_better else -1
-    points = [(cost, sign * value) for cost, value in zip(costs, values, strict=True)]
-    return [not any(c <= cost and v >= value and (c, v) != (cost, value) for c, v in points) for cost, value in points]
-
-
-def draw_frontier(groups: Sequence["Group"], folder: Path) -> None:
+def draw_frontier(groups: Sequence[Group], folder: Path) -> None:
     """Write frontier.png; remove it if nothing has finished."""
     (folder / PICTURE).unlink(missing_ok=True)
     if groups:
-        frontier_figure(groups).savefig(folder / PICTURE, dpi=150, facecolor="white")
+        save(frontier_figure(groups), folder / PICTURE)
 
 
-def frontier_figure(groups: Sequence["Group"]) -> "Figure":
+def frontier_figure(groups: Sequence[Group]) -> "Figure":
     """Draw a mark per group at its mean, one shape per model, with bars from the lowest seed to the highest.
 
     The Pareto set is ringed, joined by steps, and numbered as in the table.
     """
     from matplotlib.figure import Figure
 
-    words, time_of = time_measured(groups)
-    numbered = list(enumerate(groups, start=1))
-    has_time = any(time_of(group) is not None for group in groups)
-    figure = Figure(figsize=(11.0 if has_time else 7.0, 4.5), layout="constrained")
-    first, *second = figure.subplots(1, 2 if has_time else 1, sharey=True, squeeze=False)[0]
-    models = list(dict.fromkeys(group.model for group in groups))
-    _panel(first, numbered, models, lambda group: group.macs, lambda group: group.is_best)
-    first.set(xlabel="million multiply-accumulates per test clip", ylabel=f"test {groups[0].metric_name}")
-    handles, names = first.get_legend_handles_labels()
-    for axes in second:
-        _panel(axes, numbered, models, time_of, lambda group: group.is_fastest)
-        axes.set(xlabel=words)
-    figure.legend(handles, names, loc="outside right upper", frameon=False)
+    known = [cost for cost in (COMPUTE, time_measured(groups)) if any(cost in group.spreads for group in groups)]
+    figure = Figure(figsize=(3.0 + 4.0 * len(known), 4.5), layout="constrained")
+    panels = figure.subplots(1, len(known), sharey=True, squeeze=False)[0]
+    looks = {model: place for place, model in enumerate(dict.fromkeys(group.model for group in groups))}
+    for axes, cost in zip(panels, known, strict=True):
+        draw_panel(axes, [group for group in groups if cost in group.spreads], cost, looks)
+    panels[0].set_ylabel(f"test {groups[0].metric}")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
     return figure
 
 
-def _panel(
-    axes: "Axes",
-    numbered: Sequence[tuple[int, "Group"]],
-    models: Sequence[str],
-    cost_of: Callable[["Group"], "Spread | None"],
-    is_best: Callable[["Group"], bool],
-) -> None:
-    """Draw the groups whose cost is known."""
-    placed = [(number, group, cost) for number, group in numbered if (cost := cost_of(group)) is not None]
-    best = sorted((cost.mean, group.value.mean, number) for number, group, cost in placed if is_best(group))
-    # As far to the right as the picture goes: more compute than the best needs is no better.
-    steps = [(x, y) for x, y, _ in best] + [(max(cost.high for *_, cost in placed), best[-1][1])]
-    axes.step(*zip(*steps, strict=True), where="post", color="#999999", linewidth=1, zorder=1, label="Pareto set")
-    for place, model in enumerate(models):
-        turn, step = divmod(place, len(COLOURS))  # a ninth model has the first colour with another shape
-        colour, shape = COLOURS[step], SHAPES[(step + turn) % len(SHAPES)]
-        members = [(cost, group.value) for _, group, cost in placed if group.model == model]
-        for x, y in members:
-            ends = [[[at.mean - at.low], [at.high - at.mean]] for at in (x, y)]
-            bars = {"color": colour, "alpha": 0.5, "linewidth": 1, "zorder": 2}
-            axes.errorbar(x.mean, y.mean, xerr=ends[0], yerr=ends[1], **bars)
-        if members:
-            xs, ys = [x.mean for x, _ in members], [y.mean for _, y in members]
-            axes.scatter(xs, ys, s=55, color=colour, marker=shape, label=model, zorder=3, linewidths=0)
+def draw_panel(axes: "Axes", groups: Sequence[Group], cost: str, looks: dict[str, int]) -> None:
+    """Draw groups whose cost is known."""
+    best = sorted(
+        (group.spreads[cost].mean, group.value.mean, group.number) for group in groups if cost in group.best_by
+    )
     xs, ys, _ = zip(*best, strict=True)
+    # As far to the right as the picture goes: more compute than the best needs is no better.
+    right = max(group.spreads[cost].high for group in groups)
+    axes.step([*xs, right], [*ys, ys[-1]], where="post", color=GREY, linewidth=1, zorder=1, label="Pareto set")
     axes.scatter(xs, ys, s=130, facecolors="none", edgecolors="black", linewidths=1, zorder=4)
     for x, y, number in best:
         axes.annotate(str(number), (x, y), xytext=(-5, 6), textcoords="offset points", ha="right", fontsize=8)
-    axes.grid(color="#e5e5e5")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    for model, place in looks.items():
+        members = [group for group in groups if group.model == model]
+        if members:
+            colour, shape = COLOURS[place % len(COLOURS)], SHAPES[place % len(SHAPES)]
+            across, up = [group.spreads[cost] for group in members], [group.value for group in members]
+            xs, ys = [spread.mean for spread in across], [spread.mean for spread in up]
+            bars = {"fmt": "none", "ecolor": colour, "alpha": 0.5, "elinewidth": 1, "zorder": 2}
+            axes.errorbar(xs, ys, xerr=reach(across), yerr=reach(up), **bars)
+            axes.scatter(xs, ys, s=55, color=colour, marker=shape, label=model, zorder=3, linewidths=0)
+    axes.set_xlabel(COSTS[cost])
+    plot_style(axes)
+
+
+def reach(spreads: Sequence[Spread]) -> list[list[float]]:
+    """Return how far the lowest seeds lie below the means, and the highest above."""
+    return [[one.mean - one.low for one in spreads], [one.high - one.mean for one in spreads]]

@@ -8,11 +8,11 @@ every speaker of the group.
 import math
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from hopscotch.plain import read_json, read_json_lines, shown
 from hopscotch.report.run_folder import CONFIG, OVERRIDES, SUMMARY, RunFolder, primary_of
@@ -24,15 +24,10 @@ STUDY_JOB = re.compile(r"(.*_)?seed-\d+(_.*)?|.*_[0-9a-f]{8}")  # as scripts.stu
 NOT_FAILED = ("finished", "stopped")
 SPEAKER = "data.test_speaker"
 DECISION_VALUE = "decision_value.json"  # of callbacks=decision_value: the same run at other budgets
-HIDDEN = (  # overrides that do not tell groups apart
-    "seed",
-    SPEAKER,
-    "experiment",
-    "data.root",
-    "callbacks.decision_value.levels",
-    "trainer.enable_progress_bar",
-    "hydra.run.dir",
-)
+HIDDEN = {"seed", SPEAKER, "experiment", "data.root", "callbacks.decision_value.levels"}  # do not tell groups apart
+HIDDEN |= {"trainer.enable_progress_bar", "hydra.run.dir"}
+COMPUTE = "macs_m"  # millions, per test clip
+FIGURES = ("value", COMPUTE, "compute_fraction", "fit_seconds", "clip_ms")  # of a record, joined in a group
 SLACK = 0.01  # of a search, as a share of the dense compute: decisions of few layers cannot meet every fraction
 FAILED = -1.0  # below every score, so that a search turns away from what fails
 Item = TypeVar("Item")
@@ -68,11 +63,6 @@ class Record:
     @property
     def macs_m(self) -> float | None:
         return None if self.macs is None else self.macs / 1e6
-
-    @property
-    def key(self) -> tuple[str, tuple[str, ...]]:
-        """Return what records share that differ in nothing but the seed."""
-        return self.model, self.overrides
 
     @property
     def has_failed(self) -> bool:
@@ -208,8 +198,7 @@ def group(items: Iterable[Item], by: Callable[[Item], Key]) -> dict[Key, list[It
     return found
 
 
-@dataclass(frozen=True)
-class Spread:
+class Spread(NamedTuple):
     """Hold the mean of one quantity, and how far whole seeds are from it."""
 
     mean: float
@@ -228,13 +217,9 @@ class Spread:
         """Return the standard deviation over seeds; None with fewer than two."""
         return stdev(self.seeds) if len(self.seeds) > 1 else None
 
-    def __format__(self, form: str) -> str:
-        return format(self.mean, form) + ("" if self.deviation is None else f" ± {format(self.deviation, form)}")
 
-
-def spread_of(records: Iterable[Record], value: str | Callable[[Record], float | None]) -> Spread | None:
-    """Join an attribute over seeds and speakers as the head of this file says; None if no record has it."""
-    of = attrgetter(value) if isinstance(value, str) else value
+def spread_of(records: Iterable[Record], of: Callable[[Record], float | None]) -> Spread | None:
+    """Join a quantity over seeds and speakers as the head of this file says; None if no record has it."""
     known = [(record, found) for record in records if (found := of(record)) is not None]
     cells, means = group(known, by=lambda pair: (pair[0].speaker, pair[0].overrides)), []
     for members in [known, *group(known, by=lambda pair: pair[0].seed).values()]:
@@ -244,36 +229,29 @@ def spread_of(records: Iterable[Record], value: str | Callable[[Record], float |
     return Spread(means[0], tuple(means[1:])) if known else None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Group:
     """Join records that differ in nothing but seed and held-out speaker: a point of the frontier, a row of a table."""
 
     model: str
     words: tuple[str, ...]  # what tells it from the other groups of the sweep
     records: tuple[Record, ...]
-    value: Spread  # of the primary metric
-    macs: Spread  # millions, per test clip
-    fraction: Spread | None
-    seconds: Spread | None  # of training
-    clip_ms: Spread | None
-    is_best: bool = False  # in the Pareto set of the metric and multiply-accumulates
-    is_fastest: bool = False  # in that of the metric and `frontier.time_measured`
+    spreads: Mapping[str, Spread]  # of the FIGURES that its records have
+    number: int = 0  # in tables and pictures, from 1
+    best_by: set[str] = field(default_factory=set)  # the costs in whose Pareto set with the primary metric it is
 
     @property
     def name(self) -> str:
         return label(self.words) or self.model
 
     @property
-    def metric_name(self) -> str:
+    def value(self) -> Spread:
+        """Return the primary metric, which every point has."""
+        return self.spreads["value"]
+
+    @property
+    def metric(self) -> str:
         return self.records[0].metric
-
-    @property
-    def seeds(self) -> list[str]:
-        return sorted({record.seed for record in self.records})
-
-    @property
-    def speakers(self) -> list[str]:
-        return sorted({record.speaker for record in self.records} - {""})
 
     @property
     def runs(self) -> set[tuple[str, str]]:
@@ -281,38 +259,51 @@ class Group:
         return {(record.seed, record.speaker) for record in self.records}
 
 
-def make_groups(points: Iterable[Record]) -> list[Group]:
-    """Group points in order of appearance."""
-    found = group(points, by=lambda point: point.key)
-    told = {key: {f"model={key[0]}", *key[1]} for key in found}
-    shared = set.intersection(*told.values()) if len(told) > 1 else set()
+def group_records(points: Iterable[Record]) -> list[Group]:
+    """Group points, cheapest first, number the groups and mark the Pareto sets of the metric and each cost."""
+
+    def words_of(point: Record) -> tuple[str, ...]:
+        is_baseline = any(word.startswith("baseline=") for word in point.overrides)
+        return point.overrides if is_baseline else (f"model={point.model}", *point.overrides)
+
+    found = group(points, by=lambda point: (point.model, words_of(point)))
+    shared = set.intersection(*(set(words) for _, words in found)) if len(found) > 1 else set()
     groups = []
-    for (model, overrides), members in found.items():
-        is_baseline = any(word.startswith("baseline=") for word in overrides)
-        words = overrides if is_baseline else (f"model={model}", *overrides)
-        value, macs = spread_of(members, "value"), spread_of(members, "macs_m")
-        assert value is not None
-        assert macs is not None
-        fraction, seconds = spread_of(members, "compute_fraction"), spread_of(members, "fit_seconds")
-        times = fraction, seconds, spread_of(members, "clip_ms")
-        told_apart = tuple(word for word in words if word not in shared)
-        groups.append(Group(model, told_apart, tuple(members), value, macs, *times))
+    for (model, words), members in found.items():
+        spreads = {name: spread_of(members, attrgetter(name)) for name in FIGURES}
+        known = {name: spread for name, spread in spreads.items() if spread is not None}
+        groups.append(Group(model, tuple(word for word in words if word not in shared), tuple(members), known))
+    larger = all(record.larger_is_better for one in groups for record in one.records)
+    groups.sort(key=lambda one: (one.spreads[COMPUTE].mean, -one.value.mean if larger else one.value.mean))
+    for number, one in enumerate(groups, start=1):
+        one.number = number
+    for cost in (COMPUTE, time_measured(groups)):
+        timed = [one for one in groups if cost in one.spreads]
+        costs, values = [one.spreads[cost].mean for one in timed], [one.value.mean for one in timed]
+        for one, is_best in zip(timed, pareto(costs, values, larger_is_better=larger), strict=True):
+            one.best_by |= {cost} if is_best else set()
     return groups
 
 
-def group_records(points: Iterable[Record]) -> list[Group]:
-    """Group points, cheapest first, and mark the Pareto sets."""
-    from hopscotch.report.frontier import pareto, time_measured
+def metric_of(found: Iterable[Record | Group]) -> str:
+    """Return the primary metric of records or groups, or `value` where they have several."""
+    names = {one.metric for one in found if one.value is not None}
+    return names.pop() if len(names) == 1 else VALUE
 
-    groups = make_groups(points)
-    larger = all(record.larger_is_better for one in groups for record in one.records)
-    groups.sort(key=lambda one: (one.macs.mean, -one.value.mean if larger else one.value.mean))
-    values, time_of = [one.value.mean for one in groups], time_measured(groups).of
-    best = pareto([one.macs.mean for one in groups], values, larger_is_better=larger)
-    timed = [(place, spread.mean) for place, one in enumerate(groups) if (spread := time_of(one)) is not None]
-    marks = pareto([cost for _, cost in timed], [values[place] for place, _ in timed], larger_is_better=larger)
-    fastest = {place for (place, _), mark in zip(timed, marks, strict=True) if mark}
-    return [replace(one, is_best=best[place], is_fastest=place in fastest) for place, one in enumerate(groups)]
+
+def time_measured(groups: Iterable[Group]) -> str:
+    """Choose the time per test clip if every run recorded it, otherwise the time of training."""
+    return "clip_ms" if all("clip_ms" in group.spreads for group in groups) else "fit_seconds"
+
+
+def pareto(costs: Sequence[float], values: Sequence[float], *, larger_is_better: bool = True) -> list[bool]:
+    """Tell for each point whether it is in the Pareto set.
+
+    It is when no other point is at least as good for at most its cost and better in one of the two.
+    """
+    sign = 1 if larger_is_better else -1
+    points = [(cost, sign * value) for cost, value in zip(costs, values, strict=True)]
+    return [not any(c <= cost and v >= value and (c, v) != (cost, value) for c, v in points) for cost, value in points]
 
 
 def label(words: Iterable[str]) -> str:
@@ -323,9 +314,10 @@ def label(words: Iterable[str]) -> str:
 
 
 def shared_overrides(records: Sequence[Record]) -> list[str]:
-    """Return the overrides that all records have, which therefore tell none from another."""
-    first, *others = records
-    return [override for override in first.overrides if all(override in other.overrides for other in others)]
+    """Return the overrides that all records have, which therefore tell none from another: none of a single record."""
+    if len(records) < 2:
+        return []
+    return [word for word in records[0].overrides if all(word in other.overrides for other in records)]
 
 
 def each_once(folders: Iterable[Path]) -> list[Path]:

@@ -1,74 +1,98 @@
-"""End a sweep: tables of its jobs and groups, the frontier, a page, and an honest exit code.
+"""End a sweep: tables of its jobs and groups, the frontier, a page that links to the runs, and an honest exit code.
 
 Hydra loads this module before the first job, so heavy packages are imported where they are used.
 """
 
 import json
 import math
+import os
 import re
 import shlex
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
 
 from hydra.experimental.callback import Callback
+from markupsafe import Markup
 from omegaconf import DictConfig, OmegaConf
 
 from hopscotch.plain import literal, read_yaml, refuse_links, sentence, shown, write_csv
 from hopscotch.report import text
 from hopscotch.report.records import (
+    COMPUTE,
     FAILED,
     LEDGER,
     VALUE,
     Group,
     Record,
-    Spread,
     each_once,
-    group,
+    group_records,
+    metric_of,
+    points_of,
     read_records,
     shared_overrides,
-    spread_of,
 )
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 PLAN = "multirun.yaml"
-WRITTEN = ("index.html", "frontier.csv", "frontier.png", "groups.csv", "groups.md")
+PAGE = "index.html"
+WRITTEN = (PAGE, "frontier.csv", "frontier.png", "groups.csv", "groups.md")
 MAX_JOBS = 10_000  # of a plan
 WITHOUT_TERMINAL = 160  # columns; rich assumes 80 and would fold the overrides
-STYLES = {"finished": "green", "stopped": "yellow"}  # every other status is red
-Cell = str | int | float | None
+RUN_COLUMNS = "folder model seed overrides status value compute_fraction macs seconds error fit_seconds clip_ms speaker"
+Cell = str | int | float | None  # Markup is a str
 
 
 class Column(NamedTuple):
-    """Describe a column of groups.csv and groups.md."""
+    """Describe a column of a table of groups or of jobs."""
 
     head: str
-    of: Callable[[Group], Cell]
-    digits: int = 4
+    of: Callable[[Any], Cell]
+    digits: int | None = None  # None: words
 
 
-COLUMNS = {  # value stands for the primary metric
+def mean_of(figure: str) -> Callable[[Group], float | None]:
+    return lambda one: one.spreads[figure].mean if figure in one.spreads else None
+
+
+GROUPS = {  # name in groups.csv -> column, where value stands for the primary metric
+    "number": Column("#", lambda one: one.number),
     "model": Column("model", lambda one: one.model),
     "overrides": Column("overrides", lambda one: " ".join(w for w in one.words if not w.startswith("model="))),
-    "seeds": Column("seeds", lambda one: " ".join(one.seeds)),
-    "speakers": Column("held-out speakers", lambda one: " ".join(one.speakers)),
-    "runs": Column("runs", lambda one: len(one.records)),
-    "value": Column("value", lambda one: one.value.mean),
-    "value_sd": Column("deviation", lambda one: one.value.deviation),
-    "value_low": Column("lowest", lambda one: one.value.low if len(one.seeds) > 1 else None),
-    "value_high": Column("highest", lambda one: one.value.high if len(one.seeds) > 1 else None),
-    "fraction": Column("compute", lambda one: one.fraction and one.fraction.mean, 3),
-    "macs_m": Column("M MACs", lambda one: one.macs.mean, 3),
-    "seconds": Column("s of training", lambda one: one.seconds and one.seconds.mean, 1),
-    "clip_ms": Column("ms a clip", lambda one: one.clip_ms and one.clip_ms.mean, 2),
-    "pareto": Column("Pareto (compute)", lambda one: "yes" if one.is_best else "no"),
-    "pareto_time": Column("Pareto (time)", lambda one: "yes" if one.is_fastest else "no"),
+    "seeds": Column("seeds", lambda one: " ".join(sorted({seed for seed, _ in one.runs}))),
+    "speakers": Column("held-out speakers", lambda one: " ".join(sorted({who for _, who in one.runs if who}))),
+    "runs": Column("runs", lambda one: len(one.records), 0),
+    "value": Column("test value", mean_of("value"), 4),
+    "value_sd": Column("deviation", lambda one: one.value.deviation, 4),
+    "value_low": Column("lowest", lambda one: one.value.low if one.value.deviation is not None else None, 4),
+    "value_high": Column("highest", lambda one: one.value.high if one.value.deviation is not None else None, 4),
+    "fraction": Column("compute", mean_of("compute_fraction"), 3),
+    "macs_m": Column("M MACs", mean_of(COMPUTE), 3),
+    "seconds": Column("s of training", mean_of("fit_seconds"), 1),
+    "clip_ms": Column("ms a clip", mean_of("clip_ms"), 2),
+    "pareto": Column("Pareto (compute)", lambda one: "yes" if COMPUTE in one.best_by else "no"),
+    "pareto_time": Column("Pareto (time)", lambda one: "yes" if one.best_by - {COMPUTE} else "no"),
 }
-RUN_COLUMNS = "folder model seed overrides status value compute_fraction macs seconds error fit_seconds clip_ms speaker"
+JOBS = {
+    "job": Column("job", lambda one: one.folder.partition("_")[0]),
+    "model": Column("model", lambda one: one.model),
+    "seed": Column("seed", lambda one: one.seed),
+    "overrides": Column("overrides", lambda one: " ".join(one.overrides)),
+    "status": Column("status", lambda one: one.status),
+    "score": Column("score", lambda one: one.score, 4),
+    "value": Column("test value", lambda one: one.value, 4),
+    "fraction": Column("compute", lambda one: one.compute_fraction, 4),
+    "macs_m": Column("M MACs", lambda one: one.macs_m, 2),
+    "seconds": Column("seconds", lambda one: one.seconds, 1),
+    "reason": Column("reason", lambda one: one.error),
+}
+IN_TERMINAL = "number model overrides runs value value_sd fraction macs_m clip_ms pareto"  # of GROUPS
 
 
 class SweepTable(Callback):
@@ -82,11 +106,12 @@ class SweepTable(Callback):
             OmegaConf.save(OmegaConf.masked_copy(config, "hydra"), path)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Write the report; exit with 1 if a job failed."""
+        """Write the report and print the folder of the sweep last; exit with 1 if a job failed."""
         folder = Path(config.hydra.sweep.dir)
         records = read_records(folder, planned_overrides(config))
         try:
             report_sweep(folder, records, config)
+            print(folder, flush=True)
         finally:
             # Hydra makes a warning and exit code 0 of a callback's Exception; SystemExit passes, even past one.
             if any(record.has_failed for record in records):
@@ -105,38 +130,174 @@ def append_ledger(sweep_folder: str | Path, row: Mapping[str, Any]) -> None:
         file.write(line.encode())
 
 
-def report_sweep(folder: Path, records: Sequence[Record], config: DictConfig | None = None) -> None:
-    """Print the tables and write the report; the folder of the sweep is the last line printed."""
-    console = make_console()
-    if records:
-        console.print(jobs_table(records, search=is_search(config)))
-    if len({record.key for record in records}) < len(records):
-        console.print(means_table(records))
-    write_report(folder, records, config)
-    print_failures(records, console)
-    print(f"look closer: {folder / 'index.html'}\n{folder}", flush=True)
-
-
 def report_folder(folder: Path, beside: Sequence[Path] = ()) -> None:
     """Report a folder that `train.py -m` or scripts/study.py has filled or is filling, with the runs of others."""
-    from hopscotch.report.sweep_page import cautions
-
     for where in (folder, *beside):
         refuse_other_folders(where)
     _, *beside = each_once((folder, *beside))
     refuse_links(folder, WRITTEN)
     plan = plan_of(folder)
-    records = read_records(folder, () if plan is None else planned_overrides(plan))
-    console = make_console()
-    groups = write_report(folder, records, plan, beside)
+    report_sweep(folder, read_records(folder, planned_overrides(plan)), plan, beside)
+
+
+def report_sweep(
+    folder: Path, jobs: Sequence[Record], plan: DictConfig | None = None, beside: Sequence[Path] = ()
+) -> None:
+    """Print the tables, write the files and the page, and print where the page is."""
+    from hopscotch.report.frontier import draw_frontier
+
+    groups = group_records(points_of([*jobs, *(record for where in beside for record in read_records(where))]))
+    search, missing = is_search(plan), 0
+    if plan is not None:
+        missing = max(0, int(plan.hydra.sweeper.get("n_trials", 0)) - len(jobs))
+    console, warnings = make_console(), cautions(jobs, groups, missing)
+    if jobs:
+        columns = {name: column for name, column in JOBS.items() if name != "reason"}  # which stands below
+        best_first = "Trials, best first (score: on validation clips; below zero: how far beyond the compute target)"
+        text.print_table(jobs_table(jobs, columns, search=search), console, best_first if search else "All jobs")
     if groups:
-        console.print(groups_table(groups))
-    for caution in cautions(records, groups, 0):
-        console.print(f"[yellow]warning:[/yellow] {text.rich_text(caution)}", highlight=False, soft_wrap=True)
-    if is_search(plan) and records:
-        console.print(jobs_table(records, search=True))
-    print_failures(records, console)
-    print(shown(folder / "index.html"), flush=True)
+        short = {name: GROUPS[name] for name in IN_TERMINAL.split()}
+        text.print_table(tell(short, groups), console, "Means over seeds, cheapest first")
+    write_runs(jobs, folder)
+    write_groups(groups, folder)
+    draw_frontier(groups, folder)
+    context = {
+        "title": f"Sweep {folder.resolve().name}",
+        "headline": counts(jobs, groups, missing),
+        "warnings": warnings,
+        "beside": [where.name for where in beside],
+        "command": plan and "python train.py -m " + shlex.join(plan.hydra.overrides.task),  # no harm to a search
+    }
+    (folder / PAGE).write_text(sweep_page(folder, jobs, groups, search=search, **context), encoding="utf-8")
+    for warning in warnings:
+        console.print(f"[yellow]warning:[/yellow] {text.rich_text(warning)}", highlight=False, soft_wrap=True)
+    print_failures(jobs, console)
+    print(f"look closer: {shown(folder / PAGE)}", flush=True)
+
+
+def make_console() -> "Console":
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=WITHOUT_TERMINAL)
+
+
+def print_failures(jobs: Sequence[Record], console: "Console") -> None:
+    for job in jobs:
+        if job.has_failed or job.error:
+            told = text.rich_text(sentence((job.folder or job.described) + (f": {job.error}" if job.error else "")))
+            console.print(f"[red]{text.rich_text(job.status)}[/red] {told}", highlight=False, soft_wrap=True)
+    num_failed = sum(job.has_failed for job in jobs)
+    if num_failed:
+        console.print(f"[red]{num_failed} of {len(jobs)} jobs failed or never ended[/red]", highlight=False)
+
+
+def tell(columns: Mapping[str, Column], items: Sequence[Any]) -> text.Table:
+    """Make a table of records or groups for people, without the columns in which nothing stands."""
+    found = [(column, [column.of(one) for one in items]) for column in columns.values()]
+    found = [(column, cells) for column, cells in found if any(cell not in (None, "") for cell in cells)]
+    heads = [column.head.replace(VALUE, metric_of(items)) for column, _ in found]
+    told = [[cell(value, column.digits or 0) for value in cells] for column, cells in found]
+    numbers = [head for head, (column, _) in zip(heads, found, strict=True) if column.digits is not None]
+    return text.Table(heads, list(zip(*told, strict=True)), numbers)
+
+
+def jobs_table(jobs: Sequence[Record], columns: Mapping[str, Column], *, search: bool) -> text.Table:
+    """Make a table of jobs with what tells each from the others; of a search best first, those without a score last."""
+    shared = shared_overrides(jobs)
+    told = [replace(job, overrides=told_apart(job, shared), score=job.score if search else None) for job in jobs]
+    if search:
+        told.sort(key=lambda one: FAILED if one.score is None else one.score, reverse=True)
+    return tell(columns, told)
+
+
+def told_apart(job: Record, shared: Sequence[str]) -> tuple[str, ...]:
+    """Keep the overrides that tell a job apart, with numbers that a sampler drew to four digits."""
+    own = (word for word in job.overrides if word not in shared)
+    return tuple(re.sub(r"(?<==)\d+\.\d{5,}(e-?\d+)?", lambda drawn: f"{float(drawn[0]):.4g}", word) for word in own)
+
+
+def cell(value: Any, digits: int) -> str:
+    """Write a cell for people: numbers with so many digits, anything else as it is, Markup too."""
+    if value is None or isinstance(value, float):
+        return text.number(value, digits)
+    return value if isinstance(value, str) else str(value)
+
+
+def write_groups(groups: Sequence[Group], folder: Path) -> None:
+    """Write groups.csv and groups.md."""
+    metric = metric_of(groups)
+    names = [metric + name.removeprefix(VALUE) if name.startswith(VALUE) else name for name in GROUPS]
+    write_csv(folder / "groups.csv", names, [[column.of(one) for column in GROUPS.values()] for one in groups])
+    told = text.markdown(tell(GROUPS, groups)) if groups else "No run has finished."
+    (folder / "groups.md").write_text(told + "\n", encoding="utf-8")
+
+
+def write_runs(jobs: Sequence[Record], folder: Path) -> None:
+    """Write frontier.csv, a row per job as far as each came."""
+    names = RUN_COLUMNS.split()
+    cells = [[getattr(job, name) for name in names] for job in jobs]
+    rows = [[" ".join(cell) if isinstance(cell, tuple) else cell for cell in row] for row in cells]
+    write_csv(folder / "frontier.csv", [f"test_{metric_of(jobs)}" if name == VALUE else name for name in names], rows)
+
+
+def sweep_page(folder: Path, jobs: Sequence[Record], groups: Sequence[Group], *, search: bool, **context: Any) -> str:
+    """Tell of a sweep in the words of `sweep.html.j2`: tables that link to the runs, the picture and `context`."""
+    from hopscotch.report.frontier import frontier_figure
+    from hopscotch.report.page import link, render_html
+
+    def run_link(run: Path, words: str) -> Markup:
+        """Lead to the run's own report, or to its folder where it has none."""
+        report = "/report/index.html" if (run / "report" / "index.html").is_file() else "/"
+        return link(words, quote(Path(os.path.relpath(run, folder)).as_posix()) + report)
+
+    def links_of(one: Group) -> Markup:
+        runs = sorted(one.records, key=lambda record: (record.seed, record.speaker))
+        return Markup(", ").join(run_link(job.run, f"{job.seed} {job.speaker}".strip()) for job in runs if job.run)
+
+    linked = {"job": Column("job", lambda job: run_link(job.run, job.folder) if job.run and job.run.is_dir() else "-")}
+    unfinished = [job for job in jobs if job.status != "finished"]
+    tables = {
+        "groups": tell(GROUPS | {"links": Column("runs to look at", links_of)}, groups),
+        "unfinished": tell(JOBS | linked, unfinished),
+        "jobs": jobs_table(jobs, JOBS | linked, search=search),
+        "shared": " ".join(shared_overrides(jobs)),
+        "frontier": frontier_figure(groups) if groups else None,
+        "metric": groups[0].metric if groups else "",
+    }
+    return render_html("sweep.html.j2", context | tables)
+
+
+def counts(jobs: Sequence[Record], groups: Sequence[Group], missing: int) -> list[tuple[str, str]]:
+    """Large numbers for the head of the page: how much of the sweep is there."""
+    total = len(jobs) + missing
+    found = Counter(job.status for job in jobs)
+    told = [("jobs", str(total)), *((status, str(number)) for status, number in sorted(found.items()))]
+    if missing:
+        told.append(("trials to come", str(missing)))
+    if groups:
+        larger = groups[0].records[0].larger_is_better
+        best = max(groups, key=lambda group: group.value.mean if larger else -group.value.mean)
+        told.append((f"best {best.metric}: {best.name}", f"{best.value.mean:.4f}"))
+    return told
+
+
+def cautions(jobs: Sequence[Record], groups: Sequence[Group], missing: int) -> list[str]:
+    """List what a reader has to know before comparing."""
+    found = []
+    unfinished = sum(job.status != "finished" for job in jobs)
+    if unfinished or missing:
+        done, total = len(jobs) - unfinished, len(jobs) + missing
+        found.append(f"{done} of {total} jobs have finished; only those stand in the picture and in the means.")
+    wanted = set().union(*(group.runs for group in groups))
+    rows_lacking: dict[str, list[str]] = {}
+    for group in groups:
+        if lacking := wanted - group.runs:
+            named = ", ".join(f"seed {seed}" + (f" on {who}" if who else "") for seed, who in sorted(lacking))
+            rows_lacking.setdefault(named, []).append(f"{group.number} ({group.name})")
+    for named, rows in rows_lacking.items():
+        found.append(f"Compare with care: runs that other rows have ({named}) are lacking in {', '.join(rows)}.")
+    return found
 
 
 def refuse_other_folders(folder: Path, name: str = "sweep") -> None:
@@ -149,58 +310,6 @@ def refuse_other_folders(folder: Path, name: str = "sweep") -> None:
     is_known = (folder / LEDGER).is_file() or (folder / PLAN).is_file()
     if not is_known and not any(folder.glob("*/overrides.yaml")) and not any(folder.glob("*/summary.json")):
         raise ValueError(f"{rule}: there is no run in it.")
-
-
-def write_report(
-    folder: Path, records: Sequence[Record], config: DictConfig | None, beside: Sequence[Path] = ()
-) -> list[Group]:
-    """Write frontier.csv, frontier.png, groups.csv, groups.md and index.html, and return the groups."""
-    from hopscotch.report.sweep_page import write_sweep_report
-
-    command, missing = None, 0
-    if config is not None:
-        command = "python train.py -m " + shlex.join(config.hydra.overrides.task)  # -m does no harm to a search
-        missing = max(0, int(config.hydra.sweeper.get("n_trials", 0)) - len(records))
-    write_runs(records, folder)
-    return write_sweep_report(folder, records, beside, command, missing)
-
-
-def group_rows(groups: Sequence[Group]) -> list[dict[str, Cell]]:
-    """Return the rows of groups.csv."""
-    rows = enumerate(groups, start=1)
-    return [{"number": place, **{name: column.of(one) for name, column in COLUMNS.items()}} for place, one in rows]
-
-
-def written_rows(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
-    """Return heads and cells for people, without the columns in which nothing stands."""
-    rows = group_rows(groups)
-    shown = [name for name in COLUMNS if any(row[name] not in (None, "") for row in rows)]
-    heads = ["#", *(groups[0].metric_name if name == VALUE else COLUMNS[name].head for name in shown)]
-    return heads, [[str(row["number"]), *(cell(row[name], COLUMNS[name].digits) for name in shown)] for row in rows]
-
-
-def write_groups(groups: Sequence[Group], folder: Path) -> None:
-    """Write groups.csv and groups.md."""
-    metric = metric_of([record for one in groups for record in one.records])
-    names = ["number", *(metric + name.removeprefix(VALUE) if name.startswith(VALUE) else name for name in COLUMNS)]
-    write_csv(folder / "groups.csv", names, [list(row.values()) for row in group_rows(groups)])
-    told = text.markdown(text.Table(*written_rows(groups))) if groups else "No run has finished."
-    (folder / "groups.md").write_text(told + "\n", encoding="utf-8")
-
-
-def write_runs(records: Sequence[Record], folder: Path) -> None:
-    """Write frontier.csv, a row per job as far as each came."""
-    names = RUN_COLUMNS.split()
-    cells = [[getattr(record, name) for name in names] for record in records]
-    rows = [[" ".join(cell) if isinstance(cell, tuple) else cell for cell in row] for row in cells]
-    heads = [f"test_{metric_of(records)}" if name == VALUE else name for name in names]
-    write_csv(folder / "frontier.csv", heads, rows)
-
-
-def metric_of(records: Sequence[Record]) -> str:
-    """Return the primary metric of the records, or `value` where they have several."""
-    names = {record.metric for record in records if record.value is not None}
-    return names.pop() if len(names) == 1 else VALUE
 
 
 def plan_of(folder: Path) -> DictConfig | None:
@@ -217,12 +326,12 @@ def is_search(config: DictConfig | None) -> bool:
     return config is not None and bool(OmegaConf.select(config, "hydra.runtime.choices.hparams_search"))
 
 
-def planned_overrides(config: DictConfig) -> list[list[str]]:
+def planned_overrides(config: DictConfig | None) -> list[list[str]]:
     """Return the overrides of every job that Hydra's own sweeper will run; samplers such as Optuna's have none."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    if not is_basic(config):
+    if config is None or not is_basic(config):
         return []
     parameters = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     typed = parameters + list(config.hydra.overrides.task)
@@ -237,92 +346,3 @@ def planned_overrides(config: DictConfig) -> list[list[str]]:
 def is_basic(config: DictConfig) -> bool:
     """Tell whether every job is known beforehand."""
     return config.hydra.sweeper["_target_"].endswith("BasicSweeper")
-
-
-def make_console() -> "Console":
-    from rich.console import Console
-
-    console = Console()
-    return console if console.is_terminal else Console(width=WITHOUT_TERMINAL)
-
-
-def print_failures(records: Sequence[Record], console: "Console") -> None:
-    for record in records:
-        if record.has_failed or record.error:
-            told = sentence((record.folder or record.described) + (f": {record.error}" if record.error else ""))
-            console.print(f"{in_colour(record.status)} {text.rich_text(told)}", highlight=False, soft_wrap=True)
-    num_failed = sum(record.has_failed for record in records)
-    if num_failed:
-        console.print(f"[red]{num_failed} of {len(records)} jobs failed or never ended[/red]", highlight=False)
-
-
-def jobs_table(records: Sequence[Record], *, search: bool = False) -> "Table":
-    """Make a table of jobs with what tells each from the others; of a search best first, those without a score last."""
-    shared, metric = shared_overrides(records), metric_of(records)
-    heads = [*(["score"] if search else []), f"test {metric}", "compute", "M MACs", "seconds"]
-    table = new_table("All jobs", ["model", "seed", "overrides", "status"], heads)
-    if search:
-        title = (
-            f"Trials, best first (score: {metric} on validation clips; below zero: how far beyond the compute target)"
-        )
-        table = new_table(title, ["trial", "model", "overrides", "status"], heads)
-        records = sorted(records, key=lambda one: FAILED if one.score is None else one.score, reverse=True)
-    for record in records:
-        names = (record.folder.partition("_")[0], record.model) if search else (record.model, record.seed)
-        figures = (record.value, 4), (record.compute_fraction, 4), (record.macs_m, 2), (record.seconds, 1)
-        cells = [cell(value, digits) for value, digits in ([(record.score, 4)] if search else []) + [*figures]]
-        table.add_row(*map(text.rich_text, names), words(record.overrides, shared), in_colour(record.status), *cells)
-    return table
-
-
-def in_colour(status: str) -> str:
-    return f"[{STYLES.get(status, 'red')}]{text.rich_text(status)}[/]"
-
-
-def means_table(records: Sequence[Record]) -> "Table":
-    """Make a table of means over seeds, with the standard deviation where there are two or more."""
-    shared = shared_overrides(records)
-    heads = ["seeds", f"test {metric_of(records)}", "compute", "M MACs", "seconds"]
-    table = new_table("Means over seeds", ["model", "overrides"], heads)
-    for (model, overrides), members in group(records, by=lambda record: record.key).items():
-        done = [record for record in members if record.status == "finished" and record.value is not None]
-        figures = ("value", 4), ("compute_fraction", 4), ("macs_m", 2), ("seconds", 1)
-        cells = [cell(spread_of(done, name), digits) for name, digits in figures]
-        table.add_row(text.rich_text(model), words(overrides, shared), f"{len(done)} of {len(members)}", *cells)
-    return table
-
-
-def groups_table(groups: Sequence[Group]) -> "Table":
-    """Make a table of groups of seeds and speakers, cheapest first."""
-    heads = ["runs", f"test {metric_of(groups[0].records)}", "", "M MACs", "ms a clip", "fit s"]
-    title = f"{groups[0].metric_name.capitalize()} and cost, cheapest first; * Pareto set"
-    table = new_table(title, ["#", "what"], heads)
-    for row, one in enumerate(groups, start=1):
-        times = [cell(COLUMNS[name].of(one), COLUMNS[name].digits) for name in ("macs_m", "clip_ms", "seconds")]
-        told = words(one.name.split(" "), ())
-        table.add_row(str(row), told, str(len(one.records)), cell(one.value), "*" if one.is_best else "", *times)
-    return table
-
-
-def words(overrides: Sequence[str], shared: Sequence[str]) -> str:
-    """Join the overrides that tell a job apart, with numbers that a sampler drew to four digits."""
-    told = " ".join(override for override in overrides if override not in shared)
-    return text.rich_text(re.sub(r"(?<==)\d+\.\d{5,}(e-?\d+)?", lambda drawn: f"{float(drawn[0]):.4g}", told))
-
-
-def new_table(title: str, words: Sequence[str], numbers: Sequence[str]) -> "Table":
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for word in words:
-        table.add_column(word, overflow="fold")
-    for word in numbers:
-        table.add_column(word, justify="right", no_wrap=True)
-    return table
-
-
-def cell(value: Any, digits: int = 4) -> str:
-    """Write a cell for people: numbers with so many digits, a spread with its deviation, anything else as it is."""
-    if value is None or isinstance(value, float):
-        return text.number(value, digits)
-    return format(value, f".{digits}f") if isinstance(value, Spread) else str(value)

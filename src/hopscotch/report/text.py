@@ -61,7 +61,8 @@ def print_table(table: Table, console: "Console", title: str | None = None) -> N
 
     drawn = RichTable(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for head in table.head:
-        drawn.add_column(head, justify="right" if head in table.numbers else "left")
+        is_number = head in table.numbers
+        drawn.add_column(rich_text(head), justify="right" if is_number else "left", overflow="fold", no_wrap=is_number)
     for row in table.rows:
         drawn.add_row(*map(rich_text, row))
     console.print(drawn)
