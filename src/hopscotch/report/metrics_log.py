@@ -42,19 +42,15 @@ class MetricsLog(Logger):
     def save_dir(self) -> str:
         return str(self.path.parent)
 
-    @property
-    def log_dir(self) -> str:
-        return str(self.path.parent)
-
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Nothing: `config.yaml` beside this file is the whole truth."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, int | float | Tensor], step: int | None = None) -> None:
-        values = {tag: float(value) for tag, value in metrics.items() if tag != "epoch"}
         epoch = int(metrics["epoch"]) if "epoch" in metrics else None
-        line = {"step": step, "epoch": epoch} | {tag: self.finite(tag, value) for tag, value in values.items()}
+        values = {tag: self.finite(tag, float(value)) for tag, value in metrics.items() if tag != "epoch"}
+        line = {"step": step, "epoch": epoch} | values
         if not self.is_begun:
             self.is_begun = True
             end_half_line(self.path)

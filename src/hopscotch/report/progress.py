@@ -82,12 +82,9 @@ ADVERTISEMENTS = ("litlogger", "litmodels", "💡")
 LOGGERS = ("lightning", "lightning.pytorch", "lightning.fabric")
 
 
-class WithoutAdvertisements(logging.Filter):
-    """Lets pass what is about this run."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        message = record.getMessage().lower()
-        return not any(word in message for word in ADVERTISEMENTS)
+def is_about_this_run(record: logging.LogRecord) -> bool:
+    message = record.getMessage().lower()
+    return not any(word in message for word in ADVERTISEMENTS)
 
 
 def quiet_lightning() -> None:
@@ -102,5 +99,4 @@ def quiet_lightning() -> None:
             logger.handlers.clear()
             logger.propagate = True
         # A filter acts on the logger a message is sent to and on none above it, so every one gets its own.
-        if not any(isinstance(present, WithoutAdvertisements) for present in logger.filters):
-            logger.addFilter(WithoutAdvertisements())
+        logger.addFilter(is_about_this_run)
