@@ -100,7 +100,7 @@ def test_a_history_of_patterns_stacks_the_shares_of_each_layer() -> None:
         box = band.get_paths()[0].get_extents()
         floor = layer + BAND / 2 - BAND * shares[layer, 1 : stride if stride else 5].sum()
         assert (box.y1, box.height) == pytest.approx((floor, BAND * shares[layer, stride]))
-        np.testing.assert_allclose(band.get_facecolor()[0, :3], colours[stride])
+        np.testing.assert_allclose(np.asarray(band.get_facecolor())[0, :3], colours[stride])
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["1", "2", "3", "4", "none"]
 
 
@@ -139,6 +139,6 @@ def test_open_tokens_stand_under_the_frames_they_were_made_of() -> None:
     figure.draw_without_rendering()
     expected = [to_rgb(BLUE if cell else HISTORY_COLOURS[JUMPED_OVER]) for cell in is_open.ravel()]
     np.testing.assert_allclose(mesh.to_rgba(is_open.astype(float).ravel())[:, :3], expected)
-    middles = mesh.get_coordinates()[0, :, 0]
+    middles = mesh.get_coordinates()[0, :, 0]  # pyright: ignore[reportAttributeAccessIssue]  # it is a QuadMesh
     np.testing.assert_allclose((middles[1:] + middles[:-1]) / 2, [0.0, 0.04])  # of frames 0 and 4
     assert below.get_xlim() == above.get_xlim() == pytest.approx((-0.005, 0.055))  # cut to the mel picture

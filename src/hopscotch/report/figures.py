@@ -191,16 +191,8 @@ def draw_histories(
 
     cells = history_cells(trace)[rows]
     num_rows, depth = cells.shape
-    figure, grid = new_figure(
-        max(5.5, 2.6 + 0.62 * depth),
-        2.0 + 0.13 * num_rows,
-        2,
-        2,
-        width_ratios=[3, 1],
-        height_ratios=[1, max(0.16 * num_rows, 1.5)],
-        sharex="col",
-        sharey="row",
-    )
+    shape = {"width_ratios": [3, 1], "height_ratios": [1, max(0.16 * num_rows, 1.5)], "sharex": "col", "sharey": "row"}
+    figure, grid = new_figure(max(5.5, 2.6 + 0.62 * depth), 2.0 + 0.13 * num_rows, 2, 2, **shape)
     (above, corner), (matrix, bars) = grid
     corner.set_axis_off()
     for axes in (above, matrix, bars):

@@ -158,11 +158,11 @@ class SkipDashboard(Callback):
     # Validation
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        task = pl_module
-        if trainer.state.fn != "fit" or trainer.sanity_checking or not task.steps["val"]:
+        if trainer.state.fn != "fit" or trainer.sanity_checking or not pl_module.steps["val"]:
             return
         self.log_training(trainer, pl_module)  # its thresholds are those that the validation was decided by
-        evaluation, skips, decides = gather(task.steps["val"]), task.model.encoder.skips, task.model.decides
+        model, evaluation = pl_module.model, gather(pl_module.steps["val"])
+        skips, decides = model.encoder.skips, model.decides
         if evaluation.has_classes:
             self.hardest.update(evaluation)
         if "strides" in skips:
@@ -173,10 +173,10 @@ class SkipDashboard(Callback):
             return
         if not self.has_layout:
             self.has_layout = True
-            writer.add_custom_scalars(chart_layout(task.metric_names, skips, decides))
+            writer.add_custom_scalars(chart_layout(pl_module.metric_names, skips, decides))
         write_histograms(writer, evaluation, skips, last_step(trainer))
         if self.pictures and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            self.write_pictures(writer, evaluation, clips_of(trainer, "val"), task.model, last_step(trainer))
+            self.write_pictures(writer, evaluation, clips_of(trainer, "val"), model, last_step(trainer))
 
     def write_pictures(
         self, writer: SummaryWriter, evaluation: Evaluation, clips: SplitClips, model: Any, step: int
