@@ -122,6 +122,8 @@ class FourClips(AudioDataModule):
 class FrontEnd(nn.Module):
     """Eight numbers per frame of ten samples, in the place of a mel picture."""
 
+    hop = 10  # samples
+
     def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         return waveform.unflatten(1, (-1, 10))[..., :8], lengths // 10
 

@@ -4,9 +4,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 from PIL import Image
 
-from hopscotch.report.figures import clips_by_compute, draw_confusion, draw_report, save, shortened
+from hopscotch.report.decisions import JUMPED_OVER, LANDED, RAN, history_cells, stride_shares
+from hopscotch.report.figures import (
+    BAND,
+    BLUE,
+    HISTORY_COLOURS,
+    HISTORY_WORDS,
+    clips_by_compute,
+    draw_confusion,
+    draw_heard,
+    draw_histories,
+    draw_pattern_history,
+    draw_report,
+    save,
+    shortened,
+    stride_colours,
+)
 from hopscotch.types import SkipTrace
 from tests.hand_made import both_trace, jump_trace, make_evaluation, skips_of, stride_trace
 
@@ -48,5 +64,81 @@ def test_a_confusion_is_shaded_by_its_row_and_numbered_where_there_is_room() -> 
     white, dark = np.asarray(axes.images[0].get_array())[1]
     assert white.mean() > 0.95
     assert dark.mean() < 0.4
+    empty = draw_confusion(np.array([[0, 0], [0, 1]]), ["a", "b"])[0][0].axes[0].images[0].get_array()
+    assert np.asarray(empty)[0].mean() > 0.95  # a class without clips
     many = draw_confusion(np.eye(30, dtype=int), [str(i) for i in range(30)])[0][0].axes[0]
     assert len(many.texts) == 0
+
+
+def test_a_history_is_the_trace_cell_by_cell_with_names_beside_it_and_words_for_its_colours() -> None:
+    cells, names = history_cells(jump_trace()), ["a/rather/long/folder/" + "n" * 100 + ".wav", "b", "c", "d"]
+    figure = draw_histories(jump_trace(), range(4), "validation clips", names)
+    matrix = figure.axes[2]
+    (mesh,) = matrix.collections
+    np.testing.assert_array_equal(np.asarray(mesh.get_array()), cells)
+    colours = mesh.get_facecolor() if len(mesh.get_facecolor()) == cells.size else mesh.to_rgba(cells.ravel())
+    expected = [to_rgb(HISTORY_COLOURS[int(cell)]) for cell in cells.ravel()]
+    np.testing.assert_allclose(np.asarray(colours)[:, :3], expected)
+    assert [label.get_text() for label in matrix.get_yticklabels()] == ["n" * 23 + "…", "b", "c", "d"]
+    assert matrix.get_ylabel() == "4 of 4 validation clips"
+    (words,) = figure.legends
+    assert [text.get_text() for text in words.get_texts()] == [
+        HISTORY_WORDS[kind] for kind in (RAN, LANDED, JUMPED_OVER)
+    ]
+    figure.draw_without_rendering()
+    assert all(label.get_window_extent().x0 >= 0 for label in matrix.get_yticklabels())
+
+
+def test_a_history_of_patterns_stacks_the_shares_of_each_layer() -> None:
+    shares = stride_shares(both_trace().strides.numpy())
+    figure = draw_pattern_history({0: shares}, [0, 1, 2])
+    axes = figure.axes[0]
+    colours = stride_colours(4)
+    for number, band in enumerate(axes.collections):
+        layer, place = divmod(number, 5)
+        stride = (1, 2, 3, 4, 0)[place]  # from below: who did not attend lies on top
+        box = band.get_paths()[0].get_extents()
+        floor = layer + BAND / 2 - BAND * shares[layer, 1 : stride if stride else 5].sum()
+        assert (box.y1, box.height) == pytest.approx((floor, BAND * shares[layer, stride]))
+        np.testing.assert_allclose(np.asarray(band.get_facecolor())[0, :3], colours[stride])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["1", "2", "3", "4", "none"]
+
+
+def test_a_pattern_history_has_a_column_per_epoch_and_keeps_its_width() -> None:
+    shares = stride_shares(both_trace().strides.numpy())
+    few, many = (draw_pattern_history(dict.fromkeys(range(num), shares), [0, 1, 2]) for num in (5, 1000))
+    assert few.axes[0].get_xlim() == (-0.5, 4.5)
+    assert many.axes[0].get_xlim() == (-0.5, 999.5)
+    assert few.get_figwidth() == many.get_figwidth() <= 3.5
+    grown = draw_pattern_history({0: shares[:, :3], 1: shares}, [0])
+    assert len(grown.axes[0].collections) == 4  # 1 to 4: all clips ran layer 0
+
+
+def test_strides_go_from_dark_to_light_whatever_the_largest() -> None:
+    for largest in (1, 2, 4, 8):
+        lightness = stride_colours(largest)[1:] @ [0.299, 0.587, 0.114]
+        assert len(lightness) == largest
+        assert (np.diff(lightness) > 0).all()
+
+
+@pytest.mark.parametrize("level", [0.0, 5.0])
+def test_mel_picture_of_silence_is_dark_all_over(level: float) -> None:
+    figure = draw_heard(np.full((20, 8), level), 0.01, "clip")
+    (mesh,) = figure.axes[0].collections
+    figure.draw_without_rendering()
+    colours = mesh.to_rgba(np.asarray(mesh.get_array()).ravel())
+    np.testing.assert_allclose(colours[:, :3], np.tile(stride_colours(1)[1], (160, 1)))
+
+
+def test_open_tokens_stand_under_the_frames_they_were_made_of() -> None:
+    is_open = np.array([[True, False], [False, True]])
+    figure = draw_heard(np.zeros((6, 8)), 0.01, "clip", is_open, 0.04)
+    above, below = figure.axes
+    (mesh,) = below.collections
+    np.testing.assert_array_equal(np.asarray(mesh.get_array()), is_open)
+    figure.draw_without_rendering()
+    expected = [to_rgb(BLUE if cell else HISTORY_COLOURS[JUMPED_OVER]) for cell in is_open.ravel()]
+    np.testing.assert_allclose(mesh.to_rgba(is_open.astype(float).ravel())[:, :3], expected)
+    middles = mesh.get_coordinates()[0, :, 0]  # pyright: ignore[reportAttributeAccessIssue]  # it is a QuadMesh
+    np.testing.assert_allclose((middles[1:] + middles[:-1]) / 2, [0.0, 0.04])  # of frames 0 and 4
+    assert below.get_xlim() == above.get_xlim() == pytest.approx((-0.005, 0.055))  # cut to the mel picture

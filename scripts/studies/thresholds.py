@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import mean
 
 from hopscotch.plain import read_json_lines
-from hopscotch.report.figures import COLOURS, plot_style, save
+from hopscotch.report.figures import COLOURS, new_figure, save
 
 STYLES = ("-", "--", ":", "-.")  # of lines that share a colour
 THRESHOLD, OPEN_RATE = "gate/threshold/layer_", "gate/open_rate/layer_"
@@ -27,15 +27,13 @@ def read_gates(run: Path) -> dict[str, list[tuple[float, float, float]]]:
 
 def draw_thresholds(runs: Mapping[str, Path], path: Path) -> bool:
     """Draw a line per run for the mean over layers, shaded from lowest to highest layer; return False without gates."""
-    from matplotlib.figure import Figure
-
     series = {name: read_gates(run) for name, run in runs.items()}
     series = {name: gates for name, gates in series.items() if gates[OPEN_RATE]}
     if not series:
         return False
-    figure = Figure(figsize=(9.0, 3.8), layout="constrained")
+    figure, panels = new_figure(9.0, 3.8, 1, 2)
     for axes, (prefix, words) in zip(
-        figure.subplots(1, 2), ((THRESHOLD, "threshold"), (OPEN_RATE, "share of open tokens, validation")), strict=True
+        panels, ((THRESHOLD, "threshold"), (OPEN_RATE, "share of open tokens, validation")), strict=True
     ):
         for number, (name, gates) in enumerate(series.items()):
             turn, place = divmod(number, len(COLOURS))
@@ -45,7 +43,6 @@ def draw_thresholds(runs: Mapping[str, Path], path: Path) -> bool:
             axes.plot(epochs, middle, style, color=colour, label=name if prefix == THRESHOLD else None)
             axes.fill_between(epochs, low, high, color=colour, alpha=0.12, linewidth=0)
         axes.set(xlabel="epoch", ylabel=words, ylim=(-0.02, 1.02))
-        plot_style(axes)
     figure.legend(loc="outside right upper", frameon=False)
     save(figure, path)
     return True

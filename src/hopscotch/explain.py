@@ -15,8 +15,7 @@ from torch import Tensor
 from hopscotch.layers.gate import GateDecision
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.report.decisions import JUMPED_OVER, LANDED, RAN, history_cells, let_in, watched
-from hopscotch.report.figures import BLUE, INK, plain, rgb, save
-from hopscotch.report.paint import DARK, HISTORY_COLOURS, HISTORY_WORDS, LIGHT, MIDDLE
+from hopscotch.report.figures import BLUE, HISTORY_COLOURS, HISTORY_WORDS, INK, draw_mel, edges_of, plain, save
 from hopscotch.types import SkipTrace
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 MAX_BARS = 5  # classes with their probabilities
 IDLE, READ, READ_AFTER_JUMP = 0, 1, 2  # of a token at a layer
-IDLE_COLOUR = (242, 242, 242)
+IDLE_COLOUR = "#f2f2f2"
 
 
 class Explanation(NamedTuple):
@@ -104,7 +103,8 @@ def draw(page: Explanation, name: str) -> "Figure":
     mel = figure.add_subplot(grid[1, :], sharex=heard)
     layers = figure.add_subplot(grid[2, :], sharex=heard)
     _draw_waveform(heard, page)
-    _draw_mel(mel, page)
+    draw_mel(mel, page.mel, page.hop_seconds)
+    mel.tick_params(labelbottom=False)
     _draw_layers(layers, page)
     _draw_bars(figure.add_subplot(grid[3, 0]), page)
     _draw_cost(figure.add_subplot(grid[3, 1]), page)
@@ -122,19 +122,6 @@ def _draw_waveform(axes: "Axes", page: Explanation) -> None:
     plain(axes)
 
 
-def _draw_mel(axes: "Axes", page: Explanation) -> None:
-    from matplotlib.colors import LinearSegmentedColormap
-
-    low, high = np.percentile(page.mel, [1.0, 99.0])
-    colours = LinearSegmentedColormap.from_list("mel", [rgb(colour) for colour in (DARK, MIDDLE, LIGHT)])
-    frames, bins = page.mel.shape
-    edges = (np.arange(frames + 1) - 0.5) * page.hop_seconds  # a frame is centred on its moment
-    axes.pcolormesh(edges, np.arange(bins + 1), page.mel.T, cmap=colours, vmin=low, vmax=max(high, low + 1e-6))
-    axes.set(ylabel="mel bin", yticks=[0, bins])
-    axes.tick_params(labelbottom=False)
-    plain(axes)
-
-
 def _draw_layers(axes: "Axes", page: Explanation) -> None:
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
@@ -142,8 +129,8 @@ def _draw_layers(axes: "Axes", page: Explanation) -> None:
     depth, num_positions = page.read.shape
     cells = history_cells(page.trace)[0]
     kinds = np.where(page.read, np.where(cells == LANDED, READ_AFTER_JUMP, READ)[:, None], IDLE)
-    palette = ListedColormap([rgb(IDLE_COLOUR), rgb(HISTORY_COLOURS[RAN]), rgb(HISTORY_COLOURS[LANDED])])
-    edges = (np.arange(num_positions + 1) - 0.5) * page.token_seconds
+    palette = ListedColormap([IDLE_COLOUR, HISTORY_COLOURS[RAN], HISTORY_COLOURS[LANDED]])
+    edges = edges_of(num_positions, page.token_seconds)
     line = 0.6 if num_positions <= 150 else 0  # beyond that the lines would hide the tokens
     axes.pcolormesh(
         edges, np.arange(depth + 1) - 0.5, kinds, cmap=palette, vmin=0, vmax=2, edgecolors="white", linewidth=line
@@ -160,8 +147,8 @@ def _draw_layers(axes: "Axes", page: Explanation) -> None:
     plain(axes)
     words = {RAN: "tokens read", LANDED: "tokens read after a jump"}
     shown = [kind for kind in words if (cells == kind).any()]
-    patches = [Patch(facecolor=rgb(HISTORY_COLOURS[kind]), label=words[kind]) for kind in shown]
-    patches.append(Patch(facecolor=rgb(IDLE_COLOUR), label="tokens passed by"))
+    patches = [Patch(facecolor=HISTORY_COLOURS[kind], label=words[kind]) for kind in shown]
+    patches.append(Patch(facecolor=IDLE_COLOUR, label="tokens passed by"))
     axes.legend(handles=patches, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, frameon=False, fontsize=8)
 
 

@@ -54,14 +54,10 @@ class Evaluation:
 
 def gather(steps: Sequence[Step]) -> Evaluation:
     """Join steps, which stay on their device until then: copying batch by batch would synchronise every step."""
-    everything = Evaluation(
-        trace=SkipTrace.kept([step.output.trace for step in steps]),
-        indices=torch.cat([step.indices for step in steps]).cpu(),
-        losses=torch.cat([step.losses for step in steps]).float().cpu(),
-        rows={name: torch.cat([step.rows[name] for step in steps]).cpu() for name in steps[0].rows},
-        thresholds={layer: threshold.item() for layer, threshold in steps[-1].output.thresholds.items()},
+    thresholds = {layer: threshold.item() for layer, threshold in steps[-1].output.thresholds.items()}
+    return in_order(
+        [Evaluation(step.output.trace, step.indices, step.losses, dict(step.rows), thresholds) for step in steps]
     )
-    return everything.select(everything.indices.argsort(stable=True))
 
 
 def gather_everywhere(steps: Sequence[Step]) -> Evaluation:
@@ -76,14 +72,18 @@ def gather_everywhere(steps: Sequence[Step]) -> Evaluation:
 
 def joined(parts: Sequence[Evaluation]) -> Evaluation:
     """Merge evaluations, such as those of several processes, in the order of the split and without duplicates."""
-    indices = torch.cat([part.indices for part in parts])
+    whole = in_order(parts)
+    is_new = torch.cat([torch.tensor([True]), whole.indices.diff() != 0])  # a batch may be filled up
+    return whole.select(is_new.nonzero().flatten())
+
+
+def in_order(parts: Sequence[Evaluation]) -> Evaluation:
+    """Concatenate evaluations on the CPU and sort their clips as the split does."""
     whole = Evaluation(
         trace=SkipTrace.kept([part.trace for part in parts]),
-        indices=indices,
-        losses=torch.cat([part.losses for part in parts]),
-        rows={name: torch.cat([part.rows[name] for part in parts]) for name in parts[0].rows},
+        indices=torch.cat([part.indices for part in parts]).cpu(),
+        losses=torch.cat([part.losses for part in parts]).float().cpu(),
+        rows={name: torch.cat([part.rows[name] for part in parts]).cpu() for name in parts[0].rows},
         thresholds=parts[0].thresholds,
     )
-    order = indices.argsort(stable=True)
-    is_new = torch.cat([torch.tensor([True]), indices[order].diff() != 0])  # a batch may be filled up
-    return whole.select(order[is_new])
+    return whole.select(whole.indices.argsort(stable=True))

@@ -1,14 +1,15 @@
 """Every figure of a run, in one style: what it skipped, how it learned, and how good it is by class, group and route.
 
-Figures for a page are small enough for a telephone; each comes with its caption.
+A picture is drawn by one function, be it for a file, a page or TensorBoard. Figures for a page are small enough for a
+telephone; each comes with its caption.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from hopscotch.plain import shown
 from hopscotch.report.clips import Group, Route, cells_of, strides_of
@@ -23,20 +24,24 @@ from hopscotch.report.decisions import (
     routes,
     stride_shares,
 )
-from hopscotch.report.paint import HISTORY_COLOURS, HISTORY_WORDS, stride_colours
 from hopscotch.report.run_folder import RunFolder
 from hopscotch.types import SkipTrace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which stay apart for every kind of colour blindness.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#F0E442")
-BLUE, ORANGE = COLOURS[:2]  # those of paint.py
-INK, GREY, GRID = "#282828", "#999999", "#e5e5e5"
+BLUE, ORANGE = COLOURS[:2]
+INK, GREY, LIGHT_GREY, GRID = "#282828", "#999999", "#e2e2e2", "#e5e5e5"
+HISTORY_COLOURS = {RAN: BLUE, JUMPED_OVER: LIGHT_GREY, LANDED: ORANGE}
+HISTORY_WORDS = {RAN: "ran", JUMPED_OVER: "jumped over", LANDED: "landed on"}
+DARK_TO_LIGHT = ("#252562", "#228b8d", "#fde778")  # strides: dark for 1, where all is read; mel: dark is quiet
 DOTS_PER_INCH = 150
 SMALL = (3.5, 2.6)  # inches: three stand side by side on a screen, one on a telephone
+BAND = 0.92  # of the height of a layer in the history of its strides
 MAX_CLIPS = 40  # rows that can still be told apart
 MAX_PATTERNS = 8
 MAX_NUMBERED = 25  # classes whose counts can be read in the matrix
@@ -47,25 +52,23 @@ Captioned = tuple["Figure", str]
 # The style.
 
 
-def new_figure(width: float = SMALL[0], height: float = SMALL[1]) -> tuple["Figure", "Axes"]:
-    from matplotlib.figure import Figure
+def new_figure(width: float = SMALL[0], height: float = SMALL[1], *grid: int, **shape: Any) -> tuple["Figure", Any]:
+    """Make a figure with one axes or, as matplotlib's `subplots` does, a grid of them; size in inches."""
+    from matplotlib.figure import Figure  # without pyplot, which would keep every figure in memory
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    axes.tick_params(labelsize=9)
-    plot_style(axes)
-    return figure, axes
-
-
-def plot_style(axes: "Axes") -> None:
-    """Draw a grid behind the data and no frame."""
-    axes.grid(color=GRID)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    made = figure.subplots(*grid, **shape)
+    for axes in figure.axes:
+        axes.tick_params(labelsize=9)
+        axes.grid(color=GRID)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, made
 
 
 def plain(axes: "Axes") -> None:
-    """Draw no frame and no tick marks: the colours are the picture."""
+    """Draw no frame, no grid and no tick marks: the colours are the picture."""
+    axes.grid(False)
     axes.spines[:].set_visible(False)
     axes.tick_params(which="both", length=0, colors=INK)
     axes.title.set_fontsize(10)
@@ -75,15 +78,52 @@ def save(figure: "Figure", path: Path) -> None:
     figure.savefig(path, dpi=DOTS_PER_INCH, facecolor="white")
 
 
-def rgb(colour: Sequence[int]) -> tuple[float, float, float]:
-    red, green, blue = (part / 255 for part in colour)
-    return red, green, blue
-
-
-def shortened(name: str) -> str:
+def shortened(name: str, size: int = 14) -> str:
     """Fit a name beside a picture: a dollar is a dollar there, and begins no formula."""
     name = shown(name)
-    return (name if len(name) <= 14 else f"{name[:13]}…").replace("$", r"\$")
+    return (name if len(name) <= size else f"{name[: size - 1]}…").replace("$", r"\$")
+
+
+def legend(figure: "Figure", colours: Mapping[str, Any], **options: Any) -> None:
+    """Say above a figure what its colours mean, word by word."""
+    from matplotlib.patches import Patch
+
+    patches = [Patch(facecolor=colour, label=word) for word, colour in colours.items()]
+    options = {"loc": "outside upper center", "ncols": len(patches), "frameon": False} | options
+    figure.legend(handles=patches, **options)
+
+
+def history_legend(figure: "Figure", **options: Any) -> None:
+    legend(figure, {HISTORY_WORDS[kind]: HISTORY_COLOURS[kind] for kind in (RAN, LANDED, JUMPED_OVER)}, **options)
+
+
+def history_colours() -> Float[np.ndarray, "kind rgb"]:
+    """By what happened at a layer: RAN, JUMPED_OVER, LANDED."""
+    from matplotlib.colors import to_rgba_array
+
+    return to_rgba_array([HISTORY_COLOURS[kind] for kind in (RAN, JUMPED_OVER, LANDED)])[:, :3]
+
+
+def dark_to_light() -> "Colormap":
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("dark to light", DARK_TO_LIGHT)
+
+
+def stride_colours(max_stride: int) -> Float[np.ndarray, "stride rgb"]:
+    """Choose a colour per stride: grey for none, then from dark (1) to light (`max_stride`) in equal steps."""
+    from matplotlib.colors import to_rgb
+
+    return np.stack([to_rgb(LIGHT_GREY), *dark_to_light()(np.linspace(0.0, 1.0, max(max_stride, 1)))[:, :3]])
+
+
+def stride_words(max_stride: int) -> list[str]:
+    return ["none", *map(str, range(1, max_stride + 1))]
+
+
+def spread(num: int, num_wanted: int) -> list[int]:
+    """Choose the same rows of a table at every call, spread evenly over it."""
+    return np.linspace(0, num - 1, min(num_wanted, num)).round().astype(int).tolist()
 
 
 def draw_cells(
@@ -106,9 +146,8 @@ def draw_cells(
     axes.set_yticks(range(len(rows)), rows)
     axes.set_xticks(np.arange(len(columns) - 1) + 0.5, minor=True)
     axes.set_yticks(np.arange(len(rows) - 1) + 0.5, minor=True)
-    axes.grid(False)
-    axes.grid(which="minor", color="white", linewidth=1.5)
     plain(axes)
+    axes.grid(which="minor", color="white", linewidth=1.5)
 
 
 def blues(shares: Float[np.ndarray, "row column"]) -> Float[np.ndarray, "row column rgb"]:
@@ -127,7 +166,8 @@ def draw_report(run_folder: Path, test: Evaluation, skips: frozenset[str]) -> li
     folder.mkdir(parents=True, exist_ok=True)
     figures = {}
     if skips & LAYERS:
-        figures["jump_history.png"] = draw_histories(test.trace)
+        rows = clips_by_compute(test.trace, MAX_CLIPS)
+        figures["jump_history.png"] = draw_histories(test.trace, rows, "test clips, cheapest first")
     if "strides" in skips:
         figures["skip_pattern.png"] = draw_patterns(test.trace)
     for name, figure in figures.items():
@@ -138,31 +178,35 @@ def draw_report(run_folder: Path, test: Evaluation, skips: frozenset[str]) -> li
 def clips_by_compute(trace: SkipTrace, num_clips: int) -> Int[np.ndarray, " row"]:
     """Clips spread evenly from the cheapest to the costliest; those on the same route stand together."""
     order = np.lexsort([*routes(trace).T[::-1], trace.fraction.numpy()])
-    return order[np.linspace(0, len(order) - 1, min(num_clips, len(order))).round().astype(int)]
+    return order[spread(len(order), num_clips)]
 
 
-def draw_histories(trace: SkipTrace) -> "Figure":
-    """Draw clip by layer, coloured by what happened, with what each clip cost and the share that ran each layer."""
+def draw_histories(
+    trace: SkipTrace, rows: Sequence[int] | Int[np.ndarray, " row"], words: str, names: Sequence[str] = ()
+) -> "Figure":
+    """Draw clip by layer, coloured by what happened, with what each clip cost and the share that ran each layer.
+
+    `words` say which clips and in which order, and `names`, where there are any, stand beside them.
+    """
     from matplotlib.colors import ListedColormap
-    from matplotlib.figure import Figure
 
-    rows = clips_by_compute(trace, MAX_CLIPS)
     cells = history_cells(trace)[rows]
     num_rows, depth = cells.shape
-    figure = Figure(figsize=(max(5.5, 2.6 + 0.62 * depth), 2.0 + 0.13 * num_rows), layout="constrained")
-    grid = figure.subplots(
-        2, 2, width_ratios=[3, 1], height_ratios=[1, max(0.16 * num_rows, 1.5)], sharex="col", sharey="row"
-    )
+    shape = {"width_ratios": [3, 1], "height_ratios": [1, max(0.16 * num_rows, 1.5)], "sharex": "col", "sharey": "row"}
+    figure, grid = new_figure(max(5.5, 2.6 + 0.62 * depth), 2.0 + 0.13 * num_rows, 2, 2, **shape)
     (above, corner), (matrix, bars) = grid
     corner.set_axis_off()
+    for axes in (above, matrix, bars):
+        plain(axes)
 
     edges = np.arange(depth + 1) - 0.5, np.arange(num_rows + 1) - 0.5
-    colours = ListedColormap(list(map(tuple, history_colours())))
+    colours = ListedColormap(history_colours())
     matrix.pcolormesh(*edges, cells, cmap=colours, vmin=0, vmax=2, edgecolors="white", linewidth=1.2)
     clips, layers = np.nonzero(cells == LANDED)
     matrix.plot(layers, clips, ">", color="white", markersize=3.5, linestyle="none")  # a shape beside the colour
-    matrix.set(xlabel="layer", ylabel=f"{num_rows} of {len(trace.visited)} test clips, cheapest first", yticks=[])
+    matrix.set(xlabel="layer", ylabel=f"{num_rows} of {len(trace.visited)} {words}")
     matrix.set_xticks(range(depth))
+    matrix.set_yticks(range(len(names)), [shortened(name.rsplit("/", 1)[-1], 24) for name in names], fontsize=7)
     matrix.invert_yaxis()
 
     share = trace.visited.double().mean(dim=0).numpy()
@@ -172,41 +216,23 @@ def draw_histories(trace: SkipTrace) -> "Figure":
     above.set(ylim=(0, 1.45), yticks=[], ylabel="ran it")
     bars.barh(range(num_rows), trace.fraction.numpy()[rows], color="#7a7a7a", height=0.8)
     bars.set(xlim=(0, 1), xlabel="compute fraction")
-    for axes in (above, matrix, bars):
-        plain(axes)
     history_legend(figure, title="What each clip did")
     return figure
 
 
-def history_colours() -> Float[np.ndarray, "kind rgb"]:
-    """By what happened at a layer: RAN, JUMPED_OVER, LANDED."""
-    return np.array([rgb(HISTORY_COLOURS[kind]) for kind in (RAN, JUMPED_OVER, LANDED)])
-
-
-def history_legend(figure: "Figure", **options: object) -> None:
-    from matplotlib.patches import Patch
-
-    order = (RAN, LANDED, JUMPED_OVER)
-    words = [Patch(facecolor=rgb(HISTORY_COLOURS[kind]), label=HISTORY_WORDS[kind]) for kind in order]
-    figure.legend(handles=words, loc="outside upper center", ncols=3, frameon=False, **options)
-
-
 def draw_patterns(trace: SkipTrace) -> "Figure":
     """Draw the share of clips by layer and stride, and beside it the patterns most used, layer by layer."""
-    from matplotlib.figure import Figure
-
     layers = attention_layers(trace)
     strides = trace.strides[:, layers].numpy()
     shares = stride_shares(strides)
     first = 0 if shares[:, 0].any() else 1
     patterns, counts = np.unique(strides, axis=0, return_counts=True)
     top = np.argsort(-counts, kind="stable")[:MAX_PATTERNS]
-    figure = Figure(figsize=(8.0, 1.4 + 0.36 * max(len(layers), len(top))), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = new_figure(8.0, 1.4 + 0.36 * max(len(layers), len(top)), 1, 2)
     names = [str(layer) for layer in layers]
     words = [["·" if share == 0 else f"{share:.0%}" for share in line[first:]] for line in shares]
-    columns = ["none", *map(str, range(1, shares.shape[1]))][first:]
-    draw_cells(left, blues(shares[:, first:]), words, rows=names, columns=columns)
+    columns = stride_words(shares.shape[1] - 1)
+    draw_cells(left, blues(shares[:, first:]), words, rows=names, columns=columns[first:])
     left.set(xlabel="stride", ylabel="layer", title="Share of test clips by stride")
     draw_strides(right, patterns[top], counts[top] / counts.sum(), names)
     covered = counts[top].sum() / counts.sum()
@@ -224,9 +250,80 @@ def draw_strides(
     cells: UInt8[np.ndarray, "route depth"] | None = None,
 ) -> None:
     """Draw a row per route, strides written in: coloured by them or, with `cells`, by what happened."""
-    colours = stride_colours(int(strides.max()))[strides] / 255 if cells is None else history_colours()[cells]
+    colours = stride_colours(int(strides.max()))[strides] if cells is None else history_colours()[cells]
     words = [[str(stride) if stride else "" for stride in line] for line in strides.tolist()]
     draw_cells(axes, colours, words, rows=[f"{share:.0%}" for share in shares], columns=layers)
+
+
+def draw_pattern_history(patterns: Mapping[int, Float[np.ndarray, "depth stride"]], layers: Sequence[int]) -> "Figure":
+    """Draw a band per layer: by epoch, the share of the clips that use each stride.
+
+    Stride 1 lies at the bottom and clips that did not attend at the top. The figure keeps its width: epochs get
+    narrower. An epoch that never used the larger strides has no column for them.
+    """
+    epochs, num_strides = list(patterns), max(shares.shape[1] for shares in patterns.values())
+    padded = [np.pad(shares, ((0, 0), (0, num_strides - shares.shape[1]))) for shares in patterns.values()]
+    table = np.stack(padded)[:, layers]  # epoch layer stride
+    used = [*range(1, num_strides), *([0] if table[..., 0].any() else [])]
+    colours, words = stride_colours(num_strides - 1), stride_words(num_strides - 1)
+    figure, axes = new_figure(SMALL[0], 1.4 + 0.5 * len(layers))
+    plain(axes)
+    edges = np.append(epochs, epochs[-1] + 1) - 0.5
+    for row in range(len(layers)):
+        floor = np.full(len(edges), row + BAND / 2)
+        for stride in used:
+            share = table[:, row, stride]
+            ceiling = floor - BAND * np.append(share, share[-1])
+            axes.fill_between(edges, floor, ceiling, step="post", color=colours[stride], linewidth=0)
+            floor = ceiling
+    axes.set(xlabel="epoch", ylabel="layer", xlim=(edges[0], edges[-1]), ylim=(len(layers) - 0.5, -0.5))
+    axes.set_yticks(range(len(layers)), [str(layer) for layer in layers])
+    axes.locator_params(axis="x", integer=True)
+    title = "Stride by layer: share of validation clips"
+    legend(figure, {words[stride]: colours[stride] for stride in used}, ncols=5, title=title, fontsize=8)
+    return figure
+
+
+def draw_mel(axes: "Axes", mel: Float[np.ndarray, "time mel"], frame_seconds: float) -> None:
+    """Draw a mel picture over seconds, low frequencies at the bottom, from dark (quiet) to light (loud)."""
+    low, high = np.percentile(mel, [1.0, 99.0])
+    edges = edges_of(len(mel), frame_seconds), np.arange(mel.shape[1] + 1)
+    axes.pcolormesh(*edges, mel.T, cmap=dark_to_light(), vmin=low, vmax=max(high, low + 1e-6))
+    axes.set(ylabel="mel bin", yticks=[0, mel.shape[1]])
+    plain(axes)
+
+
+def edges_of(num: int, seconds: float) -> Float[np.ndarray, " edge"]:
+    """Borders of frames or tokens: each is centred on its moment."""
+    return (np.arange(num + 1) - 0.5) * seconds
+
+
+def draw_heard(
+    mel: Float[np.ndarray, "time mel"],
+    frame_seconds: float,
+    title: str,
+    is_open: Bool[np.ndarray, "layer token"] | None = None,
+    token_seconds: float = 0.0,
+) -> "Figure":
+    """Draw a clip as the model hears it and under it, layer by layer, the tokens that its gates open."""
+    from matplotlib.colors import ListedColormap
+
+    num_layers = 0 if is_open is None else len(is_open)
+    heights = [2.4, 0.3 + 0.15 * num_layers] if num_layers else [2.4]  # inches
+    shape = {"sharex": True, "squeeze": False, "height_ratios": heights}
+    figure, grid = new_figure(5.0, sum(heights), len(heights), 1, **shape)
+    above, lowest = grid[0, 0], grid[-1, 0]
+    draw_mel(above, mel, frame_seconds)
+    above.set(title=title, xlim=edges_of(len(mel), frame_seconds)[[0, -1]])
+    lowest.set_xlabel("seconds")
+    if is_open is not None:
+        edges = edges_of(is_open.shape[1], token_seconds), np.arange(num_layers + 1)
+        lowest.pcolormesh(*edges, is_open, cmap=ListedColormap([LIGHT_GREY, BLUE]), vmin=0, vmax=1)
+        for layer in range(1, num_layers):
+            lowest.axhline(layer, color="white", linewidth=1.5)
+        lowest.set(ylim=(num_layers, 0), yticks=[], xlabel="seconds; a row per gated layer, open in blue")
+        plain(lowest)
+    return figure
 
 
 def draw_routes(found: Sequence[Route], num_clips: int) -> list[Captioned]:
@@ -324,15 +421,11 @@ def draw_budgets(curves: Mapping[str, Sequence[tuple[float, float]]], metric: st
 
 def draw_noise(names: Sequence[str], values: Sequence[float], fractions: Sequence[float], metric: str) -> "Figure":
     """Draw a metric, and below it the compute, condition by condition."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(max(4.5, 1.5 + 0.7 * len(names)), 4.2), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True)
+    figure, (above, below) = new_figure(max(4.5, 1.5 + 0.7 * len(names)), 4.2, 2, 1, sharex=True)
     kinds = (above, values, metric, BLUE), (below, fractions, "compute fraction", ORANGE)
     for axes, heights, word, colour in kinds:
         axes.plot(range(len(names)), heights, marker="o", color=colour)
         axes.set_ylabel(word)
-        plot_style(axes)
     below.set_xticks(range(len(names)), list(names))
     below.set_xlabel("level of the clip against the noise")
     return figure

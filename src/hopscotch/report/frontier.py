@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hopscotch.report.figures import COLOURS, GREY, plot_style, save
+from hopscotch.report.figures import COLOURS, GREY, new_figure, save
 from hopscotch.report.records import COMPUTE, Group, Spread, time_measured
 
 if TYPE_CHECKING:
@@ -32,11 +32,8 @@ def frontier_figure(groups: Sequence[Group]) -> "Figure":
 
     The Pareto set is ringed, joined by steps, and numbered as in the table.
     """
-    from matplotlib.figure import Figure
-
     known = [cost for cost in (COMPUTE, time_measured(groups)) if any(cost in group.spreads for group in groups)]
-    figure = Figure(figsize=(3.0 + 4.0 * len(known), 4.5), layout="constrained")
-    panels = figure.subplots(1, len(known), sharey=True, squeeze=False)[0]
+    figure, ((*panels,),) = new_figure(3.0 + 4.0 * len(known), 4.5, 1, len(known), sharey=True, squeeze=False)
     looks = {model: place for place, model in enumerate(dict.fromkeys(group.model for group in groups))}
     for axes, cost in zip(panels, known, strict=True):
         draw_panel(axes, [group for group in groups if cost in group.spreads], cost, looks)
@@ -67,7 +64,6 @@ def draw_panel(axes: "Axes", groups: Sequence[Group], cost: str, looks: dict[str
             axes.errorbar(xs, ys, xerr=reach(across), yerr=reach(up), **bars)
             axes.scatter(xs, ys, s=55, color=colour, marker=shape, label=model, zorder=3, linewidths=0)
     axes.set_xlabel(COSTS[cost])
-    plot_style(axes)
 
 
 def reach(spreads: Sequence[Spread]) -> list[list[float]]:

@@ -10,6 +10,7 @@ what it logged. Three things a reader should know:
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,6 @@ class MetricsLog(Logger):
     def __init__(self, save_dir: str | Path) -> None:
         super().__init__()
         self.path = Path(save_dir) / METRICS
-        self.is_begun = False
         self.warned: set[str] = set()
 
     @property
@@ -42,25 +42,23 @@ class MetricsLog(Logger):
     def save_dir(self) -> str:
         return str(self.path.parent)
 
-    @property
-    def log_dir(self) -> str:
-        return str(self.path.parent)
-
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Nothing: `config.yaml` beside this file is the whole truth."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, int | float | Tensor], step: int | None = None) -> None:
-        values = {tag: float(value) for tag, value in metrics.items() if tag != "epoch"}
         epoch = int(metrics["epoch"]) if "epoch" in metrics else None
-        line = {"step": step, "epoch": epoch} | {tag: self.finite(tag, value) for tag, value in values.items()}
-        if not self.is_begun:
-            self.is_begun = True
-            end_half_line(self.path)
+        values = {tag: self.finite(tag, float(value)) for tag, value in metrics.items() if tag != "epoch"}
+        line = {"step": step, "epoch": epoch} | values
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         # Opened anew for each line, some 30 microseconds: nothing is left open whichever way a run ends.
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
+        with self.path.open("a+b") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+            if file.read() not in (b"", b"\n"):  # a kill may have struck in the line before
+                file.write(b"\n")
+            file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
 
     def finite(self, tag: str, value: float) -> float | None:
         if math.isfinite(value):
@@ -69,12 +67,3 @@ class MetricsLog(Logger):
             self.warned.add(tag)
             rank_zero_warn(f"{tag} is {value}: {METRICS} has null there, now and from here on without a word.")
         return None
-
-
-def end_half_line(path: Path) -> None:
-    """Make the folder, and end the line in which a kill may have struck: the next one must not be glued to it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written = path.read_bytes() if path.exists() else b""
-    if written and not written.endswith(b"\n"):
-        with path.open("ab") as file:
-            file.write(b"\n")

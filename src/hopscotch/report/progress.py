@@ -14,12 +14,15 @@ from rich import get_console
 REFRESH_SECONDS = 0.5  # reading a number waits for the device, so not at every step
 
 
-def words_of(pl_module: Any, *splits: str) -> dict[str, str]:
-    """Name for a person what is logged of some splits, by its tag, in the order shown."""
-    name = pl_module.primary.name
-    words = {"loss": "loss", name: name, "compute_fraction": "compute"}
-    tags = [(split, tag) for split in splits for tag in words if (split, tag) != ("val", "loss")]
-    return {f"{split}/{tag}": f"val {words[tag]}" if split == "val" else words[tag] for split, tag in tags}
+def numbers_in_words(trainer: Trainer, pl_module: Any, *splits: str) -> dict[str, str]:
+    """Numbers logged so far of some splits, by the words a person reads and in the order shown, three digits each."""
+    name, metrics = pl_module.primary.name, trainer.callback_metrics
+    numbers = {}
+    for split in splits:
+        for tag, word in {"loss": "loss", name: name, "compute_fraction": "compute"}.items():
+            if f"{split}/{tag}" in metrics and (split, tag) != ("val", "loss"):
+                numbers[f"val {word}" if split == "val" else word] = f"{metrics[f'{split}/{tag}'].item():.3f}"
+    return numbers
 
 
 class SkipProgressBar(RichProgressBar):
@@ -47,7 +50,7 @@ class SkipProgressBar(RichProgressBar):
         now = time.monotonic()
         if now - self.shown_at >= REFRESH_SECONDS:
             self.shown_at = now
-            self.shown = metrics_in_words(trainer, words_of(pl_module, "train", "val"))
+            self.shown = numbers_in_words(trainer, pl_module, "train", "val")
         return self.shown
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -58,36 +61,27 @@ class SkipProgressBar(RichProgressBar):
         super().on_train_epoch_end(trainer, pl_module)
         seconds = time.monotonic() - self.epoch_start
         epochs = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-        self.print_plain(trainer, epochs, words_of(pl_module, "train", "val"), f"{seconds:.1f} s")
+        self.print_plain(trainer, epochs, numbers_in_words(trainer, pl_module, "train", "val"), f"{seconds:.1f} s")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_test_end(trainer, pl_module)
-        self.print_plain(trainer, "test", words_of(pl_module, "test"))
+        self.print_plain(trainer, "test", numbers_in_words(trainer, pl_module, "test"))
 
-    def print_plain(self, trainer: Trainer, head: str, words: dict[str, str], tail: str = "") -> None:
+    def print_plain(self, trainer: Trainer, head: str, numbers: dict[str, str], tail: str = "") -> None:
         """One line without colour or control characters, on the first process of a run without terminal."""
         if not self.is_plain or not trainer.is_global_zero or trainer.sanity_checking:
             return
-        numbers = [f"{word} {number}" for word, number in metrics_in_words(trainer, words).items()]
-        print("  ".join([head, *numbers, *([tail] if tail else [])]), flush=True)
-
-
-def metrics_in_words(trainer: Trainer, words: dict[str, str]) -> dict[str, str]:
-    """Numbers logged so far, by the words a person reads, three digits each."""
-    metrics = trainer.callback_metrics
-    return {word: f"{metrics[tag].item():.3f}" for tag, word in words.items() if tag in metrics}
+        words = [f"{word} {number}" for word, number in numbers.items()]
+        print("  ".join([head, *words, *([tail] if tail else [])]), flush=True)
 
 
 ADVERTISEMENTS = ("litlogger", "litmodels", "💡")
 LOGGERS = ("lightning", "lightning.pytorch", "lightning.fabric")
 
 
-class WithoutAdvertisements(logging.Filter):
-    """Lets pass what is about this run."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        message = record.getMessage().lower()
-        return not any(word in message for word in ADVERTISEMENTS)
+def is_about_this_run(record: logging.LogRecord) -> bool:
+    message = record.getMessage().lower()
+    return not any(word in message for word in ADVERTISEMENTS)
 
 
 def quiet_lightning() -> None:
@@ -102,5 +96,4 @@ def quiet_lightning() -> None:
             logger.handlers.clear()
             logger.propagate = True
         # A filter acts on the logger a message is sent to and on none above it, so every one gets its own.
-        if not any(isinstance(present, WithoutAdvertisements) for present in logger.filters):
-            logger.addFilter(WithoutAdvertisements())
+        logger.addFilter(is_about_this_run)

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from lightning.fabric.utilities.rank_zero import rank_zero_warn
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
@@ -33,19 +33,17 @@ from hopscotch.report.decisions import (
     LAYERS,
     attention_layers,
     evaluation_numbers,
-    history_cells,
     open_tokens,
     split_numbers,
     stride_shares,
 )
-from hopscotch.report.paint import (
-    captioned,
-    confusion_picture,
-    history_picture,
-    paint_mel,
-    paint_tokens,
-    pattern_picture,
-    stacked,
+from hopscotch.report.figures import (
+    draw_confusion,
+    draw_heard,
+    draw_histories,
+    draw_pattern_history,
+    shortened,
+    spread,
 )
 from hopscotch.report.statistics import confusion
 from hopscotch.report.text import Table, markdown
@@ -54,6 +52,34 @@ NUM_TOKEN_CLIPS = 2  # of the fixed ones, whose open tokens are drawn: each is r
 FINAL_NUMBERS = ("compute/fraction", "seconds")  # by which the HParams tab compares runs, beside the primary metric
 MAX_SECONDS = 5.0  # of sound per clip in the event file
 MAX_FRAMES = 500  # of a mel picture
+
+# Charts by what a model skips. The tab reads tags as regular expressions, so one chart holds all layers.
+CHARTS = (
+    ("strides", "Skipped keys", {"mean stride by layer": [r"skip/stride/layer_\d+"]}),
+    (
+        "layers",
+        "Skipped layers",
+        {
+            "jumps per decision": ["jump/rate", "train/jump_rate"],
+            "share of layers skipped": ["jump/skipped", "train/jump_skipped"],
+            "share of clips that run a layer": [r"jump/visited/layer_\d+"],
+        },
+    ),
+    (
+        "tokens",
+        "Skipped tokens",
+        {"open rate by layer": [r"gate/open_rate/layer_\d+"], "threshold by layer": [r"gate/threshold/layer_\d+"]},
+    ),
+    (
+        "policy",
+        "Policy",
+        {
+            "entropy of a decision": ["policy/entropy"],
+            "different routes in use": ["policy/routes"],
+            "does compute go to hard clips?": ["policy/rank_correlation"],
+        },
+    ),
+)
 
 
 class SkipDashboard(Callback):
@@ -94,35 +120,30 @@ class SkipDashboard(Callback):
 
     # Training
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.start = time.monotonic()
         self.logged_step = trainer.global_step
-        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        if self.pictures and not loggers and not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+        writer = tensorboard_writer(trainer)
+        if self.pictures and writer is None and not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             rank_zero_warn(
                 "callbacks.dashboard.pictures=true has no effect without a TensorBoard logger: "
                 "choose logger=tensorboard, or callbacks=quiet."
             )
-        writer = tensorboard_writer(trainer)
         if writer is not None and self.hparams and trainer.global_step == 0:  # a resumed run has written them
-            metrics = (f"test/{task_of(trainer).primary.name}", *FINAL_NUMBERS)
-            write_hparams(writer, self.hparams, metrics)
+            write_hparams(writer, self.hparams, (f"test/{pl_module.primary.name}", *FINAL_NUMBERS))
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.num_logged = 0
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step - self.logged_step >= self.every_n_steps:
-            self.log_training(trainer)
+            self.log_training(trainer, pl_module)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.log_training(trainer)
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self.log_training(trainer, pl_module)
 
-    def log_training(self, trainer: Trainer) -> None:
+    def log_training(self, trainer: Trainer, task: Any) -> None:
         """Tell of the steps since the last entry."""
-        task = task_of(trainer)
         steps = task.steps["train"][self.num_logged :]
         if not steps:
             return
@@ -136,12 +157,12 @@ class SkipDashboard(Callback):
 
     # Validation
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        task = task_of(trainer)
-        if trainer.state.fn != "fit" or trainer.sanity_checking or not task.steps["val"]:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.state.fn != "fit" or trainer.sanity_checking or not pl_module.steps["val"]:
             return
-        self.log_training(trainer)  # its thresholds are those that the validation was decided by
-        evaluation, skips, decides = gather(task.steps["val"]), task.model.encoder.skips, task.model.decides
+        self.log_training(trainer, pl_module)  # its thresholds are those that the validation was decided by
+        model, evaluation = pl_module.model, gather(pl_module.steps["val"])
+        skips, decides = model.encoder.skips, model.decides
         if evaluation.has_classes:
             self.hardest.update(evaluation)
         if "strides" in skips:
@@ -152,25 +173,22 @@ class SkipDashboard(Callback):
             return
         if not self.has_layout:
             self.has_layout = True
-            writer.add_custom_scalars(chart_layout(task.metric_names, skips, decides))
+            writer.add_custom_scalars(chart_layout(pl_module.metric_names, skips, decides))
         write_histograms(writer, evaluation, skips, last_step(trainer))
         if self.pictures and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            self.write_pictures(writer, evaluation, clips_of(trainer, "val"), task.model, last_step(trainer))
+            self.write_pictures(writer, evaluation, clips_of(trainer, "val"), model, last_step(trainer))
 
     def write_pictures(
         self, writer: SummaryWriter, evaluation: Evaluation, clips: SplitClips, model: Any, step: int
     ) -> None:
         skips: frozenset[str] = model.encoder.skips
         if "strides" in skips:
-            shares = padded_stack(list(self.patterns.values()))
             layers = attention_layers(evaluation.trace)
-            picture = pattern_picture(shares, epochs=list(self.patterns), layers=layers)
-            writer.add_image("skip/pattern", picture, step, dataformats="HWC")
+            writer.add_figure("skip/pattern", draw_pattern_history(self.patterns, layers), step)
         if skips & LAYERS:
             rows = spread(evaluation.num_clips, self.num_history_clips)
             names = [clips.name(index) for index in evaluation.indices[rows].tolist()]
-            picture = history_picture(history_cells(evaluation.trace)[rows], names)
-            writer.add_image("jump/history", picture, step, dataformats="HWC")
+            writer.add_figure("jump/history", draw_histories(evaluation.trace, rows, "validation clips", names), step)
         fixed = evaluation.select(torch.tensor(spread(evaluation.num_clips, self.num_fixed_clips)))
         if skips & {*LAYERS, "strides"}:
             tag = "jump/history" if skips & LAYERS else "skip/pattern"
@@ -181,15 +199,15 @@ class SkipDashboard(Callback):
         if evaluation.has_classes:
             labels, predictions = (evaluation.rows[name].numpy() for name in ("label", "prediction"))
             counts = confusion(labels, predictions, len(clips.classes))
-            writer.add_image("val/confusion", confusion_picture(counts, clips.classes), step, dataformats="HWC")
+            ((figure, _),) = draw_confusion(counts, clips.classes)
+            writer.add_figure("val/confusion", figure, step)
             self.hardest.write(writer, evaluation, clips, model, step)
 
     # Test
 
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        task = task_of(trainer)
-        evaluation = gather(task.steps["test"])
-        numbers = split_numbers(evaluation.trace, task.model.encoder.skips, "test")
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        evaluation = gather(pl_module.steps["test"])
+        numbers = split_numbers(evaluation.trace, pl_module.model.encoder.skips, "test")
         numbers["compute/fraction"] = evaluation.compute_fraction
         numbers["seconds"] = time.monotonic() - self.start
         log_numbers(trainer, numbers, trainer.global_step)
@@ -223,30 +241,25 @@ class HardestClips:
         self.times_wrong.update(evaluation.indices[evaluation.is_wrong].tolist())
 
     def leaders(self, evaluation: Evaluation) -> list[int]:
-        """Clips most often wrong, worst first; of two wrong equally often the one with the larger loss now."""
-        losses = dict(zip(evaluation.indices.tolist(), evaluation.losses.tolist(), strict=True))
-        here = self.times_wrong.keys() & losses.keys()  # a resumed run may validate on fewer
-        ranked = sorted(here, key=lambda clip: (-self.times_wrong[clip], -losses[clip], clip))
-        return ranked[: self.num_clips]
+        """Rows of the clips most often wrong, worst first; of two wrong equally often the larger loss now."""
+        clips, losses = evaluation.indices.tolist(), evaluation.losses.tolist()
+        rows = [row for row, clip in enumerate(clips) if self.times_wrong[clip]]  # a resumed run may validate on fewer
+        return sorted(rows, key=lambda row: (-self.times_wrong[clips[row]], -losses[row]))[: self.num_clips]
 
     def write(self, writer: SummaryWriter, evaluation: Evaluation, clips: SplitClips, model: Any, step: int) -> None:
         """Write a table of the leaders, and picture and sound of those that were not shown in their place before."""
-        leaders = self.leaders(evaluation)
-        if not leaders:
-            return
-        rows = {clip: row for row, clip in enumerate(evaluation.indices.tolist())}
+        worst = evaluation.select(torch.tensor(self.leaders(evaluation), dtype=torch.long))
         lines = []
-        for place, clip in enumerate(leaders):
-            row = rows[clip]
-            words = [clips.classes[int(evaluation.rows[name][row])] for name in ("label", "prediction")]
+        for place, (clip, row) in enumerate(zip(worst.indices.tolist(), clip_rows(worst, clips), strict=True)):
             wrong = f"{self.times_wrong[clip]} of {self.num_evaluations}"
-            lines.append([str(place), clips.name(clip), wrong, *words, f"{evaluation.losses[row]:.2f}"])
+            lines.append([str(place), row.path, wrong, row.label, row.prediction, f"{row.loss:.2f}"])
             if self.shown.get(place) != clip:
                 self.shown[place] = clip
                 write_sound(writer, f"wrong/sound_{place}", clips, clip, step)
                 write_mel(writer, f"wrong/mel_{place}", clips, clip, model, step)
-        table = Table(["place", "clip", "wrong", "is", "taken for", "loss"], lines)
-        writer.add_text("wrong/clips", markdown(table), step)
+        if lines:
+            table = Table(["place", "clip", "wrong", "is", "taken for", "loss"], lines)
+            writer.add_text("wrong/clips", markdown(table), step)
 
     def state_dict(self) -> dict[str, object]:
         return {"times_wrong": dict(self.times_wrong), "num_evaluations": self.num_evaluations}
@@ -270,68 +283,33 @@ def write_mel(writer: SummaryWriter, tag: str, clips: SplitClips, clip: int, mod
     device = next(iter([*frontend.parameters(), *frontend.buffers()]), waveform).device
     with torch.no_grad():
         mel, _ = frontend(waveform[None].to(device), torch.tensor([len(waveform)], device=device))
-    picture = paint_mel(mel[0, :MAX_FRAMES].float().cpu().numpy().astype(np.float64))
-    title = f"{clips.name(clip)}, {len(waveform) / clips.sample_rate:.2f} s"
+    hop_seconds = model.frontend.hop / clips.sample_rate
     is_open = open_tokens(model, waveform)
-    if is_open is None:
-        words = captioned(picture, title=title, rows=["high", "low"])
-    else:
-        tokens = paint_tokens(is_open, math.prod(model.stem.strides))
-        below = "a row per gated layer, open in blue"
-        words = captioned(stacked(picture, tokens), title=title, below=below)
-    writer.add_image(tag, words, step, dataformats="HWC")
+    figure = draw_heard(
+        mel[0, :MAX_FRAMES].float().cpu().numpy().astype(np.float64),
+        hop_seconds,
+        f"{shortened(clips.name(clip), 48)}, {len(waveform) / clips.sample_rate:.2f} s",
+        is_open,
+        0.0 if is_open is None else hop_seconds * math.prod(model.stem.strides),
+    )
+    writer.add_figure(tag, figure, step)
 
 
 def chart_layout(
     metrics: Sequence[str], skips: frozenset[str], decides: bool
 ) -> dict[str, dict[str, tuple[str, list[str]]]]:
-    """Lay out the "Custom Scalars" tab, the first page a newcomer should open: charts by category.
-
-    The tab reads tags as regular expressions, so one chart holds all layers.
-    """
-
-    def lines(*tags: str) -> tuple[str, list[str]]:
-        return "Multiline", [f"{tag}$" for tag in tags]
-
-    def layers(tag: str) -> tuple[str, list[str]]:
-        return lines(rf"{tag}/layer_\d+")
-
-    def splits(tag: str) -> tuple[str, list[str]]:
-        return lines(*(f"{split}/{tag}" for split in ("train", "val", "test")))
-
-    layout = {
-        "Metrics and compute": {
-            **{name: splits(name) for name in metrics},
-            "compute fraction": splits("compute_fraction"),
-            "loss": splits("loss"),
-            "multiply-accumulates per clip": splits("macs"),
-        }
+    """Lay out the "Custom Scalars" tab, the first page a newcomer should open: charts by category."""
+    named = {"compute fraction": "compute_fraction", "loss": "loss", "multiply-accumulates per clip": "macs"}
+    splits = {
+        words: [f"{split}/{tag}" for split in ("train", "val", "test")]
+        for words, tag in ({name: name for name in metrics} | named).items()
     }
-    if "strides" in skips:
-        layout["Skipped keys"] = {"mean stride by layer": layers("skip/stride")}
-    if skips & LAYERS:
-        layout["Skipped layers"] = {
-            "jumps per decision": lines("jump/rate", "train/jump_rate"),
-            "share of layers skipped": lines("jump/skipped", "train/jump_skipped"),
-            "share of clips that run a layer": layers("jump/visited"),
-        }
-    if "tokens" in skips:
-        layout["Skipped tokens"] = {
-            "open rate by layer": layers("gate/open_rate"),
-            "threshold by layer": layers("gate/threshold"),
-        }
-    if decides:
-        layout["Policy"] = {
-            "entropy of a decision": lines("policy/entropy"),
-            "different routes in use": lines("policy/routes"),
-            "does compute go to hard clips?": lines("policy/rank_correlation"),
-        }
-    return layout
-
-
-def task_of(trainer: Trainer) -> Any:
-    """Find the AudioTask that is trained."""
-    return trainer.lightning_module
+    kinds = {"strides": "strides" in skips, "layers": skips & LAYERS, "tokens": "tokens" in skips, "policy": decides}
+    layout = {"Metrics and compute": splits} | {title: charts for kind, title, charts in CHARTS if kinds[kind]}
+    return {
+        title: {words: ("Multiline", [f"{tag}$" for tag in tags]) for words, tags in charts.items()}
+        for title, charts in layout.items()
+    }
 
 
 def log_numbers(trainer: Trainer, numbers: dict[str, float], step: int) -> None:
@@ -393,14 +371,3 @@ def write_counts(writer: SummaryWriter, tag: str, values: Int[np.ndarray, " valu
         bucket_counts=counts.tolist(),
         global_step=step,
     )
-
-
-def spread(num_clips: int, num_wanted: int) -> list[int]:
-    """Choose the same clips at every call, spread evenly over a split."""
-    return np.unique(np.linspace(0, num_clips - 1, min(num_wanted, num_clips)).round().astype(int)).tolist()
-
-
-def padded_stack(shares: list[np.ndarray]) -> Float[np.ndarray, "time depth stride"]:
-    """Shares of several epochs side by side; an epoch that never used the larger strides has zeros there."""
-    num_strides = max(share.shape[1] for share in shares)
-    return np.stack([np.pad(share, ((0, 0), (0, num_strides - share.shape[1]))) for share in shares])
