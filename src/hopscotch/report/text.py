@@ -20,6 +20,12 @@ class Table(NamedTuple):
     numbers: Collection[str] = ()  # heads of the columns that are aligned to the right
     clips: Sequence[str] = ()  # path of the clip in each row, where a page can play it
 
+    @classmethod
+    def of(cls, rows: Sequence[Mapping[str, str]], words: Collection[str] = ()) -> "Table":
+        """Make a table of rows by head; all columns but `words` are numbers. Without a row it is empty."""
+        head = list(rows[0]) if rows else []
+        return cls(head, [list(row.values()) for row in rows], [word for word in head if word not in words])
+
 
 def number(value: float | None, digits: int = 4) -> str:
     """Write a number with so many digits after the point; None and NaN are left blank."""
