@@ -80,6 +80,25 @@ def print_facts(facts: Mapping[str, str], console: "Console") -> None:
         console.print(f"[bold]{words:<{width}}[/bold]  {value}", highlight=False)
 
 
+def test_facts(metrics: Mapping[str, float], num_clips: int) -> dict[str, str]:
+    """Say what the test came to, and of how many clips."""
+    facts = {f"test {name}": number(value) for name, value in metrics.items()}
+    facts[next(iter(facts))] += f"  ({num_clips} clips)"
+    return facts
+
+
+def compute_facts(fraction: float, macs: float) -> dict[str, str]:
+    """Say what a clip cost in the mean."""
+    return {"compute fraction": f"{fraction:.4f}  ({macs / 1e6:.2f} million multiply-accumulates a clip)"}
+
+
+def print_warnings(warnings: Iterable[str], console: "Console") -> None:
+    """Print a line for each warning, and a blank one after all."""
+    for warning in warnings:
+        console.print(f"[yellow]warning:[/yellow] {warning}", highlight=False, soft_wrap=True)
+    console.print()
+
+
 def json_text(content: Any, indent: int | None = None) -> str:
     """Write strict JSON: NaN and infinity are written as null."""
     return json.dumps(_finite(content), indent=indent, allow_nan=False)
