@@ -26,8 +26,7 @@ from hopscotch.report.clips import (
     Route,
     by_class,
     by_cost,
-    by_duration,
-    by_loudness,
+    by_value,
     cells_of,
     clip_table,
     confusions,
@@ -200,7 +199,7 @@ def learning(run: RunFolder) -> Table:
 
 def groupings(run: RunFolder) -> dict[str, list[Group]]:
     """Group the test clips by class, where they have one, duration and loudness."""
-    kinds = {"duration": by_duration(run.clips), "loudness": by_loudness(run.clips)}
+    kinds = {"duration": by_value(run.clips, "seconds"), "loudness": by_value(run.clips, "decibels")}
     if not run.has_classes:
         return kinds
     classes = by_class(run.clips, run.classes)
