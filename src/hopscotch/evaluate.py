@@ -106,7 +106,9 @@ def configuration(run: Path, as_trained: DictConfig, overrides: Sequence[str]) -
         defaults.compute.target = "auto"  # the target of training does not depend on the lengths of these clips
     if any(word.startswith("data=") for word in of_data):
         rest = [word for word in overrides if word not in of_data]
-        defaults.data = other_data(of_data, as_trained.data)
+        other = compose([*(f"data.{key}={as_trained.data[key]}" for key in KEPT), *of_data])  # as for training
+        refuse_missing(other)
+        defaults.data = OmegaConf.to_container(other.data, resolve=True)
     cfg = defaults.copy()
     OmegaConf.set_struct(cfg, True)
     for override in rest:
@@ -125,13 +127,6 @@ def configuration(run: Path, as_trained: DictConfig, overrides: Sequence[str]) -
             "files of any rate are resampled to it."
         )
     return cfg
-
-
-def other_data(words: Sequence[str], own: DictConfig) -> DictConfig:
-    """Compose a choice of conf/data as for training."""
-    cfg = compose([*(f"data.{key}={own[key]}" for key in KEPT), *words])
-    refuse_missing(cfg)
-    return DictConfig(OmegaConf.to_container(cfg.data, resolve=True))
 
 
 def changes_data(overrides: Sequence[str]) -> list[str]:

@@ -17,20 +17,9 @@ from rich.console import Console
 from hopscotch.conditions import Condition
 from hopscotch.metrics import ClassRow, Metrics, as_json
 from hopscotch.plain import write_csv
-from hopscotch.report import figures
+from hopscotch.report import figures, text
 from hopscotch.report.clips import ClipRow, write_clips
 from hopscotch.report.run_folder import CLIPS, EVALUATION_METRICS
-from hopscotch.report.text import (
-    Table,
-    compute_facts,
-    json_text,
-    markdown,
-    number,
-    print_facts,
-    print_table,
-    print_warnings,
-    test_facts,
-)
 
 CONDITIONS_PICTURE = "conditions.png"
 BUDGETS = ("requested", "calibrated", "fraction", "macs")  # columns of budgets.csv, before the primary metric
@@ -51,7 +40,7 @@ def write_evaluation(
     write_clips(clips, folder / CLIPS)
     told = {"conditions": [condition.columns for condition in conditions]}
     of_classes = {} if metrics is None else as_json(metrics, classes)
-    content = json_text({**facts, **conditions[0].metrics, **of_classes, **told}, indent=2)
+    content = text.json_text({**facts, **conditions[0].metrics, **of_classes, **told}, indent=2)
     (folder / EVALUATION_METRICS).write_text(content + "\n", encoding="utf-8")
     rows = [row.columns.values() for row in conditions]
     _write(folder / "conditions", list(conditions[0].columns), rows, condition_table(conditions))
@@ -62,10 +51,10 @@ def write_evaluation(
         figures.save(drawn, folder / "confusion.png")
 
 
-def _write(path: Path, head: Sequence[str], rows: Iterable[Iterable[object]], table: Table) -> None:
+def _write(path: Path, head: Sequence[str], rows: Iterable[Iterable[object]], table: text.Table) -> None:
     """Write a table twice: .csv for programs, .md for people."""
     write_csv(path.with_suffix(".csv"), head, rows)
-    path.with_suffix(".md").write_text(markdown(table) + "\n", encoding="utf-8")
+    path.with_suffix(".md").write_text(text.markdown(table) + "\n", encoding="utf-8")
 
 
 def draw_conditions(conditions: Sequence[Condition], picture: Path) -> None:
@@ -88,7 +77,7 @@ def write_budgets(conditions: Sequence[Condition], folder: Path) -> None:
         return
     metric = points[0].primary[0]
     names = [*BUDGETS, metric]
-    table = Table.of([budget_cells(point) | {metric: number(point.primary[1])} for point in points])
+    table = text.Table.of([budget_cells(point) | {metric: text.number(point.primary[1])} for point in points])
     _write(folder / "budgets", names, [[point.columns[name] for name in names] for point in points], table)
     drawn = figures.draw_budgets({"": [(point.fraction, point.primary[1]) for point in points]}, metric)
     figures.save(drawn, folder / "budgets.png")
@@ -97,38 +86,38 @@ def write_budgets(conditions: Sequence[Condition], folder: Path) -> None:
 def budget_cells(row: Condition, has_budgets: bool = True) -> dict[str, str]:
     """Say what a condition was to cost and came to."""
     shares = {"requested": row.requested, "on validation": row.calibrated} if has_budgets else {}
-    told = {head: number(share, 3) for head, share in (shares | {"on test": row.fraction}).items()}
-    return told | {"million MACs": number(row.macs / 1e6, 2)}
+    told = {head: text.number(share, 3) for head, share in (shares | {"on test": row.fraction}).items()}
+    return told | {"million MACs": text.number(row.macs / 1e6, 2)}
 
 
-def class_table(rows: Iterable[ClassRow]) -> Table:
+def class_table(rows: Iterable[ClassRow]) -> text.Table:
     """Accuracy and compute class by class."""
     cells = [
         {
             "class": row.label,
             "clips": str(row.clips),
-            "accuracy": number(row.acc, 3),
-            "precision": number(row.precision, 3),
-            "F1": number(row.f1, 3),
+            "accuracy": text.number(row.acc, 3),
+            "precision": text.number(row.precision, 3),
+            "F1": text.number(row.f1, 3),
             "taken for": row.taken_for,
-            "compute": number(row.compute, 3),
-            "million MACs": number(None if row.macs is None else row.macs / 1e6, 2),
+            "compute": text.number(row.compute, 3),
+            "million MACs": text.number(None if row.macs is None else row.macs / 1e6, 2),
         }
         for row in rows
     ]
-    return Table.of(cells, words=["class", "taken for"])
+    return text.Table.of(cells, words=["class", "taken for"])
 
 
-def condition_table(conditions: Sequence[Condition]) -> Table:
+def condition_table(conditions: Sequence[Condition]) -> text.Table:
     """Make a table with a row per condition, and with columns of budgets if there are any."""
     has_budgets = any(row.requested is not None for row in conditions)
     cells = [
         {"condition": row.condition}
         | budget_cells(row, has_budgets)
-        | {name: number(value) for name, value in row.metrics.items()}
+        | {name: text.number(value) for name, value in row.metrics.items()}
         for row in conditions
     ]
-    return Table.of(cells, words=["condition"])
+    return text.Table.of(cells, words=["condition"])
 
 
 def print_evaluation(
@@ -146,22 +135,22 @@ def print_evaluation(
         if metrics.top_k:
             lines["top-k accuracy"] = "  ".join(f"{share:.4f} among {k}" for k, share in metrics.top_k.items())
         lines["calibration error"] = f"{metrics.calibration_error:.4f}"
-    lines |= compute_facts(first.fraction, first.macs)
+    lines |= text.compute_facts(first.fraction, first.macs)
     if time is not None:
         lines["time fraction"] = f"{time:.2f}  (as trained, over the same model with nothing skipped)"
     console.print()
-    print_facts(test_facts(first.metrics, num_clips) | lines, console)
+    text.print_facts(text.test_facts(first.metrics, num_clips) | lines, console)
     if metrics is not None:
         console.print()
         rows, title = metrics.per_class, "By class"
         if len(rows) > MAX_PRINTED:
             rows = sorted(rows, key=lambda row: 1.0 if row.acc is None else row.acc)[:MAX_PRINTED]
             title = f"The {MAX_PRINTED} classes recognised worst (per_class.csv has all)"
-        print_table(class_table(rows), console, title)
+        text.print_table(class_table(rows), console, title)
     if len(conditions) > 1 or first.requested is not None:
         has_many = len({row.requested for row in conditions}) > 1
         console.print()
-        print_table(
+        text.print_table(
             condition_table(conditions), console, "One checkpoint, many budgets" if has_many else "By condition"
         )
-    print_warnings(warnings, console)
+    text.print_warnings(warnings, console)

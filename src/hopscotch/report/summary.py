@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 from lightning.pytorch import Trainer
 from rich.console import Console
 
+from hopscotch.report import text
 from hopscotch.report.clips import clip_rows, clips_of, write_clips
 from hopscotch.report.collect import Evaluation
 from hopscotch.report.decisions import history_cells, layers_of
@@ -20,14 +21,6 @@ from hopscotch.report.figures import draw_report
 from hopscotch.report.findings import find_warnings, overfitting
 from hopscotch.report.run_folder import CLIPS, SUMMARY, read_run
 from hopscotch.report.run_page import PAGE, Sounds, write_report
-from hopscotch.report.text import (
-    compute_facts,
-    json_text,
-    print_facts,
-    print_table,
-    print_warnings,
-    test_facts,
-)
 from hopscotch.training.task import AudioTask
 
 PACKAGES = ("hopscotch", "torch", "torchaudio", "lightning", "hydra-core", "numpy")
@@ -114,7 +107,7 @@ def write_summary(run_folder: str | Path, *, status: Status, model: str, seed: i
     path = Path(run_folder) / SUMMARY
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".json.unfinished")  # in the same folder: a rename across file systems is a copy
-    unfinished.write_text(json_text(content, indent=2) + "\n", encoding="utf-8")
+    unfinished.write_text(text.json_text(content, indent=2) + "\n", encoding="utf-8")
     os.replace(unfinished, path)
     return path
 
@@ -142,14 +135,14 @@ def print_summary(
 ) -> None:
     """Print metrics, compute, what each layer did, warnings, how to look closer; the run's folder is the last line."""
     console, trace = console or Console(), test.trace
-    facts = compute_facts(test.compute_fraction, test.compute["macs"]) | {"parameters": f"{parameters:,}"}
+    facts = text.compute_facts(test.compute_fraction, test.compute["macs"]) | {"parameters": f"{parameters:,}"}
     console.print()
-    print_facts(test_facts(metrics, test.num_clips) | facts, console)
+    text.print_facts(text.test_facts(metrics, test.num_clips) | facts, console)
     if skips:
         layers = layers_of(history_cells(trace), trace.strides.numpy(), trace.open_rate.numpy())
         console.print("\nWhat the test clips did")  # no title of the table, which would be broken to its width
-        print_table(layers.table(skips, test.thresholds), console)
-    print_warnings(warnings, console)
+        text.print_table(layers.table(skips, test.thresholds), console)
+    text.print_warnings(warnings, console)
     # Plain print for what is copied or parsed: rich would break long lines.
     if (page := Path(run_folder) / PAGE).is_file():
         console.file.write(f"the report:  {page}\n")
