@@ -52,7 +52,7 @@ def main() -> None:
     keep_freed_memory()
     quiet()
     try:
-        folder = evaluate(*parse(words))
+        folder = evaluate(**parse(words))
     except (ValueError, OSError, MisconfigurationException) as error:
         sys.exit(f"Error: {sentence(error)}")
     except KeyboardInterrupt:

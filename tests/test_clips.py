@@ -14,8 +14,7 @@ from hopscotch.report.clips import (
     SplitClips,
     by_class,
     by_cost,
-    by_duration,
-    by_loudness,
+    by_value,
     cells_of,
     clip_rows,
     clip_table,
@@ -163,10 +162,11 @@ def test_a_group_of_one_clip_has_no_interval_of_compute() -> None:
 
 def test_groups_are_named_by_their_ends() -> None:
     rows = [clip(path=str(i), seconds=1.0 + i) for i in range(100)]
-    groups = by_duration(rows)
+    groups = by_value(rows, "seconds")
     assert [len(group.rows) for group in groups] == [20] * 5
     assert groups[0].name == "1.00 to 20.00 s"
-    loudness = by_loudness([clip(decibels=-math.inf)] * 3 + [clip(decibels=-10.0)] * 4)
+    rows = [clip(decibels=-math.inf)] * 3 + [clip(decibels=-10.0)] * 4
+    loudness = by_value(rows, "decibels")
     assert [(group.name, len(group.rows)) for group in loudness] == [("-inf to -inf dB", 3), ("-10 to -10 dB", 4)]
 
 

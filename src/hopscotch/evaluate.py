@@ -27,16 +27,9 @@ from hopscotch.plain import as_written, refuse_links, shown
 from hopscotch.registry import trusted
 from hopscotch.report.clips import SplitClips, clip_rows
 from hopscotch.report.run_folder import EVALUATION, RunFolder
-from hopscotch.restore import (
-    check_size,
-    checkpoint_of,
-    hold_to_rules,
-    stored_config,
-    trained_classes,
-)
+from hopscotch.restore import check_size, checkpoint_of, hold_to_rules, stored_config, trained_classes
 from hopscotch.training.checkpoint import read_checkpoint, take_weights
 from hopscotch.training.task import AudioTask
-from hopscotch.types import AudioBatch
 
 OWN_KEYS = ("run", "ckpt", "out", "snr", "trust")  # of this command; all other keys are the run's
 KEPT = ("sample_rate", "batch_size", "num_workers", "cache_gib")  # of the run's data, also with other clips
@@ -48,19 +41,8 @@ class LoadedRun(NamedTuple):
     data: AudioDataModule  # validation and test clips
 
 
-class EvaluateArguments(NamedTuple):
-    """Hold the arguments of `evaluate` as typed."""
-
-    run: Path
-    overrides: list[str]
-    ckpt: Path | None
-    snr: list[float]
-    out: Path | None
-    trust: list[str]
-
-
-def parse(words: Sequence[str]) -> EvaluateArguments:
-    """Parse run=R ckpt=C snr=[20,10] out=F data=folder data.root=D ..."""
+def parse(words: Sequence[str]) -> dict[str, Any]:
+    """Parse run=R ckpt=C snr=[20,10] out=F data=folder data.root=D ... into the arguments of `evaluate`."""
     own: dict[str, str] = {}
     for word in words:
         key, equals, value = word.partition("=")
@@ -70,11 +52,9 @@ def parse(words: Sequence[str]) -> EvaluateArguments:
             own[key] = value
     if not own.get("run"):
         raise ValueError("run must be given: run=outputs/<run>; --help has examples.")
+    paths = {key: Path(own[key]) for key in ("run", "ckpt", "out") if key in own}
     overrides = [word for word in words if word.partition("=")[0] not in own]
-    paths = {key: Path(own[key]) if key in own else None for key in ("ckpt", "out")}
-    return EvaluateArguments(
-        Path(own["run"]), overrides, paths["ckpt"], levels(own.get("snr", "[]")), paths["out"], trusted(words)
-    )
+    return {**paths, "overrides": overrides, "snr": levels(own.get("snr", "[]")), "trust": trusted(words)}
 
 
 def levels(typed: str) -> list[float]:
@@ -122,12 +102,13 @@ def configuration(run: Path, as_trained: DictConfig, overrides: Sequence[str]) -
     """Return the configuration of the run with the overrides, checked."""
     defaults, file = as_trained.copy(), run / "config.yaml"
     rest = list(overrides)
-    if changes_data(overrides):
+    if of_data := changes_data(overrides):
         defaults.compute.target = "auto"  # the target of training does not depend on the lengths of these clips
-    if any(word.startswith("data=") for word in overrides):
-        of_data = [word for word in overrides if word.startswith(("data=", "data."))]
+    if any(word.startswith("data=") for word in of_data):
         rest = [word for word in overrides if word not in of_data]
-        defaults.data = other_data(of_data, as_trained.data)
+        other = compose([*(f"data.{key}={as_trained.data[key]}" for key in KEPT), *of_data])  # as for training
+        refuse_missing(other)
+        defaults.data = OmegaConf.to_container(other.data, resolve=True)
     cfg = defaults.copy()
     OmegaConf.set_struct(cfg, True)
     for override in rest:
@@ -148,23 +129,16 @@ def configuration(run: Path, as_trained: DictConfig, overrides: Sequence[str]) -
     return cfg
 
 
-def other_data(words: Sequence[str], own: DictConfig) -> DictConfig:
-    """Compose a choice of conf/data as for training."""
-    cfg = compose([*(f"data.{key}={own[key]}" for key in KEPT), *words])
-    refuse_missing(cfg)
-    return DictConfig(OmegaConf.to_container(cfg.data, resolve=True))
-
-
-def changes_data(overrides: Sequence[str]) -> bool:
-    return any(word.startswith(("data=", "data.")) for word in overrides)
+def changes_data(overrides: Sequence[str]) -> list[str]:
+    """Select the overrides that choose other clips."""
+    return [word for word in overrides if word.startswith(("data=", "data."))]
 
 
 def classes_of(run: Path, as_trained: DictConfig, overrides: Sequence[str]) -> list[str] | None:
     """Return the classes in the order of the model's outputs, or None for a run's own clips without a summary."""
-    if known := trained_classes(run):
-        return known
-    if not changes_data(overrides):
-        return None
+    known = trained_classes(run)
+    if known or not changes_data(overrides):
+        return known or None
     return build_data(as_trained).find_clips()[0]  # the run has not ended
 
 
@@ -190,7 +164,9 @@ def evaluate(
     metrics = measure(first.evaluation, task.steps["test"], data.classes) if first.evaluation.has_classes else None
     conditions = [first.condition, *(later.condition for later in all_passes)]
     task.to(trainer.strategy.root_device)  # a test moves it to the CPU
-    time = time_fraction(task, some_batches(data)) if task.model.decides else None
+    loader = data.test_dataloader()
+    batches = islice(loader, 0, None, -(-len(loader) // TIMED_BATCHES))  # spread over the split
+    time = time_fraction(task, list(batches)) if task.model.decides else None
     facts = {
         "run": str(run),
         "checkpoint": str(checkpoint_of(run, ckpt)),
@@ -204,17 +180,11 @@ def evaluate(
     write_evaluation(folder, facts=facts, metrics=metrics, classes=data.classes, clips=clips, conditions=conditions)
     is_own = out is None and ckpt is None and not changes_data(overrides)  # what the run's page may show as its own
     write_budgets(conditions, run / "report" if is_own else folder)
-    warnings = []
-    if not changes_data(overrides) and was_changed(run, data):
+    was, warnings = RunFolder(run).data, []
+    if was and was.get("fingerprint") != data.fingerprint() and not changes_data(overrides):
         warnings.append("the test set differs from the one of the training run (clips added, removed or changed).")
     print_evaluation(metrics, conditions, num_clips=len(clips), time=time, warnings=warnings)
     return folder
-
-
-def some_batches(data: AudioDataModule) -> list[AudioBatch]:
-    """Load the test batches that are timed, spread over the split."""
-    loader = data.test_dataloader()
-    return list(islice(loader, 0, None, -(-len(loader) // TIMED_BATCHES)))
 
 
 def budgets(given: Any, model: AudioModel) -> list[float | None]:
@@ -236,8 +206,3 @@ def tester(cfg: DictConfig, run: Path) -> Trainer:
     alone = {"devices": 1, "num_nodes": 1, "strategy": "auto", "enable_progress_bar": False, "profiler": None}
     node = DictConfig({**cfg.trainer, **alone})
     return make_trainer(node, callbacks=[], logger=False, enable_checkpointing=False, default_root_dir=str(run))
-
-
-def was_changed(run: Path, data: AudioDataModule) -> bool:
-    before = RunFolder(run).data
-    return bool(before) and before.get("fingerprint") != data.fingerprint()

@@ -17,10 +17,9 @@ from rich.console import Console
 from hopscotch.conditions import Condition
 from hopscotch.metrics import ClassRow, Metrics, as_json
 from hopscotch.plain import write_csv
-from hopscotch.report import figures
+from hopscotch.report import figures, text
 from hopscotch.report.clips import ClipRow, write_clips
 from hopscotch.report.run_folder import CLIPS, EVALUATION_METRICS
-from hopscotch.report.text import Table, json_text, markdown, number, print_facts, print_table
 
 CONDITIONS_PICTURE = "conditions.png"
 BUDGETS = ("requested", "calibrated", "fraction", "macs")  # columns of budgets.csv, before the primary metric
@@ -41,7 +40,7 @@ def write_evaluation(
     write_clips(clips, folder / CLIPS)
     told = {"conditions": [condition.columns for condition in conditions]}
     of_classes = {} if metrics is None else as_json(metrics, classes)
-    content = json_text({**facts, **conditions[0].metrics, **of_classes, **told}, indent=2)
+    content = text.json_text({**facts, **conditions[0].metrics, **of_classes, **told}, indent=2)
     (folder / EVALUATION_METRICS).write_text(content + "\n", encoding="utf-8")
     rows = [row.columns.values() for row in conditions]
     _write(folder / "conditions", list(conditions[0].columns), rows, condition_table(conditions))
@@ -52,10 +51,10 @@ def write_evaluation(
         figures.save(drawn, folder / "confusion.png")
 
 
-def _write(path: Path, head: Sequence[str], rows: Iterable[Iterable[object]], table: Table) -> None:
+def _write(path: Path, head: Sequence[str], rows: Iterable[Iterable[object]], table: text.Table) -> None:
     """Write a table twice: .csv for programs, .md for people."""
     write_csv(path.with_suffix(".csv"), head, rows)
-    path.with_suffix(".md").write_text(markdown(table) + "\n", encoding="utf-8")
+    path.with_suffix(".md").write_text(text.markdown(table) + "\n", encoding="utf-8")
 
 
 def draw_conditions(conditions: Sequence[Condition], picture: Path) -> None:
@@ -76,45 +75,49 @@ def write_budgets(conditions: Sequence[Condition], folder: Path) -> None:
     points = [row for row in conditions if row.snr_db is None and row.requested is not None]
     if not points:
         return
-    folder.mkdir(parents=True, exist_ok=True)
     metric = points[0].primary[0]
-    heads = ["requested", "on validation", "on test", "million MACs", metric]
-    shares = [[number(share, 3) for share in (p.requested, p.calibrated, p.fraction)] for p in points]
-    cells = [[*told, number(p.macs / 1e6, 2), number(p.primary[1])] for told, p in zip(shares, points, strict=True)]
     names = [*BUDGETS, metric]
-    _write(folder / "budgets", names, [[p.columns[name] for name in names] for p in points], Table(heads, cells, heads))
-    drawn = figures.draw_budgets({"": [(p.fraction, p.primary[1]) for p in points]}, metric)
+    table = text.Table.of([budget_cells(point) | {metric: text.number(point.primary[1])} for point in points])
+    _write(folder / "budgets", names, [[point.columns[name] for name in names] for point in points], table)
+    drawn = figures.draw_budgets({"": [(point.fraction, point.primary[1]) for point in points]}, metric)
     figures.save(drawn, folder / "budgets.png")
 
 
-def class_table(rows: Iterable[ClassRow]) -> Table:
+def budget_cells(row: Condition, has_budgets: bool = True) -> dict[str, str]:
+    """Say what a condition was to cost and came to."""
+    shares = {"requested": row.requested, "on validation": row.calibrated} if has_budgets else {}
+    told = {head: text.number(share, 3) for head, share in (shares | {"on test": row.fraction}).items()}
+    return told | {"million MACs": text.number(row.macs / 1e6, 2)}
+
+
+def class_table(rows: Iterable[ClassRow]) -> text.Table:
     """Accuracy and compute class by class."""
-    heads = ["class", "clips", "accuracy", "precision", "F1", "taken for", "compute", "million MACs"]
     cells = [
-        [
-            *(row.label, str(row.clips)),
-            *(number(value, 3) for value in (row.acc, row.precision, row.f1)),
-            *(row.taken_for, number(row.compute, 3), number(None if row.macs is None else row.macs / 1e6, 2)),
-        ]
+        {
+            "class": row.label,
+            "clips": str(row.clips),
+            "accuracy": text.number(row.acc, 3),
+            "precision": text.number(row.precision, 3),
+            "F1": text.number(row.f1, 3),
+            "taken for": row.taken_for,
+            "compute": text.number(row.compute, 3),
+            "million MACs": text.number(None if row.macs is None else row.macs / 1e6, 2),
+        }
         for row in rows
     ]
-    return Table(heads, cells, numbers=[head for head in heads if head not in ("class", "taken for")])
+    return text.Table.of(cells, words=["class", "taken for"])
 
 
-def condition_table(conditions: Sequence[Condition]) -> Table:
+def condition_table(conditions: Sequence[Condition]) -> text.Table:
     """Make a table with a row per condition, and with columns of budgets if there are any."""
     has_budgets = any(row.requested is not None for row in conditions)
-    heads = ["condition", "requested", "on validation", "on test", "million MACs", *conditions[0].metrics]
     cells = [
-        [
-            row.condition,
-            *(number(share, 3) for share in (row.requested, row.calibrated, row.fraction)),
-            *(number(row.macs / 1e6, 2), *map(number, row.metrics.values())),
-        ]
+        {"condition": row.condition}
+        | budget_cells(row, has_budgets)
+        | {name: text.number(value) for name, value in row.metrics.items()}
         for row in conditions
     ]
-    wanted = [place for place in range(len(heads)) if has_budgets or place not in (1, 2)]
-    return Table([heads[i] for i in wanted], [[row[i] for i in wanted] for row in cells], numbers=heads[1:])
+    return text.Table.of(cells, words=["condition"])
 
 
 def print_evaluation(
@@ -124,34 +127,30 @@ def print_evaluation(
     num_clips: int,
     time: float | None = None,
     warnings: Sequence[str],
-    console: Console | None = None,
 ) -> None:
     """Print all figures; `time` is the share of the dense run's seconds that the decisions leave."""
-    console = console or Console()
-    first = conditions[0]
-    lines = {f"test {name}": number(value) for name, value in first.metrics.items()}
-    lines[f"test {first.primary[0]}"] += f"  ({num_clips} clips)"
+    console, first = Console(), conditions[0]
+    lines = {}
     if metrics is not None:
         if metrics.top_k:
             lines["top-k accuracy"] = "  ".join(f"{share:.4f} among {k}" for k, share in metrics.top_k.items())
         lines["calibration error"] = f"{metrics.calibration_error:.4f}"
-    lines["compute fraction"] = f"{first.fraction:.4f}  ({first.macs / 1e6:.2f} million multiply-accumulates a clip)"
+    lines |= text.compute_facts(first.fraction, first.macs)
     if time is not None:
         lines["time fraction"] = f"{time:.2f}  (as trained, over the same model with nothing skipped)"
     console.print()
-    print_facts(lines, console)
+    text.print_facts(text.test_facts(first.metrics, num_clips) | lines, console)
     if metrics is not None:
         console.print()
         rows, title = metrics.per_class, "By class"
         if len(rows) > MAX_PRINTED:
             rows = sorted(rows, key=lambda row: 1.0 if row.acc is None else row.acc)[:MAX_PRINTED]
             title = f"The {MAX_PRINTED} classes recognised worst (per_class.csv has all)"
-        print_table(class_table(rows), console, title)
+        text.print_table(class_table(rows), console, title)
     if len(conditions) > 1 or first.requested is not None:
         has_many = len({row.requested for row in conditions}) > 1
-        title = "One checkpoint, many budgets" if has_many else "By condition"
         console.print()
-        print_table(condition_table(conditions), console, title)
-    for warning in warnings:
-        console.print(f"[yellow]warning:[/yellow] {warning}", highlight=False, soft_wrap=True)
-    console.print()
+        text.print_table(
+            condition_table(conditions), console, "One checkpoint, many budgets" if has_many else "By condition"
+        )
+    text.print_warnings(warnings, console)

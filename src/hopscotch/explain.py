@@ -108,6 +108,8 @@ def draw(page: Explanation, name: str) -> "Figure":
     _draw_layers(layers, page)
     _draw_bars(figure.add_subplot(grid[3, 0]), page)
     _draw_cost(figure.add_subplot(grid[3, 1]), page)
+    for axes in figure.axes:
+        plain(axes)
     label, confidence = max(page.probabilities.items(), key=lambda item: item[1])
     title = figure.suptitle(f"{name}: {label} ({confidence:.0%}), for {page.trace.fraction[0]:.0%} of a dense model")
     title.set_parse_math(False)  # a dollar in a file's name is a dollar
@@ -119,7 +121,6 @@ def _draw_waveform(axes: "Axes", page: Explanation) -> None:
     axes.plot(seconds, page.waveform, color="#606060", linewidth=0.5)
     axes.set(xlim=(0, len(page.waveform) / page.sample_rate), ylabel="waveform", yticks=[])
     axes.tick_params(labelbottom=False)
-    plain(axes)
 
 
 def _draw_layers(axes: "Axes", page: Explanation) -> None:
@@ -144,7 +145,6 @@ def _draw_layers(axes: "Axes", page: Explanation) -> None:
     right.set_yticks(range(depth), [layer_in_words(page, layer) for layer in range(depth)])
     right.spines[:].set_visible(False)
     right.tick_params(length=0, colors=INK)
-    plain(axes)
     words = {RAN: "tokens read", LANDED: "tokens read after a jump"}
     shown = [kind for kind in words if (cells == kind).any()]
     patches = [Patch(facecolor=HISTORY_COLOURS[kind], label=words[kind]) for kind in shown]
@@ -178,7 +178,6 @@ def _draw_bars(axes: "Axes", page: Explanation) -> None:
     for text in axes.get_yticklabels():
         text.set_parse_math(False)
     axes.invert_yaxis()
-    plain(axes)
 
 
 def _draw_cost(axes: "Axes", page: Explanation) -> None:
@@ -193,4 +192,3 @@ def _draw_cost(axes: "Axes", page: Explanation) -> None:
         title=f"What it cost: {macs / dense:.1%}",
         xlabel="million multiply-accumulates",
     )
-    plain(axes)

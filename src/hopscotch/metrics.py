@@ -102,10 +102,9 @@ def share(part: float, whole: float) -> float | None:
 
 
 def as_json(metrics: Metrics, classes: Sequence[str]) -> dict[str, Any]:
+    rows = [row._asdict() for row in metrics.per_class]
     return {
-        "f1": metrics.f1,
-        "top_k": {str(k): value for k, value in metrics.top_k.items()},
-        "calibration_error": metrics.calibration_error,
-        "per_class": [row._asdict() for row in metrics.per_class],
+        **metrics._asdict(),
+        "per_class": rows,
         "confusion": {"classes": list(classes), "counts": metrics.confusion},
     }

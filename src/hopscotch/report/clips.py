@@ -26,6 +26,7 @@ from hopscotch.report.text import Table
 LETTERS = {RAN: "x", LANDED: ">", JUMPED_OVER: "-"}
 CELLS = {letter: cell for cell, letter in LETTERS.items()}
 NUM_GROUPS = 5  # of clips by duration or loudness
+ENDS = {"seconds": "{:.2f} to {:.2f} s", "decibels": "{:.0f} to {:.0f} dB"}  # how such a group is called
 CLASS_WORDS = {"label": "is", "prediction": "taken for"}
 PARSERS: Mapping[str, Callable[[str], Any]] = {
     **dict.fromkeys(("compute", "loss", "seconds", "decibels"), float),
@@ -152,18 +153,15 @@ def write_clips(rows: Sequence[ClipRow], path: Path) -> None:
 
 def read_clips(path: Path) -> list[ClipRow]:
     """Read what `write_clips` wrote, to the last digit."""
-    rows = read_csv(path, ("path", *OWN_COLUMNS))
-    try:
-        return [parse_row(row) for row in rows]
-    except ValueError as error:
-        raise ValueError(f"{shown(path)} must be as a run of this version writes it: {sentence(error)}") from None
-
-
-def parse_row(row: Mapping[str, str]) -> ClipRow:
-    """Turn the text of a row into its values."""
-    own = {name: PARSERS.get(name, str)(row[name]) for name in OWN_COLUMNS}
-    told = {name: parse_cell(name, text) for name, text in row.items() if name not in ("path", *OWN_COLUMNS)}
-    return ClipRow(row["path"], told, **own)
+    found = []
+    for row in read_csv(path, ("path", *OWN_COLUMNS)):
+        told = {name: parse_cell(name, text) for name, text in row.items() if name not in ("path", *OWN_COLUMNS)}
+        try:
+            own = {name: PARSERS.get(name, str)(row[name]) for name in OWN_COLUMNS}
+        except ValueError as error:
+            raise ValueError(f"{shown(path)} must be as a run of this version writes it: {sentence(error)}") from None
+        found.append(ClipRow(row["path"], told, **own))
+    return found
 
 
 def parse_cell(name: str, text: str) -> str | float:
@@ -195,19 +193,15 @@ def decision_words(skips: frozenset[str], route: str, strides: Sequence[int]) ->
 
 def clip_table(rows: Sequence[ClipRow], skips: frozenset[str]) -> Table:
     """Tell of single clips what the task says of them, what that cost and what was decided."""
-    names = list(rows[0].rows)
-    head = ["clip", *(CLASS_WORDS.get(name, name) for name in names), "compute", "seconds"]
-    lines = [
-        [
-            row.path,
-            *(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.rows.values()),
-            *(f"{row.compute:.3f}", f"{row.seconds:.2f}"),
-            *decision_words(skips, row.route, row.strides).values(),
-        ]
+    cells = [
+        {"clip": row.path}
+        | {CLASS_WORDS.get(name, name): f"{v:.3f}" if isinstance(v, float) else str(v) for name, v in row.rows.items()}
+        | {"compute": f"{row.compute:.3f}", "seconds": f"{row.seconds:.2f}"}
+        | decision_words(skips, row.route, row.strides)
         for row in rows
     ]
-    numbers = [word for word in head if word not in ("clip", *CLASS_WORDS.values())]
-    return Table([*head, *decision_words(skips, "", ())], lines, numbers=numbers, clips=[row.path for row in rows])
+    words = ["clip", *CLASS_WORDS.values(), *decision_words(skips, "", ())]
+    return Table.of(cells, words)._replace(clips=[row.path for row in rows])
 
 
 def cells_of(rows: Sequence[ClipRow]) -> UInt8[np.ndarray, "clip depth"]:
@@ -265,20 +259,13 @@ def by_class(rows: Sequence[ClipRow], classes: Sequence[str]) -> list[Group]:
     return [Group(name, tuple(members)) for name, members in found.items() if members]
 
 
-def by_duration(rows: Sequence[ClipRow]) -> list[Group]:
-    return _by_value(rows, [row.seconds for row in rows], "{:.2f} to {:.2f} s")
-
-
-def by_loudness(rows: Sequence[ClipRow]) -> list[Group]:
-    return _by_value(rows, [row.decibels for row in rows], "{:.0f} to {:.0f} dB")
-
-
-def _by_value(rows: Sequence[ClipRow], values: Sequence[float], words: str) -> list[Group]:
-    """Group by size; `words` name a group by its smallest and largest value."""
-    groups = []
+def by_value(rows: Sequence[ClipRow], column: Literal["seconds", "decibels"]) -> list[Group]:
+    """Group by size; a group is named by its smallest and largest value."""
+    values, groups = [getattr(row, column) for row in rows], []
     for members in quantile_groups(values, NUM_GROUPS):
         found = [values[member] for member in members]
-        groups.append(Group(words.format(min(found), max(found)), tuple(rows[member] for member in members)))
+        name = ENDS[column].format(min(found), max(found))
+        groups.append(Group(name, tuple(rows[member] for member in members)))
     return groups
 
 

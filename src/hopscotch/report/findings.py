@@ -5,6 +5,7 @@ what the last validation logged.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -22,12 +23,7 @@ OPEN_RATE = "gate/open_rate/layer_"
 
 
 def find_warnings(
-    test: Evaluation,
-    *,
-    decides: bool,
-    floor: float,
-    target: float | None = None,
-    validated: bool = True,
+    test: Evaluation, *, decides: bool, floor: float, target: float | None = None, validated: bool = True
 ) -> list[str]:
     """Check a run at its end: `decides` says whether the model has any decision to take.
 
@@ -51,13 +47,12 @@ def warnings_so_far(run: RunFolder) -> list[str]:
     """Check a run that came to no test, by what its last validation logged."""
     if not run.epochs:
         return []
-    row = run.epochs[-1]
-    warnings = []
-    if all(f"policy/{name}" in row for name in RouteUse._fields):
-        use = RouteUse(**{name: row[f"policy/{name}"] for name in RouteUse._fields})
-        warnings += constant_policy(use, "validation")
+    row, primary, warnings = run.epochs[-1], run.primary, []
+    use: list[Any] = [row.get(f"policy/{name}") for name in RouteUse._fields]
+    if None not in use:
+        warnings += constant_policy(RouteUse(*use), "validation")
     rates = {int(tag.removeprefix(OPEN_RATE)): rate for tag, rate in sorted(row.items()) if tag.startswith(OPEN_RATE)}
-    if (primary := run.primary) is not None:
+    if primary is not None:
         warnings += overfitting(primary, row.get(f"train/{primary.name}"), row.get(f"val/{primary.name}"), "validation")
     return [f"so far: {warning}" for warning in [*warnings, *stuck_gates(rates)]]
 

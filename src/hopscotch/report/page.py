@@ -5,7 +5,8 @@ Everything given as text is escaped, in each medium by its own rule; pictures an
 
 import base64
 import io
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,38 +30,38 @@ CSS_DOTS_PER_INCH = 96  # what a browser calls an inch
 
 def render_html(template: str, context: Mapping[str, Any]) -> str:
     """Render a page; a cell of a table that is to hold HTML must be Markup."""
-    made = Environment(
-        loader=PackageLoader("hopscotch.report"),
-        autoescape=True,
-        finalize=visible,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters |= {"picture": picture, "stored": stored, "lines": lines}
-    return made.get_template(template).render(context)
+    return _render("html", template, context, shown, {"picture": picture, "stored": stored, "lines": lines})
 
 
 def render_markdown(template: str, context: Mapping[str, Any]) -> str:
-    """Render a card."""
+    """Render a card, in which Markup is Markdown that is ready."""
+    filters = {
+        "markdown": lambda table: Markup(text.markdown(table)),
+        "lines": lambda told: Markup("\n".join(map(shown, told.split("\n")))),
+    }
+    told = _render("md", template, context, lambda value: Markup(text.escape(str(value))), filters)
+    return re.sub(r"\n{3,}", "\n\n", told)  # parts of a card stand between blank lines, whatever is before them
+
+
+def _render(
+    medium: str,
+    template: str,
+    context: Mapping[str, Any],
+    escaped: Callable[[Any], str],
+    filters: Mapping[str, Callable[..., Any]],
+) -> str:
+    """Fill a template; everything but Markup is `escaped`, and for HTML once more if that is not Markup."""
     made = Environment(
         loader=PackageLoader("hopscotch.report"),
-        autoescape=False,  # HTML's rule: Markdown's is `finalize`, which spares Markup likewise
-        finalize=lambda value: value if isinstance(value, Markup) else text.escape(str(value)),
+        autoescape=True,
+        finalize=lambda value: value if isinstance(value, Markup) else escaped(value),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {
-        "markdown": lambda table: Markup(text.markdown(table)),
-        "verbatim": lambda told: Markup("\n".join(map(shown, told.split("\n")))),
-    }
+    made.filters |= {"number": text.number, **filters}
+    made.globals["medium"] = medium
     return made.get_template(template).render(context)
-
-
-def visible(value: Any) -> Any:
-    """Show control characters as escapes, outside of Markup."""
-    return value if isinstance(value, Markup) else shown(value)
 
 
 def lines(told: str) -> Markup:

@@ -1,13 +1,13 @@
 """Tell of one run in two files: `report/index.html`, a page that needs nothing but a browser, and `README.md`, a card.
 
-`run_context` says everything once; the templates `run.html.j2` and `card.md.j2` say it in their own way.
+`run_context` has the facts; the template `run.j2` has the words, once, and puts them into HTML and into Markdown.
 """
 
 import math
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,10 +23,10 @@ from hopscotch.registry import without_cache
 from hopscotch.report import figures
 from hopscotch.report.clips import (
     Group,
+    Route,
     by_class,
     by_cost,
-    by_duration,
-    by_loudness,
+    by_value,
     cells_of,
     clip_table,
     confusions,
@@ -52,47 +52,62 @@ NUM_CONFUSIONS = 10
 MAX_CLASSES = 40  # that a picture has room for; a table shows the least accurate of more
 MAX_SECONDS = 2.0  # of a clip that can be heard, from its beginning
 MAX_RATE = 16_000  # Hz; 30 clips of 2 s take 2.6 MB of the page at this rate
-STORED = {
-    "jump_history.png": "What test clips did at each layer, from the cheapest clip to the costliest",
-    "skip_pattern.png": "Strides by layer: the share of the test clips, and the patterns most used",
+DECISIONS = {  # prefix of what decision_value.json has -> whose decisions the clips were run with
+    "": "each clip its own",
+    "shuffled_": "shuffled: those of another clip",
+    "short_": "the shortest for all",
+    "full_": "everything for all",
 }
-LOUDNESS = "Root mean square of the whole clip against full scale: 0 dB is as loud as a file can be."
 
 
 def write_report(run: RunFolder, sounds: "Sounds | None", why_silent: str = "") -> None:
     """Write both files; the page says `why_silent` where `sounds` is None."""
-    context = run_context(run)
-    heard = {"figures": figures, "sounds": sounds, "why_silent": why_silent if run.clips else ""}
+    context = run_context(run) | {"sounds": sounds, "why_silent": why_silent}
     refuse_links(run.path, [PAGE.as_posix(), CARD])
     (run.path / PAGE).parent.mkdir(exist_ok=True)
-    (run.path / PAGE).write_text(render_html("run.html.j2", context | heard), encoding="utf-8")
-    (run.path / CARD).write_text(render_markdown("card.md.j2", context), encoding="utf-8")
+    (run.path / PAGE).write_text(render_html("run.j2", context), encoding="utf-8")
+    (run.path / CARD).write_text(render_markdown("run.j2", context), encoding="utf-8")
 
 
 def run_context(run: RunFolder) -> dict[str, Any]:
-    """Say of a run what there is to say, in the words of the templates."""
+    """Collect the facts of a run for the template, which also draws and makes tables."""
     context = {
         "run": run,
+        "figures": figures,
+        "clip_table": clip_table,
+        "group_table": group_table,
+        "route_table": route_table,
+        "num_clips": NUM_CLIPS,
         "title": f"{(run.config.get('model') or {}).get('name', 'run')}: {run.path.absolute().name}",
         "headline": headline(run),
         "warnings": warnings_of(run),
-        "missing": run.missing,
         "command": command(run),
         "training": training(run),
         "config": OmegaConf.to_yaml(run.config),
         "learning": learning(run),
-        "groupings": [],
-        "measured": measured(run),
-        "usage": usage(run),
+        "groupings": {},
+        **measured(run),
+        "named": named(run),
     }
-    if not run.clips:
-        return context
-    return context | {
+    return context | clips_context(run) if run.clips else context
+
+
+def clips_context(run: RunFolder) -> dict[str, Any]:
+    """Collect what the test clips tell: by group, by route, one by one."""
+    found = routes_of(run.clips)
+    top = found[:NUM_ROUTES]
+    return {
         "groupings": groupings(run),
-        "confusion": confusion_of(run) if len(run.classes) <= MAX_CLASSES and run.has_classes else None,
+        "num_shown": len({row.label for row in run.clips}) if run.has_classes else 0,
+        "confusion": confusion_of(run) if run.has_classes and len(run.classes) <= MAX_CLASSES else None,
         "confusions": confusion_table(run) if run.has_classes else None,
-        "skipped": skipped(run),
-        "single_clips": single_clips(run),
+        "layers": layers_of(cells_of(run.clips), strides_of(run.clips), open_rates_of(run.clips)).table(run.skips),
+        "skips_by_clip": bool(run.skips & {*LAYERS, "strides"}),
+        "routes": found,
+        "top_routes": top,
+        "top_share": f"{sum(len(route.group.rows) for route in top) / len(run.clips):.1%}",
+        "by_cost": by_cost(run.clips),
+        "hardest": surely_wrong(run.clips) if run.has_classes else sorted(run.clips, key=lambda row: -row.loss),
     }
 
 
@@ -109,14 +124,15 @@ def headline(run: RunFolder) -> list[tuple[str, str]]:
         facts.append((f"test {name}, {sure}{clips}" if name == primary else f"test {name}", number(test[name])))
     if compute:
         target = f", target {compute['target']:.3f}" if "target" in compute else ""
-        facts.append((f"of the dense compute{target}", number(compute["fraction"], 3)))
         dense = number(compute["dense_macs"] / 1e6, 2)
+        facts.append((f"of the dense compute{target}", number(compute["fraction"], 3)))
         facts.append((f"million MACs a clip, {dense} when dense", number(compute["macs"] / 1e6, 2)))
     elif run.metrics:
-        names = {f"val/{name}": f"{name} on validation clips" for name in run.metric_names}
-        names["val/compute_fraction"] = "of the dense compute"
-        known = {words: run.last(tag) for tag, words in names.items()}
-        facts += [(f"{words}, so far", number(value)) for words, value in known.items() if value is not None]
+        words = {f"val/{name}": f"{name} on validation clips" for name in run.metric_names}
+        known = {
+            told: run.last(tag) for tag, told in (words | {"val/compute_fraction": "of the dense compute"}).items()
+        }
+        facts += [(f"{told}, so far", number(value)) for told, value in known.items() if value is not None]
         facts.append(("optimizer steps so far", f"{max(line['step'] for line in run.metrics) + 1:,}"))
     if summary.get("parameters"):
         facts.append(("parameters", f"{summary['parameters']:,}"))
@@ -128,6 +144,13 @@ def headline(run: RunFolder) -> list[tuple[str, str]]:
 def command(run: RunFolder) -> str:
     """Write the command that trained the run, to be typed as it stands."""
     return shlex.join(["python", "train.py", *map(shown, run.overrides)])
+
+
+def named(run: RunFolder) -> str:
+    """Name the run to a command that is typed in the project's folder; empty without a checkpoint."""
+    path = run.path.absolute()
+    path = path.relative_to(PROJECT_ROOT) if path.is_relative_to(PROJECT_ROOT) else path
+    return shlex.quote(f"run={path}") if (run.path / BEST).is_file() else ""
 
 
 def training(run: RunFolder) -> Table:
@@ -150,65 +173,39 @@ def training(run: RunFolder) -> Table:
         facts[f"{split} clips"] = f"{count}, {data['seconds'][split] / 60:.1f} minutes"
     for name, value in (run.summary.get("seconds") or {}).items():
         is_short = name == "test_clip"
-        facts[f"{'milliseconds' if is_short else 'seconds'} {name.replace('_', ' ')}"] = (
-            f"{1e3 * value:.2f}" if is_short else f"{value:.1f}"
-        )
+        words = f"{'milliseconds' if is_short else 'seconds'} {name.replace('_', ' ')}"
+        facts[words] = f"{1e3 * value:.2f}" if is_short else f"{value:.1f}"
     facts["versions"] = ", ".join(f"{name} {value}" for name, value in (run.summary.get("versions") or {}).items())
     return Table(["what", "value"], [[name, str(value)] for name, value in facts.items() if value not in (None, "")])
 
 
-def learning(run: RunFolder) -> dict[str, Any] | None:
-    """Compare the epoch that was kept with the last one; None if nothing is logged."""
-    if not run.metrics:
-        return None
-    kept, rows = run.kept, run.epochs
-    names = ("loss", *run.metric_names, "compute_fraction")
-    tags = [f"{split}/{tag}" for tag in names for split in ("train", "val")]
+def learning(run: RunFolder) -> Table:
+    """Compare the epoch that was kept with the last one; a kept one of the run before this is in no row."""
+    kept, rows, found = run.kept, run.epochs, []
+    tags = [f"{split}/{tag}" for tag in ("loss", *run.metric_names, "compute_fraction") for split in ("train", "val")]
     tags = [tag for tag in tags if any(tag in row for row in rows)]
-    words, lines = "" if rows else "No validation yet.", []
-
-    def add(what: str, epoch: int, steps: int, row: dict[str, Any]) -> None:
-        lines.append([what, str(epoch + 1), str(steps), *(number(row.get(tag)) for tag in tags)])
-
     if kept is not None:
-        found = next((row for row in rows if row["epoch"] == kept.epoch), None)
-        if found is None:
-            by = f", {kept.monitor} {number(kept.value)}" if kept.monitor else ""
-            words = (
-                f"The weights that are kept come from the run that this one went on from: epoch {kept.epoch + 1}{by}."
-            )
-        else:
-            by = f"best {kept.monitor}" if kept.monitor else "the last checkpoint"
-            add(f"kept: {by}", kept.epoch, kept.step, found | {str(kept.monitor): kept.value})
+        what = f"kept: best {kept.monitor}" if kept.monitor else "kept: the last checkpoint"
+        best = {"step": kept.step, str(kept.monitor): kept.value}
+        found = [(what, row | best) for row in rows if row["epoch"] == kept.epoch]
     if rows:
-        add("last", rows[-1]["epoch"], rows[-1]["step"] + 1, rows[-1])
+        found.append(("last", rows[-1] | {"step": rows[-1]["step"] + 1}))
     head = ["", "epoch", "steps", *tags]
-    return {"words": words, "table": Table(head, lines, numbers=head[1:])}
+    lines = [
+        [what, str(row["epoch"] + 1), str(row["step"]), *(number(row.get(tag)) for tag in tags)] for what, row in found
+    ]
+    return Table(head, lines, numbers=head[1:])
 
 
-class Grouping(NamedTuple):
-    """Test clips in groups, for a picture and a table."""
-
-    word: str
-    groups: Sequence[Group]
-    table: Table
-    note: str
-
-
-def groupings(run: RunFolder) -> list[Grouping]:
+def groupings(run: RunFolder) -> dict[str, list[Group]]:
     """Group the test clips by class, where they have one, duration and loudness."""
-    kinds = {"duration": (by_duration(run.clips), ""), "loudness": (by_loudness(run.clips), LOUDNESS)}
-    if run.has_classes:
-        classes, note = by_class(run.clips, run.classes), ""
-        if len(classes) > MAX_CLASSES:
-            note = f"The {MAX_CLASSES} least accurate of {len(classes)} classes."
-            classes = sorted(classes, key=lambda group: group.accuracy)[:MAX_CLASSES]
-        kinds = {"class": (classes, note), **kinds}
-    found = []
-    for word, (groups, words) in kinds.items():
-        alike = f"All {len(run.clips)} test clips are alike in this: {groups[0].name}. " if len(groups) == 1 else ""
-        found.append(Grouping(word, groups, group_table(groups, word), alike + words))
-    return found
+    kinds = {"duration": by_value(run.clips, "seconds"), "loudness": by_value(run.clips, "decibels")}
+    if not run.has_classes:
+        return kinds
+    classes = by_class(run.clips, run.classes)
+    if len(classes) > MAX_CLASSES:
+        classes = sorted(classes, key=lambda group: group.accuracy)[:MAX_CLASSES]
+    return {"class": classes, **kinds}
 
 
 def group_table(groups: Sequence[Group], word: str) -> Table:
@@ -243,95 +240,41 @@ def confusion_of(run: RunFolder) -> np.ndarray:
     return confusion(np.array(labels), np.array(predictions), len(places))
 
 
-def skipped(run: RunFolder) -> dict[str, Any]:
-    """Show what the test clips skipped, by layer and by route."""
-    found, skips = routes_of(run.clips), run.skips
-    layers = layers_of(cells_of(run.clips), strides_of(run.clips), open_rates_of(run.clips)).table(skips)
-    told: dict[str, Any] = {
-        "stored": [(path, words) for name, words in STORED.items() if (path := run.picture(name))],
-        "layers": layers if skips else None,
-        "routes": [],
-    }
-    if not skips & {*LAYERS, "strides"}:
-        read = "which read the open tokens alone" if "tokens" in skips else "and attention read every position"
-        return told | {"words": f"Every test clip ran every layer, {read}."}
-    top = found[:NUM_ROUTES]
-    share = sum(len(route.group.rows) for route in top) / len(run.clips)
-    words = f"The {len(top)} most common of {len(found)} routes, taken by {share:.1%} of the test clips."
-    numbers = ["clips", "share", top[0].group.quality[0], "95 % interval", "compute"]
-    rows = [
-        [
-            *decision_words(skips, route.letters, route.strides).values(),
-            str(len(route.group.rows)),
-            f"{len(route.group.rows) / len(run.clips):.1%}",
-            *quality_cells(route.group),
-            number(route.group.compute),
-        ]
-        for route in top
+def route_table(routes: Sequence[Route], run: RunFolder) -> Table:
+    """Tell how often each route was taken, and how good and how costly its clips are."""
+    words = decision_words(run.skips, "", ())
+    rows = []
+    for letters, strides, group in routes:
+        good, sure = quality_cells(group)
+        rows.append(
+            decision_words(run.skips, letters, strides)
+            | {"clips": str(len(group.rows)), "share": f"{len(group.rows) / len(run.clips):.1%}"}
+            | {group.quality[0]: good, "95 % interval": sure, "compute": number(group.compute)}
+        )
+    return Table.of(rows, words)
+
+
+def measured(run: RunFolder) -> dict[str, Table]:
+    """Make tables of what `callbacks=decision_value` and scripts/evaluate.py measured after training."""
+    name, value = run.primary.name if run.primary else "", run.decision_value
+    conditions = [
+        {"condition": row["condition"]}
+        | {head: number(row.get(key)) for head, key in ((name, name), ("loss", "loss"), ("compute", "fraction"))}
+        for row in value.get("conditions") or []
     ]
-    return told | {
-        "words": "All test clips take the same route." if len(found) == 1 else words,
-        "routes": top,
-        "table": Table([*decision_words(skips, "", ()), *numbers], rows, numbers=numbers),
-    }
-
-
-def single_clips(run: RunFolder) -> list[tuple[str, Table | None]]:
-    """Make lists of clips with their titles; a title alone where a list says nothing."""
-    ordered, skips = by_cost(run.clips), run.skips
-    if ordered[0].compute == ordered[-1].compute:
-        found = [(f"No clip is costlier than another: each takes {ordered[0].compute:.3f} of the dense compute", None)]
-    else:
-        costliest = clip_table(ordered[::-1][:NUM_CLIPS], skips)
-        found = [("The costliest, as a share of the dense compute", costliest)]
-        found.append(("The cheapest", clip_table(ordered[:NUM_CLIPS], skips)))
-    if not run.has_classes:
-        hardest = sorted(run.clips, key=lambda row: -row.loss)[:NUM_CLIPS]
-        return [*found, ("The largest losses", clip_table(hardest, skips))]
-    if not (wrong := surely_wrong(run.clips)):
-        return [*found, ("No test clip was wrong", None)]
-    return [*found, ("Wrong, and the most sure of it", clip_table(wrong[:NUM_CLIPS], skips))]
-
-
-class Measured(NamedTuple):
-    """What was measured after training, by `callbacks=probe` or scripts/evaluate.py."""
-
-    title: str
-    words: str
-    table: Table
-    stored: Sequence[tuple[Path, str]] = ()
-
-
-def measured(run: RunFolder) -> list[Measured]:
-    """Collect what else was measured of the run."""
-    found, name = [], run.primary.name if run.primary else ""
-    if conditions := run.decision_value.get("conditions") or []:
-        head = ["condition", name, "loss", "compute"]
-        rows = [[row["condition"], *(number(row.get(key)) for key in (name, "loss", "fraction"))] for row in conditions]
-        found.append(Measured("In silence and noise", "", Table(head, rows, numbers=head[1:])))
-    sets = {clips: run.decision_value.get(clips) or {} for clips in ("clean", "mixed")}
-    decisions = {
-        "": "each clip its own",
-        "shuffled_": "shuffled: those of another clip",
-        "short_": "the shortest for all",
-        "full_": "everything for all",
-    }
-    rows = [
-        [clips, words, number(told.get(f"{key}{name}")), number(told.get(f"{key}fraction"))]
-        for clips, told in sets.items()
-        if f"shuffled_{name}" in told
-        for key, words in decisions.items()
+    worth = [
+        {"clips": clips, "decisions": words, name: number(told.get(f"{key}{name}"))}
+        | {"compute": number(told.get(f"{key}fraction"))}
+        for clips in ("clean", "mixed")
+        if f"shuffled_{name}" in (told := value.get(clips) or {})
+        for key, words in DECISIONS.items()
     ]
-    if rows:
-        head = ["clips", "decisions", name, "compute"]
-        words = "Clean clips, and the same in noise of 0 to 20 dB: what is lost where decisions are not the clip's own?"
-        found.append(Measured("What the decisions are worth", words, Table(head, rows, numbers=head[2:])))
-    if run.budgets:
-        head, path = list(run.budgets[0]), run.picture("budgets.png")
-        stored = [(path, "What this checkpoint comes to under other budgets")] if path else []
-        table = Table(head, [[rounded(row[word] or "") for word in head] for row in run.budgets], numbers=head)
-        found.append(Measured("Other budgets", "The same weights, calibrated to spend less or more.", table, stored))
-    return found
+    budgets = [{head: rounded(cell or "") for head, cell in row.items()} for row in run.budgets]
+    return {
+        "conditions": Table.of(conditions, ["condition"]),
+        "decision_value": Table.of(worth, ["clips", "decisions"]),
+        "budgets": Table.of(budgets),
+    }
 
 
 def rounded(text: str) -> str:
@@ -341,22 +284,6 @@ def rounded(text: str) -> str:
     except ValueError:
         return text
     return f"{value:,.0f}" if abs(value) >= 1000 else number(value)
-
-
-def usage(run: RunFolder) -> str:
-    """List the commands that go on from the run, in the project's folder; none without a checkpoint."""
-    if not (run.path / BEST).is_file():
-        return ""
-    path = run.path.absolute()
-    path = path.relative_to(PROJECT_ROOT) if path.is_relative_to(PROJECT_ROOT) else path
-    named = shlex.quote(f"run={path}")
-    return "\n".join(
-        [
-            f"python scripts/predict.py {named} clip.wav",
-            f"python scripts/evaluate.py {named}",
-            f"python scripts/report.py {named}",
-        ]
-    )
 
 
 # The sounds of a page: where the data are still there, and still the same.

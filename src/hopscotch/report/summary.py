@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 from lightning.pytorch import Trainer
 from rich.console import Console
 
+from hopscotch.report import text
 from hopscotch.report.clips import clip_rows, clips_of, write_clips
 from hopscotch.report.collect import Evaluation
 from hopscotch.report.decisions import history_cells, layers_of
@@ -20,7 +21,6 @@ from hopscotch.report.figures import draw_report
 from hopscotch.report.findings import find_warnings, overfitting
 from hopscotch.report.run_folder import CLIPS, SUMMARY, read_run
 from hopscotch.report.run_page import PAGE, Sounds, write_report
-from hopscotch.report.text import json_text, print_facts, print_table
 from hopscotch.training.task import AudioTask
 
 PACKAGES = ("hopscotch", "torch", "torchaudio", "lightning", "hydra-core", "numpy")
@@ -96,39 +96,18 @@ def finish(
     return summary
 
 
-def write_summary(
-    run_folder: str | Path,
-    *,
-    status: Status,
-    model: str,
-    seed: int,
-    test: Mapping[str, float] | None = None,
-    compute: Mapping[str, float] | None = None,
-    parameters: int | None = None,
-    seconds: Mapping[str, float] | None = None,
-    warnings: Sequence[str] = (),
-    **facts: object,
-) -> Path:
+def write_summary(run_folder: str | Path, *, status: Status, model: str, seed: int, **facts: object) -> Path:
     """Write `summary.json`, whole or not at all. `facts` are further keys, such as `error`.
 
     A run that failed early has no test figures: those keys are there, and null.
     """
-    content = {
-        "status": status,
-        "model": model,
-        "seed": seed,
-        "test": None if test is None else dict(test),
-        "compute": None if compute is None else dict(compute),
-        "parameters": parameters,
-        "seconds": None if seconds is None else dict(seconds),
-        "warnings": list(warnings),
-        "versions": versions(),
-        **facts,
-    }
+    content = {"status": status, "model": model, "seed": seed}
+    content |= dict.fromkeys(("test", "compute", "parameters", "seconds"))
+    content |= {"warnings": [], "versions": versions(), **facts}
     path = Path(run_folder) / SUMMARY
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".json.unfinished")  # in the same folder: a rename across file systems is a copy
-    unfinished.write_text(json_text(content, indent=2) + "\n", encoding="utf-8")
+    unfinished.write_text(text.json_text(content, indent=2) + "\n", encoding="utf-8")
     os.replace(unfinished, path)
     return path
 
@@ -155,23 +134,15 @@ def print_summary(
     console: Console | None = None,
 ) -> None:
     """Print metrics, compute, what each layer did, warnings, how to look closer; the run's folder is the last line."""
-    console = console or Console()
-    macs = test.trace.macs.double().mean().item() / 1e6
+    console, trace = console or Console(), test.trace
+    facts = text.compute_facts(test.compute_fraction, test.compute["macs"]) | {"parameters": f"{parameters:,}"}
     console.print()
-    facts = {f"test {name}": f"{value:.4f}" for name, value in metrics.items()}
-    first = next(iter(facts))
-    facts[first] += f"  ({test.num_clips} clips)"
-    facts["compute fraction"] = f"{test.compute_fraction:.4f}  ({macs:.2f} million multiply-accumulates a clip)"
-    facts["parameters"] = f"{parameters:,}"
-    print_facts(facts, console)
+    text.print_facts(text.test_facts(metrics, test.num_clips) | facts, console)
     if skips:
-        trace = test.trace
         layers = layers_of(history_cells(trace), trace.strides.numpy(), trace.open_rate.numpy())
         console.print("\nWhat the test clips did")  # no title of the table, which would be broken to its width
-        print_table(layers.table(skips, test.thresholds), console)
-    for warning in warnings:
-        console.print(f"[yellow]warning:[/yellow] {warning}", highlight=False, soft_wrap=True)
-    console.print()
+        text.print_table(layers.table(skips, test.thresholds), console)
+    text.print_warnings(warnings, console)
     # Plain print for what is copied or parsed: rich would break long lines.
     if (page := Path(run_folder) / PAGE).is_file():
         console.file.write(f"the report:  {page}\n")

@@ -20,6 +20,12 @@ class Table(NamedTuple):
     numbers: Collection[str] = ()  # heads of the columns that are aligned to the right
     clips: Sequence[str] = ()  # path of the clip in each row, where a page can play it
 
+    @classmethod
+    def of(cls, rows: Sequence[Mapping[str, str]], words: Collection[str] = ()) -> "Table":
+        """Make a table of rows by head; all columns but `words` are numbers. Without a row it is empty."""
+        head = list(rows[0]) if rows else []
+        return cls(head, [list(row.values()) for row in rows], [word for word in head if word not in words])
+
 
 def number(value: float | None, digits: int = 4) -> str:
     """Write a number with so many digits after the point; None and NaN are left blank."""
@@ -73,6 +79,25 @@ def print_facts(facts: Mapping[str, str], console: "Console") -> None:
     width = max(map(len, facts))
     for words, value in facts.items():
         console.print(f"[bold]{words:<{width}}[/bold]  {value}", highlight=False)
+
+
+def test_facts(metrics: Mapping[str, float], num_clips: int) -> dict[str, str]:
+    """Say what the test came to, and of how many clips."""
+    facts = {f"test {name}": number(value) for name, value in metrics.items()}
+    facts[next(iter(facts))] += f"  ({num_clips} clips)"
+    return facts
+
+
+def compute_facts(fraction: float, macs: float) -> dict[str, str]:
+    """Say what a clip cost in the mean."""
+    return {"compute fraction": f"{fraction:.4f}  ({macs / 1e6:.2f} million multiply-accumulates a clip)"}
+
+
+def print_warnings(warnings: Iterable[str], console: "Console") -> None:
+    """Print a line for each warning, and a blank one after all."""
+    for warning in warnings:
+        console.print(f"[yellow]warning:[/yellow] {warning}", highlight=False, soft_wrap=True)
+    console.print()
 
 
 def json_text(content: Any, indent: int | None = None) -> str:
