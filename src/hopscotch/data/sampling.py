@@ -108,9 +108,8 @@ class ShuffledBatches(Sampler[list[Pair]]):
         generator = torch.Generator().manual_seed(key_bits(self.seed, epoch))
         order = torch.randperm(len(self.lengths), generator=generator)
         order = order.repeat(-(-sum(self.sizes) // len(order)))[: sum(self.sizes)]
-        bucket_sizes = [
-            int(bucket.sum()) for bucket in torch.tensor(self.sizes).split(BATCHES_PER_BUCKET * self.num_ranks)
-        ]
+        in_a_bucket = BATCHES_PER_BUCKET * self.num_ranks
+        bucket_sizes = [int(bucket.sum()) for bucket in torch.tensor(self.sizes).split(in_a_bucket)]
         buckets = [bucket[self.lengths[bucket].argsort(stable=True)] for bucket in order.split(bucket_sizes)]
         batches = [[(epoch, index) for index in batch.tolist()] for batch in torch.cat(buckets).split(self.sizes)]
         steps = torch.randperm(len(self), generator=generator).tolist()
