@@ -66,7 +66,7 @@ def run(model: AudioModel, samples: tuple[int, ...] = SAMPLES, **how: Any):
 
 def test_a_clip_alone_equals_the_clip_in_a_padded_batch(model: AudioModel) -> None:
     batch, together = make_batch(4, SAMPLES), run(model)
-    assert model.decides == (len(set(together.trace.fraction.tolist())) > 2), "or this tests little"
+    assert not model.decides or len(set(together.trace.fraction.tolist())) > 1, "or this tests little"
     with torch.no_grad():
         longer = model(nn.functional.pad(batch.waveform, (0, 800)), batch.lengths)
     for clip, length in enumerate(batch.lengths.tolist()):
