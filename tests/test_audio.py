@@ -10,12 +10,11 @@ import torch
 
 from hopscotch.data.audio import (
     AudioFileError,
-    num_resampled,
+    count_samples,
     printable,
     rate_ratio,
     read_blocks,
     read_clip,
-    read_header,
 )
 
 RATE = 8000
@@ -47,7 +46,7 @@ def test_any_format_and_rate_gives_the_promised_number_of_samples(tmp_path: Path
     for rate in (8000, 11025, 44100):
         path = tmp_path / f"{rate}.{suffix}"
         soundfile.write(path, tone(440, rate), rate)
-        assert len(read_clip(path, RATE)) == num_resampled(read_header(path), RATE) == 4000
+        assert len(read_clip(path, RATE)) == count_samples(path, RATE) == 4000
 
 
 def test_channels_are_averaged(tmp_path: Path) -> None:

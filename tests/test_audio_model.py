@@ -4,21 +4,19 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hopscotch.data.augment import SpecAugment
+from hopscotch.layers.block import DepthwiseConvolution
 from hopscotch.models.audio_model import (
     POSITION_WIDTH,
     AudioModel,
-    ConvPositions,
     ConvStem,
     Head,
     Pooling,
     Positions,
     sinusoids,
 )
-from hopscotch.types import ModelOutput
 from tests.small_models import DIM, decide_at_random, make_clips, make_model
 
 SAMPLES = [6000, 2500, 4100, 200, 5999]
@@ -30,82 +28,6 @@ def decided(name: str, **changes: Any) -> tuple[AudioModel, torch.Tensor, torch.
     waveform, lengths = make_clips(SAMPLES)
     decide_at_random(model, waveform, lengths)
     return model, waveform, lengths
-
-
-def assert_same_clip(one: ModelOutput, i: int, other: ModelOutput, j: int, tolerance: float = 1e-5) -> None:
-    torch.testing.assert_close(one.logits[i], other.logits[j], rtol=0, atol=tolerance)
-    for field in ("strides", "visited", "jumps", "landings", "macs", "dense_macs"):
-        assert torch.equal(getattr(one.trace, field)[i], getattr(other.trace, field)[j]), field
-    torch.testing.assert_close(one.trace.open_rate[i], other.trace.open_rate[j], rtol=0, atol=1e-6, equal_nan=True)
-
-
-VARIANTS: list[tuple[str, dict[str, Any]]] = [
-    ("learned_skip", {"gate_input": "encoder"}),
-    ("skip_transformer", {"policy": {"sees": "state"}}),
-    ("skip_layer", {"policy": {"sees": "input"}, "jump": {"mix": "literal", "rule": "literal"}}),
-    *((name, {"open_rate": 0.5}) for name in ("dense", "learned_skip", "skip_transformer", "jump_attention")),
-]
-
-
-@pytest.mark.parametrize(("name", "changes"), VARIANTS)
-def test_a_clip_alone_equals_the_same_clip_in_a_padded_batch_decisions_included(
-    name: str, changes: dict[str, Any]
-) -> None:
-    model, waveform, lengths = decided(name, **changes)
-    together = model(waveform, lengths)
-    if model.decides:
-        assert len(set(together.trace.fraction.tolist())) > 2
-    for clip, samples in enumerate(SAMPLES):
-        alone = model(waveform[clip : clip + 1, :samples], lengths[clip : clip + 1])
-        assert_same_clip(alone, 0, together, clip)
-    longer = model(nn.functional.pad(waveform, (0, 3000)), lengths)
-    for clip in range(len(SAMPLES)):
-        assert_same_clip(longer, clip, together, clip)
-
-
-@pytest.mark.parametrize(("name", "changes"), VARIANTS)
-def test_changing_clip_i_leaves_clip_j_untouched_decisions_included(name: str, changes: dict[str, Any]) -> None:
-    model, waveform, lengths = decided(name, **changes)
-    before = model(waveform, lengths)
-    changed = waveform.clone()
-    changed[2, :4100] = torch.randn(4100).cumsum(0) / 50
-    after = model(changed, lengths)
-    assert not torch.allclose(after.logits[2], before.logits[2])
-    for clip in (0, 1, 3, 4):
-        # Not to the last bit: where clip 2 now decides otherwise, the others share their products with other rows.
-        assert_same_clip(after, clip, before, clip, tolerance=1e-6)
-
-
-@pytest.mark.parametrize(("name", "changes"), VARIANTS)
-def test_changing_clip_i_but_not_its_decisions_leaves_clip_j_untouched_bit_for_bit(
-    name: str, changes: dict[str, Any]
-) -> None:
-    model, waveform, lengths = decided(name, **changes)
-    before = model(waveform, lengths)
-    changed = waveform.clone()
-    changed[2, :4100] += 3e-5 * torch.randn(4100)
-    after = model(changed, lengths)
-    assert torch.equal(after.trace.macs, before.trace.macs), "the same decisions"
-    assert not torch.equal(after.logits[2], before.logits[2])
-    for clip in (0, 1, 3, 4):
-        assert torch.equal(after.logits[clip], before.logits[clip])
-
-
-# Budgets.
-
-
-@pytest.mark.parametrize(("name", "changes"), [v for v in VARIANTS if v[0] != "dense"])
-def test_the_decision_bias_reaches_1_exactly_and_the_floor_exactly(name: str, changes: dict[str, Any]) -> None:
-    model, waveform, lengths = decided(name, **changes)
-    floors = [model.cost(samples).floor for samples in SAMPLES]
-    model.decision_bias.fill_(1e5)
-    highest = model(waveform, lengths).trace
-    model.decision_bias.fill_(-1e5)
-    lowest = model(waveform, lengths).trace
-    assert lowest.fraction.tolist() == pytest.approx(floors, abs=1e-12)
-    if name != "jump_attention":  # whose attention keeps its strides
-        assert highest.fraction.tolist() == [1.0] * len(SAMPLES)
-    assert highest.visited.all()
 
 
 def test_fixed_strides_behind_jumps_are_part_of_what_is_saved() -> None:
@@ -191,7 +113,7 @@ def test_sinusoids_are_sines_and_cosines_of_different_wavelength() -> None:
 
 def test_convolutional_positions_move_with_the_sound() -> None:
     torch.manual_seed(0)
-    around = ConvPositions(DIM)
+    around = DepthwiseConvolution(DIM, POSITION_WIDTH)
     x = torch.zeros(2, 120, DIM)
     sound = torch.randn(10, DIM)
     x[0, 40:50], x[1, 65:75] = sound, sound

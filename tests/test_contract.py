@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import seed_everything
+from torch import nn
 
 from hopscotch.build import build_model, build_task
 from hopscotch.conditions import nothing_skipped
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.layers import attention
+from hopscotch.models import token_gate
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.models.encoder import KINDS, Encoder
 from hopscotch.training.calibration import MAX_BIAS
@@ -21,16 +23,30 @@ from tests.counting import counted_macs
 from tests.small_models import decide_at_random
 from tests.tiny import CLASS_HZ, MODELS, build, make_batch, tiny_config
 
+VARIANTS = (  # options that change how a model decides, or what it runs
+    "learned_skip model.encoder.gate_input=encoder",
+    "learned_skip model.encoder.gate_input=encoder model.encoder.estimator=soft",
+    "skip_transformer model.encoder.policy.sees=state",
+    "skip_transformer model.encoder.policy.estimator=gain model.encoder.jump.mix=none",
+    "skip_layer model.encoder.policy.sees=state",
+    "skip_layer model.encoder.policy.sees=input model.encoder.jump.mix=literal model.encoder.jump.rule=literal",
+    "skip_layer model.encoder.policy.sees=input model.encoder.policy.tied=true",
+    "jump_attention model.encoder.inner=transformer model.encoder.first=2",
+    *(f"{name} model.open_rate=0.5" for name in ("dense", "learned_skip", "skip_transformer", "jump_attention")),
+)
 SIZE = ("model.depth=4",)  # of 16 channels; deep enough for every kind of jump
 SAMPLES = (1600, 960, 1280, 1600)
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=[*MODELS, *VARIANTS])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AudioModel:
     """The model at toy size, in evaluation, its decisions as different from clip to clip as they can be made."""
     folder = tmp_path_factory.mktemp("contract")
     seed_everything(0, verbose=False)
-    model = build_model(tiny_config(folder, folder, f"model={request.param}", *SIZE), num_classes=len(CLASS_HZ))
+    model = build_model(
+        tiny_config(folder, folder, *f"model={request.param}".split(), *SIZE), num_classes=len(CLASS_HZ)
+    )
+    model.set_progress(1.0)  # token gates let in as many as at the end of training
     batch = make_batch(8, SAMPLES)
     model.frontend.measure([batch])
     decide_at_random(model, batch.waveform, batch.lengths)
@@ -50,12 +66,19 @@ def run(model: AudioModel, samples: tuple[int, ...] = SAMPLES, **how: Any):
 
 def test_a_clip_alone_equals_the_clip_in_a_padded_batch(model: AudioModel) -> None:
     batch, together = make_batch(4, SAMPLES), run(model)
+    assert not model.decides or len(set(together.trace.fraction.tolist())) > 1, "or this tests little"
+    with torch.no_grad():
+        longer = model(nn.functional.pad(batch.waveform, (0, 800)), batch.lengths)
     for clip, length in enumerate(batch.lengths.tolist()):
         with torch.no_grad():
             alone = model(batch.waveform[clip : clip + 1, :length], batch.lengths[clip : clip + 1])
+        torch.testing.assert_close(longer.logits[clip], alone.logits[0], rtol=0, atol=1e-5)
+        ours, theirs = together.trace.open_rate[clip], alone.trace.open_rate[0]
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6, equal_nan=True)
         torch.testing.assert_close(together.logits[clip], alone.logits[0], rtol=0, atol=1e-5)
         for field in ("strides", "visited", "jumps", "landings", "macs", "dense_macs"):
-            assert torch.equal(getattr(together.trace, field)[clip], getattr(alone.trace, field)[0]), field
+            for trace in (together.trace, longer.trace):
+                assert torch.equal(getattr(trace, field)[clip], getattr(alone.trace, field)[0]), field
 
 
 def test_changing_one_clip_leaves_the_others_alone(model: AudioModel) -> None:
@@ -115,6 +138,7 @@ def test_macs_agree_with_the_flop_counter_on_the_code_that_ran(
     model: AudioModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attention, "SHORT", 0)  # what keys are padded with is a batch's cost, not a clip's
+    monkeypatch.setattr(token_gate, "PASS", 0.0)  # so is what open tokens are padded with
     batch = make_batch(6, (1600,))
     counted = counted_macs(model, batch.waveform, batch.lengths)
     counted -= counted_macs(model.frontend, batch.waveform, batch.lengths)

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch._utils import ExceptionWrapper
 
@@ -80,43 +79,6 @@ def test_batches_do_not_depend_on_the_number_of_threads_and_leave_it_alone() -> 
     finally:
         torch.set_num_threads(before)
     assert all(same(a, b) for a, b in zip(single, double, strict=True))
-
-
-class Recorder(LightningModule):
-    """Notes the noise keys that it trains on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.seen: list[tuple[list[int], list[int]]] = []
-
-    def training_step(self, batch: AudioBatch, batch_idx: int) -> Tensor:
-        self.seen.append((batch.indices.tolist(), batch.keys.tolist()))
-        return self.weight * batch.waveform.mean()
-
-    def validation_step(self, batch: AudioBatch, batch_idx: int) -> None:
-        assert not self.training
-
-    def configure_optimizers(self) -> Any:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-def test_a_trainer_moves_the_keys_on_with_its_epochs(tmp_path: Path) -> None:
-    module = Recorder()
-    trainer = Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        default_root_dir=tmp_path,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(module, datamodule=tones(num_workers=2))
-    assert len(module.seen) == 20
-    for step, (indices, keys) in enumerate(module.seen):
-        assert keys == [key_bits(0, step // 10, index) for index in indices]
-    assert sorted(index for indices, _ in module.seen[10:] for index in indices) == list(range(37))
 
 
 def test_making_batches_draws_nothing_from_the_global_generator() -> None:

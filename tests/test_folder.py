@@ -25,6 +25,13 @@ def add(path: Path, *, rate: int = 8000, channels: int = 1) -> None:
     soundfile.write(path, np.random.default_rng(len(path.name)).uniform(-0.5, 0.5, (rate // 20, channels)), rate)
 
 
+def add_splits(root: Path, names: tuple[str, ...] = ("train", "val", "test")) -> None:
+    """A clip of each class in each split."""
+    for name in names:
+        for label in ("cat", "dog"):
+            add(root / name / label / "0.wav")
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     for name in ("cat", "dog"):
@@ -106,9 +113,7 @@ def test_a_root_with_two_of_three_split_folders_is_not_taken_for_two_classes(tmp
 
 @pytest.mark.parametrize("names", [("Train", "Val", "Test"), ("train", "val", "test", "extra_takes")])
 def test_split_folders_are_never_taken_for_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
-    for name in names:
-        for label in ("cat", "dog"):
-            add(tmp_path / name / label / "0.wav")
+    add_splits(tmp_path, names)
     with pytest.raises(ValueError, match="so written, and nothing else"):
         folder(tmp_path).setup()
 
@@ -131,9 +136,7 @@ def test_files_beside_the_class_folders_are_named(root: Path, caplog: pytest.Log
 
 
 def test_files_beside_the_class_folders_of_a_split_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for split in ("train", "val", "test"):
-        for label in ("cat", "dog"):
-            add(tmp_path / split / label / "0.wav")
+    add_splits(tmp_path)
     add(tmp_path / "val" / "stray.wav")
     folder(tmp_path).setup()
     assert f"files outside the class folders are not used: {Path('val', 'stray.wav')}" in caplog.text
@@ -162,9 +165,7 @@ def test_a_class_that_is_a_broken_link_is_named(root: Path) -> None:
 
 
 def test_a_file_that_two_splits_share_by_a_link_is_named(tmp_path: Path) -> None:
-    for split in ("train", "val", "test"):
-        for label in ("cat", "dog"):
-            add(tmp_path / split / label / "0.wav")
+    add_splits(tmp_path)
     (tmp_path / "test" / "dog" / "again.wav").symlink_to(tmp_path / "train" / "dog" / "0.wav")
     names = f"got {Path('train/dog/0.wav')} in train and {Path('test/dog/again.wav')} in test, which are the same file"
     with pytest.raises(ValueError, match=re.escape(names)):
@@ -172,9 +173,7 @@ def test_a_file_that_two_splits_share_by_a_link_is_named(tmp_path: Path) -> None
 
 
 def test_a_test_split_without_clips_is_found_before_training(tmp_path: Path) -> None:
-    for split in ("train", "val", "test"):
-        for label in ("cat", "dog"):
-            add(tmp_path / split / label / "0.wav")
+    add_splits(tmp_path)
     for label in ("cat", "dog"):
         (tmp_path / "test" / label / "0.wav").unlink()
     with pytest.raises(ValueError, match="the test split must hold at least one usable clip"):
@@ -182,10 +181,8 @@ def test_a_test_split_without_clips_is_found_before_training(tmp_path: Path) -> 
 
 
 def test_clips_to_be_evaluated_on_need_none_to_train_on(tmp_path: Path) -> None:
-    add(tmp_path / "train" / "cat" / "0.wav")
-    for split in ("val", "test"):
-        for label in ("cat", "dog"):
-            add(tmp_path / split / label / "0.wav")
+    add_splits(tmp_path)
+    (tmp_path / "train" / "dog" / "0.wav").unlink()
     data = folder(tmp_path)
     data.setup("validate")
     data.setup("test")
@@ -193,9 +190,7 @@ def test_clips_to_be_evaluated_on_need_none_to_train_on(tmp_path: Path) -> None:
 
 
 def test_a_class_without_training_clips_is_named(tmp_path: Path) -> None:
-    for split in ("train", "val", "test"):
-        add(tmp_path / split / "cat" / "0.wav")
-        add(tmp_path / split / "dog" / "0.wav")
+    add_splits(tmp_path)
     (tmp_path / "train" / "dog" / "0.wav").unlink()
     with pytest.raises(ValueError, match="every class needs a usable training clip, got none of dog"):
         folder(tmp_path).setup()

@@ -61,15 +61,3 @@ def test_the_policy_reads_the_trunk_and_does_not_steer_it() -> None:
 def test_macs_are_those_of_its_two_products() -> None:
     policy = JumpPolicy(8, 5, max_jump=2)
     assert policy.macs() == 8 * 64 + 64 * 4 * 3
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"max_jump": 0}, r"^max_jump must be at least 1 layer, got 0\."),
-        ({"depth": 1}, r"^depth must be at least 2 layers for jumps, got 1\."),
-    ],
-)
-def test_what_leaves_no_jump_is_rejected(changes: dict[str, int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        JumpPolicy(4, **{"depth": 5, **changes})  # pyright: ignore[reportArgumentType]

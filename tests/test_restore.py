@@ -81,16 +81,3 @@ def test_labels_that_do_not_match_are_named(copy: Path) -> None:
     edit(copy, classes=["a", "b"])
     with pytest.raises(ValueError, match=r"must have a name for each of its 3 classes, got a, b\."):
         restore(copy)
-
-
-@pytest.mark.parametrize("content", [b"", b"nonsense", b"PK\x03\x04 half a zip"])
-def test_a_damaged_checkpoint_is_named(copy: Path, content: bytes) -> None:
-    (copy / "checkpoints" / "best.ckpt").write_bytes(content)
-    with pytest.raises(ValueError, match=r"must be a checkpoint that train\.py wrote, got .*best\.ckpt"):
-        restore(copy)
-
-
-def test_a_file_of_weights_alone_is_named(copy: Path) -> None:
-    torch.save({"weights": torch.zeros(1)}, copy / "checkpoints" / "best.ckpt")
-    with pytest.raises(ValueError, match=r"must be a checkpoint that train\.py wrote, got .*best\.ckpt"):
-        restore(copy)

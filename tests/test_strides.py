@@ -10,7 +10,7 @@ from hopscotch.layers.block import BlockSpec
 from hopscotch.models.stack import Stack
 from hopscotch.models.strides import LearnedBlock, LearnedStack
 from hopscotch.types import valid_mask
-from tests.small_models import decide_at_random, skip_nothing
+from tests.small_models import decide_at_random
 
 DIM, HEADS, DEPTH, MAX = 16, 2, 3, 4
 SPEC = BlockSpec(DIM, HEADS, dropout=0.0)
@@ -62,14 +62,6 @@ def test_expected_compute_is_the_mean_over_sampled_strides() -> None:
     block = stack.blocks[0]
     assert isinstance(block, LearnedBlock)
     assert all(p.grad is not None for p in block.attention.gate.net[2].parameters())
-
-
-def test_expected_compute_equals_the_fraction_when_the_gates_are_certain() -> None:
-    stack, x = make()
-    skip_nothing(stack)
-    _, trace = stack.eval()(x, LENGTHS)
-    assert trace.strides.unique().tolist() == [1]
-    torch.testing.assert_close(trace.expected_compute, torch.ones(5))
 
 
 def test_a_bias_moves_planned_strides_one_way() -> None:

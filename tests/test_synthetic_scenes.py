@@ -11,8 +11,6 @@ from omegaconf import OmegaConf
 from hopscotch.config.compose import compose
 from hopscotch.config.errors import ConfigError
 from hopscotch.data.datamodule import SPLITS, Split
-from hopscotch.data.synthetic import corpus
-from hopscotch.data.synthetic.corpus import corpus_path, kept_corpus, make_corpus
 from hopscotch.data.synthetic.formants import Speaker
 from hopscotch.data.synthetic.scenes import (
     CONFUSABLE,
@@ -25,14 +23,13 @@ from hopscotch.data.synthetic.scenes import (
     keyword_scene,
     numbered_scene,
 )
-from hopscotch.data.synthetic.source import KEYWORD_SCENES, SyntheticScenes
+from hopscotch.data.synthetic.source import SyntheticScenes
 from hopscotch.data.synthetic.words import SNR_RANGE, WORDS, speaker
 from tests.small_models import classifier
 from tests.tiny import TINY_MODEL, TINY_RUN, build, fit
 
 KEYWORDS, OTHERS, NUM_OTHERS = PLAIN.keywords, PLAIN.others, PLAIN.num_others
 MIN_SECONDS = 5.0  # as config/schema.py has it
-SHORT = KEYWORD_SCENES._replace(numbers=(MIN_SECONDS,))
 SMALL: dict[Split, int] = {"train": 10, "val": 2, "test": 3}
 
 
@@ -162,18 +159,6 @@ def test_a_scene_is_a_function_of_length_seed_split_and_index() -> None:
         assert not np.array_equal(changed.samples, first.samples)
 
 
-def test_a_longer_corpus_begins_with_the_shorter_one_and_processes_change_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    short = make_corpus({"train": 3}, 0, SHORT, processes=1)["train"]
-    monkeypatch.setattr(corpus, "FEW_CLIPS", 0)
-    monkeypatch.setattr(corpus, "CHUNK", 1)
-    long = make_corpus({"train": 6}, 0, SHORT, processes=2)["train"]
-    assert np.array_equal(long.samples[: len(short.samples)], short.samples)
-    for name in ("lengths", "labels", "speakers", "snr_db"):
-        assert np.array_equal(getattr(long, name)[:3], getattr(short, name))
-
-
 def test_no_sample_is_cut_and_a_silence_is_zero(scenes: list[KeywordScene]) -> None:
     for index, scene in enumerate(scenes):
         mixed = scene.speech + scene.bursts + scene.background
@@ -235,21 +220,6 @@ def test_scenes_are_decoded_once_where_they_fit_and_on_demand_where_not(
     batches = list(data.test_dataloader())
     assert sorted(torch.cat([batch.indices for batch in batches]).tolist()) == [0, 1, 2]
     assert batches[0].waveform.shape == (3, MIN_SECONDS * SCENE_RATE)
-
-
-def test_scenes_are_made_once_and_found_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = kept_corpus(cache, SMALL, 0, SHORT)
-    monkeypatch.setattr(corpus, "make_corpus", lambda *_, **__: pytest.fail("made twice"))
-    again = kept_corpus(cache, SMALL, 0, SHORT)
-    assert np.array_equal(first["test"].samples, again["test"].samples)
-    assert [path.name for path in (cache / "synthetic_scenes").iterdir()] == [corpus_path(cache, SMALL, 0, SHORT).name]
-
-
-def test_other_parameters_have_another_file_and_words_keep_theirs(cache: Path) -> None:
-    recipes = [SHORT, SHORT._replace(numbers=(6.0,)), corpus.SPOKEN_WORDS]
-    paths = {corpus_path(cache, SMALL, seed, recipe) for seed in (0, 1) for recipe in recipes}
-    assert len(paths) == 6
-    assert corpus_path(cache, SMALL, 0) == corpus_path(cache, SMALL, 0, corpus.SPOKEN_WORDS)
 
 
 @pytest.mark.filterwarnings("ignore:.*exists and is not empty:UserWarning")

@@ -9,7 +9,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -131,21 +131,23 @@ def read_config(path: Path) -> dict[str, Any]:
     config = read_yaml(path)
     if not isinstance(config, dict):
         raise ValueError(f"{shown(path)} must be a map of keys, got {_kind(config)}.")
-    if key := _reference(config, ""):
-        raise ValueError(f"{shown(path)} must have every value resolved, {shown(key)} still has ${{...}}.")
+    for key, node in nodes(config):
+        if "${" in key or (isinstance(node, str) and "${" in node):
+            raise ValueError(f"{shown(path)} must have every value resolved, {shown(key)} still has ${{...}}.")
     return config
 
 
-def _reference(node: Any, path: str) -> str:
-    """Find the key of the first text with an interpolation; empty if there is none."""
-    if isinstance(node, str):
-        return path if "${" in node else ""
-    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+def joined(path: str, key: object) -> str:
+    """Append a key to the path of the keys above."""
+    return f"{path}.{key}" if path else str(key)
+
+
+def nodes(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield a node and everything below, each with the path of its keys; what is above comes first."""
+    yield path, node
+    children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
     for key, child in children:
-        below = f"{path}.{key}" if path else str(key)
-        if found := (below if isinstance(key, str) and "${" in key else _reference(child, below)):
-            return found
-    return ""
+        yield from nodes(child, joined(path, key))
 
 
 def literal(node: Any) -> Any:
@@ -226,24 +228,17 @@ def _kind(value: Any) -> str:
     return kinds.get(type(value), "a number")
 
 
+FAULTS = (LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, AssertionError, MemoryError)
+
+
 @contextmanager
 def as_written(path: object) -> Iterator[None]:
     """Turn what files raise that are not as a run writes them into a ValueError of one sentence."""
     try:
         yield
-    except (
-        LookupError,
-        TypeError,
-        AttributeError,
-        ArithmeticError,
-        RuntimeError,
-        AssertionError,
-        MemoryError,
-    ) as error:
-        words = sentence(error)
-        raise ValueError(
-            f"{shown(path)} must be as a run of this version writes it, got {type(error).__name__}: {words}"
-        ) from error
+    except FAULTS as error:
+        got = f"{type(error).__name__}: {sentence(error)}"
+        raise ValueError(f"{shown(path)} must be as a run of this version writes it, got {got}") from error
 
 
 # Texts that a spreadsheet would run, or a terminal obey.
@@ -266,15 +261,8 @@ def unquoted(cell: str) -> str:
 
 def shown(text: object) -> str:
     r"""Escape everything that a terminal would obey or a line would end at: \x1b, \n, \u202e."""
-    return "".join(sign if _is_plain(sign) else _escaped(sign) for sign in str(text))
-
-
-def _is_plain(sign: str) -> bool:
-    return sign == " " or sign.isprintable()
-
-
-def _escaped(sign: str) -> str:
-    return sign.encode("unicode_escape").decode("ascii")
+    signs = (sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in str(text))
+    return "".join(signs)
 
 
 def sentence(error: object) -> str:

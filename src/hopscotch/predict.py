@@ -14,6 +14,7 @@ import math
 import multiprocessing
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -210,17 +211,10 @@ class Predictor:
         lengths = [waveform.shape[0] for _, waveform in clips]
         output = self.model(waveform.to(self.device), torch.tensor(lengths, device=self.device))
         trace = SkipTrace.kept([output.trace])
-        columns = zip(
-            [start for start, _ in clips],
-            lengths,
-            output.logits.float().softmax(dim=-1).tolist(),
-            trace.macs.tolist(),
-            trace.dense_macs.tolist(),
-            trace.strides.tolist(),
-            history_cells(trace).tolist(),
-            strict=True,
-        )
-        return [WindowResult(*facts) for facts in columns]
+        probabilities = output.logits.float().softmax(dim=-1)
+        tensors = (probabilities, trace.macs, trace.dense_macs, trace.strides, history_cells(trace))
+        columns = ([start for start, _ in clips], lengths, *(tensor.tolist() for tensor in tensors))
+        return [WindowResult(*facts) for facts in zip(*columns, strict=True)]
 
     def _joined(self, parts: list[WindowResult], *, are_windows: bool) -> Prediction:
         columns = zip(*(part.probabilities for part in parts), strict=True)
@@ -290,12 +284,8 @@ def print_answers(model: Predictor, files: list[Path], form: Form, num_workers: 
     failed: list[str] = []
     with progress_on_stderr(len(files), "Listening") as advance:
         answers = counted(model.predict(files, advance, num_workers=num_workers), failed)
-        if form == "json":
-            write_json(answers, sys.stdout)
-        elif form == "csv":
-            write_csv(answers, sys.stdout)
-        else:
-            write_table(answers, sys.stdout, classes=model.classes)
+        writers = {"json": write_json, "csv": write_csv, "table": partial(write_table, classes=model.classes)}
+        writers[form](answers, sys.stdout)
     if failed:
         print(f"{len(failed)} of {len(files)} files failed.", file=sys.stderr)
     return len(failed)

@@ -10,87 +10,67 @@ A model with a class of your own: `trust=<module>` on the command line allows th
 import importlib
 import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+from hopscotch.plain import nodes
 
 
 class Place(NamedTuple):
     """Say what may stand at a key: these classes, and subclasses of `base` in modules that are trusted."""
 
     base: str
-    names: tuple[str, ...]
+    own: tuple[str, ...] = ()  # `base` itself if there are none
     may_be_null: bool = False
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.own or (self.base,)
 
+
+SOURCES = (
+    "hopscotch.data.folder.Folder",
+    "hopscotch.data.fsdd.Fsdd",
+    "hopscotch.data.synthetic.source.SyntheticScenes",
+    "hopscotch.data.synthetic.source.SyntheticWords",
+)
+ENCODERS = (
+    "hopscotch.models.jumps.JumpAttention",
+    "hopscotch.models.jumps.JumpStack",
+    "hopscotch.models.stack.Stack",
+    "hopscotch.models.strides.LearnedStack",
+)
 PLACES = {
-    "data": Place(
-        "hopscotch.data.datamodule.AudioDataModule",
-        (
-            "hopscotch.data.folder.Folder",
-            "hopscotch.data.fsdd.Fsdd",
-            "hopscotch.data.synthetic.source.SyntheticScenes",
-            "hopscotch.data.synthetic.source.SyntheticWords",
-        ),
-    ),
-    "augment.waveform": Place(
-        "hopscotch.data.augment.WaveformAugment", ("hopscotch.data.augment.WaveformAugment",), may_be_null=True
-    ),
-    "augment.spectrogram": Place(
-        "hopscotch.data.augment.SpecAugment", ("hopscotch.data.augment.SpecAugment",), may_be_null=True
-    ),
-    "frontend": Place("hopscotch.frontend.LogMel", ("hopscotch.frontend.LogMel",)),
-    "model": Place("hopscotch.models.audio_model.AudioModel", ("hopscotch.models.audio_model.AudioModel",)),
-    "model.encoder": Place(
-        "hopscotch.models.encoder.Encoder",
-        (
-            "hopscotch.models.jumps.JumpAttention",
-            "hopscotch.models.jumps.JumpStack",
-            "hopscotch.models.stack.Stack",
-            "hopscotch.models.strides.LearnedStack",
-        ),
-    ),
-    "model.encoder.block": Place(
-        "hopscotch.layers.block.BlockSpec", ("hopscotch.layers.block.BlockSpec",), may_be_null=True
-    ),
+    "data": Place("hopscotch.data.datamodule.AudioDataModule", SOURCES),
+    "augment.waveform": Place("hopscotch.data.augment.WaveformAugment", may_be_null=True),
+    "augment.spectrogram": Place("hopscotch.data.augment.SpecAugment", may_be_null=True),
+    "frontend": Place("hopscotch.frontend.LogMel"),
+    "model": Place("hopscotch.models.audio_model.AudioModel"),
+    "model.encoder": Place("hopscotch.models.encoder.Encoder", ENCODERS),
+    "model.encoder.block": Place("hopscotch.layers.block.BlockSpec", may_be_null=True),
     "task": Place("hopscotch.training.task.AudioTask", ("hopscotch.training.classify.ClassificationTask",)),
     "task.optimizer": Place("torch.optim.Optimizer", ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.SGD")),
-    "trainer": Place("lightning.pytorch.Trainer", ("lightning.pytorch.Trainer",)),
+    "trainer": Place("lightning.pytorch.Trainer"),
 }
 MAPS = (*(key for key, place in PLACES.items() if not place.may_be_null), "augment", "compute", "gate")
 NEVER_BUILT = ("callbacks", "logger")  # again, once the run is trained
 
-# The largest number under a key, wherever it stands. A number under another key is at most MAX_NUMBER in magnitude.
-LIMITS: dict[str, float] = {
-    "attention_depth": 256,
-    "batch_size": 65_536,
-    "cache_gib": 1_024,
-    "convolution_width": 1_023,
-    "depth": 256,
-    "dim": 8_192,
-    "expansion": 64,
-    "ffn_ratio": 64,
-    "first": 4_096,
-    "heads": 1_024,
-    "hidden_ratio": 64,
-    "hop_seconds": 10,
-    "max_stride": 4_096,
-    "num_heads": 1_024,
-    "num_keys": 4_096,
-    "num_mel_masks": 1_000,
-    "num_mels": 1_024,
-    "num_test": 1_000_000,
-    "num_time_masks": 1_000,
-    "num_train": 1_000_000,
-    "num_val": 1_000_000,
-    "num_workers": 256,
-    "plain_dim": 8_192,
-    "sample_rate": 768_000,
-    "scene_seconds": 3_600,
-    "silence_seconds": 3_600,
-    "stem_stride": 64,
-    "token_dim": 8_192,
-    "window_seconds": 10,
+# The largest number under keys, wherever they stand. A number under another key is at most MAX_NUMBER in magnitude.
+KEYS_BY_LIMIT: dict[float, str] = {
+    10: "hop_seconds window_seconds",
+    64: "expansion ffn_ratio hidden_ratio stem_stride",
+    256: "attention_depth depth num_workers",
+    1_000: "num_mel_masks num_time_masks",
+    1_023: "convolution_width",
+    1_024: "cache_gib heads num_heads num_mels",
+    3_600: "scene_seconds silence_seconds",
+    4_096: "first max_stride num_keys",
+    8_192: "dim plain_dim token_dim",
+    65_536: "batch_size",
+    768_000: "sample_rate",
+    1_000_000: "num_test num_train num_val",
 }
+LIMITS = {key: limit for limit, keys in KEYS_BY_LIMIT.items() for key in keys.split()}
 LEAST = {"hop_seconds": 0.0005, "sample_rate": 1_000}
 MAX_NUMBER = 1e12
 MAX_WINDOW = 2**16  # samples of the front end's window
@@ -115,12 +95,14 @@ def check_stored(config: Mapping[str, Any], file: object, trust: Sequence[str] =
     for key in MAPS:
         if not isinstance(_at(config, key), Mapping):
             raise ValueError(f"{file} must have a map at {key}, as every run writes it.")
-    _check_bounds(config, "", file)
+    for path, node in nodes(config):
+        _check_bounds(node, path, file)
     frontend = config["frontend"]
     sizes = [frontend.get(key) for key in ("window_seconds", "sample_rate")]
     if all(isinstance(size, int | float) for size in sizes) and math.prod(sizes) > MAX_WINDOW:
         raise ValueError(f"frontend.window_seconds in {file} must come to at most {MAX_WINDOW} samples.")
-    found = {path: node for path, node in _nodes(config, "") if path.partition(".")[0] not in NEVER_BUILT}
+    maps = ((path, node) for path, node in nodes(config) if isinstance(node, Mapping))
+    found = {path: node for path, node in maps if path.partition(".")[0] not in NEVER_BUILT}
     for path, node in found.items():
         if specials := [key for key in node if key.startswith("_") and key.endswith("_") and key != "_target_"]:
             raise ValueError(
@@ -155,7 +137,8 @@ def class_at(path: str, target: Any, file: object, trust: Sequence[str] = ()) ->
     named = _resolve(str(target), trust if is_trusted else ())
     if named is None:
         raise ValueError(f"{given}, which must be a class that is defined where it is named, and is none.")
-    if place is not None and not issubclass(named, _known(place.base)):
+    base = None if place is None else _resolve(place.base, ())
+    if place is not None and not (base is not None and issubclass(named, base)):
         raise ValueError(f"{given}, which must be a subclass of {place.base}, and is none.")
     return named
 
@@ -177,28 +160,10 @@ def _resolve(target: str, trust: Sequence[str]) -> type | None:
     return found if is_at_home else None
 
 
-def _known(path: str) -> type:
-    module, _, name = path.rpartition(".")
-    found = getattr(importlib.import_module(module), name)
-    assert inspect.isclass(found)
-    return found
-
-
-def _nodes(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield every map below a node with the path of its keys."""
-    if isinstance(node, Mapping):
-        yield path, node
-    children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
-    for key, child in children:
-        yield from _nodes(child, _join(path, key))
-
-
 def _check_bounds(node: Any, path: str, file: object) -> None:
     if isinstance(node, Mapping | list):
         if len(node) > MAX_ITEMS:
             raise ValueError(f"{file} must have at most {MAX_ITEMS} items at {path}, it has {len(node)}.")
-        for key, child in node.items() if isinstance(node, Mapping) else enumerate(node):
-            _check_bounds(child, _join(path, key), file)
     elif isinstance(node, str):
         if len(node) > MAX_TEXT:
             raise ValueError(f"{file} must have at most {MAX_TEXT} characters at {path}, it has {len(node)}.")
@@ -216,7 +181,3 @@ def _at(config: Mapping[str, Any], path: str) -> Any:
     for key in path.split("."):
         node = node.get(key) if isinstance(node, Mapping) else None
     return node
-
-
-def _join(path: str, key: object) -> str:
-    return f"{path}.{key}" if path else str(key)

@@ -5,14 +5,13 @@ checkpoints/best.ckpt  weights; the names of its classes and how long clips were
 summary.json           the same of a run whose checkpoint is older than that
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from torch import Tensor
 
 from hopscotch import plain
 from hopscotch.build import build_data, build_model, make
@@ -51,25 +50,19 @@ def restore(run: Path, ckpt: Path | None = None, trust: Sequence[str] = ()) -> R
             f"{path} must hold the names of its classes, or {run / SUMMARY} as data.classes; neither does. "
             "A checkpoint of an older version has none: let its run come to its end."
         )
-    weights = weights_of(checkpoint)
+    state = checkpoint["state_dict"].items()
+    weights = {name.removeprefix(OF_THE_MODEL): value for name, value in state if name.startswith(OF_THE_MODEL)}
     outputs = weights.get("head.linear.bias")
     if outputs is not None and (outputs.ndim != 1 or len(outputs) != len(classes)):
         names = plain.shown(some(classes))
         raise ValueError(f"{path} must have a name for each of its {outputs.numel()} classes, got {names}.")
     check_size(cfg, len(classes), path)
+    uncompiled = cfg.copy()  # clips of every length come, and there may be no compiler
+    uncompiled.trainer.compile = False
     with plain.as_written(run):
-        model = build_model(_for_prediction(cfg), len(classes))
+        model = build_model(uncompiled, len(classes))
     take_weights(model, weights, path)
     return Restored(cfg, model.eval(), list(classes), *_clip_seconds(checkpoint, run))
-
-
-def weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Select the model's weights in the state of a task, by the model's own names."""
-    return {
-        name.removeprefix(OF_THE_MODEL): value
-        for name, value in checkpoint["state_dict"].items()
-        if name.startswith(OF_THE_MODEL)
-    }
 
 
 def check_size(cfg: DictConfig, num_classes: int, path: Path) -> None:
@@ -131,13 +124,6 @@ def hold_to_rules(cfg: DictConfig, as_trained: DictConfig, file: Path) -> None:
         if isinstance(error, ValueError):
             raise
         raise ValueError(f"{file} must be as a run of this version writes it: {plain.sentence(error)}") from None
-
-
-def _for_prediction(cfg: DictConfig) -> DictConfig:
-    """Turn compilation off: clips of every length come, and there may be no compiler."""
-    plain = cfg.copy()
-    plain.trainer.compile = False
-    return plain
 
 
 def trained_classes(run: Path) -> list[str] | None:

@@ -8,6 +8,7 @@ from omegaconf.errors import ConfigKeyError, InterpolationToMissingValueError, O
 
 from hopscotch.config.errors import ConfigError, flat, renamed, unknown_key, wrong_value
 from hopscotch.config.schema import ENCODER_RULES, SCHEMAS, Config, Rule, Source
+from hopscotch.plain import joined
 
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list", dict: "a map"}
 ABSENT = object()  # stands for a value that cannot be checked yet: ???, or an interpolation of one
@@ -69,12 +70,12 @@ def _typed(node: DictConfig, schema: type, path: str, names: list[str]) -> DictC
     """Give `node` the types of `schema`, and the nodes below it those of SCHEMAS."""
     for key, field in _fields(schema).items():  # OmegaConf does not say which one it was
         if dataclasses.is_dataclass(field.type) and not isinstance(node._get_node(key), DictConfig | None):
-            raise wrong_value(_join(path, key), "a map", node[key])
+            raise wrong_value(joined(path, key), "a map", node[key])
     try:
         typed = OmegaConf.merge(OmegaConf.structured(schema), node)
     except OmegaConfBaseException as error:
         inner = (error.full_key or "").partition("[")[0]  # speeds[0] is a fault of speeds
-        key, value = _join(path, inner), OmegaConf.select(node, inner)
+        key, value = joined(path, inner), OmegaConf.select(node, inner)
         if isinstance(error, ConfigKeyError):
             raise unknown_key(key, value, names) from error
         raise wrong_value(key, _words(schema, inner), value) from error
@@ -87,7 +88,7 @@ def _type_below(node: DictConfig, path: str, names: list[str]) -> None:
     for key in node:
         if OmegaConf.is_missing(node, key) or not isinstance(child := node._get_node(key), DictConfig) or not child:
             continue
-        below = _join(path, str(key))
+        below = joined(path, str(key))
         schema = SCHEMAS.get(_target(child))
         if schema is not None and not dataclasses.is_dataclass(OmegaConf.get_type(child)):
             node[key] = _typed(child, schema, below, names)
@@ -114,10 +115,6 @@ def _fields(schema: Any) -> dict[str, dataclasses.Field[Any]]:
     return {field.name: field for field in dataclasses.fields(schema)} if dataclasses.is_dataclass(schema) else {}
 
 
-def _join(path: str, key: str) -> str:
-    return f"{path}.{key}" if path else key
-
-
 def _value(node: DictConfig, key: str, path: str) -> Any:
     if OmegaConf.is_missing(node, key):
         return ABSENT
@@ -134,7 +131,7 @@ def _hold(node: DictConfig, default: DictConfig, path: str, names: list[str]) ->
     """Check every value below `node` against its rule, or against its default where it has no schema."""
     declared = _fields(OmegaConf.get_type(node))
     for key in map(str, node):
-        here = _join(path, key)
+        here = joined(path, key)
         value = _value(node, key, here)
         if not declared and key not in set(default):  # `in default` overlooks ???
             raise unknown_key(here, None if isinstance(value, DictConfig) else value, names)

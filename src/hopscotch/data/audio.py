@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -34,22 +34,15 @@ class AudioFileError(ValueError):
     """A file that cannot be used as a clip; the message names file, rule and value."""
 
 
-class Header(NamedTuple):
-    """What a file says about its length and rate."""
-
-    num_frames: int
-    rate: int  # Hz
-
-
 def printable(path: Path) -> str:
     """Return the name as text that can be printed and stored, even if its bytes are not UTF-8."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def read_header(path: Path) -> Header:
-    """Read the header of a file, after the checks that need no decoding."""
+def count_samples(path: Path, sample_rate: int) -> int:
+    """Count the samples that `read_clip` will return, by the header alone, after the checks that need no decoding."""
     with _open(path) as file:
-        return _header(file)
+        return _num_resampled(file, sample_rate)
 
 
 def read_clip(path: Path, sample_rate: int) -> Float[Tensor, " sample"]:
@@ -62,21 +55,17 @@ def read_clip(path: Path, sample_rate: int) -> Float[Tensor, " sample"]:
 def read_up_to(path: Path, sample_rate: int, most: int | None) -> Float[Tensor, " sample"] | None:
     """Return what `read_clip` returns, or None if that is more than `most` samples; the file is opened once."""
     with _open(path) as file:
-        header = _header(file)
-        if most is not None and num_resampled(header, sample_rate) > most:
+        length = _num_resampled(file, sample_rate)
+        if most is not None and length > most:
             return None
-        samples = _decode(path, file, header.num_frames)
-    if len(samples) != header.num_frames:
-        raise _cut(path, header, len(samples))
-    waveform = _mono(samples)
-    if not waveform.any():
-        raise _silent(path, header)
-    source, target = rate_ratio(header.rate, sample_rate)
+        waveform = _mono(_decode(path, file, file.frames))
+    _check_whole(path, file, len(waveform), is_silent=not waveform.any())
+    source, target = rate_ratio(file.samplerate, sample_rate)
     if source == target:
         return waveform
     waveform = resampler(source, target)(waveform)
     # torchaudio rounds the length in float32, which is off by one for clips of half an hour: hold it to ours.
-    return torch.nn.functional.pad(waveform, (0, num_resampled(header, sample_rate) - len(waveform)))
+    return torch.nn.functional.pad(waveform, (0, length - len(waveform)))
 
 
 def read_blocks(path: Path, sample_rate: int, seconds: float = BLOCK_SECONDS) -> Iterator[Float[Tensor, " sample"]]:
@@ -86,15 +75,14 @@ def read_blocks(path: Path, sample_rate: int, seconds: float = BLOCK_SECONDS) ->
     be heard. A cut or silent file raises at its end.
     """
     with _open(path) as file:
-        header = _header(file)
-        source, target = rate_ratio(header.rate, sample_rate)
+        source, target = rate_ratio(file.samplerate, sample_rate)
         reach = 0 if source == target else source * (2 + resampler(source, target).width // source)
         held, begin, done, read, is_silent = torch.zeros(0), 0, 0, 0, True  # counted in frames of the file
-        while len(block := _decode(path, file, max(1, round(seconds * header.rate)))):
+        while len(block := _decode(path, file, max(1, round(seconds * file.samplerate)))):
             waveform = _mono(block)
             held, read = torch.cat([held, waveform]), read + len(block)
             is_silent = is_silent and not bool(waveform.any())
-            ready = (read - reach) // source * source if read < header.num_frames else read
+            ready = (read - reach) // source * source if read < file.frames else read
             if ready <= done:
                 continue
             end = -(-ready * target // source)  # rounded up in the last block alone
@@ -103,16 +91,12 @@ def read_blocks(path: Path, sample_rate: int, seconds: float = BLOCK_SECONDS) ->
             yield whole[done * target // source - first : end - first]
             done, kept = ready, max(begin, (ready - reach) // source * source)
             held, begin = held[kept - begin :], kept
-    if read != header.num_frames:
-        raise _cut(path, header, read)
-    if is_silent:
-        raise _silent(path, header)
+    _check_whole(path, file, read, is_silent=is_silent)
 
 
-def num_resampled(header: Header, sample_rate: int) -> int:
-    """Count the samples that `read_clip` will return for a file with this header."""
-    source, target = rate_ratio(header.rate, sample_rate)
-    return -(-header.num_frames * target // source)
+def _num_resampled(file: soundfile.SoundFile, sample_rate: int) -> int:
+    source, target = rate_ratio(file.samplerate, sample_rate)
+    return -(-file.frames * target // source)
 
 
 @lru_cache(maxsize=32)
@@ -141,10 +125,6 @@ def resampler(source: int, target: int) -> Resample:
     )
 
 
-def _header(file: soundfile.SoundFile) -> Header:
-    return Header(file.frames, file.samplerate)
-
-
 def _decode(path: Path, file: soundfile.SoundFile, num_frames: int) -> Float[np.ndarray, "frame channel"]:
     """Decode the next frames of a file, or those that are left. `file.read` would seek twice, half of its time."""
     samples = np.empty((num_frames, file.channels), dtype=np.float32)
@@ -166,12 +146,12 @@ def _mono(samples: Float[np.ndarray, "frame channel"]) -> Float[Tensor, " frame"
     return torch.from_numpy(samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1))
 
 
-def _cut(path: Path, header: Header, num_read: int) -> AudioFileError:
-    return _bad(path, f"is cut: its header promises {header.num_frames} frames, got {num_read}.")
-
-
-def _silent(path: Path, header: Header) -> AudioFileError:
-    return _bad(path, f"must not be silent, got {header.num_frames} frames of zeros only, the channels averaged.")
+def _check_whole(path: Path, file: soundfile.SoundFile, num_read: int, *, is_silent: bool) -> None:
+    """Refuse a file that was read to its end and is cut or silent."""
+    if num_read != file.frames:
+        raise _bad(path, f"is cut: its header promises {file.frames} frames, got {num_read}.")
+    if is_silent:
+        raise _bad(path, f"must not be silent, got {num_read} frames of zeros only, the channels averaged.")
 
 
 def _bad(path: Path, problem: str) -> AudioFileError:

@@ -13,7 +13,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from hopscotch.data.audio import AudioFileError, num_resampled, printable, read_clip, read_header
+from hopscotch.data.audio import AudioFileError, count_samples, printable, read_clip
 from hopscotch.data.augment import WaveformAugment
 from hopscotch.data.clips import Batches, Clip, ClipStore, KeyedLoader, decode, some
 from hopscotch.data.sampling import Pair, Position, ShuffledBatches, SortedBatches, trainer_position
@@ -82,7 +82,7 @@ class AudioDataModule(LightningDataModule):
         """Describe the clip in an audio file from its header; None if it is unreadable and `on_bad_file` is skip."""
         name = printable(path.relative_to(root))
         try:
-            return Clip(name, label, num_resampled(read_header(path), self.sample_rate), path, facts)
+            return Clip(name, label, count_samples(path, self.sample_rate), path, facts)
         except AudioFileError as error:
             self._on_bad_file(name, error)
             return None

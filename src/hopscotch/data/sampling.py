@@ -108,7 +108,8 @@ class ShuffledBatches(Sampler[list[Pair]]):
         generator = torch.Generator().manual_seed(key_bits(self.seed, epoch))
         order = torch.randperm(len(self.lengths), generator=generator)
         order = order.repeat(-(-sum(self.sizes) // len(order)))[: sum(self.sizes)]
-        bucket_sizes = [sum(bucket) for bucket in _chunks(self.sizes, BATCHES_PER_BUCKET * self.num_ranks)]
+        in_a_bucket = BATCHES_PER_BUCKET * self.num_ranks
+        bucket_sizes = [int(bucket.sum()) for bucket in torch.tensor(self.sizes).split(in_a_bucket)]
         buckets = [bucket[self.lengths[bucket].argsort(stable=True)] for bucket in order.split(bucket_sizes)]
         batches = [[(epoch, index) for index in batch.tolist()] for batch in torch.cat(buckets).split(self.sizes)]
         steps = torch.randperm(len(self), generator=generator).tolist()
@@ -137,7 +138,3 @@ def batch_sizes(num_clips: int, batch_size: int, num_ranks: int) -> list[int]:
     num_batches = -(-num_clips // (batch_size * num_ranks)) * num_ranks
     num_drawn = max(num_clips, num_batches)  # a batch holds at least one clip
     return [num_drawn // num_batches + (i < num_drawn % num_batches) for i in range(num_batches)]
-
-
-def _chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    return (items[start : start + size] for start in range(0, len(items), size))

@@ -11,14 +11,14 @@ import glob
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from hopscotch.data.audio import AudioFileError, num_resampled, read_blocks, read_header, read_up_to
+from hopscotch.data.audio import AudioFileError, count_samples, read_blocks, read_up_to
 from hopscotch.data.clips import one_thread
 from hopscotch.data.folder import audio_files
 
@@ -89,7 +89,7 @@ def pieces_of(path: Path, sample_rate: int, windowing: Windowing) -> Iterator[Pi
         if waveform is not None:
             yield Piece(waveform, path, 0, 1.0, is_window=False, is_last=True)
             return
-        starts = windowing.starts(num_resampled(read_header(path), sample_rate))
+        starts = windowing.starts(count_samples(path, sample_rate))
         waiting = None  # the last window waits until the file has been read to its end without an error
         for start, waveform in windows_of(read_blocks(path, sample_rate), starts, windowing.window):
             if waiting is not None:
@@ -154,17 +154,6 @@ def shares_of(files: Sequence[Path], num_workers: int) -> Iterator[list[Path]]:
         yield share
 
 
-class _Shares(Dataset[list[Result]], Generic[Result]):
-    def __init__(self, work: Callable[[list[Path]], list[Result]], shares: list[list[Path]]) -> None:
-        self.work, self.shares = work, shares
-
-    def __len__(self) -> int:
-        return len(self.shares)
-
-    def __getitem__(self, index: int) -> list[Result]:
-        return self.work(self.shares[index])
-
-
 def _start(_: int) -> None:
     gc.freeze()  # or the first garbage collection copies all memory that the worker shares with its parent
 
@@ -173,12 +162,12 @@ def side_by_side(
     work: Callable[[list[Path]], list[Result]], files: Sequence[Path], num_workers: int
 ) -> Iterator[list[Result]]:
     """Yield what `work` returns for each share, in order, from `num_workers` processes with one thread each."""
-    loader = DataLoader(
-        _Shares(work, list(shares_of(files, num_workers))),
+    shares: Any = list(shares_of(files, num_workers))  # a list is all that a loader needs of a data set
+    yield from DataLoader(
+        shares,
         batch_size=None,
-        collate_fn=list,
+        collate_fn=work,  # what a worker does with a share
         num_workers=num_workers,
         worker_init_fn=_start,
         generator=torch.Generator(),  # a loader draws a number from it, which nobody uses
     )
-    yield from loader

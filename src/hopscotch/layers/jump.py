@@ -220,7 +220,9 @@ class SkipLayer(nn.Module):
         """Count the additional MACs of a visit with every token open."""
         if self.inner == "transformer":
             return torch.zeros_like(time)
-        return self._adapter(layer).open_macs(time)
+        module = self.layers[layer]
+        assert isinstance(module, Adapter)
+        return module.open_macs(time)
 
     def constant_macs(self, time: Tensor) -> Tensor:
         """Count the MACs of the policy and of the closing MLP."""
@@ -238,11 +240,6 @@ class SkipLayer(nn.Module):
         route = shortest_route(visits, self.max_jump, self.policy.rule)
         dense = constant + sum(visits) + sum(int(self.token_macs(i, positions)) for i in range(self.depth))
         return Cost(constant + sum(visits[i] for i in route), dense, dense, dense)
-
-    def _adapter(self, layer: int) -> Adapter:
-        module = self.layers[layer]
-        assert isinstance(module, Adapter)
-        return module
 
 
 class _Walk:

@@ -50,12 +50,12 @@ class ConvStem(nn.Module):
         if stride not in STEM_STRIDES:
             raise ValueError(f"stem_stride must be 2 or 4 frames per position, got {stride}.")
         self.strides = STEM_STRIDES[stride]
-        widths = (num_mels, dim, dim)
+        self.widths = num_mels, dim
         # These hold the weights alone: `over_time` has stride and padding.
-        self.convolutions = nn.ModuleList(nn.Conv1d(widths[i], widths[i + 1], KERNEL) for i in range(2))
+        self.convolutions = nn.ModuleList(nn.Conv1d(width, dim, KERNEL) for width in self.widths)
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
         self.sinusoidal = positions == "sinusoidal"
-        self.around = ConvPositions(dim) if positions == "convolutional" else None
+        self.around = DepthwiseConvolution(dim, POSITION_WIDTH) if positions == "convolutional" else None
         self.dropout = nn.Dropout(dropout)
 
     def forward(
@@ -69,7 +69,7 @@ class ConvStem(nn.Module):
             x = nn.functional.gelu(norm(x))
             x = x * valid_mask(frames, x.shape[1])[:, :, None]
         if self.around is not None:
-            x = x + self.around(x)
+            x = x + nn.functional.gelu(self.around(x))
         elif self.sinusoidal:
             x = x + sinusoids(x.shape[1], x.shape[2], x.device)
         return self.dropout(x), frames
@@ -81,22 +81,10 @@ class ConvStem(nn.Module):
         return frames
 
     def macs(self, frames: Lengths) -> Lengths:
-        total = torch.zeros_like(frames)
-        for convolution, stride in zip(self.convolutions, self.strides, strict=True):
-            assert isinstance(convolution, nn.Conv1d)
-            frames = (frames + stride - 1) // stride
-            total = total + convolution_macs(frames, convolution.in_channels, convolution.out_channels, KERNEL)
-        return total if self.around is None else total + self.around.macs(frames)
-
-
-class ConvPositions(DepthwiseConvolution):
-    """Encode what surrounds each position; the stem's padding is 0, so a clip gives the same in any batch."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__(dim, POSITION_WIDTH)
-
-    def forward(self, x: Hidden) -> Hidden:
-        return nn.functional.gelu(super().forward(x))
+        half, positions = (frames + self.strides[0] - 1) // self.strides[0], self.positions(frames)
+        num_mels, dim = self.widths
+        total = convolution_macs(half, num_mels, dim, KERNEL) + convolution_macs(positions, dim, dim, KERNEL)
+        return total if self.around is None else total + self.around.macs(positions)
 
 
 def sinusoids(time: int, dim: int, device: torch.device) -> Float[Tensor, "time dim"]:

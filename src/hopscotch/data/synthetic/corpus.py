@@ -157,13 +157,6 @@ def _write(path: Path, corpus: Mapping[Split, WordSplit]) -> None:
     arrays: dict[str, Any] = {
         f"{split}.{name}": array for split, part in corpus.items() for name, array in part._asdict().items()
     }
-    handle, unfinished = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".npz", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except BaseException:
-        Path(unfinished).unlink(missing_ok=True)
-        raise
+    with tempfile.TemporaryDirectory(prefix=f".{path.stem}.", dir=path.parent) as unfinished:
+        np.savez(Path(unfinished, path.name), **arrays)
+        os.replace(Path(unfinished, path.name), path)
