@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +14,14 @@ os.environ["MPLBACKEND"] = "Agg"
 
 from jaxtyping import install_import_hook
 
+from tests import checks
+
+# Byte code of instrumented modules and rewritten tests takes ten seconds to make: keep it, for child processes too.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # Before any module of ours is imported: from here on a tensor of the wrong shape is an error where it is passed.
-# An int may stand for a float, as in PEP 484.
-install_import_hook("hopscotch", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+install_import_hook("hopscotch", f"{checks.__name__}.{checks.at_first_call.__name__}")
 
 if TYPE_CHECKING:
     from tests.tiny import Command

@@ -24,6 +24,7 @@ from tests.tiny import CLASS_HZ, TINY_MODEL, TINY_RUN, prompt, tiny_config, tiny
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 NUM_LEAST, NUM_KINDS = 150, 12
+MODEL = ("model=jump_attention", "model.encoder.attention_depth=1")
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +35,7 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i in range(4):
             write_tone(root / "tones" / name / f"{i}.wav", hz * (1 + 0.01 * i), 0.12 + 0.02 * i)
     run = root / "sweep" / "run"
-    summary = attempt(tiny_config(root / "tones", run, "model=jump_attention"), run, ["seed=0"], time.time())
+    summary = attempt(tiny_config(root / "tones", run, *MODEL), run, ["seed=0"], time.time())
     assert summary["status"] == "finished", summary
     shutil.copytree(run, root / "other")
     return root
@@ -58,7 +59,7 @@ def run_command(
         monkeypatch.setattr("hopscotch.report.summary.draw_report", lambda *_: None)
         monkeypatch.setattr("hopscotch.report.summary.write_report", lambda *_: None)
         train = prompt(monkeypatch, capsys)
-        words = [*tiny_folder(attacked / "tones"), "model=jump_attention", *TINY_MODEL, *TINY_RUN]
+        words = [*tiny_folder(attacked / "tones"), *MODEL, *TINY_MODEL, *TINY_RUN]
         checkpoint = run / "checkpoints" / "last.ckpt"
         started = time.process_time()
         ended = train(*words, "trainer.max_epochs=2", f"ckpt_path={checkpoint}", f"hydra.run.dir={run.parent}/resumed")
