@@ -1,10 +1,13 @@
-"""Run `python -m scripts.studies compare` under its old name; --help says more."""
+"""Run `hopscotch compare` in a checkout under its old name; --help says more."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from scripts.studies.__main__ import main  # the line before makes it importable
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+from hopscotch.system import continue_in_venv  # the line before makes it importable
 
 if __name__ == "__main__":
+    continue_in_venv()
+    from hopscotch.cli import main
+
     main(["compare", *sys.argv[1:]])

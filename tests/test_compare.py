@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from hopscotch.report.clips import ClipRow, write_clips
-from hopscotch.report.summary import write_summary
-from scripts.studies.compare import (
+from hopscotch.compare import (
     columns_of,
     compare_runs,
     config_differences,
@@ -19,7 +17,9 @@ from scripts.studies.compare import (
     voices,
     why_not_paired,
 )
-from scripts.studies.disagreements import disagreements, verdict_of
+from hopscotch.disagreements import disagreements, verdict_of
+from hopscotch.report.clips import ClipRow, write_clips
+from hopscotch.report.summary import write_summary
 
 LABELS = ("yes", "no", "yes", "no")
 

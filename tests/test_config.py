@@ -14,7 +14,7 @@ from hopscotch.config import schema as config_schema
 from hopscotch.config.check import check_trained, refuse_missing
 from hopscotch.config.compose import CONF, compose, compose_sweep, file_name, quoted
 from hopscotch.config.errors import RENAMED, ConfigError
-from train import STUDIES
+from hopscotch.train import STUDIES
 
 
 def choices_in(conf: Path) -> Iterator[str]:

@@ -26,6 +26,10 @@ TIERS = (
     {"restore", "conditions", "answers"},
     {"evaluation"},
     {"run", "evaluate", "predict"},
+    {"original", "disagreements"},
+    {"compare", "doctor", "train"},
+    {"cli"},
+    {"__main__"},
 )
 RANK = {name: rank for rank, tier in enumerate(TIERS) for name in tier}
 HEAVY = {"torch", "torchaudio", "lightning", "matplotlib", "numpy"}

@@ -74,7 +74,7 @@ def test_a_table_of_clips_cannot_be_a_folder(script, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "called"),
     [
-        (["compare.py", "a"], "scripts.studies.compare.compare_runs"),
+        (["compare.py", "a"], "hopscotch.compare.compare_runs"),
         (["frontier.py", "sweep=a"], "hopscotch.report.sweep.report_folder"),
         (["study.py", "model=dense", "--table"], "scripts.studies.table.report_study"),
     ],

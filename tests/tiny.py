@@ -19,9 +19,9 @@ from omegaconf import DictConfig
 from hopscotch.build import build_data, build_model, build_task, make_trainer
 from hopscotch.config.compose import CONF, compose, run_hydra
 from hopscotch.data.datamodule import AudioDataModule
+from hopscotch.train import task
 from hopscotch.training.task import AudioTask
 from hopscotch.types import AudioBatch
-from train import task
 
 SAMPLE_RATE = 8000
 CLASS_HZ = {"high": 1500.0, "low": 300.0, "middle": 700.0}

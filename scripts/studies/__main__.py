@@ -22,13 +22,11 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 VERBS = {  # verb -> module, what it does
     "run": ("runner", "run all jobs of an experiment, several at once, and make one table of them"),
     "table": ("table", "make that table again, of what is finished"),
-    "frontier": ("frontier", "report a sweep: accuracy against compute and time"),
-    "compare": ("compare", "compare a few runs: configurations, figures, clips on which they disagree"),
     "benchmark": ("bench.command", "measure what skipping saves in seconds, and what the framework costs"),
     "time-to-accuracy": ("time_to_accuracy", "measure the seconds until a model has learned FSDD"),
     "screenshots": ("screenshots", "take pictures of a dashboard and of reports in a browser"),
 }
-READERS = ("table", "frontier", "compare")  # of folders that may come from anywhere
+READERS = ("table",)  # of folders that may come from anywhere
 
 
 def main(arguments: Sequence[str]) -> None:

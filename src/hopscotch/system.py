@@ -14,8 +14,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-PROJECT_ROOT = Path(__file__).resolve().parents[2]  # the folder of train.py
+PACKAGE = Path(__file__).resolve().parent
+PROJECT_ROOT = PACKAGE.parents[1]  # of a checkout: the folder of train.py
+IS_CHECKOUT = (PROJECT_ROOT / "train.py").is_file() and (PROJECT_ROOT / "conf").is_dir()
+CONF = PROJECT_ROOT / "conf" if IS_CHECKOUT else PACKAGE / "conf"  # a wheel has it inside
 PACKAGES = ("hydra", "torch", "torchaudio", "lightning")  # looked for, not imported: --help must not wait for torch
+
+
+def outputs() -> Path:
+    """Return the folder of runs: outputs/ in the checkout, or where the command was typed if hopscotch is installed."""
+    return (PROJECT_ROOT if IS_CHECKOUT else Path.cwd()) / "outputs"
 
 
 def continue_in_venv() -> None:

@@ -35,10 +35,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hopscotch.config.check import check, refuse_missing, without_hydra
 from hopscotch.config.errors import ConfigError, explain
-from hopscotch.system import PROJECT_ROOT
+from hopscotch.system import CONF, outputs
 
 STARTED = time.time()  # as near to the start of the process as Python code gets
-CONF = PROJECT_ROOT / "conf"
 MORE = "more"  # provider of the further folder in Hydra's search path
 MAX_NAME = 100  # characters of a folder's name; file systems stop at 255 bytes
 LAYERS_ON_TOP = ("experiment/", "baseline/", "hparams_search/", "debug/")  # groups that only override other groups
@@ -61,7 +60,7 @@ def quoted(value: object) -> str:
 
 def new_folder(name: str) -> str:
     """Name a folder that no other run has: outputs/<date>_<time>_<name>_<id>."""
-    return str(PROJECT_ROOT / "outputs" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{name}_{secrets.token_hex(3)}")
+    return str(outputs() / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{name}_{secrets.token_hex(3)}")
 
 
 def run_dir() -> str:

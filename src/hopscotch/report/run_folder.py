@@ -4,7 +4,7 @@ A file is read when it is first asked for, so that a table of hundreds of runs r
 A run that goes on, was stopped or has failed has fewer files: they are empty here, and missing by name.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hopscotch.plain import read_config, read_csv, read_json, read_json_lines, read_words, shown
 from hopscotch.registry import PLACES, class_at
+from hopscotch.report.text import Table, number
 
 if TYPE_CHECKING:
     from hopscotch.report.clips import ClipRow  # and with it torch
@@ -188,6 +189,31 @@ def config_of(run: Path) -> Path:
     if not (run / CONFIG).is_file():
         raise ValueError(f"run must be the folder of a run, got {shown(run)}: no {CONFIG} there.")
     return run / CONFIG
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Find the runs in a folder and the jobs of its sweeps, newest first."""
+    found = [path for pattern in (CONFIG, f"*/{CONFIG}", f"*/*/{CONFIG}") for path in folder.glob(pattern)]
+    return [path.parent for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
+
+
+def runs_table(runs: Sequence[Path], folder: Path) -> Table:
+    """Make a table of runs, a row each; one that cannot be read says so."""
+    heads = ("started", "model", "seed", "status", "test", "compute", "minutes", "run")
+    rows = []
+    for path in runs:
+        run, name = RunFolder(path), str(path.relative_to(folder) if path != folder else path)
+        try:
+            summary, model = run.summary, run.config.get("model")
+            model = model.get("name", "") if isinstance(model, dict) else ""
+            primary, compute, seconds = (summary.get(key) or {} for key in ("primary", "compute", "seconds"))
+            test = "" if primary.get("test") is None else f"{primary['name']} {number(primary['test'])}"
+            minutes = number(seconds["total"] / 60, 1) if "total" in seconds else ""
+            cells = [run.started[:16], model, run.config.get("seed", ""), run.status, test]
+            rows.append([*map(str, cells), number(compute.get("fraction"), 3), minutes, name])
+        except (ValueError, AttributeError, TypeError) as error:
+            rows.append(["", "", "", f"cannot be read: {error}", "", "", "", name])
+    return Table(heads, rows, numbers=("seed", "compute", "minutes"))
 
 
 def read_run(path: Path) -> RunFolder:

@@ -28,7 +28,7 @@ from hopscotch.data.datamodule import Split
 from hopscotch.data.synthetic import formants, words
 from hopscotch.data.synthetic.words import SpokenClip
 from hopscotch.progress import with_progress
-from hopscotch.system import PROJECT_ROOT
+from hopscotch.system import IS_CHECKOUT, PROJECT_ROOT
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +72,7 @@ class WordSplit(NamedTuple):
 
 def cache_root() -> Path:
     """Find `.cache` of the checkout, or of the user if the package is installed elsewhere."""
-    is_checkout = (PROJECT_ROOT / "pyproject.toml").is_file()
-    return PROJECT_ROOT / ".cache" if is_checkout else Path.home() / ".cache" / "hopscotch"
+    return PROJECT_ROOT / ".cache" if IS_CHECKOUT else Path.home() / ".cache" / "hopscotch"
 
 
 def code_of(module: ModuleType) -> str:

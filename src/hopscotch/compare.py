@@ -1,6 +1,6 @@
 """Compare runs: configurations where they differ, figures with intervals, and the clips on which they disagree.
 
-    python -m scripts.studies compare outputs/<run> outputs/<run> outputs/<run> --out clips.csv
+    hopscotch compare outputs/<run> outputs/<run> outputs/<run> --out clips.csv
 
     Figures: mean (lowest to highest seed)
                            A: dense, seeds 0 1           B: learned_skip, seed 0
@@ -9,7 +9,7 @@
     ...
     accuracy of B minus A on the same clips  -0.003 (-0.015 to +0.008)  95 % over clips
 
-    python -m scripts.studies compare outputs/<run> outputs/<run> --evaluation   by the last scripts/evaluate.py of each
+    hopscotch compare outputs/<run> outputs/<run> --evaluation   by the last hopscotch evaluate of each
 
 Runs that differ in nothing but the seed are one column. Its accuracy has two intervals, which answer two questions:
 over seeds (would training again give the same?) from the lowest run to the highest, and over clips (would other clips
@@ -29,6 +29,7 @@ import numpy as np
 from rich.console import Console
 
 from hopscotch import plain
+from hopscotch.disagreements import Disagreement, Rows, disagreements, write_disagreements
 from hopscotch.plain import read_json
 from hopscotch.report.clips import ClipRow, read_clips
 from hopscotch.report.records import each_once, group
@@ -39,7 +40,6 @@ from hopscotch.report.statistics import Interval, bootstrap
 from hopscotch.report.sweep import make_console
 from hopscotch.report.text import Table, print_table
 from hopscotch.report.text import rich_text as escape
-from scripts.studies.disagreements import Disagreement, Rows, disagreements, write_disagreements
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -98,14 +98,14 @@ class Column:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run `python -m scripts.studies compare`."""
+    """Run `hopscotch compare`."""
     parser = argparse.ArgumentParser(
-        "python -m scripts.studies compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "hopscotch compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="run", help="a run's folder")
     parser.add_argument("--out", type=Path, metavar="CSV", help="file for all clips on which they disagree")
     parser.add_argument(
-        "--evaluation", action="store_true", help="by the last scripts/evaluate.py of each run, and not by its test"
+        "--evaluation", action="store_true", help="by the last hopscotch evaluate of each run, and not by its test"
     )
     given = parser.parse_args(arguments)
     if given.out is not None and given.out.is_dir():
@@ -159,7 +159,7 @@ def read_run(folder: Path, *, evaluated: bool = False) -> Run:
     if evaluated:
         clips, metrics = folder / FOLDER / CLIPS_FILE, folder / FOLDER / METRICS_FILE
         if not metrics.is_file():
-            raise ValueError(f"{folder} has not been evaluated: python scripts/evaluate.py run={folder}")
+            raise ValueError(f"{folder} has not been evaluated: python hopscotch evaluate run={folder}")
         found = read_json(metrics)
         summary |= {"test": found["test"], "compute": found["compute"]}
     return Run(folder, read_config(folder), summary, read_clips(clips) if clips.is_file() else None)

@@ -1,0 +1,371 @@
+"""Train audio models that learn what to skip, and use what was trained.
+
+    hopscotch train model=learned_skip               train; key=value overrides, -m for sweeps, --help for all groups
+    hopscotch runs                                   list the runs, newest first
+    hopscotch predict latest clip.wav folder         predict classes, and what each prediction cost
+    hopscotch explain latest clip.wav                draw one page on one clip
+    hopscotch evaluate latest compute.budget=[0.6,0.8]   test again: budgets, noise, other clips
+    hopscotch report latest                          write the page of a run again
+    hopscotch compare RUN RUN                        compare runs, clip by clip
+    hopscotch sweep FOLDER                           report a sweep: the metric against compute and time
+    hopscotch doctor                                 check this machine and this installation
+    hopscotch completion                             print what bash completes; see hopscotch completion --help
+
+`hopscotch <verb> --help` says more, with examples. A RUN is the folder of a run, or `latest`. A run folder executes no
+code; trust=MODULE allows the classes of a module of yours. `python -m hopscotch <verb>` is the same command.
+"""
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hopscotch.system import outputs, quiet_end
+
+LATEST = "latest"
+COMPLETION = """\
+_hopscotch() {
+    local word=${COMP_WORDS[COMP_CWORD]}
+    if [ "$COMP_CWORD" -eq 1 ]; then
+        COMPREPLY=($(compgen -W "VERBS" -- "$word"))
+    elif [ "${COMP_WORDS[1]}" = train ]; then
+        local line="hopscotch ${COMP_LINE#*train}"
+        COMPREPLY=($(COMP_LINE="$line" COMP_POINT=${#line} COMP_CWORD=1 hopscotch train -sc query=bash 2>/dev/null))
+        [[ ${COMPREPLY[0]} == *= || ${COMPREPLY[0]} == *. ]] && compopt -o nospace
+    else
+        COMPREPLY=($(compgen -W "latest" -f -- "$word"))
+    fi
+}
+COMP_WORDBREAKS=${COMP_WORDBREAKS//=}
+complete -o default -F _hopscotch hopscotch
+"""
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the verb that the first word names with the others."""
+    verb, *rest = (sys.argv[1:] if words is None else list(words)) or ["--help"]
+    if verb in ("-h", "--help", "help"):
+        print(__doc__, end="")
+        return
+    if verb == "--version":
+        from hopscotch import __version__
+
+        print(f"hopscotch {__version__}")
+        return
+    if verb not in VERBS and "LOCAL_RANK" in os.environ:  # Lightning starts further processes without the verb
+        verb, rest = "train", [verb, *rest]
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        guess = f"train {verb}" if "=" in verb else near[0] if near else None
+        hint = f" Did you mean `hopscotch {guess}`?" if guess else ""
+        sys.exit(f"Error: the verb must be one of {', '.join(VERBS)}, got {verb!r}.{hint}")
+    if verb != "train" and {"-h", "--help"} & set(rest):
+        rest = ["--help"]
+    with quiet_end(ValueError, OSError):
+        VERBS[verb](rest)
+
+
+def train(words: Sequence[str]) -> None:
+    """Train a model; --help lists groups and choices."""
+    from hopscotch.train import main as run
+
+    run(words)
+
+
+def told(words: Sequence[str], text: str | None) -> bool:
+    """Print the help of a verb if it is asked for, or if nothing is given that the verb could work on."""
+    if words and words != ["--help"]:
+        return False
+    lines = (text or "").splitlines()
+    print("\n".join(line.removeprefix("    ") for line in lines).rstrip())
+    if not words:
+        sys.exit(2)
+    return True
+
+
+def take_run(words: Sequence[str]) -> tuple[Path, list[str]]:
+    """Find the run among the words, which is the first one or run=FOLDER, and return the others."""
+    rest = list(words)
+    place = next((place for place, word in enumerate(rest) if word.startswith("run=")), 0)
+    word = rest.pop(place)
+    if word.startswith("-") or ("=" in word and not word.startswith("run=")):
+        raise ValueError(f"the run must come first: a folder, or {LATEST}; got {word}.")
+    return find_run(word.removeprefix("run=")), rest
+
+
+def find_run(name: str) -> Path:
+    """Return the folder of a run that a word names; `latest` is the newest one.
+
+    Raises:
+        ValueError: If there is no such run, with the nearest names.
+    """
+    from hopscotch.report.run_folder import find_runs
+
+    if name == LATEST and not Path(name).exists():
+        found = find_runs(outputs())
+        if not found:
+            raise ValueError(f"{LATEST} needs a run, and there is none in {outputs()}.")
+        return found[0]
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        here = outputs() / name
+        if here.is_dir():
+            return here
+        near = difflib.get_close_matches(folder.name, [run.name for run in find_runs(outputs())], n=1, cutoff=0.4)
+        hint = f" Did you mean {outputs() / near[0]}?" if near else f" `hopscotch runs` lists those in {outputs()}."
+        raise ValueError(f"run must be the folder of a run, got {name}: there is no such folder.{hint}")
+    return folder
+
+
+def evaluate(words: Sequence[str]) -> None:
+    """Evaluate a trained model on its own test clips or others, in noise, and at other compute budgets.
+
+    hopscotch evaluate RUN                                 the test of the run again, with tables and figures
+    hopscotch evaluate RUN compute.budget=[0.7,0.8,0.9]    one checkpoint, many budgets
+    hopscotch evaluate RUN snr=[20,10,5,0]                 in noise at these SNRs in dB; always the same noise
+    hopscotch evaluate RUN data=folder data.root=F         other clips of the same classes, from any conf/data
+    hopscotch evaluate RUN ckpt=FILE out=FOLDER            another checkpoint; another folder for the results
+
+        One checkpoint, many budgets
+        condition  requested  on validation  on test  million MACs  accuracy  macro F1
+        clean          0.700          0.702    0.696          5.11    0.9933    0.9933
+        ...
+
+    Budgets and noise combine: every budget without noise, then at every level. Budgets are fractions of the dense
+    compute, met on validation clips as closely as the model can; a model that makes no decisions refuses them.
+    data=folder tests a tenth of the clips unless it has train/, val/ and test/; data.test_fraction=0.9
+    data.val_fraction=0.05 tests more. Other keys of the run's configuration may be changed too: data.batch_size=64,
+    trainer.accelerator=cpu.
+
+    Results go to RUN/report/evaluation/: clips.csv, metrics.json, per_class.csv and .md, confusion.png, conditions.csv
+    and its figure. The curve of compute.budget (budgets.csv and .png) goes there too, or, for the best checkpoint on
+    the run's own clips, to RUN/report/ for the run's page. out= names another folder for all of them. The last line
+    printed is the folder.
+    """
+    if told(words, evaluate.__doc__):
+        return
+    run, rest = take_run(words)
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    from hopscotch.evaluate import evaluate as test_again
+    from hopscotch.evaluate import parse
+    from hopscotch.plain import shown
+    from hopscotch.run import quiet
+    from hopscotch.system import keep_freed_memory
+
+    keep_freed_memory()
+    quiet()
+    try:
+        print(shown(test_again(**parse([f"run={run}", *rest]))))
+    except MisconfigurationException as error:
+        raise ValueError(str(error)) from error
+
+
+def predict(words: Sequence[str]) -> None:
+    """Predict the classes of audio files, and show what each prediction cost.
+
+    hopscotch predict RUN clip.wav folder 'more/*.flac'
+
+        label  confidence  compute  strides              route       file
+        seven       0.981    0.812  · · · · · · 4 3 2 1  xx->xxxxxx  recordings/7_theo_3.wav
+        ...
+
+    Route, a letter per layer: x ran, > ran after a jump to it, - was skipped. A file longer than every clip of the
+    run's data and than four mean training clips (at least 1 s) is cut into windows with a label each (--window, --hop).
+    A file that cannot be read is named and the others are still predicted; the exit code is then 1. It is 2 if there
+    was nothing to do. ckpt=FILE uses another checkpoint than the best one.
+    """
+    parser = argparse.ArgumentParser(
+        "hopscotch predict", description=predict.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("words", nargs="*", metavar="RUN file, folder or 'glob*'")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print a list of objects")
+    form.add_argument("--csv", action="store_true", help="print a row per label")
+    form.add_argument("--explain", metavar="CLIP", type=Path, help="draw one page instead: hopscotch explain RUN CLIP")
+    parser.add_argument("--out", metavar="PNG", type=Path, help="file of the page (default: <clip>.explain.png)")
+    parser.add_argument("--window", metavar="SECONDS", type=float, help="length of the windows of a long recording")
+    parser.add_argument("--hop", metavar="SECONDS", type=float, help="from one window to the next (half a window)")
+    parser.add_argument("--batch-size", metavar="CLIPS", type=int, default=64, help="64; changes no label")
+    parser.add_argument("--workers", metavar="N", type=int, help="processes, 0 for none (one per core for many files)")
+    parser.add_argument("--device", help="cpu or cuda (default: cuda if available)")
+    given = parser.parse_intermixed_args(words)
+    own = [word for word in given.words if word.startswith(("ckpt=", "trust="))]
+    named = [word for word in given.words if word not in own]
+    if not named or (len(named) > 1) == (given.explain is not None):
+        parser.error("give a run (a folder, or latest) and files, or a run and --explain CLIP")
+    if given.out is not None and (given.explain is None or given.out.suffix != ".png"):
+        parser.error(f"--out names a .png and goes with --explain, got {given.out}")
+    if given.workers is not None and given.workers < 0:
+        parser.error(f"--workers must be at least 0, got {given.workers}")
+    if key := next((word for word in named[1:] if "=" in word and not Path(word).exists()), None):
+        parser.error(f"a key must be ckpt= or trust=, and a file must exist, got {key}")
+    sys.exit(_predict(named, own, given))
+
+
+def _predict(named: Sequence[str], own: Sequence[str], given: argparse.Namespace) -> int:
+    from hopscotch.data.windows import find_files  # imports torch
+    from hopscotch.plain import sentence
+    from hopscotch.predict import explain as draw
+    from hopscotch.predict import load, print_answers, usual_workers
+    from hopscotch.registry import trusted
+    from hopscotch.system import keep_freed_memory
+
+    keep_freed_memory()
+    try:
+        run, names = take_run(named)
+        files = find_files(names)
+        ckpt = next((word.removeprefix("ckpt=") for word in own if word.startswith("ckpt=")), None)
+        options = {key: getattr(given, key) for key in ("window", "hop", "batch_size", "device")}
+        model = load(run, ckpt, trust=trusted(own), **options)
+    except (ValueError, OSError) as error:
+        print(f"Error: {sentence(error)}", file=sys.stderr)
+        return 2
+    if given.explain is not None:
+        print(draw(model, given.explain, given.out))
+        return 0
+    form = "json" if given.json else "csv" if given.csv else "table"
+    workers = usual_workers(len(files), model.device) if given.workers is None else given.workers
+    return int(print_answers(model, files, form, workers) > 0)
+
+
+def explain(words: Sequence[str]) -> None:
+    """Draw one page on one clip: its spectrogram, what the model attended to, skipped and computed.
+
+    hopscotch explain RUN clip.wav                  writes clip.explain.png
+    hopscotch explain RUN clip.wav --out page.png   another file
+    """
+    if told(words, explain.__doc__):
+        return
+    run, *rest = words
+    predict([run, "--explain", *rest])
+
+
+def report(words: Sequence[str]) -> None:
+    """Write the report of a finished or running run again: one HTML file and a model card.
+
+    hopscotch report RUN                 prints the two files: RUN/README.md, RUN/report/index.html
+    hopscotch report RUN data.root=F     if the data have moved
+    """
+    if told(words, report.__doc__):
+        return
+    folder, rest = take_run(words)
+    from functools import partial
+
+    from hopscotch.plain import as_written, sentence, shown
+    from hopscotch.registry import trusted
+    from hopscotch.report.run_folder import read_run
+    from hopscotch.report.run_page import CARD, PAGE, find_sounds, write_report
+    from hopscotch.restore import build_stored_data  # imports torch
+    from hopscotch.run import quiet
+
+    quiet()
+    run = read_run(folder)
+    overrides = [word for word in rest if not word.startswith("trust=")]
+    build = partial(build_stored_data, file=folder / "config.yaml", trust=trusted(rest))
+    sounds, why_silent = find_sounds(run, build, overrides)
+    with as_written(folder):
+        write_report(run, sounds, why_silent)
+    if why_silent:
+        print(sentence(why_silent), file=sys.stderr)
+    print(shown(folder / CARD))
+    print(shown(folder / PAGE))
+
+
+def compare(words: Sequence[str]) -> None:
+    """Compare runs: configurations where they differ, figures with intervals, and the clips on which they disagree."""
+    from hopscotch.compare import main as run
+    from hopscotch.plain import as_written
+
+    with as_written(" ".join(words)):
+        run([word if word.startswith("-") or not _is_run(word) else str(find_run(word)) for word in words])
+
+
+def _is_run(word: str) -> bool:
+    return word == LATEST or (not word.endswith(".csv") and not Path(word).exists())
+
+
+def sweep(words: Sequence[str]) -> None:
+    """Report a finished or running sweep: the metric against compute and seconds, the Pareto set, what failed and why.
+
+    hopscotch sweep FOLDER                    the folder of hopscotch train -m
+    hopscotch sweep FOLDER beside=FOLDER      with the runs of another one in the same tables
+
+        Accuracy and cost, cheapest first; * Pareto set
+        #   what                              runs          test acc       M MACs   ms a clip   fit s
+        1   skip_transformer, at_budget 0.2      6   0.8813 ± 0.0211   *    0.667        0.48   159.1
+        ...
+
+    Seeds and held-out speakers are joined. Written into it: index.html, frontier.png, groups.csv, groups.md (a row per
+    group), frontier.csv (a row per job). A sweep does this at its end by itself.
+    """
+    if told(words, sweep.__doc__):
+        return
+    beside = [Path(word.removeprefix("beside=")) for word in words if word.startswith("beside=")]
+    folders = [Path(word.removeprefix("sweep=")) for word in words if not word.startswith("beside=")]
+    if len(folders) != 1:
+        raise ValueError(f"sweep needs one folder, got {len(folders)}: {' '.join(words)}.")
+    from hopscotch.plain import as_written
+    from hopscotch.report.sweep import report_folder
+
+    with as_written(folders[0]):
+        report_folder(folders[0], beside)
+
+
+def runs(words: Sequence[str]) -> None:
+    """List runs, newest first: model, status, metric, compute, minutes, folder.
+
+    hopscotch runs             those in outputs/, jobs of sweeps among them
+    hopscotch runs FOLDER      those in another folder
+    """
+    if words == ["--help"]:
+        told(words, runs.__doc__)
+        return
+    if len(words) > 1:
+        raise ValueError(f"runs takes one folder, got {len(words)}: {' '.join(words)}.")
+    from rich.console import Console
+
+    from hopscotch.report.run_folder import find_runs, runs_table
+    from hopscotch.report.text import print_table
+
+    folder = Path(words[0]).expanduser() if words else outputs()
+    if words and not folder.is_dir():
+        raise ValueError(f"runs needs a folder, got {folder}: there is none.")
+    found = find_runs(folder)
+    if not found:
+        print(f"No run in {folder}. The first one: hopscotch train model=learned_skip")
+        return
+    console = Console()
+    print_table(runs_table(found, folder), console if console.is_terminal else Console(width=200))
+
+
+def doctor(words: Sequence[str]) -> None:
+    """Check this machine and this installation: versions, devices, memory, disk, extras, and a few training steps.
+
+    hopscotch doctor
+    """
+    if words:
+        told(words, doctor.__doc__)
+        return
+    from hopscotch.doctor import check
+
+    sys.exit(check())
+
+
+def completion(words: Sequence[str]) -> None:
+    """Print the completion of verbs, groups, choices and keys for bash.
+
+    eval "$(hopscotch completion)"      in this shell; the same line in ~/.bashrc for all
+    """
+    if words:
+        told(words, completion.__doc__)
+        return
+    print(COMPLETION.replace("VERBS", " ".join(VERBS)), end="")
+
+
+VERBS: dict[str, Callable[[Sequence[str]], None]] = {
+    verb.__name__: verb
+    for verb in (train, runs, predict, explain, evaluate, report, compare, sweep, doctor, completion)
+}
