@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from hopscotch.data.clips import Clip
 from hopscotch.data.datamodule import AudioDataModule, Split
 from hopscotch.report.collect import Evaluation
-from hopscotch.training.task import Step, StepOutput
-from hopscotch.types import AudioBatch, ModelOutput, Primary, SkipTrace
+from hopscotch.training.task import StepOutput
+from hopscotch.types import AudioBatch, ModelOutput, Primary, SkipTrace, Step
 
 CLASSES = ["no", "yes"]
 SAMPLE_RATE = 800

@@ -5,8 +5,7 @@ import torch
 
 from hopscotch.report.collect import gather, gather_everywhere, joined
 from hopscotch.report.tensorboard import SkipDashboard
-from hopscotch.training.task import Step
-from hopscotch.types import AudioBatch, ModelOutput, SkipTrace
+from hopscotch.types import AudioBatch, ModelOutput, SkipTrace, Step
 from tests.hand_made import FourClips, Replay, both_trace, jump_trace, make_trainer, stride_trace
 
 

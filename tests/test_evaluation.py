@@ -13,8 +13,7 @@ from hopscotch.metrics import NUM_BINS, ClassRow, Metrics, measure, scores_of
 from hopscotch.report.collect import Evaluation, gather
 from hopscotch.report.text import markdown
 from hopscotch.training.classify import ClassificationTask
-from hopscotch.training.task import Step
-from hopscotch.types import AudioBatch, ModelOutput
+from hopscotch.types import AudioBatch, ModelOutput, Step
 from tests.hand_made import stride_trace
 
 CLASSES = ["ant", "bee", "cow", "doe"]  # no clip is a doe

@@ -13,7 +13,8 @@ SOURCE = ROOT / "src" / "hopscotch"
 
 # A module may import those of earlier rows, and of its own package. Same row: side by side, out of each other's sight.
 TIERS = (
-    {"plain", "registry"},
+    {"plain"},
+    {"registry"},
     {"system", "progress"},  # run where no package is
     {"types", "config"},
     {"compute"},
@@ -60,7 +61,7 @@ def imported_by(nodes: Iterable[ast.AST], path: Path | None = None) -> set[str]:
 
 def house_names(names: set[str]) -> set[str]:
     """The modules and packages of ours among imported names."""
-    return {name.split(".")[1] for name in names if name.startswith("hopscotch.")}
+    return {name.split(".")[1] for name in names if name.startswith("hopscotch.")} - {"__version__"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
@@ -106,7 +107,32 @@ def test_only_build_imports_hydra_utils() -> None:
 def test_config_imports_only_the_standard_library_and_hydra() -> None:
     names = set().union(*(imported(path) for path in MODULES if name_of(path) == "config"))
     assert {name.split(".")[0] for name in names} <= {*sys.stdlib_module_names, "hydra", "omegaconf", "hopscotch"}
-    assert house_names(names) <= {"config", "system"}
+    assert house_names(names) <= {"config", "plain", "system"}
+
+
+def loaded_by(program: str, folder: Path) -> set[str]:
+    """The packages that a process has loaded when the program ends."""
+    end = "\nimport sys\nprint(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    result = subprocess.run([sys.executable, "-c", program + end], cwd=folder, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return set(result.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("form", ["--json", "--csv", ""])
+def test_a_prediction_loads_nothing_that_trains_or_draws(form: str, trained: Path, tones: Path, tmp_path: Path) -> None:
+    """Of a folder too: its files are found without the class that trains on them."""
+    program = (
+        "from hopscotch import load\n"
+        "from hopscotch.cli import main\n"
+        f"print(load({str(trained)!r})({str(next(tones.rglob('*.wav')))!r}).label)\n"
+        "try:\n"
+        f"    main(['predict', {str(trained)!r}, {str(tones)!r}, *{form.split()!r}])\n"
+        "except SystemExit as end:\n"
+        "    assert end.code == 0\n"
+    )
+    loaded = loaded_by(program, tmp_path)
+    assert "torchaudio" in loaded
+    assert loaded & {"lightning", "hydra", "matplotlib", "torchmetrics", "tensorboard", "sympy", "sklearn"} == set()
 
 
 def test_what_looks_for_packages_imports_none() -> None:

@@ -1,14 +1,14 @@
-"""Make objects from a configuration: the one place that follows a `_target_`.
+"""Make objects from a configuration that was typed: the one place that follows any `_target_`.
 
 A `_target_` may name anything that can be imported, because the user typed it or wrote it into a configuration folder.
-`hopscotch.restore` passes the configuration of a run folder through `hopscotch.registry.check_stored` first.
+The configuration of a run folder passes through `hopscotch.registry.check_stored` first.
 """
 
-import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,13 +18,14 @@ from lightning.fabric.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from hopscotch.data.datamodule import AudioDataModule
-from hopscotch.layers.block import DepthwiseConvolution
+from hopscotch.models.assemble import assemble
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.models.encoder import Encoder
-from hopscotch.models.token_gate import GatedEncoder
+from hopscotch.plain import as_written, shown
+from hopscotch.registry import check_stored
 from hopscotch.training.calibration import resolve_target
 from hopscotch.training.task import AudioTask
 
@@ -69,51 +70,29 @@ def build_data(cfg: DictConfig) -> AudioDataModule:
     return data
 
 
+def build_stored_data(cfg: DictConfig, file: Path, trust: Sequence[str] = ()) -> AudioDataModule:
+    """Build the data source of a stored configuration, if its classes are known."""
+    config = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(config, dict)
+    check_stored({str(key): value for key, value in config.items()}, shown(file), trust)
+    with as_written(file):
+        return build_data(cfg)
+
+
 def build_model(cfg: DictConfig, num_classes: int) -> AudioModel:
     """Build the model with the head of its task. Weights are drawn from the global generator: seed it first."""
-    head = partial(
-        task_of(cfg).make_head, num_outputs=num_classes, pooling=cfg.model.pooling, dropout=cfg.model.dropout
+    model = assemble(
+        cfg.model,
+        cfg.gate,
+        make_encoder=partial(make, cfg.model.encoder),
+        frontend=make(cfg.frontend),
+        spectrogram_augment=None if cfg.augment.spectrogram is None else make(cfg.augment.spectrogram),
+        make_head=task_of(cfg).make_head,
+        num_outputs=num_classes,
     )
-    encoder = make_encoder(cfg)
     if cfg.trainer.compile:
-        compile_static_parts(encoder, cfg.model.name)
-    own = {key: cfg.model[key] for key in ("name", "dim", "dropout", "stem_stride", "positions")}
-    with named("model"):
-        return AudioModel(
-            frontend=make(cfg.frontend),
-            spectrogram_augment=None if cfg.augment.spectrogram is None else make(cfg.augment.spectrogram),
-            encoder=encoder,
-            head=head,
-            **own,
-        )
-
-
-def make_encoder(cfg: DictConfig) -> Encoder:
-    """Build the encoder, with a token gate in front if `model.open_rate` is given."""
-    with named("model.encoder"):
-        encoder = make(cfg.model.encoder)
-    assert isinstance(encoder, Encoder)
-    if cfg.model.positions == "none" and not any(isinstance(part, DepthwiseConvolution) for part in encoder.modules()):
-        raise ValueError(
-            "model.positions=none needs layers that convolve (model.convolution_width > 0, and no adapters), got "
-            f"model={cfg.model.name}, convolution_width={cfg.model.convolution_width}: nothing would encode the order "
-            "of sounds."
-        )
-    if cfg.model.open_rate is None:
-        return encoder
-    keys = ("num_keys", "hidden_ratio", "rule", "rate_floor", "rate_ceiling", "detach")
-    gate = {key: cfg.gate[key] for key in keys} | {"open_rate": cfg.model.open_rate}
-    with named("model.open_rate"):
-        return GatedEncoder(encoder, cfg.model.dim, gate=gate)
-
-
-@contextlib.contextmanager
-def named(group: str) -> Iterator[None]:
-    """Prefix a layer's error about its own arguments with the group of the configuration."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{group}: {error}") from error
+        compile_static_parts(model.encoder, cfg.model.name)
+    return model
 
 
 def task_of(cfg: DictConfig) -> type[AudioTask]:

@@ -254,11 +254,11 @@ def report(words: Sequence[str]) -> None:
     folder, rest = take_run(words)
     from functools import partial
 
+    from hopscotch.build import build_stored_data  # imports torch
     from hopscotch.plain import as_written, sentence, shown
     from hopscotch.registry import trusted
     from hopscotch.report.run_folder import read_run
     from hopscotch.report.run_page import CARD, PAGE, find_sounds, write_report
-    from hopscotch.restore import build_stored_data  # imports torch
     from hopscotch.run import quiet
 
     quiet()

@@ -27,7 +27,7 @@ from hopscotch.plain import as_written, refuse_links, shown
 from hopscotch.registry import trusted
 from hopscotch.report.clips import SplitClips, clip_rows
 from hopscotch.report.run_folder import EVALUATION, RunFolder
-from hopscotch.restore import check_size, checkpoint_of, hold_to_rules, stored_config, trained_classes
+from hopscotch.restore import checkpoint_of, hold_to_rules, no_larger_than, stored_config, trained_classes
 from hopscotch.training.checkpoint import read_checkpoint, take_weights
 from hopscotch.training.task import AudioTask
 
@@ -91,8 +91,7 @@ def load(run: Path, overrides: Sequence[str] = (), ckpt: Path | None = None, tru
             f"{shown(weights)} must know the classes of the data in their order, {shown(some(data.classes))}, "
             f"got {shown(some(known))}."
         )
-    check_size(cfg, data.num_classes, weights)
-    with as_written(run):
+    with as_written(run), no_larger_than(weights):
         task = build_task(cfg, build_model(cfg, data.num_classes), data)
     take_weights(task, checkpoint["state_dict"], weights)
     return LoadedRun(cfg, task.eval(), data)

@@ -15,7 +15,7 @@ from torchmetrics.functional.classification import (
 
 from hopscotch.report.collect import Evaluation
 from hopscotch.report.statistics import confusion
-from hopscotch.training.task import Step
+from hopscotch.types import Step
 
 TOP_K = (2, 3, 5)  # where there are more classes than that
 NUM_BINS = 15  # of confidence, equally wide

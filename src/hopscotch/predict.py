@@ -28,12 +28,10 @@ from hopscotch.answers import Answer, Form, Prediction, Window, counted, write_c
 from hopscotch.data.audio import MAX_MAGNITUDE, MAX_RATE, MIN_RATE, AudioFileError, printable, rate_ratio, resampler
 from hopscotch.data.clips import one_ahead
 from hopscotch.data.windows import Piece, Windowing, groups, pieces_of, side_by_side
-from hopscotch.explain import explained, save_page
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.plain import shown
 from hopscotch.progress import progress_on_stderr
-from hopscotch.report.clips import LETTERS
-from hopscotch.report.decisions import LANDED, history_cells
+from hopscotch.report.decisions import LANDED, LETTERS, history_cells
 from hopscotch.restore import restore
 from hopscotch.types import SkipTrace
 
@@ -293,6 +291,8 @@ def print_answers(model: Predictor, files: list[Path], form: Form, num_workers: 
 
 def explain(model: Predictor, clip: Path, out: Path | None = None) -> Path:
     """Draw one page on a clip, or on the first window of a recording, and return its path."""
+    from hopscotch.explain import explained, save_page  # imports what draws reports
+
     piece = next(pieces_of(clip, model.sample_rate, model.windowing))
     if piece.waveform is None:
         raise AudioFileError(piece.error)

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from hopscotch.plain import nodes
+from hopscotch.plain import joined, nodes
 
 
 class Place(NamedTuple):
@@ -109,7 +109,7 @@ def check_stored(config: Mapping[str, Any], file: object, trust: Sequence[str] =
                 f"{file} must have no {specials[0]!r} at {path}: a stored configuration names classes alone."
             )
         if "_target_" in node:
-            class_at(path, node["_target_"], file, trust)
+            check_target(path, node["_target_"], file, trust)
     for path, place in PLACES.items():
         if not (place.may_be_null and _at(config, path) is None) and "_target_" not in found.get(path, {}):
             raise ValueError(f"{file} must name a class at {path}._target_, it does not.")
@@ -121,6 +121,13 @@ def without_cache(config: Mapping[str, Any]) -> dict[str, Any]:
     if not (isinstance(data, Mapping) and "cache_dir" in data):
         return dict(config)
     return {**config, "data": {**data, "cache_dir": None}}
+
+
+def check_target(path: str, target: Any, file: object, trust: Sequence[str] = ()) -> None:
+    """Refuse a `target` that is not allowed at `path`; only a module that is trusted is imported to find out."""
+    place = PLACES.get(path)
+    if place is None or target not in place.names:
+        class_at(path, target, file, trust)
 
 
 def class_at(path: str, target: Any, file: object, trust: Sequence[str] = ()) -> type:
@@ -143,8 +150,14 @@ def class_at(path: str, target: Any, file: object, trust: Sequence[str] = ()) ->
     return named
 
 
-def is_registered(target: str) -> bool:
-    return any(target in place.names for place in PLACES.values())
+def make(node: Any, path: str, file: object, trust: Sequence[str] = ()) -> Any:
+    """Make what a node of a stored configuration describes: every class in it is one that may stand at its place."""
+    if isinstance(node, list):
+        return [make(child, joined(path, number), file, trust) for number, child in enumerate(node)]
+    if not isinstance(node, Mapping):
+        return node
+    values = {key: make(child, joined(path, key), file, trust) for key, child in node.items() if key != "_target_"}
+    return class_at(path, node["_target_"], file, trust)(**values) if "_target_" in node else values
 
 
 def _resolve(target: str, trust: Sequence[str]) -> type | None:

@@ -3,24 +3,27 @@
 config.yaml            how to build it
 checkpoints/best.ckpt  weights; the names of its classes and how long clips were (training/classify.py puts them there)
 summary.json           the same of a run whose checkpoint is older than that
+
+Nothing here imports Lightning or Hydra, which take longer to load than a prediction takes to make.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from hopscotch import plain
-from hopscotch.build import build_data, build_model, make
 from hopscotch.config.check import check_trained
-from hopscotch.config.compose import register
 from hopscotch.data.clips import some
-from hopscotch.data.datamodule import AudioDataModule
-from hopscotch.models.audio_model import AudioModel
-from hopscotch.registry import check_stored, is_registered, without_cache
+from hopscotch.models.assemble import assemble
+from hopscotch.models.audio_model import AudioModel, Head, OutputHead
+from hopscotch.registry import PLACES, check_stored, class_at, make, without_cache
 from hopscotch.report.run_folder import BEST, SUMMARY, RunFolder, config_of
 from hopscotch.training.checkpoint import check_classes, read_checkpoint, take_weights
 
@@ -56,28 +59,73 @@ def restore(run: Path, ckpt: Path | None = None, trust: Sequence[str] = ()) -> R
     if outputs is not None and (outputs.ndim != 1 or len(outputs) != len(classes)):
         names = plain.shown(some(classes))
         raise ValueError(f"{path} must have a name for each of its {outputs.numel()} classes, got {names}.")
-    check_size(cfg, len(classes), path)
-    uncompiled = cfg.copy()  # clips of every length come, and there may be no compiler
-    uncompiled.trainer.compile = False
-    with plain.as_written(run):
-        model = build_model(uncompiled, len(classes))
+    with no_larger_than(path):
+        model = build_stored_model(cfg, len(classes), config_of(run), trust)
     take_weights(model, weights, path)
     return Restored(cfg, model.eval(), list(classes), *_clip_seconds(checkpoint, run))
 
 
-def check_size(cfg: DictConfig, num_classes: int, path: Path) -> None:
-    """Refuse a model larger than its checkpoint, before it takes any memory: a configuration may claim any size."""
-    most = path.stat().st_size // SMALLEST_WEIGHT
-    needed = int(cfg.model.dim) * max(int(cfg.model.dim), num_classes)  # of the stem, and of the head
-    if is_registered(str(cfg.model.encoder._target_)):
-        with plain.as_written(path.parent), torch.device("meta"):
-            encoder = make(cfg.model.encoder)
-        needed = max(needed, sum(parameter.numel() for parameter in encoder.parameters()))
-    if needed > most:
-        raise ValueError(
-            f"ckpt must be a checkpoint of the run's own model, got {path}: the model has {needed:,} weights or more, "
-            f"the file cannot hold more than {most:,}."
+def build_stored_model(cfg: DictConfig, num_classes: int, file: Path, trust: Sequence[str] = ()) -> AudioModel:
+    """Build the model of a stored configuration; no part is compiled: clips of every length come."""
+    config = plain_config(cfg)
+
+    def part(key: str, node: Any) -> Any:
+        return make(node, key, plain.shown(file), trust)
+
+    with plain.as_written(file):
+        return assemble(
+            config["model"],
+            config["gate"],
+            make_encoder=partial(part, "model.encoder", config["model"]["encoder"]),
+            frontend=part("frontend", config["frontend"]),
+            spectrogram_augment=part("augment.spectrogram", config["augment"]["spectrogram"]),
+            make_head=head_of(config["task"]["_target_"], file, trust),
+            num_outputs=num_classes,
         )
+
+
+def head_of(target: str, file: Path, trust: Sequence[str] = ()) -> Callable[..., OutputHead]:
+    """Find what makes the head of a task. Tasks of ours have that of `AudioTask`: none is imported to ask it."""
+    if target in PLACES["task"].names:
+        return Head
+    kind: Any = class_at("task", target, plain.shown(file), trust)
+    return kind.make_head
+
+
+def plain_config(cfg: DictConfig) -> dict[str, Any]:
+    config = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(config, dict)
+    return {str(key): value for key, value in config.items()}
+
+
+class _TooLargeError(Exception):
+    pass
+
+
+@contextmanager
+def no_larger_than(path: Path) -> Iterator[None]:
+    """Refuse to build a model larger than its checkpoint: a configuration may claim any size.
+
+    Parameters are counted when a module gets them, before they are filled: until then they take no memory.
+    """
+    most, seen = path.stat().st_size // SMALLEST_WEIGHT, {}
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None:
+            seen[id(parameter)] = parameter.numel()
+        if sum(seen.values()) > most:
+            raise _TooLargeError
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    except _TooLargeError:
+        raise ValueError(
+            f"ckpt must be a checkpoint of the run's own model, got {plain.shown(path)}: the model has "
+            f"{sum(seen.values()):,} weights or more, the file cannot hold more than {most:,}."
+        ) from None
+    finally:
+        hook.remove()
 
 
 def checkpoint_of(run: Path, ckpt: Path | None) -> Path:
@@ -98,15 +146,6 @@ def stored_config(run: Path, trust: Sequence[str] = ()) -> DictConfig:
     return OmegaConf.create(without_cache(config))
 
 
-def build_stored_data(cfg: DictConfig, file: Path, trust: Sequence[str] = ()) -> AudioDataModule:
-    """Build the data source of a stored configuration, if its classes are known."""
-    config = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(config, dict)
-    check_stored({str(key): value for key, value in config.items()}, plain.shown(file), trust)
-    with plain.as_written(file):
-        return build_data(cfg)
-
-
 def read_config(run: Path, trust: Sequence[str] = ()) -> DictConfig:
     """Read the configuration of a run and hold it to every rule."""
     cfg = stored_config(run, trust)
@@ -116,7 +155,6 @@ def read_config(run: Path, trust: Sequence[str] = ()) -> DictConfig:
 
 def hold_to_rules(cfg: DictConfig, as_trained: DictConfig, file: Path) -> None:
     """Check a configuration of a run by the rules for one that is typed."""
-    register()
     try:
         with plain.as_written(file):
             check_trained(cfg, as_trained, file)

@@ -20,7 +20,7 @@ Words, everywhere (code, config, tag, README):
     compute       multiply-accumulates (MACs); fraction = run / dense
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, TypeVar
 
@@ -233,3 +233,22 @@ def key_bits(*parts: int) -> int:
 def valid_mask(lengths: Lengths, size: int) -> Bool[Tensor, "batch size"]:
     """Return True at the positions that belong to a clip, False at its padding."""
     return torch.arange(size, device=lengths.device) < lengths[:, None]
+
+
+class Step:
+    """Hold the results of a step for callbacks, detached; Lightning would copy a dataclass, tensor by tensor."""
+
+    def __init__(
+        self,
+        losses: Tensor,
+        output: ModelOutput,
+        batch: AudioBatch,
+        judged: tuple[Tensor, Tensor],
+        rows: Mapping[str, Tensor],
+    ) -> None:
+        self.losses = losses.detach()  # per clip
+        self.task_loss = self.losses.mean()
+        self.output = output._replace(logits=output.logits.detach(), trace=output.trace.detach())
+        self.indices = batch.indices
+        self.judged = judged[0].detach(), judged[1].detach()
+        self.rows = rows  # columns of clips.csv by name; empty for training steps

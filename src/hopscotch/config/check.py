@@ -48,6 +48,8 @@ def check_trained(cfg: DictConfig, as_trained: DictConfig, file: object) -> None
     """Check the configuration that a run left in `file`, whose keys may be those of another version of Hopscotch."""
     if old := "".join(renamed(key, value) for key, value in flat(cfg).items()):
         raise ConfigError(f"{file} was written by an older version of Hopscotch:{old}")
+    if not OmegaConf.has_resolver("run_dir"):  # there is no run in progress, see hopscotch.config.compose
+        OmegaConf.register_new_resolver("run_dir", lambda: "<run folder>")
     cfg.run_dir = "${run_dir:}"  # as it was typed: the rules know no other
     check(cfg, as_trained)
     if missing := OmegaConf.missing_keys(cfg):

@@ -198,7 +198,7 @@ def run_hydra(task_function: Callable[[DictConfig], Any], more: Path | None = No
                     refuse_missing(cfg)
             except ConfigError as error:
                 if asked.shell_completion:  # which suggests nothing then, and must not print
-                    raise
+                    raise SystemExit(1) from None
                 if self.sweep is not None and (asked.multirun or self.sweep.hydra.mode is RunMode.MULTIRUN):
                     _remove_unused(Path(self.sweep.hydra.sweep.dir))
                 raise SystemExit(str(error)) from None

@@ -4,8 +4,6 @@ import difflib
 from collections.abc import Iterable
 from typing import Any, cast
 
-from hydra.core.config_loader import ConfigLoader
-from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -30,7 +28,7 @@ RENAMED = {
 }
 
 
-class ConfigError(ConfigCompositionException, ValueError):
+class ConfigError(ValueError):
     """The configuration breaks a rule; the text is complete and meant for the person who typed it."""
 
 
@@ -81,8 +79,10 @@ def flat(cfg: DictConfig) -> dict[str, Any]:
     return found
 
 
-def explain(error: Exception, overrides: list[str], loader: ConfigLoader) -> ConfigError:
-    """Translate an error of Hydra or OmegaConf about what was typed into one of ours."""
+def explain(error: Exception, overrides: list[str], loader: Any) -> ConfigError:
+    """Translate an error of Hydra or OmegaConf about what was typed into one of ours; `loader` is Hydra's."""
+    from hydra.errors import MissingConfigException, OverrideParseException  # what is stored is checked without Hydra
+
     if isinstance(error, OverrideParseException):
         return ConfigError(f"{error.override}: {error.message.splitlines()[0]}")
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:

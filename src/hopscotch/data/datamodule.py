@@ -9,14 +9,14 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import Sampler
 
 from hopscotch.data.audio import AudioFileError, count_samples, printable, read_clip
 from hopscotch.data.augment import WaveformAugment
 from hopscotch.data.clips import Batches, Clip, ClipStore, KeyedLoader, decode, some
-from hopscotch.data.sampling import Pair, Position, ShuffledBatches, SortedBatches, trainer_position
+from hopscotch.data.sampling import Pair, Position, ShuffledBatches, SortedBatches
 from hopscotch.types import AudioBatch, key_bits
 
 log = logging.getLogger(__name__)
@@ -228,6 +228,25 @@ def _renumbered(found: list[str], clips: dict[Split, list[Clip]], wanted: list[s
         log.warning("data: %d of the %d classes have no clip here: %s", len(missing), len(wanted), some(missing))
     number = [wanted.index(name) for name in found]
     return {split: [replace(clip, label=number[clip.label]) for clip in part] for split, part in clips.items()}
+
+
+def trainer_position(trainer: Trainer) -> Position:
+    """Find the batch that training needs next, even while Lightning 2.6.6 is still restoring its counters.
+
+    On resume the first iterator is built before the loops reset their counters, so `current_epoch` still names the old
+    epoch if a checkpoint was written at an epoch's end. `processed` counts the batches that the weights have seen, in
+    every kind of checkpoint: an epoch that is started and not processed is under way, unless its last batch is done.
+    """
+    state: Any = trainer  # Lightning's own hints do not know all of its attributes
+    if state.overfit_batches > 0:
+        return Position(0, 0)  # the same few batches over and over is the point
+    epoch = state.fit_loop.epoch_progress.current
+    batch = state.fit_loop.epoch_loop.batch_progress
+    if epoch.started == epoch.processed:  # between epochs; the batch counter still shows the one before
+        return Position(epoch.processed, 0)
+    if batch.is_last_batch and batch.current.processed == batch.current.ready:
+        return Position(epoch.processed + 1, 0)
+    return Position(epoch.processed, batch.current.processed)
 
 
 def _fingerprint(clips: dict[Split, list[Clip]]) -> str:

@@ -5,18 +5,17 @@ import logging
 import os
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from hopscotch.data.audio import printable
 from hopscotch.data.clips import Clip, some
 from hopscotch.data.datamodule import SPLITS, AudioDataModule, Split
+from hopscotch.data.files import audio_files, files_in, listed, may_be_clip
 
 log = logging.getLogger(__name__)
 
 TRAINING = {"train", "training"}
 SPLIT_WORDS = TRAINING | {"val", "valid", "validation", "dev", "test", "testing"}
-# Suffixes of files in a class folder that are not clips.
-OTHER_SUFFIXES = {".txt", ".md", ".csv", ".tsv", ".json", ".yaml", ".yml", ".lab", ".textgrid", ".png", ".jpg", ".pdf"}
 
 
 class Folder(AudioDataModule):
@@ -87,33 +86,13 @@ class Folder(AudioDataModule):
         return {"train": order, **parts}
 
 
-def files_in(folder: Path) -> list[Path]:
-    """List the files directly in the folder that may be clips."""
-    return [path for path in _listed(folder) if _may_be_clip(path.name) and path.is_file()]
-
-
-def _may_be_clip(name: str) -> bool:
-    return not name.startswith(".") and Path(name).suffix.lower() not in OTHER_SUFFIXES
-
-
 def _folders(parent: Path) -> list[Path]:
     """List the class folders, or those of the splits."""
-    paths = _listed(parent)
+    paths = listed(parent)
     for path in paths:
-        if path.is_symlink() and not path.exists() and _may_be_clip(path.name):
+        if path.is_symlink() and not path.exists() and may_be_clip(path.name):
             raise ValueError(f"data.root: a link must lead to a class folder, got {path}, which leads nowhere.")
     return [path for path in paths if path.is_dir() and not path.name.startswith(".")]
-
-
-def _listed(folder: Path) -> list[Path]:
-    try:
-        return sorted(folder.iterdir())
-    except OSError as error:
-        _refuse_unlisted(error)
-
-
-def _refuse_unlisted(error: OSError) -> NoReturn:
-    raise ValueError(f"Folder {printable(Path(error.filename))}: cannot be listed ({error.strerror}).") from None
 
 
 def _refuse_shared(clips: dict[Split, list[Clip]]) -> None:
@@ -128,21 +107,3 @@ def _refuse_shared(clips: dict[Split, list[Clip]]) -> None:
                     f"data.root: a file must be in one split alone, got {name} in {other} and {clip.name} in {split}, "
                     "which are the same file."
                 )
-
-
-def audio_files(folder: Path) -> list[Path]:
-    """List every file below the folder that may be a clip; libsndfile decides, not the suffix.
-
-    Links to folders are followed, each folder once.
-    """
-    found: list[Path] = []
-    seen = {os.path.realpath(folder)}
-    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_refuse_unlisted):
-        below, folders[:] = sorted(name for name in folders if not name.startswith(".")), []
-        for name in below:
-            place = os.path.realpath(os.path.join(parent, name))
-            if place not in seen:
-                seen.add(place)
-                folders.append(name)
-        found += [Path(parent, name) for name in sorted(names) if _may_be_clip(name)]
-    return found

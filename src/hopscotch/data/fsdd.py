@@ -8,7 +8,7 @@ from typing import Any
 
 from hopscotch.data.clips import Clip, some
 from hopscotch.data.datamodule import AudioDataModule, Split
-from hopscotch.data.folder import files_in
+from hopscotch.data.files import files_in
 
 log = logging.getLogger(__name__)
 

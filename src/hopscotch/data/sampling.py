@@ -9,11 +9,10 @@ with the index, so workers need no `set_epoch`, and the key of a clip follows fr
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import Sampler
 
@@ -49,25 +48,6 @@ class Position(NamedTuple):
 
     epoch: int
     num_batches_done: int  # of this epoch
-
-
-def trainer_position(trainer: Trainer) -> Position:
-    """Find the batch that training needs next, even while Lightning 2.6.6 is still restoring its counters.
-
-    On resume the first iterator is built before the loops reset their counters, so `current_epoch` still names the old
-    epoch if a checkpoint was written at an epoch's end. `processed` counts the batches that the weights have seen, in
-    every kind of checkpoint: an epoch that is started and not processed is under way, unless its last batch is done.
-    """
-    state: Any = trainer  # Lightning's own hints do not know all of its attributes
-    if state.overfit_batches > 0:
-        return Position(0, 0)  # the same few batches over and over is the point
-    epoch = state.fit_loop.epoch_progress.current
-    batch = state.fit_loop.epoch_loop.batch_progress
-    if epoch.started == epoch.processed:  # between epochs; the batch counter still shows the one before
-        return Position(epoch.processed, 0)
-    if batch.is_last_batch and batch.current.processed == batch.current.ready:
-        return Position(epoch.processed + 1, 0)
-    return Position(epoch.processed, batch.current.processed)
 
 
 class ShuffledBatches(Sampler[list[Pair]]):

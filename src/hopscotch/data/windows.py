@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from hopscotch.data.audio import AudioFileError, count_samples, read_blocks, read_up_to
 from hopscotch.data.clips import one_thread
-from hopscotch.data.folder import audio_files
+from hopscotch.data.files import audio_files
 
 MAX_SAMPLES = 2**22  # of the pieces in memory together: 16 MiB
 GLOB_SIGNS = "*?["

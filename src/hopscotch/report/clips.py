@@ -19,11 +19,10 @@ from torch import Tensor
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.plain import read_csv, sentence, shown, write_csv
 from hopscotch.report.collect import Evaluation
-from hopscotch.report.decisions import JUMPED_OVER, LANDED, LAYERS, RAN, history_cells
+from hopscotch.report.decisions import LAYERS, LETTERS, history_cells
 from hopscotch.report.statistics import quantile_groups, ratio_interval, wilson
 from hopscotch.report.text import Table
 
-LETTERS = {RAN: "x", LANDED: ">", JUMPED_OVER: "-"}
 CELLS = {letter: cell for cell, letter in LETTERS.items()}
 NUM_GROUPS = 5  # of clips by duration or loudness
 ENDS = {"seconds": "{:.2f} to {:.2f} s", "decibels": "{:.0f} to {:.0f} dB"}  # how such a group is called

@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hopscotch.training.task import Step
-from hopscotch.types import SkipTrace
+from hopscotch.types import SkipTrace, Step
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from hopscotch.report.text import Table, percent
 from hopscotch.types import SkipTrace
 
 RAN, JUMPED_OVER, LANDED = 0, 1, 2  # what a clip did at a layer
+LETTERS = {RAN: "x", LANDED: ">", JUMPED_OVER: "-"}  # of a route
 LAYERS = frozenset({"layers", "exits"})  # kinds of skipping that leave out layers
 COMMON_ROUTE = 0.1  # share of the clips that makes a route common
 

@@ -12,7 +12,7 @@ can be repeated and resumed bit by bit.
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypedDict
 
 import torch
@@ -28,29 +28,10 @@ from hopscotch.models.audio_model import AudioModel, Head, OutputHead, Pooling
 from hopscotch.training.calibration import Calibration, calibrate
 from hopscotch.training.gains import fit_gains
 from hopscotch.training.losses import PolicyLoss
-from hopscotch.types import AudioBatch, ModelOutput, Primary, key_bits
+from hopscotch.types import AudioBatch, ModelOutput, Primary, Step, key_bits
 
 STAGES = ("train", "val", "test")
 OF_AN_EPOCH: dict[str, Any] = {"on_step": False, "on_epoch": True}  # what is logged: Lightning guesses by the hook
-
-
-class Step:
-    """Hold the results of a step for callbacks, detached; Lightning would copy a dataclass, tensor by tensor."""
-
-    def __init__(
-        self,
-        losses: Tensor,
-        output: ModelOutput,
-        batch: AudioBatch,
-        judged: tuple[Tensor, Tensor],
-        rows: Mapping[str, Tensor],
-    ) -> None:
-        self.losses = losses.detach()  # per clip
-        self.task_loss = self.losses.mean()
-        self.output = output._replace(logits=output.logits.detach(), trace=output.trace.detach())
-        self.indices = batch.indices
-        self.judged = judged[0].detach(), judged[1].detach()
-        self.rows = rows  # columns of clips.csv by name; empty for training steps
 
 
 class StepOutput(TypedDict):

@@ -1,0 +1,48 @@
+"""Find the files of a folder that may be clips; what other programs leave there is passed over."""
+
+import os
+from pathlib import Path
+from typing import NoReturn
+
+from hopscotch.data.audio import printable
+
+# Suffixes of files in a class folder that are not clips.
+OTHER_SUFFIXES = {".txt", ".md", ".csv", ".tsv", ".json", ".yaml", ".yml", ".lab", ".textgrid", ".png", ".jpg", ".pdf"}
+
+
+def files_in(folder: Path) -> list[Path]:
+    """List the files directly in the folder that may be clips."""
+    return [path for path in listed(folder) if may_be_clip(path.name) and path.is_file()]
+
+
+def may_be_clip(name: str) -> bool:
+    return not name.startswith(".") and Path(name).suffix.lower() not in OTHER_SUFFIXES
+
+
+def audio_files(folder: Path) -> list[Path]:
+    """List every file below the folder that may be a clip; libsndfile decides, not the suffix.
+
+    Links to folders are followed, each folder once.
+    """
+    found: list[Path] = []
+    seen = {os.path.realpath(folder)}
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_refuse_unlisted):
+        below, folders[:] = sorted(name for name in folders if not name.startswith(".")), []
+        for name in below:
+            place = os.path.realpath(os.path.join(parent, name))
+            if place not in seen:
+                seen.add(place)
+                folders.append(name)
+        found += [Path(parent, name) for name in sorted(names) if may_be_clip(name)]
+    return found
+
+
+def listed(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        _refuse_unlisted(error)
+
+
+def _refuse_unlisted(error: OSError) -> NoReturn:
+    raise ValueError(f"Folder {printable(Path(error.filename))}: cannot be listed ({error.strerror}).") from None

@@ -1,0 +1,69 @@
+"""Join the parts of a model as its configuration says: the one place for those who train it and those who restore it.
+
+Who makes the parts differs. `hopscotch.build` follows any `_target_` that a user typed, `hopscotch.restore` those few
+classes that a stored configuration may name.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+from hopscotch.frontend import LogMel
+from hopscotch.layers.block import DepthwiseConvolution
+from hopscotch.models.audio_model import AudioModel, OutputHead
+from hopscotch.models.encoder import Encoder
+from hopscotch.models.token_gate import GatedEncoder
+
+
+@contextlib.contextmanager
+def named(group: str) -> Iterator[None]:
+    """Prefix a layer's error about its own arguments with the group of the configuration."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{group}: {error}") from error
+
+
+def assemble(
+    model: Mapping[str, Any],
+    gate: Mapping[str, Any],
+    *,
+    make_encoder: Callable[[], Encoder],
+    frontend: LogMel,
+    spectrogram_augment: nn.Module | None,
+    make_head: Callable[..., OutputHead],
+    num_outputs: int,
+) -> AudioModel:
+    """Build the model; `model` and `gate` are groups of the configuration.
+
+    Weights are drawn from the global generator, those of the encoder first: seed it before.
+    """
+    with named("model.encoder"):
+        encoder = make_encoder()
+    assert isinstance(encoder, Encoder)
+    encoder = behind_gate(encoder, model, gate)
+
+    def head(dim: int) -> OutputHead:
+        return make_head(dim, num_outputs, pooling=model["pooling"], dropout=model["dropout"])
+
+    own = {key: model[key] for key in ("name", "dim", "dropout", "stem_stride", "positions")}
+    with named("model"):
+        return AudioModel(frontend=frontend, spectrogram_augment=spectrogram_augment, encoder=encoder, head=head, **own)
+
+
+def behind_gate(encoder: Encoder, model: Mapping[str, Any], gate: Mapping[str, Any]) -> Encoder:
+    """Put a token gate in front of the encoder if `model.open_rate` is given."""
+    if model["positions"] == "none" and not any(isinstance(part, DepthwiseConvolution) for part in encoder.modules()):
+        raise ValueError(
+            "model.positions=none needs layers that convolve (model.convolution_width > 0, and no adapters), got "
+            f"model={model['name']}, convolution_width={model['convolution_width']}: nothing would encode the order "
+            "of sounds."
+        )
+    if model["open_rate"] is None:
+        return encoder
+    keys = ("num_keys", "hidden_ratio", "rule", "rate_floor", "rate_ceiling", "detach")
+    own = {key: gate[key] for key in keys} | {"open_rate": model["open_rate"]}
+    with named("model.open_rate"):
+        return GatedEncoder(encoder, model["dim"], gate=own)
