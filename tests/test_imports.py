@@ -113,7 +113,9 @@ def test_config_imports_only_the_standard_library_and_hydra() -> None:
 def loaded_by(program: str, folder: Path) -> set[str]:
     """The packages that a process has loaded when the program ends."""
     end = "\nimport sys\nprint(*sorted({name.partition('.')[0] for name in sys.modules}))"
-    result = subprocess.run([sys.executable, "-c", program + end], cwd=folder, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", program + end], cwd=folder, capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, result.stderr
     return set(result.stdout.splitlines()[-1].split())
 
