@@ -16,6 +16,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 
+from hopscotch.cli import VERBS
 from hopscotch.config.compose import CONF, compose
 from tests.tiny import (
     TINY_MODEL,
@@ -102,9 +103,6 @@ def test_the_pages_have_commands_of_every_kind() -> None:
     assert len(COMMANDS) > 40
     for start in ("python train.py", "python train.py -m", "python scripts/evaluate.py", "python scripts/study.py"):
         assert any(command.startswith(start) for command in COMMANDS)
-
-
-# Until the branches of part 4 are one: the keys, the contract and the free choice of classes come with others.
 
 
 def overrides_of(command: str) -> list[str] | None:
@@ -320,3 +318,9 @@ def test_a_docstring_of_plain_text_is_shown_as_it_stands(extension, plain: str, 
     lines = plain.split("\n")
     extension("api_reference").plain_text(types.SimpleNamespace(), "module", "m", None, None, lines)
     assert [line for line in lines if line] == [line for line in shown.split("\n") if line]
+
+
+def test_pages_name_only_verbs_that_there_are() -> None:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    verbs = set(re.findall(r"(?:^|[`(])hopscotch ([a-z]+)", text, re.MULTILINE))
+    assert {"train", "predict", "doctor"} <= verbs <= set(VERBS)
