@@ -25,6 +25,7 @@ TIERS = (
     {"report"},
     {"build", "metrics", "explain"},
     {"restore", "conditions", "answers"},
+    {"shared"},
     {"evaluation"},
     {"run", "evaluate", "predict"},
     {"original", "disagreements"},

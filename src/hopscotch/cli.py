@@ -6,6 +6,7 @@
     hopscotch explain latest clip.wav                draw one page on one clip
     hopscotch evaluate latest compute.budget=[0.6,0.8]   test again: budgets, noise, other clips
     hopscotch report latest                          write the page of a run again
+    hopscotch export latest FOLDER                   write a model to be sent to others
     hopscotch compare RUN RUN                        compare runs, clip by clip
     hopscotch sweep FOLDER                           report a sweep: the metric against compute and time
     hopscotch doctor                                 check this machine and this installation
@@ -274,6 +275,35 @@ def report(words: Sequence[str]) -> None:
     print(shown(folder / PAGE))
 
 
+def export(words: Sequence[str]) -> None:
+    """Write the model of a run as a folder of data alone, to be sent to others.
+
+    hopscotch export RUN                           a new folder <run>-hopscotch here; --out names another
+    hopscotch export RUN ckpt=FILE --out FOLDER    another checkpoint than the best one
+
+    The folder has config.json, weights.safetensors, and hashes of both in manifest.json. `hopscotch predict FOLDER
+    clip.wav` and `hopscotch.load(FOLDER)` read it, without running anything of it. It holds no path of this machine,
+    and neither training data nor the state of the optimizer.
+    """
+    parser = argparse.ArgumentParser(
+        "hopscotch export", description=export.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("words", nargs="+", metavar="RUN")
+    parser.add_argument("--format", choices=("hopscotch",), default="hopscotch", help="what is written (hopscotch)")
+    parser.add_argument("--out", metavar="FOLDER", type=Path, help="a new folder (default: <run>-hopscotch)")
+    given = parser.parse_intermixed_args(words)
+    run, rest = take_run(given.words)
+    from hopscotch.plain import shown
+    from hopscotch.registry import trusted
+    from hopscotch.shared import export as write
+
+    ckpt = next((Path(word.removeprefix("ckpt=")) for word in rest if word.startswith("ckpt=")), None)
+    if wrong := [word for word in rest if not word.startswith(("ckpt=", "trust="))]:
+        raise ValueError(f"export takes one run, and ckpt= and trust=, got {wrong[0]}.")
+    out = Path(f"{run.resolve().name}-hopscotch") if given.out is None else given.out
+    print(shown(write(run, out, ckpt, trusted(rest))))
+
+
 def compare(words: Sequence[str]) -> None:
     """Compare runs: configurations where they differ, figures with intervals, and the clips on which they disagree."""
     from hopscotch.compare import main as run
@@ -367,5 +397,5 @@ def completion(words: Sequence[str]) -> None:
 
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     verb.__name__: verb
-    for verb in (train, runs, predict, explain, evaluate, report, compare, sweep, doctor, completion)
+    for verb in (train, runs, predict, explain, evaluate, report, export, compare, sweep, doctor, completion)
 }

@@ -33,6 +33,7 @@ from hopscotch.plain import shown
 from hopscotch.progress import progress_on_stderr
 from hopscotch.report.decisions import LANDED, LETTERS, history_cells
 from hopscotch.restore import restore
+from hopscotch.shared import is_shared, read_shared
 from hopscotch.types import SkipTrace
 
 BATCH = 64  # clips
@@ -258,9 +259,16 @@ def _device(name: str) -> torch.device:
 def load(run: str | Path, ckpt: str | Path | None = None, *, trust: Sequence[str] = (), **options: Any) -> Predictor:
     """Load the model of a run's best checkpoint, or of `ckpt`; `options` are those of Predictor, such as window=2.0.
 
-    A run folder executes no code: classes other than Hopscotch's are refused unless `trust` names their module.
+    `run` may be a folder that `hopscotch export` wrote. Neither executes code: classes other than Hopscotch's are
+    refused unless `trust` names their module.
     """
-    restored = restore(Path(run), None if ckpt is None else Path(ckpt), trust)
+    run = Path(run)
+    if is_shared(run):
+        if ckpt is not None:
+            raise ValueError(f"ckpt must not be given with {shown(run)}, which is an exported model.")
+        restored = read_shared(run, trust)
+    else:
+        restored = restore(run, None if ckpt is None else Path(ckpt), trust)
     return Predictor(
         restored.model,
         restored.classes,

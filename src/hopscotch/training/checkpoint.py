@@ -77,8 +77,8 @@ def read_checkpoint(path: Path, key: str = "ckpt") -> dict[str, Any]:
         raise ValueError(f"{key} must be a checkpoint that train.py wrote, got {shown(path)}, which is none.")
     if "classes" in checkpoint:
         check_classes(checkpoint["classes"], f"{key}={shown(path)}")
-    if "clip_seconds" in checkpoint and not _are_seconds(checkpoint["clip_seconds"]):
-        raise ValueError(f"{key} must have a mean and a longest of clip_seconds above 0, {shown(path)} has not.")
+    if "clip_seconds" in checkpoint:
+        check_seconds(checkpoint["clip_seconds"], f"{key}={shown(path)}")
     return checkpoint
 
 
@@ -110,9 +110,16 @@ def check_classes(classes: Any, where: str) -> list[str]:
     return classes
 
 
-def _are_seconds(value: Any) -> bool:
-    found = [value.get(name) for name in ("mean", "longest")] if isinstance(value, dict) else [None]
-    return all(isinstance(s, float | int) and not isinstance(s, bool) and 0 < s < math.inf for s in found)
+def check_seconds(value: Any, where: str) -> tuple[float, float]:
+    """Return mean and longest seconds of clips, or refuse what is none."""
+    mean, longest = (value.get(name) for name in ("mean", "longest")) if isinstance(value, dict) else (None, None)
+    if not (_is_positive(mean) and _is_positive(longest)):
+        raise ValueError(f"{where} must have a mean and a longest of clip_seconds above 0, it has not.")
+    return mean, longest
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def _is_weights(value: Any) -> bool:
