@@ -112,10 +112,10 @@ def check_classes(classes: Any, where: str) -> list[str]:
 
 def check_seconds(value: Any, where: str) -> tuple[float, float]:
     """Return mean and longest seconds of clips, or refuse what is none."""
-    mean, longest = (value.get(name) for name in ("mean", "longest")) if isinstance(value, dict) else (None, None)
-    if not (_is_positive(mean) and _is_positive(longest)):
+    found: list[Any] = [value.get(name) for name in ("mean", "longest")] if isinstance(value, dict) else [None]
+    if not all(map(_is_positive, found)):
         raise ValueError(f"{where} must have a mean and a longest of clip_seconds above 0, it has not.")
-    return mean, longest
+    return found[0], found[1]
 
 
 def _is_positive(value: Any) -> bool:
