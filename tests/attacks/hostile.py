@@ -408,7 +408,7 @@ def pickles() -> Iterator[Case]:
         "base64": lambda outside: base64.b64encode(pickled(Shell(outside))),
         "two_pickles": lambda outside: zipped(pickled({"state_dict": {}}), more={"x.pkl": pickled(Shell(outside))}),
         "torchscript": lambda outside: zipped(pickled(Shell(outside)), more={"constants.pkl": pickled(())}),
-        "deep": lambda _: zipped(b"\x80\x02" + b"]" * 300_000 + b"a" * 299_999 + b"."),
+        "deep": lambda _: zipped(b"\x80\x02" + b"]" * 1_000_000 + b"a" * 999_999 + b"."),
         "long_pickle": lambda _: zipped(b"\x80\x02" + b"N0" * 9_000_000 + b"N."),
         "memo": lambda _: zipped(b"\x80\x02Nr\xff\xff\xff\xff."),
         "long_integer": lambda _: zipped(b"\x80\x02\x8b\xff\xff\xff\x7f" + b"\x01" * 10),

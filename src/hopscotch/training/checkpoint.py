@@ -19,6 +19,7 @@ from hopscotch.data.clips import some
 from hopscotch.plain import shown
 
 MAX_PICKLE = 2**24  # bytes; a model of 100 tensors with its optimizer has 65,000
+MAX_STEPS, STEPS_OF_A_TENSOR = 100_000, 100  # of the pickle: reading 600,000 steps takes seconds; a tensor has about 30
 LISTS, MAPS = ("optimizer_states", "lr_schedulers"), ("loops", "callbacks")
 NEEDED = ("epoch", "global_step", "pytorch-lightning_version", *MAPS, *LISTS)
 MAX_CLASSES = 100_000
@@ -140,14 +141,19 @@ def _check_zip(path: Path) -> None:
         pickles = [member for member in members if member.filename.endswith(".pkl")]
         if len(pickles) != 1 or pickles[0].file_size > MAX_PICKLE:
             raise ValueError("not one pickle of a usual size")
-        names = _names(file.read(pickles[0]))
+        names = _names(file.read(pickles[0]), most=MAX_STEPS + STEPS_OF_A_TENSOR * len(members))
     if not set(names) <= PICKLED:
         raise ValueError("names what is no tensor")
 
 
-def _names(content: bytes) -> Iterable[str]:
-    """List the names that a pickle imports without loading it; torch writes them out, and takes none from the stack."""
-    for opcode, argument, _ in pickletools.genops(content):
+def _names(content: bytes, most: int) -> Iterable[str]:
+    """List the names that a pickle of at most so many steps imports, without loading it.
+
+    torch writes names out, and takes none from the stack.
+    """
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(content)):
+        if number >= most:
+            raise ValueError("more steps than its tensors need")
         if opcode.name == "GLOBAL":
             yield str(argument)
         elif opcode.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4", "OBJ", "NEWOBJ", "NEWOBJ_EX"):
