@@ -106,7 +106,8 @@ def gadgets() -> Iterator[Case]:
         yield Case("gadget", f"encoder_{name}", node("model.encoder", value), LOADING)
     for place in ("data", "augment.waveform", "augment.spectrogram", "frontend", "model", "task", "trainer"):
         yield Case("gadget", f"{place}_shell", node(place, PROCESS), LOADING)
-    yield Case("gadget", "optimizer_shell", node("task.optimizer", PROCESS), LOADING)
+    yield Case("gadget", "optimizer_shell", node("optimizer", PROCESS), LOADING)
+    yield Case("gadget", "scheduler_shell", node("scheduler", PROCESS), LOADING)
     for place in ("data", "augment.waveform"):
         yield Case("gadget", f"report_{place}_shell", node(place, PROCESS), ("report",), refused=False)
     for place in ("model.encoder.jump", "model.encoder.gate", "model.encoder.policy", "compute", "gate", "size"):
@@ -287,7 +288,7 @@ def sizes() -> Iterator[Case]:
         "data.num_workers": 10**6,
         "data.cache_gib": 1e12,
         "data.sample_rate": 10**12,
-        "task.optimizer.lr": float("nan"),
+        "optimizer.lr": float("nan"),
         "frontend.range_db": float("inf"),
         "seed": 10**100,
         "augment.waveform.speeds": [1.0] * 20_000,

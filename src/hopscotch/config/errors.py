@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 PLUGINS = {"hydra/sweeper/optuna": "hydra-optuna-sweeper", "hydra/launcher/joblib": "hydra-joblib-launcher"}
+OPEN = ("trainer.", "callbacks.", "logger.", "optimizer.", "scheduler.")  # nodes that take any argument of their class
 # Names of older versions, as typed or as stored in a run: a group, a key, or one value of either.
 RENAMED = {
     "control": "baseline",
@@ -27,6 +28,9 @@ RENAMED = {
     "model.encoder.policy.heads=per_layer": "model.encoder.policy.tied=false",
     "callbacks.adaptation": "callbacks.decision_value",
     "callbacks.adaptation.reaches": "callbacks.decision_value.levels",
+    "task.optimizer": "optimizer",
+    "task.optimizer.lr": "optimizer.lr",
+    "task.warmup": "scheduler.warmup",
 }
 
 
@@ -100,7 +104,10 @@ def explain(error: Exception, overrides: list[str], loader: ConfigLoader) -> Con
         root = OmegaConf.create() if cause.parent_node is None else cause.parent_node._get_root()
         inside = (key for key in typed if key.startswith(f"{cause.full_key}.") and renamed(key, typed[key]))
         key = next(inside, cause.full_key)  # the one that was typed: of a new name, all of it
-        return unknown_key(key, typed.get(key), [*groups, *flat(root)])
+        wrong = unknown_key(key, typed.get(key), [*groups, *flat(root)])
+        if not key.startswith(OPEN) or renamed(key, typed.get(key)):
+            return wrong
+        return ConfigError(f"{wrong} A further argument is added with a plus: +{key}={typed.get(key)}")
     for group in set(typed).intersection(groups):  # model=5 and model=null, which Hydra meets with a bare ValueError
         if typed[group] not in loader.get_group_options(group):
             return unknown_choice(group, typed[group], loader.get_group_options(group))

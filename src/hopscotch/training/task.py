@@ -10,7 +10,6 @@ Random numbers of a step (dropout, Gumbel noise, sampled routes) are seeded by (
 can be repeated and resumed bit by bit.
 """
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
@@ -66,10 +65,10 @@ class AudioTask(LightningModule):
     A task has a `primary` metric, `losses`, `metrics` and, for reports, `rows`; it may have a head of its own
     (`make_head`), another way to judge outputs (`judged`) and to compare them (`distance`).
 
-    `optimizer` makes an optimizer from parameter groups. `target` is the compute fraction to train for, None for a
-    model that decides nothing. Shares (`warmup`, `budget_warmup`) are of the training steps. `classes` are the names of
-    the labels, in order. `steps` holds, for each stage, the steps of its latest epoch: validation falls into a training
-    epoch.
+    `optimizer` makes an optimizer from parameter groups; `scheduler` makes, from that and the number of training steps,
+    what Lightning takes for a schedule. `target` is the compute fraction to train for, None for a model that decides
+    nothing. `budget_warmup` is a share of the training steps. `classes` are the names of the labels, in order. `steps`
+    holds, for each stage, the steps of its latest epoch: validation falls into a training epoch.
     """
 
     primary: Primary
@@ -80,9 +79,9 @@ class AudioTask(LightningModule):
         *,
         model: AudioModel,
         optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer],
+        scheduler: Callable[[torch.optim.Optimizer, int], dict[str, Any]],
         classes: Sequence[str],
         seed: int,
-        warmup: float,
         threshold_lr: float,
         target: float | None,
         budget_weight: float,
@@ -93,8 +92,8 @@ class AudioTask(LightningModule):
         super().__init__()
         self.model = model
         self.classes = list(classes)
-        self.make_optimizer = optimizer
-        self.seed, self.warmup, self.threshold_lr = seed, warmup, threshold_lr
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.seed, self.threshold_lr = seed, threshold_lr
         self.target, self.budget_weight, self.budget_warmup = target, budget_weight, budget_warmup
         self.policy_loss, self.dense_weight = PolicyLoss(entropy_weight), dense_weight
         self.fractions = nn.ModuleDict({f"{stage}_fraction": MeanMetric() for stage in STAGES})
@@ -306,7 +305,7 @@ class AudioTask(LightningModule):
         names = ", ".join(clips[int(batch.indices[i])].name for i in list(bad)[:5])
         raise ValueError(
             f"The loss must stay finite, got {loss.item()} at step {self.global_step}; clips: {names}. "
-            "Try a lower task.optimizer.lr, or trainer.detect_anomaly=true."
+            "Try a lower optimizer.lr, or trainer.detect_anomaly=true."
         )
 
     # What Lightning asks.
@@ -324,26 +323,15 @@ class AudioTask(LightningModule):
         checkpoint["validation"] = {tag: float(value) for tag, value in logged if tag.startswith("val/")}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Make the optimizer, with weight decay on matrices only, and a schedule of linear warm-up and cosine decay."""
+        """Make the optimizer, with weight decay on matrices only, and the schedule of its learning rate."""
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         groups = [
             {"params": [p for p in parameters if p.ndim >= 2]},
             {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
         ]
-        try:
-            optimizer = self.make_optimizer(groups)
-        except TypeError as error:  # a key of the one optimizer that the other one has not
-            raise ValueError(f"task.optimizer must hold what its _target_ takes: {error}.") from None
+        optimizer = self.make_optimizer(groups)
         num_steps = max(1, int(self.trainer.estimated_stepping_batches))
         # Counting made the iterator over the training batches, too early: Lightning restores only later where a resumed
         # run stands. Without its loader it makes another.
         self.trainer.fit_loop._combined_loader = None
-        num_warmup = max(1, round(self.warmup * num_steps))
-
-        def rate(step: int) -> float:
-            if step < num_warmup:
-                return (step + 1) / num_warmup
-            return 0.5 * (1 + math.cos(math.pi * (step - num_warmup) / max(1, num_steps - num_warmup)))
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer, num_steps)}  # pyright: ignore[reportReturnType]
