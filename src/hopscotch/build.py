@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 from omegaconf import DictConfig, ListConfig
 
 from hopscotch.config.check import refuse_arguments
@@ -28,8 +30,11 @@ from hopscotch.layers.block import DepthwiseConvolution
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.models.encoder import Encoder
 from hopscotch.models.token_gate import GatedEncoder
+from hopscotch.report.run_folder import PROFILE
 from hopscotch.training.calibration import resolve_target
 from hopscotch.training.task import AudioTask
+
+PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 
 
 def make(node: DictConfig, **more: Any) -> Any:
@@ -194,7 +199,10 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logg
             "none: use trainer=cpu, or trainer=default, which uses what is available."
         )
     _refuse_conflicts(cfg)
-    return make_trainer(cfg.trainer, callbacks=callbacks, logger=loggers or False, default_root_dir=cfg.run_dir)
+    kind = None if cfg.trainer.profiler is None else PROFILERS[cfg.trainer.profiler]
+    profiler = None if kind is None else kind(dirpath=Path(cfg.run_dir) / PROFILE, filename="profile")
+    more = {"logger": loggers or False, "profiler": profiler, "default_root_dir": cfg.run_dir}
+    return make_trainer(cfg.trainer, callbacks=callbacks, **more)
 
 
 def _refuse_conflicts(cfg: DictConfig) -> None:

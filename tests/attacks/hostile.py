@@ -106,8 +106,13 @@ def gadgets() -> Iterator[Case]:
         yield Case("gadget", f"encoder_{name}", node("model.encoder", value), LOADING)
     for place in ("data", "augment.waveform", "augment.spectrogram", "frontend", "model", "task", "trainer"):
         yield Case("gadget", f"{place}_shell", node(place, PROCESS), LOADING)
-    yield Case("gadget", "optimizer_shell", node("optimizer", PROCESS), LOADING)
-    yield Case("gadget", "scheduler_shell", node("scheduler", PROCESS), LOADING)
+    for place in ("optimizer", "scheduler"):
+        names = ("os.system", "hopscotch.run.train", "evil.Kind", "lightning.pytorch.callbacks.ModelCheckpoint")
+        for name in (PROCESS["_target_"], *names):
+            yield Case("gadget", f"{place}_{name}", node(f"{place}._target_", name), LOADING)
+    yield Case("gadget", "plugin_of_the_trainer", node("trainer.plugins", PROCESS), LOADING)
+    yield Case("gadget", "folder_of_the_trainer", node("trainer.default_root_dir", "OUTSIDE"), LOADING, refused=False)
+    yield Case("gadget", "logger_of_the_trainer", node("trainer.logger", True), LOADING, refused=False)
     for place in ("data", "augment.waveform"):
         yield Case("gadget", f"report_{place}_shell", node(place, PROCESS), ("report",), refused=False)
     for place in ("model.encoder.jump", "model.encoder.gate", "model.encoder.policy", "compute", "gate", "size"):

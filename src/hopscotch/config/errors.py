@@ -9,6 +9,8 @@ from hydra.errors import ConfigCompositionException, MissingConfigException, Ove
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hopscotch.system import IS_CHECKOUT
+
 PLUGINS = {"hydra/sweeper/optuna": "hydra-optuna-sweeper", "hydra/launcher/joblib": "hydra-joblib-launcher"}
 OPEN = ("trainer.", "callbacks.", "logger.", "optimizer.", "scheduler.")  # nodes that take any argument of their class
 # Names of older versions, as typed or as stored in a run: a group, a key, or one value of either.
@@ -73,6 +75,12 @@ def wrong_value(key: str, words: str, value: object, choices: Iterable[str] = ()
     return ConfigError(f"{key} must be {words}, got {given}.{nearest(str(value), choices)}")
 
 
+def absent_package(what: str, package: str, extra: str) -> ConfigError:
+    """Make the error for a choice whose package is not there, with the command that installs it."""
+    place = f'-e ".[{extra}]" -c constraints.txt' if IS_CHECKOUT else f'"hopscotch[{extra}]"'
+    return ConfigError(f"{what} needs the package {package}, of the extra {extra}: python -m pip install {place}")
+
+
 def flat(cfg: DictConfig) -> dict[str, Any]:
     """List every key as it is typed on the command line with its unresolved value, the shallow keys first."""
     found: dict[str, Any] = {}
@@ -91,10 +99,7 @@ def explain(error: Exception, overrides: list[str], loader: ConfigLoader) -> Con
         return ConfigError(f"{error.override}: {error.message.splitlines()[0]}")
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         if plugin := PLUGINS.get(error.missing_cfg_file):
-            return ConfigError(
-                f"{error.missing_cfg_file} needs the package {plugin}, of the extra sweep: "
-                'python -m pip install -e ".[sweep]" -c constraints.txt'
-            )
+            return absent_package(error.missing_cfg_file, plugin, "sweep")
         group, _, choice = error.missing_cfg_file.rpartition("/")
         return unknown_choice(group, choice, error.options)
     groups = loader.list_groups("")

@@ -23,6 +23,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 
+from hopscotch.config.monitors import tags
 from hopscotch.models.audio_model import AudioModel, Head, OutputHead, Pooling
 from hopscotch.training.calibration import Calibration, calibrate
 from hopscotch.training.gains import fit_gains
@@ -72,6 +73,7 @@ class AudioTask(LightningModule):
     """
 
     primary: Primary
+    also_logged: tuple[str, ...] = ()  # tags that a task logs of its own, so that they can be monitored
     trainer: Any  # Lightning's property raises outside of a run; its type says no more
 
     def __init__(
@@ -147,6 +149,11 @@ class AudioTask(LightningModule):
         return sorted(map(str, metrics.keys()), key=lambda name: name != self.primary.name)
 
     @property
+    def tags(self) -> list[str]:
+        """List what a checkpoint, early stopping or a schedule can monitor."""
+        return [*tags(self.metric_names), *self.also_logged]
+
+    @property
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
@@ -170,6 +177,7 @@ class AudioTask(LightningModule):
         self.steps["train"].append(step)
         if batch_idx % self.trainer.log_every_n_steps == 0:  # a call of Lightning's log costs half a millisecond
             self.log("train/loss", step.task_loss, prog_bar=True, batch_size=len(losses))
+            self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return {"loss": loss, "step": step}
 
     def validation_step(self, batch: AudioBatch, batch_idx: int) -> StepOutput:
@@ -244,6 +252,15 @@ class AudioTask(LightningModule):
         self.model.update_threshold(loss, self.threshold_lr)
         if self.first_step_at is None:
             self.first_step_at = time.time()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log the norm of the gradient, before it is clipped."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        is_scaled = scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)  # until it steps
+        if is_scaled or self.global_step % self.trainer.log_every_n_steps:
+            return
+        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        self.log("gradient_norm", nn.utils.get_total_norm(gradients))
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         """Clip gradients in bfloat16, too; Lightning refuses to for fused optimizers, as gradients may be scaled."""
