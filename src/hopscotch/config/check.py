@@ -15,6 +15,7 @@ from hopscotch.plain import joined
 
 PACKAGES = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}  # and extra, of loggers that need one
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list", dict: "a map"}
+CLOSED = ("data", "model.encoder")  # take what their YAML file has, unless another class is typed
 ABSENT = object()  # stands for a value that cannot be checked yet: ???, or an interpolation of one
 
 
@@ -38,7 +39,7 @@ def check(cfg: DictConfig, defaults: DictConfig, is_typed: bool = True) -> None:
     names = list(flat(defaults))
     given = without_hydra(cfg)
     if is_typed:
-        defaults = _with_additions(given, defaults, names)
+        defaults = _with_additions(given, defaults)
     further = _take_further(given)
     typed = _typed(given, Config, "", names)
     with open_dict(typed.trainer):
@@ -88,8 +89,8 @@ def _target(node: DictConfig) -> str:
     return "" if "_target_" not in node or OmegaConf.is_missing(node, "_target_") else str(node._target_)
 
 
-def _with_additions(cfg: DictConfig, defaults: DictConfig, names: list[str]) -> DictConfig:
-    """Return the defaults with the callbacks and loggers that were added, and the arguments of what takes more.
+def _with_additions(cfg: DictConfig, defaults: DictConfig) -> DictConfig:
+    """Return the defaults with what a user may add to them: callbacks, loggers, arguments of an open class.
 
     Raises:
         ConfigError: names an argument that its `_target_` does not take.
@@ -97,12 +98,16 @@ def _with_additions(cfg: DictConfig, defaults: DictConfig, names: list[str]) -> 
     defaults = defaults.copy()
     groups = [(group, OmegaConf.select(cfg, group)) for group in ("callbacks", "logger")]
     paths = [f"{group}.{key}" for group, node in groups if isinstance(node, DictConfig) for key in node]
-    for path in ("trainer", "optimizer", "scheduler", *paths):
+    for path in ("trainer", "optimizer", "scheduler", *paths, *CLOSED):
         node, before = OmegaConf.select(cfg, path), OmegaConf.select(defaults, path)
         if not isinstance(node, DictConfig) or not (target := _target(node)):
             continue
-        is_known = isinstance(before, DictConfig) and _target(before) == target and target.startswith(KNOWN)
-        known = set(before) if is_known else set()  # what is the user's own is looked at in any case
+        is_same = isinstance(before, DictConfig) and _target(before) == target
+        if is_same and path in CLOSED:
+            continue
+        known = (
+            set(before) if is_same and target.startswith(KNOWN) else set()
+        )  # of a user's own class all are looked at
         if not (more := [str(key) for key in node if key not in known]):
             continue
         refuse_arguments(node, path, target, more)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from hopscotch.config.errors import wrong_value
 
@@ -24,7 +24,7 @@ def refuse_unlogged(cfg: DictConfig, logged: Iterable[str]) -> None:
     nodes = {f"callbacks.{name}": node for name, node in cfg.callbacks.items() if node is not None}
     if any(not str(node.get("_target_")).startswith(KNOWN) for node in nodes.values()):
         return
-    for path, node in {**nodes, "scheduler": cfg.scheduler}.items():
+    for path, node in {**nodes, "scheduler": OmegaConf.select(cfg, "scheduler") or {}}.items():
         waits = any(node.get(key) for key in AFTER_TRAINING)
         there = [tag for tag in logged if waits or tag.startswith("val/") or tag == "train/loss"]
         if (monitor := node.get("monitor")) is not None and monitor not in there:
