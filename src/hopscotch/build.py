@@ -44,7 +44,10 @@ def make(node: DictConfig, **more: Any) -> Any:
 
 def maker(node: DictConfig) -> Callable[..., Any]:
     """Return the callable that `make` calls with `more`, which Hydra would copy if it passed through Hydra."""
-    for part in _parts(node):
+    parts = _parts(node)
+    for part in parts:
+        find(str(part["_target_"]))
+    for part in parts:
         refuse_arguments(part, part._get_full_key(None), str(part["_target_"]), list(map(str, part)))
     try:
         return instantiate(node, _partial_=True, _convert_="all")

@@ -105,9 +105,8 @@ def _with_additions(cfg: DictConfig, defaults: DictConfig) -> DictConfig:
         is_same = isinstance(before, DictConfig) and _target(before) == target
         if is_same and path in CLOSED:
             continue
-        known = (
-            set(before) if is_same and target.startswith(KNOWN) else set()
-        )  # of a user's own class all are looked at
+        is_ours = is_same and target.startswith(KNOWN)  # of a user's own class all keys are looked at
+        known = set(before) if is_ours else set()
         if not (more := [str(key) for key in node if key not in known]):
             continue
         refuse_arguments(node, path, target, more)
@@ -125,8 +124,8 @@ def refuse_arguments(node: DictConfig, path: str, target: str, keys: list[str]) 
     for key in keys:
         if key not in taken and not key.startswith("_"):
             value = node._get_node(key)
-            shown = None if isinstance(value, DictConfig) else value
-            raise unknown_key(f"{path}.{key}", shown, [f"{path}.{name}" for name in sorted(taken)])
+            shown = None if OmegaConf.is_config(value) else value
+            raise unknown_key(joined(path, key), shown, [joined(path, name) for name in sorted(taken)])
 
 
 def _take_further(cfg: DictConfig) -> dict[str, Any]:

@@ -113,9 +113,8 @@ def explain(error: Exception, overrides: list[str], loader: ConfigLoader) -> Con
         if not key.startswith(OPEN) or renamed(key, typed.get(key)):
             return wrong
         return ConfigError(f"{wrong} A further argument is added with a plus: +{key}={typed.get(key)}")
-    for group in {key for key in typed if f"~{key}" not in overrides}.intersection(
-        groups
-    ):  # model=5 and model=null, which Hydra meets with a bare ValueError
+    # model=5 and model=null, which Hydra meets with a bare ValueError
+    for group in {key for key in typed if f"~{key}" not in overrides}.intersection(groups):
         if typed[group] not in loader.get_group_options(group):
             return unknown_choice(group, typed[group], loader.get_group_options(group))
     return ConfigError(" ".join(str(error).split()))
