@@ -19,6 +19,7 @@ from hopscotch.config.errors import ConfigError
 from hopscotch.config.monitors import LOGGED, refuse_unlogged
 from hopscotch.config.targets import arguments
 from hopscotch.doctor import is_installed
+from hopscotch.evaluate import evaluate
 from hopscotch.report.progress import quiet_lightning
 from hopscotch.system import PROJECT_ROOT, commit
 from hopscotch.training.schedules import Constant, Cosine, Linear
@@ -62,9 +63,10 @@ class Sign(torch.optim.Optimizer):
                     weight.sub_(group["lr"] * weight.grad.sign())
         return loss
 
-def halving(optimizer, num_steps, least):
-    SEEN.append(num_steps)
-    return LambdaLR(optimizer, lambda step: max(least, 0.5**step))
+class Halving(LambdaLR):
+    def __init__(self, optimizer, num_steps, least):
+        SEEN.append(num_steps)
+        super().__init__(optimizer, lambda step: max(least, 0.5**step))
 
 class Mine(Stack):
     def __init__(self, *, word, **rest):
@@ -80,7 +82,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     (own / "conf" / "scheduler").mkdir(parents=True)
     (own / "mine.py").write_text(MINE)
     (own / "conf" / "scheduler" / "halving.yaml").write_text(
-        "# Half of it, each step\n_target_: mine.halving\nnum_steps: auto\nleast: 0.01\ninterval: step\n"
+        "# Half of it, each step\n_target_: mine.Halving\nnum_steps: auto\nleast: 0.01\ninterval: step\n"
     )
     monkeypatch.syspath_prepend(str(own))
     monkeypatch.delitem(sys.modules, "mine", raising=False)
@@ -117,6 +119,17 @@ def test_a_class_of_ones_own_is_used(
     assert seen == mine.SEEN
     if "scheduler=halving" in words:
         assert logged("lr") == pytest.approx([2e-3, 1e-3, 5e-4, 5e-4])
+
+
+def test_a_run_with_an_optimizer_of_ones_own_is_evaluated_where_it_is_trusted(
+    mine: Any, command: Command, tones: Path
+) -> None:
+    ended = command(*typed(tones, "optimizer._target_=mine.Sign", "~optimizer.betas", "~optimizer.fused"))
+    assert ended.code == 0, ended.err
+    with pytest.raises(ValueError, match=r"names mine\.Sign at optimizer\._target_, .* trust=<module> allows"):
+        evaluate(Path("run"))
+    found = json.loads((evaluate(Path("run"), trust=["mine"]) / "metrics.json").read_text())
+    assert found["acc"] == json.loads(Path("run", "summary.json").read_text())["test"]["acc"]
 
 
 def test_a_logger_of_ones_own_gets_every_number_and_the_configuration(mine: Any, command: Command, tones: Path) -> None:

@@ -173,7 +173,7 @@ def build_task(cfg: DictConfig, model: AudioModel, data: AudioDataModule) -> Aud
 
 def scheduler_of(node: DictConfig) -> Callable[[torch.optim.Optimizer, int], dict[str, Any]]:
     """Return what makes a scheduler, with Lightning's keys beside it, once optimizer and number of steps are known."""
-    own = {key: value for key, value in node.items() if key not in OF_LIGHTNING}
+    own = {str(key): value for key, value in node.items() if key not in OF_LIGHTNING}
     counts = [key for key, value in own.items() if value == "auto"]
     make_one = maker(DictConfig({key: value for key, value in own.items() if key not in counts}, key="scheduler"))
     rest = {key: node[key] for key in OF_LIGHTNING if key in node}
