@@ -141,7 +141,7 @@ def test_a_model_that_could_not_tell_the_order_of_sounds_is_refused(tmp_path: Pa
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("trainer.precision=16-mixed",), r"^task\.optimizer\.fused must be false under trainer\.precision=16-mixed"),
+        (("trainer.precision=16-mixed",), r"^optimizer\.fused must be false under trainer\.precision=16-mixed"),
         (
             ("trainer.val_check_interval=3", "trainer.accumulate_grad_batches=2"),
             r"^trainer\.val_check_interval must be a multiple of trainer\.accumulate_grad_batches, 2, got 3",

@@ -91,8 +91,8 @@ def test_no_schema_holds_a_default_value() -> None:
 
 
 def test_an_override_gets_the_type_of_its_key() -> None:
-    cfg = compose(["task.optimizer.lr=1", "trainer.limit_train_batches=3"])
-    assert isinstance(cfg.task.optimizer.lr, float)
+    cfg = compose(["compute.weight=1", "trainer.limit_train_batches=3"])
+    assert isinstance(cfg.compute.weight, float)
     assert isinstance(cfg.trainer.limit_train_batches, int)
 
 
@@ -157,8 +157,8 @@ def test_the_size_sets_the_width_of_the_encoder() -> None:
             "augment.waveform.speeds must be a list, each item a number, at least one, within 0.5 and 2, got",
         ),
         ("augment.waveform.speed=[1]", "Did you mean augment.waveform.speeds?"),
-        ("task.optimizer.lr=0", "task.optimizer.lr must be above 0, got 0"),
-        ("lr=0.1", "Did you mean task.optimizer.lr?"),
+        ("optimizer.lr=0", "optimizer.lr must be above 0, got 0"),
+        ("lr=0.1", "Did you mean optimizer.lr?"),
         ("model.encoder.max_strid=4", "Did you mean model.encoder.max_stride?"),
         ("+model.encoder.max_strid=4", "Did you mean model.encoder.max_stride?"),
         ("model.encoder.max_stride=x", "model.encoder.max_stride must be a whole number like its default, 8, got x."),
@@ -341,7 +341,7 @@ def test_a_new_data_source_is_held_to_its_own_yaml(tmp_path: Path) -> None:
 
 
 def test_folder_names_need_no_quotes() -> None:
-    assert file_name(["model=dense", "data.root=/my clips/x", "+a.b=[1,2]", "task.optimizer.lr=1e-3"]) == (
+    assert file_name(["model=dense", "data.root=/my clips/x", "+a.b=[1,2]", "optimizer.lr=1e-3"]) == (
         "model-dense_b-1-2_lr-1e-3"
     )
     assert len(file_name([f"key{i}=value" for i in range(50)])) == 100

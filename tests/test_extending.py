@@ -110,13 +110,6 @@ class ActivityTask(AudioTask):
 '''
 
 OPTIONS = """
-optimizer:
-  _target_: torch.optim.AdamW
-  lr: 2.0e-3
-  weight_decay: 0.05
-  betas: [0.9, 0.98]
-  fused: true
-warmup: 0.1
 threshold_lr: 0.01
 """
 

@@ -31,7 +31,7 @@ def trials(out: str) -> list[list[str]]:
 
 def test_a_grid_runs_without_m_and_ends_with_the_best_first(command: Command, tones: Path, tmp_path: Path) -> None:
     typed = ["hparams_search=grid", "model=dense", *TINY_MODEL, *TINY_RUN, *tiny_folder(tones), "compute.level=0.5"]
-    ended = command(*typed, "task.optimizer.lr=0.01,0.00001", "hydra.sweep.dir=all")
+    ended = command(*typed, "optimizer.lr=0.01,0.00001", "hydra.sweep.dir=all")
     assert ended.code == 0, ended.err
     scores = [record.score for record in read_records(tmp_path / "all")]
     assert len(scores) >= 2

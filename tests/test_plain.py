@@ -11,7 +11,7 @@ from hopscotch.config.compose import compose
 
 @pytest.mark.parametrize("model", ["dense", "learned_skip", "jump_attention"])
 def test_a_configuration_is_read_as_omegaconf_wrote_it(model: str, tmp_path: Path) -> None:
-    words = ['trainer.max_time="00:01:00:00"', "task.optimizer.lr=1e-12", 'data.cache_dir="2026-11-28"']
+    words = ['trainer.max_time="00:01:00:00"', "optimizer.lr=1e-12", 'data.cache_dir="2026-11-28"']
     cfg = compose([f"model={model}", *words])
     cfg.run_dir = "/runs/yes"
     path = tmp_path / "config.yaml"

@@ -44,6 +44,7 @@ def test_lightning_says_a_thing_once_and_advertises_nothing(caplog: pytest.LogCa
     with caplog.at_level(logging.INFO):
         logger.info("💡 Tip: For seamless cloud logging try installing [litlogger]")
         logger.info("GPU available: False")
-    assert [record.getMessage() for record in caplog.records] == ["GPU available: False"]
+        logger.info("`Trainer.fit` stopped: `max_steps=5` reached.")
+    assert [record.getMessage() for record in caplog.records] == ["`Trainer.fit` stopped: `max_steps=5` reached."]
     assert logging.getLogger("lightning").handlers == []
     assert logging.getLogger("lightning.pytorch").handlers == []

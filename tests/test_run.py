@@ -107,7 +107,7 @@ def validations(folder: str) -> dict[int, dict[str, float]]:
 def test_what_was_kept_is_written_down_whatever_it_is_judged_by(
     command: Command, tones: Path, tag: str, mode: str, best: Any
 ) -> None:
-    typed = [*tiny_folder(tones), *TINY_MODEL, *TINY_RUN, "model=skip_transformer", "task.optimizer.lr=0.02"]
+    typed = [*tiny_folder(tones), *TINY_MODEL, *TINY_RUN, "model=skip_transformer", "optimizer.lr=0.02"]
     typed += [f"callbacks.checkpoint.monitor={tag}", f"callbacks.checkpoint.mode={mode}"]
     assert command(*typed, "trainer.max_epochs=4", "hydra.run.dir=one").code == 0
     kept, logged = summary("one")["kept"], validations("one")
@@ -361,7 +361,7 @@ def test_the_weights_that_are_tested_are_the_best_ones(
 
 def test_a_run_measures_its_clips_and_draws_its_weights_by_the_seed(command: Command, tones: Path) -> None:
     for seed in (0, 1):
-        typed = [*tiny_folder(tones), *TINY_MODEL, *TINY_RUN, "model=dense", "task.optimizer.lr=1e-9"]
+        typed = [*tiny_folder(tones), *TINY_MODEL, *TINY_RUN, "model=dense", "optimizer.lr=1e-9"]
         assert command(*typed, f"hydra.run.dir=run{seed}", f"seed={seed}").code == 0
     scale, weights = ([state(f"run{seed}")[f"model.{name}"] for seed in (0, 1)] for name in MEASURED_AND_DRAWN)
     assert not torch.equal(scale[0], torch.ones_like(scale[0]))

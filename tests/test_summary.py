@@ -7,6 +7,7 @@ from rich.console import Console
 
 from hopscotch.report.collect import Evaluation
 from hopscotch.report.summary import print_summary, tensorboard_command, write_summary
+from hopscotch.system import IS_CHECKOUT, commit
 from tests.hand_made import both_trace, make_evaluation, skips_of, stride_trace
 
 
@@ -31,6 +32,7 @@ def test_summary_file_holds_the_keys_of_the_design(tmp_path: Path) -> None:
     )
     summary = json.loads(path.read_text())
     versions = summary.pop("versions")
+    assert summary.pop("commit") == (commit() if IS_CHECKOUT else None)
     assert summary == {
         "status": "finished",
         "model": "dense",

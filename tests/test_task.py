@@ -122,7 +122,7 @@ def test_the_budget_pulls_the_expected_compute_to_its_target(
     tones: Path, tmp_path: Path, model: str, share: float
 ) -> None:
     """`share`: of the way from the floor to dense."""
-    strong = ("compute.weight=300", "compute.warmup=0", "task.optimizer.lr=0.02", "data.batch_size=15")
+    strong = ("compute.weight=300", "compute.warmup=0", "optimizer.lr=0.02", "data.batch_size=15")
     task, data = built = build(tiny_config(tones, tmp_path, f"model={model}", *strong))
     floor = task.model.cost(round(data.mean_samples())).floor
     task.target = floor + share * (1 - floor)
@@ -170,7 +170,7 @@ def test_other_precisions_train_and_clip(tones: Path, tmp_path: Path, model: str
         tones, tmp_path, f"model={model}", f"trainer.precision={precision}", "trainer.limit_val_batches=2"
     )
     assert cfg.trainer.gradient_clip_val > 0
-    assert cfg.task.optimizer.fused
+    assert cfg.optimizer.fused
     trainer = fit(cfg)
     assert trainer.global_step > 0
     assert all(bool(torch.isfinite(value).all()) for value in weights(trainer).values())
@@ -200,9 +200,8 @@ def test_gradients_are_clipped_in_bfloat16_too(tones: Path, tmp_path: Path) -> N
 
 
 def test_an_optimizer_that_lacks_a_key_is_named(tones: Path, tmp_path: Path) -> None:
-    cfg = tiny_config(tones, tmp_path, "model=dense", "task.optimizer._target_=torch.optim.SGD")
-    with pytest.raises(ValueError, match=r"^task\.optimizer must hold what its _target_ takes: .*betas"):
-        fit(cfg)
+    with pytest.raises(ValueError, match=r"^optimizer\.betas.*: there is no key optimizer\.betas\."):
+        tiny_config(tones, tmp_path, "model=dense", "optimizer._target_=torch.optim.SGD")
 
 
 @pytest.mark.parametrize(
@@ -334,7 +333,7 @@ def test_the_rate_warms_up_and_falls_along_a_cosine(tones: Path, tmp_path: Path)
 
     rates: list[float] = []
     fit(
-        tiny_config(tones, tmp_path, "model=dense", "task.optimizer.lr=1", "task.warmup=0.5", "trainer.max_epochs=2"),
+        tiny_config(tones, tmp_path, "model=dense", "optimizer.lr=1", "scheduler.warmup=0.5", "trainer.max_epochs=2"),
         Rates(),
     )
     assert rates == pytest.approx([0.25, 0.5, 0.75, 1, 1, 0.8535534, 0.5, 0.1464466])

@@ -17,8 +17,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig
 
 from hopscotch.build import build_data, build_model, build_task, make_trainer
+from hopscotch.config.check import PACKAGES
 from hopscotch.config.compose import CONF, compose, run_hydra
 from hopscotch.data.datamodule import AudioDataModule
+from hopscotch.doctor import is_installed
 from hopscotch.train import task
 from hopscotch.training.task import AudioTask
 from hopscotch.types import AudioBatch
@@ -48,6 +50,9 @@ def has_plugin(name: str) -> bool:
 def skip_without_plugin(choice: str) -> None:
     if choice == "hparams_search=optuna" and not has_plugin("hydra_optuna_sweeper"):
         pytest.skip("needs the extra sweep: hydra-optuna-sweeper")
+    name = choice.removeprefix("logger=")
+    if name in PACKAGES.values() and not is_installed(name):
+        pytest.skip(f"needs the extra {name}")
 
 
 def write_tone(path: Path, hz: float, seconds: float) -> None:

@@ -13,21 +13,28 @@ from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from lightning.fabric.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from hopscotch.config.check import refuse_arguments
+from hopscotch.config.schema import OF_LIGHTNING
+from hopscotch.config.targets import find
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.models.assemble import assemble
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.models.encoder import Encoder
 from hopscotch.plain import as_written, shown
 from hopscotch.registry import check_stored
+from hopscotch.report.run_folder import PROFILE
 from hopscotch.training.calibration import resolve_target
 from hopscotch.training.task import AudioTask
+
+PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 
 
 def make(node: DictConfig, **more: Any) -> Any:
@@ -37,30 +44,25 @@ def make(node: DictConfig, **more: Any) -> Any:
 
 def maker(node: DictConfig) -> Callable[..., Any]:
     """Return the callable that `make` calls with `more`, which Hydra would copy if it passed through Hydra."""
-    for path in _targets(node):
-        _refuse_absent(path)
+    parts = _parts(node)
+    for part in parts:
+        find(str(part["_target_"]))
+    for part in parts:
+        refuse_arguments(part, part._get_full_key(None), str(part["_target_"]), list(map(str, part)))
     try:
         return instantiate(node, _partial_=True, _convert_="all")
     except InstantiationException as error:  # of a nested node: its own error says more
         raise error.__cause__ or error from None
 
 
-def _targets(node: Any) -> list[str]:
+def _parts(node: Any) -> list[DictConfig]:
+    """List the node and those below it, as far as they name what is to be made."""
     if isinstance(node, ListConfig):
-        return [path for child in node for path in _targets(child)]
+        return [part for child in node for part in _parts(child)]
     if not isinstance(node, DictConfig):
         return []
-    own = [str(node["_target_"])] if "_target_" in node else []
-    return own + [path for key in node for path in _targets(node[key])]
-
-
-def _refuse_absent(path: str) -> None:
-    try:
-        found = get_object(path)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"_target_ must name what can be imported; {path} is not there: {error}") from error
-    if not callable(found):
-        raise ValueError(f"_target_ must name a class or function, got {path}, which is none.")
+    own = [node] if "_target_" in node else []
+    return own + [part for key in node for part in _parts(node[key])]
 
 
 def build_data(cfg: DictConfig) -> AudioDataModule:
@@ -97,8 +99,7 @@ def build_model(cfg: DictConfig, num_classes: int) -> AudioModel:
 
 def task_of(cfg: DictConfig) -> type[AudioTask]:
     """Return the class of the task, checked."""
-    _refuse_absent(cfg.task._target_)
-    kind = get_object(cfg.task._target_)
+    kind = find(cfg.task._target_)
     if not (isinstance(kind, type) and issubclass(kind, AudioTask)):
         raise ValueError(f"task._target_ must be a subclass of AudioTask, got {cfg.task._target_}.")
     return kind
@@ -133,11 +134,11 @@ def build_task(cfg: DictConfig, model: AudioModel, data: AudioDataModule) -> Aud
             f"model.open_rate={cfg.model.open_rate} leaves of the dense compute: tests will keep more tokens than "
             "training does at its end. Lower the target, or raise model.open_rate."
         )
-    rest = DictConfig({key: value for key, value in cfg.task.items() if key != "optimizer"})
     return make(
-        rest,
+        cfg.task,
         model=model,
-        optimizer=maker(cfg.task.optimizer),
+        optimizer=maker(cfg.optimizer),
+        scheduler=scheduler_of(cfg.scheduler),
         classes=data.classes,
         seed=cfg.seed,
         target=target,
@@ -146,6 +147,15 @@ def build_task(cfg: DictConfig, model: AudioModel, data: AudioDataModule) -> Aud
         entropy_weight=cfg.compute.entropy_weight,
         dense_weight=cfg.compute.dense_weight,
     )
+
+
+def scheduler_of(node: DictConfig) -> Callable[[torch.optim.Optimizer, int], dict[str, Any]]:
+    """Return what makes a scheduler, with Lightning's keys beside it, once optimizer and number of steps are known."""
+    own = {str(key): value for key, value in node.items() if key not in OF_LIGHTNING}
+    counts = [key for key, value in own.items() if value == "auto"]
+    make_one = maker(DictConfig({key: value for key, value in own.items() if key not in counts}, key="scheduler"))
+    rest = {key: node[key] for key in OF_LIGHTNING if key in node}
+    return lambda optimizer, steps: {"scheduler": make_one(optimizer, **dict.fromkeys(counts, steps)), **rest}
 
 
 def build_callbacks(cfg: DictConfig) -> list[Callback]:
@@ -170,15 +180,18 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logg
             "none: use trainer=cpu, or trainer=default, which uses what is available."
         )
     _refuse_conflicts(cfg)
-    return make_trainer(cfg.trainer, callbacks=callbacks, logger=loggers or False, default_root_dir=cfg.run_dir)
+    kind = None if cfg.trainer.profiler is None else PROFILERS[cfg.trainer.profiler]
+    profiler = None if kind is None else kind(dirpath=Path(cfg.run_dir) / PROFILE, filename="profile")
+    more = {"logger": loggers or False, "profiler": profiler, "default_root_dir": cfg.run_dir}
+    return make_trainer(cfg.trainer, callbacks=callbacks, **more)
 
 
 def _refuse_conflicts(cfg: DictConfig) -> None:
     """Refuse keys that are valid alone but not together."""
-    trainer, fused = cfg.trainer, cfg.task.optimizer.get("fused")
+    trainer, fused = cfg.trainer, cfg.optimizer.get("fused")
     if trainer.precision == "16-mixed" and trainer.gradient_clip_val and fused:
         raise ValueError(
-            "task.optimizer.fused must be false under trainer.precision=16-mixed with trainer.gradient_clip_val, got "
+            "optimizer.fused must be false under trainer.precision=16-mixed with trainer.gradient_clip_val, got "
             "true: it steps on gradients that are still scaled. bf16-mixed scales none."
         )
     every, step = trainer.val_check_interval, trainer.accumulate_grad_batches
@@ -191,4 +204,4 @@ def _refuse_conflicts(cfg: DictConfig) -> None:
 
 def make_trainer(node: DictConfig, **more: Any) -> Trainer:
     """Make Lightning's Trainer from the keys of `trainer` except `compile`, which concerns the model."""
-    return make(DictConfig({key: value for key, value in node.items() if key != "compile"}), **more)
+    return make(DictConfig({key: value for key, value in node.items() if key != "compile"}, key="trainer"), **more)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from hopscotch.conditions import TIMED_BATCHES, passes, time_fraction
 from hopscotch.config.check import refuse_missing
 from hopscotch.config.compose import compose, register
 from hopscotch.config.errors import flat, nearest
+from hopscotch.config.schema import Trainer as TrainerKeys
 from hopscotch.config.schema import is_number
 from hopscotch.data.clips import some
 from hopscotch.data.datamodule import AudioDataModule
@@ -203,5 +205,6 @@ def tester(cfg: DictConfig, run: Path) -> Trainer:
             "add trainer.accelerator=cpu."
         )
     alone = {"devices": 1, "num_nodes": 1, "strategy": "auto", "enable_progress_bar": False, "profiler": None}
-    node = DictConfig({**cfg.trainer, **alone})
+    known = {field.name: cfg.trainer[field.name] for field in fields(TrainerKeys)}  # none that was added
+    node = DictConfig({**known, **alone})
     return make_trainer(node, callbacks=[], logger=False, enable_checkpointing=False, default_root_dir=str(run))

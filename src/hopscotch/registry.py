@@ -40,6 +40,16 @@ ENCODERS = (
     "hopscotch.models.stack.Stack",
     "hopscotch.models.strides.LearnedStack",
 )
+OPTIMIZERS = ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.NAdam", "torch.optim.RAdam", "torch.optim.SGD")
+SCHEDULERS = (
+    "hopscotch.training.schedules.Constant",
+    "hopscotch.training.schedules.Cosine",
+    "hopscotch.training.schedules.Linear",
+    "torch.optim.lr_scheduler.CosineAnnealingLR",
+    "torch.optim.lr_scheduler.OneCycleLR",
+    "torch.optim.lr_scheduler.ReduceLROnPlateau",
+    "torch.optim.lr_scheduler.StepLR",
+)
 PLACES = {
     "data": Place("hopscotch.data.datamodule.AudioDataModule", SOURCES),
     "augment.waveform": Place("hopscotch.data.augment.WaveformAugment", may_be_null=True),
@@ -49,7 +59,8 @@ PLACES = {
     "model.encoder": Place("hopscotch.models.encoder.Encoder", ENCODERS),
     "model.encoder.block": Place("hopscotch.layers.block.BlockSpec", may_be_null=True),
     "task": Place("hopscotch.training.task.AudioTask", ("hopscotch.training.classify.ClassificationTask",)),
-    "task.optimizer": Place("torch.optim.Optimizer", ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.SGD")),
+    "optimizer": Place("torch.optim.Optimizer", OPTIMIZERS),
+    "scheduler": Place("torch.optim.lr_scheduler.LRScheduler", SCHEDULERS),
     "trainer": Place("lightning.pytorch.Trainer"),
 }
 MAPS = (*(key for key, place in PLACES.items() if not place.may_be_null), "augment", "compute", "gate")
@@ -92,6 +103,8 @@ def check_stored(config: Mapping[str, Any], file: object, trust: Sequence[str] =
 
     `config` is plain data, `file` where it came from, `trust` the modules whose classes are allowed besides ours.
     """
+    if _at(config, "task.optimizer") is not None:
+        raise ValueError(f"{file} was written by an older version of Hopscotch: task.optimizer is now optimizer.")
     for key in MAPS:
         if not isinstance(_at(config, key), Mapping):
             raise ValueError(f"{file} must have a map at {key}, as every run writes it.")

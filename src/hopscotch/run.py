@@ -18,14 +18,16 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.fabric.utilities.seed import seed_everything
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
 from hopscotch.build import build_callbacks, build_data, build_loggers, build_model, build_task, build_trainer
 from hopscotch.config.compose import STARTED
+from hopscotch.config.monitors import refuse_unlogged
 from hopscotch.plain import sentence
 from hopscotch.report.collect import gather_everywhere
 from hopscotch.report.metrics_log import MetricsLog
-from hopscotch.report.progress import quiet_lightning
+from hopscotch.report.progress import print_profiles, quiet_lightning
 from hopscotch.report.summary import Best, finish, write_summary
 from hopscotch.report.sweep import append_ledger
 from hopscotch.system import warn_if_crowded
@@ -130,10 +132,14 @@ def fit_and_test(cfg: DictConfig, run: Path, started: float) -> dict[str, Any]:
     data.setup("fit")
     model = build_model(cfg, data.num_classes)
     task = build_task(cfg, model, data)
+    refuse_unlogged(cfg, task.tags)
     if cfg.ckpt_path is None:
         model.frontend.measure(data.statistics_batches())
     else:  # a resumed model brings its scale along; Lightning loads it once more, and says less of what does not fit
         load_weights(task, Path(cfg.ckpt_path), "ckpt_path")
+    for logger in trainer.loggers:
+        if not isinstance(logger, TensorBoardLogger):  # where our dashboard chooses some
+            logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))  # pyright: ignore[reportArgumentType]
     interrupt = Interrupt(trainer)
     fit_started = time.time()
     with interrupt:
@@ -142,6 +148,8 @@ def fit_and_test(cfg: DictConfig, run: Path, started: float) -> dict[str, Any]:
     in_training = trainer.callback_metrics.get(f"train/{task.primary.name}")  # the test forgets it
     best = load_best(task, trainer)
     trainer.test(task, datamodule=data, verbose=False)
+    if trainer.is_global_zero:
+        print_profiles(run)
     test = gather_everywhere(task.steps["test"])
     status: Ended = "stopped" if interrupt.came else "finished"
     if not trainer.is_global_zero:

@@ -26,6 +26,26 @@ def outputs() -> Path:
     return (PROJECT_ROOT if IS_CHECKOUT else Path.cwd()) / "outputs"
 
 
+def commit() -> str | None:
+    """Return the git commit of the checkout, without starting git; None where there is none."""
+    git = PROJECT_ROOT / ".git"
+    try:
+        if git.is_file():  # of a worktree
+            git = PROJECT_ROOT / git.read_text(encoding="utf-8").removeprefix("gitdir:").strip()
+        head = (git / "HEAD").read_text(encoding="utf-8").strip()
+        if not head.startswith("ref: "):
+            return head
+        shared = git / "commondir"
+        git = git / shared.read_text(encoding="utf-8").strip() if shared.is_file() else git
+        name = head.removeprefix("ref: ")
+        if (git / name).is_file():
+            return (git / name).read_text(encoding="utf-8").strip()
+        packed = (line.split() for line in (git / "packed-refs").read_text(encoding="utf-8").splitlines())
+        return next((words[0] for words in packed if words[1:] == [name]), None)
+    except OSError:
+        return None
+
+
 def continue_in_venv() -> None:
     """Start the same command again with the Python of `.venv`; if it is missing, say how to make it and exit with 2."""
     if all(map(importlib.util.find_spec, PACKAGES)):

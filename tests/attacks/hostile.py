@@ -106,7 +106,14 @@ def gadgets() -> Iterator[Case]:
         yield Case("gadget", f"encoder_{name}", node("model.encoder", value), LOADING)
     for place in ("data", "augment.waveform", "augment.spectrogram", "frontend", "model", "task", "trainer"):
         yield Case("gadget", f"{place}_shell", node(place, PROCESS), LOADING)
-    yield Case("gadget", "optimizer_shell", node("task.optimizer", PROCESS), LOADING)
+    for place in ("optimizer", "scheduler"):
+        names = ("os.system", "hopscotch.run.train", "evil.Kind", "lightning.pytorch.callbacks.ModelCheckpoint")
+        for name in (PROCESS["_target_"], *names):
+            yield Case("gadget", f"{place}_{name}", node(f"{place}._target_", name), LOADING)
+    yield Case("gadget", "plugin_of_the_trainer", node("trainer.plugins", PROCESS), LOADING)
+    yield Case("gadget", "folder_of_the_trainer", node("trainer.default_root_dir", "OUTSIDE"), LOADING, refused=False)
+    for key in ("logger", "unknown"):  # what was added for training is passed over
+        yield Case("gadget", f"{key}_of_the_trainer", node(f"trainer.{key}", True), LOADING, refused=False)
     for place in ("data", "augment.waveform"):
         yield Case("gadget", f"report_{place}_shell", node(place, PROCESS), ("report",), refused=False)
     for place in ("model.encoder.jump", "model.encoder.gate", "model.encoder.policy", "compute", "gate", "size"):
@@ -287,7 +294,7 @@ def sizes() -> Iterator[Case]:
         "data.num_workers": 10**6,
         "data.cache_gib": 1e12,
         "data.sample_rate": 10**12,
-        "task.optimizer.lr": float("nan"),
+        "optimizer.lr": float("nan"),
         "frontend.range_db": float("inf"),
         "seed": 10**100,
         "augment.waveform.speeds": [1.0] * 20_000,
@@ -330,7 +337,6 @@ def wrong_types() -> Iterator[Case]:
         "model.heads": "two",
         "frontend.num_mels": -1,
         "frontend.unknown": {"a": 1},
-        "trainer.unknown": 1,
         "data.unknown": 1,
         "seed": "zero",
         "seed ": -1,

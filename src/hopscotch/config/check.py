@@ -1,16 +1,21 @@
 """Check a composed configuration against its schemas, and nodes without a schema against their own YAML file."""
 
 import dataclasses
+import importlib.util
 from typing import Any, get_args, get_origin
 
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigKeyError, InterpolationToMissingValueError, OmegaConfBaseException
 
-from hopscotch.config.errors import ConfigError, flat, renamed, unknown_key, wrong_value
-from hopscotch.config.schema import ENCODER_RULES, SCHEMAS, Config, Rule, Source
+from hopscotch.config.errors import ConfigError, absent_package, flat, renamed, unknown_key, wrong_value
+from hopscotch.config.monitors import KNOWN, LOGGED, refuse_unlogged
+from hopscotch.config.schema import ADDED, ENCODER_RULES, GIVEN, OPTIMIZER_RULES, SCHEMAS, Config, Rule, Source, Trainer
+from hopscotch.config.targets import arguments, find
 from hopscotch.plain import joined
 
+PACKAGES = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}  # and extra, of loggers that need one
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list", dict: "a map"}
+CLOSED = ("data", "model.encoder")  # take what their YAML file has, unless another class is typed
 ABSENT = object()  # stands for a value that cannot be checked yet: ???, or an interpolation of one
 
 
@@ -19,26 +24,36 @@ def without_hydra(cfg: DictConfig) -> DictConfig:
     return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
 
 
-def check(cfg: DictConfig, defaults: DictConfig) -> None:
+def check(cfg: DictConfig, defaults: DictConfig, is_typed: bool = True) -> None:
     """Give the nodes of `cfg` their schemas, in place, and check every rule.
 
     Args:
         cfg: the composed configuration.
         defaults: the same choice of files without overrides, which nodes without a schema are compared with.
+        is_typed: whether a user typed it, and not a run left it: then new nodes and arguments may name anything, which
+            is imported to see what it takes.
 
     Raises:
         ConfigError: names the first broken rule.
     """
     names = list(flat(defaults))
-    typed = _typed(without_hydra(cfg), Config, "", names)
+    given = without_hydra(cfg)
+    if is_typed:
+        defaults = _with_additions(given, defaults)
+    further = _take_further(given)
+    typed = _typed(given, Config, "", names)
+    with open_dict(typed.trainer):
+        typed.trainer.update(further)
     if not OmegaConf.is_interpolation(typed, "run_dir"):
         raise ConfigError(f"run_dir must not be given, got {typed.run_dir}: the folder is hydra.run.dir=<folder>")
     _hold(typed, defaults, "", names)
     rules = {f"model.encoder.{key}": rule for key, rule in ENCODER_RULES.get(_target(typed.model.encoder), {}).items()}
     shared = {key: field.metadata["rule"] for key, field in _fields(Source).items() if field.metadata}
     rules |= {f"data.{key}": rule for key, rule in shared.items() if key in typed.data}  # without a schema, too
-    for key, rule in rules.items():
+    for key, rule in (rules | OPTIMIZER_RULES).items():
         _keep(rule, key, OmegaConf.select(typed, key))
+    if is_typed and (logged := LOGGED.get(_target(typed.task))):
+        refuse_unlogged(typed, logged)
     with open_dict(cfg):
         for key in typed:
             cfg[key] = typed._get_node(key)  # the node, so that interpolations stay
@@ -51,7 +66,7 @@ def check_trained(cfg: DictConfig, as_trained: DictConfig, file: object) -> None
     if not OmegaConf.has_resolver("run_dir"):  # there is no run in progress, see hopscotch.config.compose
         OmegaConf.register_new_resolver("run_dir", lambda: "<run folder>")
     cfg.run_dir = "${run_dir:}"  # as it was typed: the rules know no other
-    check(cfg, as_trained)
+    check(cfg, as_trained, is_typed=False)
     if missing := OmegaConf.missing_keys(cfg):
         keys = ", ".join(sorted(missing))
         raise ValueError(f"{file} must have every key of this version of Hopscotch, it lacks {keys}.")
@@ -64,8 +79,65 @@ def refuse_missing(cfg: DictConfig) -> None:
             raise ConfigError(f"{key} must be given, it has no default: add {key}=<value>")
 
 
+def refuse_absent(cfg: DictConfig) -> None:
+    """Refuse a logger whose package is an extra that is not installed."""
+    for node in filter(None, cfg.logger.values()):
+        package = PACKAGES.get(_target(node).rpartition(".")[2])
+        if package is not None and importlib.util.find_spec(package) is None:
+            raise absent_package(f"logger={package}", package, package)
+
+
 def _target(node: DictConfig) -> str:
     return "" if "_target_" not in node or OmegaConf.is_missing(node, "_target_") else str(node._target_)
+
+
+def _with_additions(cfg: DictConfig, defaults: DictConfig) -> DictConfig:
+    """Return the defaults with what a user may add to them: callbacks, loggers, arguments of an open class.
+
+    Raises:
+        ConfigError: names an argument that its `_target_` does not take.
+    """
+    defaults = defaults.copy()
+    groups = [(group, OmegaConf.select(cfg, group)) for group in ("callbacks", "logger")]
+    paths = [f"{group}.{key}" for group, node in groups if isinstance(node, DictConfig) for key in node]
+    for path in ("trainer", "optimizer", "scheduler", *paths, *CLOSED):
+        node, before = OmegaConf.select(cfg, path), OmegaConf.select(defaults, path)
+        if not isinstance(node, DictConfig) or not (target := _target(node)):
+            continue
+        is_same = isinstance(before, DictConfig) and _target(before) == target
+        if is_same and path in CLOSED:
+            continue
+        is_ours = is_same and target.startswith(KNOWN)  # of a user's own class all keys are looked at
+        known = set(before) if is_ours else set()
+        if not (more := [str(key) for key in node if key not in known]):
+            continue
+        refuse_arguments(node, path, target, more)
+        for key in more:
+            OmegaConf.update(defaults, f"{path}.{key}", node._get_node(key), force_add=True)
+    return defaults
+
+
+def refuse_arguments(node: DictConfig, path: str, target: str, keys: list[str]) -> None:
+    """Refuse those of the keys of the node at `path` that `target` does not take, which is imported."""
+    taken = arguments(find(target))
+    if taken is None:
+        return
+    taken = (taken | ADDED.get(path, set())) - GIVEN.get(path, set())
+    for key in keys:
+        if key not in taken and not key.startswith("_"):
+            value = node._get_node(key)
+            shown = None if OmegaConf.is_config(value) else value
+            raise unknown_key(joined(path, key), shown, [joined(path, name) for name in sorted(taken)])
+
+
+def _take_further(cfg: DictConfig) -> dict[str, Any]:
+    """Take those arguments of Lightning's Trainer out of a configuration that have no schema."""
+    trainer = cfg._get_node("trainer")
+    if not isinstance(trainer, DictConfig):
+        return {}
+    keys = [str(key) for key in trainer if key not in _fields(Trainer)]
+    with open_dict(trainer):
+        return {key: trainer.pop(key) for key in keys}
 
 
 def _typed(node: DictConfig, schema: type, path: str, names: list[str]) -> DictConfig:
@@ -138,12 +210,12 @@ def _hold(node: DictConfig, default: DictConfig, path: str, names: list[str]) ->
         if not declared and key not in set(default):  # `in default` overlooks ???
             raise unknown_key(here, None if isinstance(value, DictConfig) else value, names)
         before = _value(default, key, here) if key in set(default) else ABSENT
-        rule = declared[key].metadata.get("rule") if declared else None
+        rule = declared[key].metadata.get("rule") if key in declared else None
         if value is ABSENT:
             continue
         if rule is not None:
             _keep(rule, here, value)
-        elif (not declared or declared[key].type is Any) and not _same_reference(node, default, key):
+        elif (key not in declared or declared[key].type is Any) and not _same_reference(node, default, key):
             _like_default(here, value, before)
         if isinstance(value, DictConfig):
             _hold(value, before if isinstance(before, DictConfig) else value, here, names)
@@ -167,7 +239,7 @@ def _like_default(key: str, value: Any, default: Any) -> None:
     A value of null turns a map off, but not within a model, which needs all of its parts.
     """
     is_off = value is None and isinstance(default, DictConfig) and not key.startswith("model.encoder.")
-    if default is ABSENT or default is None or is_off:
+    if default is ABSENT or default is None or default == "auto" or is_off:
         return
     if not _same_kind(value, default):
         example = "" if isinstance(default, DictConfig) else f" like its default, {default}"

@@ -33,7 +33,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hopscotch.config.check import check, refuse_missing, without_hydra
+from hopscotch.config.check import check, refuse_absent, refuse_missing, without_hydra
 from hopscotch.config.errors import ConfigError, explain
 from hopscotch.system import CONF, outputs
 
@@ -196,6 +196,7 @@ def run_hydra(task_function: Callable[[DictConfig], Any], more: Path | None = No
                     self.sweep = cfg
                 elif not only_shown:
                     refuse_missing(cfg)
+                    refuse_absent(cfg)
             except ConfigError as error:
                 if asked.shell_completion:  # which suggests nothing then, and must not print
                     raise SystemExit(1) from None

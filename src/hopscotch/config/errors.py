@@ -7,7 +7,10 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hopscotch.system import IS_CHECKOUT
+
 PLUGINS = {"hydra/sweeper/optuna": "hydra-optuna-sweeper", "hydra/launcher/joblib": "hydra-joblib-launcher"}
+OPEN = ("trainer.", "callbacks.", "logger.", "optimizer.", "scheduler.")  # nodes that take any argument of their class
 # Names of older versions, as typed or as stored in a run: a group, a key, or one value of either.
 RENAMED = {
     "control": "baseline",
@@ -25,6 +28,9 @@ RENAMED = {
     "model.encoder.policy.heads=per_layer": "model.encoder.policy.tied=false",
     "callbacks.adaptation": "callbacks.decision_value",
     "callbacks.adaptation.reaches": "callbacks.decision_value.levels",
+    "task.optimizer": "optimizer",
+    "task.optimizer.lr": "optimizer.lr",
+    "task.warmup": "scheduler.warmup",
 }
 
 
@@ -67,6 +73,12 @@ def wrong_value(key: str, words: str, value: object, choices: Iterable[str] = ()
     return ConfigError(f"{key} must be {words}, got {given}.{nearest(str(value), choices)}")
 
 
+def absent_package(what: str, package: str, extra: str) -> ConfigError:
+    """Make the error for a choice whose package is not there, with the command that installs it."""
+    place = f'-e ".[{extra}]" -c constraints.txt' if IS_CHECKOUT else f'"hopscotch[{extra}]"'
+    return ConfigError(f"{what} needs the package {package}, of the extra {extra}: python -m pip install {place}")
+
+
 def flat(cfg: DictConfig) -> dict[str, Any]:
     """List every key as it is typed on the command line with its unresolved value, the shallow keys first."""
     found: dict[str, Any] = {}
@@ -87,10 +99,7 @@ def explain(error: Exception, overrides: list[str], loader: Any) -> ConfigError:
         return ConfigError(f"{error.override}: {error.message.splitlines()[0]}")
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         if plugin := PLUGINS.get(error.missing_cfg_file):
-            return ConfigError(
-                f"{error.missing_cfg_file} needs the package {plugin}, of the extra sweep: "
-                'python -m pip install -e ".[sweep]" -c constraints.txt'
-            )
+            return absent_package(error.missing_cfg_file, plugin, "sweep")
         group, _, choice = error.missing_cfg_file.rpartition("/")
         return unknown_choice(group, choice, error.options)
     groups = loader.list_groups("")
@@ -100,8 +109,12 @@ def explain(error: Exception, overrides: list[str], loader: Any) -> ConfigError:
         root = OmegaConf.create() if cause.parent_node is None else cause.parent_node._get_root()
         inside = (key for key in typed if key.startswith(f"{cause.full_key}.") and renamed(key, typed[key]))
         key = next(inside, cause.full_key)  # the one that was typed: of a new name, all of it
-        return unknown_key(key, typed.get(key), [*groups, *flat(root)])
-    for group in set(typed).intersection(groups):  # model=5 and model=null, which Hydra meets with a bare ValueError
+        wrong = unknown_key(key, typed.get(key), [*groups, *flat(root)])
+        if not key.startswith(OPEN) or renamed(key, typed.get(key)):
+            return wrong
+        return ConfigError(f"{wrong} A further argument is added with a plus: +{key}={typed.get(key)}")
+    # model=5 and model=null, which Hydra meets with a bare ValueError
+    for group in {key for key in typed if f"~{key}" not in overrides}.intersection(groups):
         if typed[group] not in loader.get_group_options(group):
             return unknown_choice(group, typed[group], loader.get_group_options(group))
     return ConfigError(" ".join(str(error).split()))

@@ -160,6 +160,8 @@ Config = node(  # the root: what `python train.py --cfg job` prints
     gate=Gate,
     model=Model,
     task=Any,
+    optimizer=Any,
+    scheduler=Any,
     trainer=Trainer,
     callbacks=dict,
     logger=dict,
@@ -208,12 +210,27 @@ SCHEMAS: dict[str, type] = {
         top_db=(float, ABOVE_ZERO),
     ),
     "hopscotch.training.classify.ClassificationTask": node(
-        Object, optimizer=Any, warmup=(float, SHARE), label_smoothing=(float, PART), threshold_lr=(float, ZERO)
-    ),
-    "torch.optim.AdamW": node(
-        Object, lr=(float, ABOVE_ZERO), weight_decay=(float, ZERO), betas=(list[float], TWO_MOMENTS), fused=bool
+        Object, label_smoothing=(float, PART), threshold_lr=(float, ZERO)
     ),
 }
+
+# Of whatever optimizer and scheduler, where they have the key; types come from their YAML.
+STEPS = Rule("auto, or a whole number, at least 1", lambda v: v == "auto" or (isinstance(v, int) and v >= 1))
+OPTIMIZER_RULES: dict[str, Rule] = {
+    "optimizer.lr": ABOVE_ZERO,
+    "optimizer.weight_decay": ZERO,
+    "optimizer.betas": TWO_MOMENTS,
+    "optimizer.momentum": PART,
+    "scheduler.num_steps": STEPS,
+    "scheduler.total_steps": STEPS,
+    "scheduler.warmup": SHARE,
+    "scheduler.interval": one_of("step", "epoch"),
+    "scheduler.frequency": ONE,
+}
+OF_LIGHTNING = ("interval", "frequency", "monitor")  # keys of a scheduler that Lightning reads, not its class
+# By node: keys that a class need not take, and arguments that `hopscotch.build` gives it.
+ADDED = {"trainer": {"compile"}, "scheduler": set(OF_LIGHTNING)}
+GIVEN = {"trainer": {"callbacks", "logger", "default_root_dir"}, "optimizer": {"params"}, "scheduler": {"optimizer"}}
 
 # The types of an encoder's keys come from its YAML. Only what these cannot say, and no class checks, stands here.
 STRIDES = Rule("null, or a list of whole numbers, one per layer", lambda value: isinstance(value, list))

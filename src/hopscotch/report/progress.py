@@ -1,15 +1,19 @@
 """Show how a run goes in the terminal: a bar with loss, primary metric and compute, or a plain line per epoch.
 
-Keep Lightning's chatter out of the terminal: each of its lines comes twice, and one of them is an advertisement.
+Print what Lightning has to say, once and without its chatter, and the tables of its profilers.
 """
 
 import logging
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from rich import get_console
+
+from hopscotch.report.run_folder import PROFILE
 
 REFRESH_SECONDS = 0.5  # reading a number waits for the device, so not at every step
 
@@ -75,20 +79,53 @@ class SkipProgressBar(RichProgressBar):
         print("  ".join([head, *words, *([tail] if tail else [])]), flush=True)
 
 
-ADVERTISEMENTS = ("litlogger", "litmodels", "💡")
+MOST_LINES, MOST_SIGNS = 40, 70  # of a profiler's table that is printed, and of a name in it
+CHATTER = (  # advertisements, and what is so in every run or was typed
+    "litlogger",
+    "litmodels",
+    "💡",
+    "`max_epochs=",
+    "available: ",  # GPU, TPU
+    "local_rank: ",
+    "was configured so ",
+    "estimate number of stepping batches",
+    "automatic mixed precision",
+    "float32_matmul_precision",
+    "restoring states from",  # restored, it says afterwards
+    "current_model_state",
+)
 LOGGERS = ("lightning", "lightning.pytorch", "lightning.fabric")
 
 
 def is_about_this_run(record: logging.LogRecord) -> bool:
     message = record.getMessage().lower()
-    return not any(word in message for word in ADVERTISEMENTS)
+    return not any(word in message for word in CHATTER)
+
+
+class Terminal(logging.Handler):
+    """Print to what is stderr at that time, which a progress bar replaces."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
+def print_profiles(run: Path) -> None:
+    """Print the head of a profiler's table of the training, narrow enough for a terminal; its file has all."""
+    for file in sorted((run / PROFILE).glob("fit-*.txt")):
+        for line in file.read_text(encoding="utf-8").splitlines()[:MOST_LINES]:
+            cells = [cell.strip() for cell in line.strip("| ").split("|")]
+            if len(cells) > 1:  # Lightning makes the column of names as wide as the longest one
+                line = f"{cells[0][:MOST_SIGNS]:<{MOST_SIGNS}}" + "".join(f"{cell:>17}" for cell in cells[1:])
+            print(line.rstrip()[: 2 * MOST_SIGNS])
+        print(f"all of it: {file.parent}")
 
 
 def quiet_lightning() -> None:
-    """Leave Lightning's messages one way to the terminal, the root logger's, without advertisements.
+    """Leave Lightning's messages one way to the terminal, the root logger's, without its chatter.
 
     Call after `import lightning`, which installs handlers of its own. A second call changes nothing.
     """
+    logging.basicConfig(format="%(message)s", handlers=[Terminal()])  # unless Hydra has handlers of its own
     for name, logger in logging.root.manager.loggerDict.items():
         if not isinstance(logger, logging.Logger) or not name.startswith("lightning"):
             continue

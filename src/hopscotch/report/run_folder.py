@@ -22,6 +22,7 @@ CONFIG = "config.yaml"
 OVERRIDES = "overrides.yaml"
 SUMMARY = "summary.json"
 METRICS = "metrics.jsonl"
+PROFILE = "profile"  # folder of the tables of trainer.profiler
 CLIPS = "clips.csv"  # in report/ of the test, in an evaluation's folder of that
 EVALUATION = Path("report") / "evaluation"  # of the latest evaluation without a folder of its own
 EVALUATION_METRICS = "metrics.json"

@@ -21,6 +21,7 @@ from hopscotch.report.figures import draw_report
 from hopscotch.report.findings import find_warnings, overfitting
 from hopscotch.report.run_folder import CLIPS, SUMMARY, read_run
 from hopscotch.report.run_page import PAGE, Sounds, write_report
+from hopscotch.system import IS_CHECKOUT, commit
 from hopscotch.training.task import AudioTask
 
 PACKAGES = ("hopscotch", "torch", "torchaudio", "lightning", "hydra-core", "numpy")
@@ -103,7 +104,7 @@ def write_summary(run_folder: str | Path, *, status: Status, model: str, seed: i
     """
     content = {"status": status, "model": model, "seed": seed}
     content |= dict.fromkeys(("test", "compute", "parameters", "seconds"))
-    content |= {"warnings": [], "versions": versions(), **facts}
+    content |= {"warnings": [], "versions": versions(), "commit": commit() if IS_CHECKOUT else None, **facts}
     path = Path(run_folder) / SUMMARY
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".json.unfinished")  # in the same folder: a rename across file systems is a copy

@@ -10,7 +10,6 @@ Random numbers of a step (dropout, Gumbel noise, sampled routes) are seeded by (
 can be repeated and resumed bit by bit.
 """
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypedDict
@@ -24,6 +23,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 
+from hopscotch.config.monitors import tags
 from hopscotch.models.audio_model import AudioModel, Head, OutputHead, Pooling
 from hopscotch.training.calibration import Calibration, calibrate
 from hopscotch.training.gains import fit_gains
@@ -47,13 +47,14 @@ class AudioTask(LightningModule):
     A task has a `primary` metric, `losses`, `metrics` and, for reports, `rows`; it may have a head of its own
     (`make_head`), another way to judge outputs (`judged`) and to compare them (`distance`).
 
-    `optimizer` makes an optimizer from parameter groups. `target` is the compute fraction to train for, None for a
-    model that decides nothing. Shares (`warmup`, `budget_warmup`) are of the training steps. `classes` are the names of
-    the labels, in order. `steps` holds, for each stage, the steps of its latest epoch: validation falls into a training
-    epoch.
+    `optimizer` makes an optimizer from parameter groups; `scheduler` makes, from that and the number of training steps,
+    what Lightning takes for a schedule. `target` is the compute fraction to train for, None for a model that decides
+    nothing. `budget_warmup` is a share of the training steps. `classes` are the names of the labels, in order. `steps`
+    holds, for each stage, the steps of its latest epoch: validation falls into a training epoch.
     """
 
     primary: Primary
+    also_logged: tuple[str, ...] = ()  # tags that a task logs of its own, so that they can be monitored
     trainer: Any  # Lightning's property raises outside of a run; its type says no more
 
     def __init__(
@@ -61,9 +62,9 @@ class AudioTask(LightningModule):
         *,
         model: AudioModel,
         optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer],
+        scheduler: Callable[[torch.optim.Optimizer, int], dict[str, Any]],
         classes: Sequence[str],
         seed: int,
-        warmup: float,
         threshold_lr: float,
         target: float | None,
         budget_weight: float,
@@ -74,8 +75,8 @@ class AudioTask(LightningModule):
         super().__init__()
         self.model = model
         self.classes = list(classes)
-        self.make_optimizer = optimizer
-        self.seed, self.warmup, self.threshold_lr = seed, warmup, threshold_lr
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.seed, self.threshold_lr = seed, threshold_lr
         self.target, self.budget_weight, self.budget_warmup = target, budget_weight, budget_warmup
         self.policy_loss, self.dense_weight = PolicyLoss(entropy_weight), dense_weight
         self.fractions = nn.ModuleDict({f"{stage}_fraction": MeanMetric() for stage in STAGES})
@@ -129,6 +130,11 @@ class AudioTask(LightningModule):
         return sorted(map(str, metrics.keys()), key=lambda name: name != self.primary.name)
 
     @property
+    def tags(self) -> list[str]:
+        """List what a checkpoint, early stopping or a schedule can monitor."""
+        return [*tags(self.metric_names), *self.also_logged]
+
+    @property
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
@@ -152,6 +158,7 @@ class AudioTask(LightningModule):
         self.steps["train"].append(step)
         if batch_idx % self.trainer.log_every_n_steps == 0:  # a call of Lightning's log costs half a millisecond
             self.log("train/loss", step.task_loss, prog_bar=True, batch_size=len(losses))
+            self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return {"loss": loss, "step": step}
 
     def validation_step(self, batch: AudioBatch, batch_idx: int) -> StepOutput:
@@ -227,6 +234,15 @@ class AudioTask(LightningModule):
         if self.first_step_at is None:
             self.first_step_at = time.time()
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log the norm of the gradient, before it is clipped."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        is_scaled = scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)  # until it steps
+        if is_scaled or self.global_step % self.trainer.log_every_n_steps:
+            return
+        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        self.log("gradient_norm", nn.utils.get_total_norm(gradients))
+
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         """Clip gradients in bfloat16, too; Lightning refuses to for fused optimizers, as gradients may be scaled."""
         plugin = self.trainer.precision_plugin
@@ -287,7 +303,7 @@ class AudioTask(LightningModule):
         names = ", ".join(clips[int(batch.indices[i])].name for i in list(bad)[:5])
         raise ValueError(
             f"The loss must stay finite, got {loss.item()} at step {self.global_step}; clips: {names}. "
-            "Try a lower task.optimizer.lr, or trainer.detect_anomaly=true."
+            "Try a lower optimizer.lr, or trainer.detect_anomaly=true."
         )
 
     # What Lightning asks.
@@ -305,26 +321,15 @@ class AudioTask(LightningModule):
         checkpoint["validation"] = {tag: float(value) for tag, value in logged if tag.startswith("val/")}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Make the optimizer, with weight decay on matrices only, and a schedule of linear warm-up and cosine decay."""
+        """Make the optimizer, with weight decay on matrices only, and the schedule of its learning rate."""
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         groups = [
             {"params": [p for p in parameters if p.ndim >= 2]},
             {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
         ]
-        try:
-            optimizer = self.make_optimizer(groups)
-        except TypeError as error:  # a key of the one optimizer that the other one has not
-            raise ValueError(f"task.optimizer must hold what its _target_ takes: {error}.") from None
+        optimizer = self.make_optimizer(groups)
         num_steps = max(1, int(self.trainer.estimated_stepping_batches))
         # Counting made the iterator over the training batches, too early: Lightning restores only later where a resumed
         # run stands. Without its loader it makes another.
         self.trainer.fit_loop._combined_loader = None
-        num_warmup = max(1, round(self.warmup * num_steps))
-
-        def rate(step: int) -> float:
-            if step < num_warmup:
-                return (step + 1) / num_warmup
-            return 0.5 * (1 + math.cos(math.pi * (step - num_warmup) / max(1, num_steps - num_warmup)))
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer, num_steps)}  # pyright: ignore[reportReturnType]
