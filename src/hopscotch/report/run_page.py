@@ -71,6 +71,7 @@ def write_report(run: RunFolder, sounds: "Sounds | None", why_silent: str = "") 
 
 def run_context(run: RunFolder) -> dict[str, Any]:
     """Collect the facts of a run for the template, which also draws and makes tables."""
+    figures.use_letters_of([*run.classes, *(row.path for row in run.clips)])
     context = {
         "run": run,
         "figures": figures,
