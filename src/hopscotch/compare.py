@@ -37,8 +37,7 @@ from hopscotch.report.run_folder import CLIPS as CLIPS_FILE
 from hopscotch.report.run_folder import EVALUATION as FOLDER
 from hopscotch.report.run_folder import EVALUATION_METRICS as METRICS_FILE
 from hopscotch.report.statistics import Interval, bootstrap
-from hopscotch.report.sweep import make_console
-from hopscotch.report.text import Table, print_table
+from hopscotch.report.text import Table, make_console, print_table
 from hopscotch.report.text import rich_text as escape
 
 if TYPE_CHECKING:
@@ -159,7 +158,7 @@ def read_run(folder: Path, *, evaluated: bool = False) -> Run:
     if evaluated:
         clips, metrics = folder / FOLDER / CLIPS_FILE, folder / FOLDER / METRICS_FILE
         if not metrics.is_file():
-            raise ValueError(f"{folder} has not been evaluated: python hopscotch evaluate run={folder}")
+            raise ValueError(f"{folder} has not been evaluated: hopscotch evaluate {folder}")
         found = read_json(metrics)
         summary |= {"test": found["test"], "compute": found["compute"]}
     return Run(folder, read_config(folder), summary, read_clips(clips) if clips.is_file() else None)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from hopscotch.conditions import Condition
 from hopscotch.metrics import ClassRow, Metrics, as_json
@@ -129,7 +128,7 @@ def print_evaluation(
     warnings: Sequence[str],
 ) -> None:
     """Print all figures; `times` are the seconds of a clip, as trained and with nothing skipped."""
-    console, first = Console(), conditions[0]
+    console, first = text.make_console(), conditions[0]
     lines = {}
     if metrics is not None:
         if metrics.top_k:
