@@ -119,7 +119,7 @@ def test_of_many_classes_those_recognised_worst_are_printed(capsys: pytest.Captu
     assert "class000" in printed
     assert "class039" in printed
     assert "class040" not in printed
-    assert "time fraction     0.50  (4.00 of 8.00 milliseconds a clip)" in printed
+    assert "time fraction      0.50  (4.00 of 8.00 milliseconds a clip)" in printed
     assert "warning: so it is" in printed
 
 

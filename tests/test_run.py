@@ -14,11 +14,13 @@ import pytest
 import soundfile
 import torch
 import yaml
+from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch import Callback, Trainer
 
 import hopscotch.run
 from hopscotch.build import build_callbacks
 from hopscotch.plain import read_json_lines
+from hopscotch.run import in_one_line
 from hopscotch.system import PROJECT_ROOT
 from tests.small_models import classifier
 from tests.tiny import TINY_MODEL, TINY_RUN, Command, Ended, tiny_folder, write_tone, write_tones
@@ -144,6 +146,37 @@ def test_a_run_that_keeps_nothing_says_so(command: Command, tones: Path) -> None
     assert summary()["primary"]["test"] == summary()["test"]["acc"]
 
 
+def test_a_profile_is_printed_and_kept_and_no_tensorboard_named_that_is_not_there(
+    command: Command, tones: Path
+) -> None:
+    typed = [*tiny_folder(tones), *TINY, "model=dense", "trainer.profiler=simple", "logger=csv"]
+    ended = command(*(word for word in typed if word != "~logger"))
+    assert ended.code == 0, ended.err
+    lines = ended.out.splitlines()
+    table = lines.index(next(line for line in lines if line.startswith("Where the time went")))
+    assert lines[table + 1].split() == ["seconds", "calls", "action"]
+    assert lines[table + 2].split()[2] == "run_training_epoch"
+    assert f"the profile: {Path('run/report/profile.txt').absolute()}" in lines
+    assert "run_training_epoch" in Path("run/report/profile.txt").read_text()
+    assert "tensorboard" not in ended.out
+
+
+def test_a_run_that_learns_by_heart_is_not_blamed_for_it(command: Command, tones: Path) -> None:
+    ended = command(*tiny_folder(tones), *TINY, "model=dense", "trainer.overfit_batches=1", "trainer.max_epochs=3")
+    assert ended.code == 0, ended.err
+    found = summary()
+    assert 0 <= found["learned_by_heart"] <= 1
+    assert f"training acc       {found['learned_by_heart']:.4f}  (of the batches to learn by heart)" in ended.out
+    assert not any("over-fitting" in warning for warning in found["warnings"])
+
+
+def test_a_warning_is_one_line_without_the_place_in_the_code() -> None:
+    place = ("our.py", 36, "    rank_zero_warn(")
+    assert in_one_line(UserWarning("Cores\nare busy."), UserWarning, *place) == "warning: Cores are busy.\n"
+    assert in_one_line(PossibleUserWarning("So."), PossibleUserWarning, *place) == "warning: So.\n"
+    assert in_one_line("Old.", DeprecationWarning, *place).startswith("our.py:36: DeprecationWarning: Old.")
+
+
 def test_a_folder_that_holds_a_run_is_refused_and_left_alone(command: Command, tones: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("of another run\n")
@@ -151,6 +184,10 @@ def test_a_folder_that_holds_a_run_is_refused_and_left_alone(command: Command, t
     assert ended.code == 1
     assert f"hydra.run.dir must be a folder without a run in it, got {tmp_path / 'run'}." in ended.err
     assert [path.read_text() for path in (tmp_path / "run").iterdir()] == ["of another run\n"]
+    assert "ckpt_path" not in ended.err  # it left no checkpoint to go on from
+    (tmp_path / "run" / "checkpoints").mkdir()
+    (tmp_path / "run" / "checkpoints" / "last.ckpt").touch()
+    assert f"ckpt_path={tmp_path / 'run' / 'checkpoints' / 'last.ckpt'}" in command(*tiny_folder(tones), *TINY).err
 
 
 def test_a_run_goes_on_from_a_checkpoint_in_a_new_folder(command: Command, tones: Path) -> None:
