@@ -53,7 +53,7 @@ PLACES = {  # of figures in summary.json besides those of the test: part, key, s
     "compute fraction": ("compute", "fraction", 1.0, 4),
     "million MACs a clip": ("compute", "macs", 1e-6, 3),
     "of a dense model": ("compute", "dense_macs", 1e-6, 3),
-    "seconds of testing a clip": ("seconds", "test_clip", 1.0, 5),
+    "seconds of the model for a test clip": ("seconds", "test_clip", 1.0, 5),
     "seconds of training": ("seconds", "fit", 1.0, 1),
     "seconds in all": ("seconds", "total", 1.0, 1),
 }
