@@ -113,10 +113,7 @@ def print_error(error: Exception) -> None:
 
 
 def fit_and_test(cfg: DictConfig, run: Path, started: float) -> dict[str, Any]:
-    # Imports stay: to look through them for garbage takes a quarter of a second. Once: what a sweep's first job leaves
-    # behind must not stay.
-    if gc.get_freeze_count() == 0:
-        gc.freeze()
+    keep_imports()
     quiet()
     if cfg.ckpt_path is not None:
         found = Path(cfg.ckpt_path)
@@ -174,6 +171,12 @@ def fit_and_test(cfg: DictConfig, run: Path, started: float) -> dict[str, Any]:
             "total": time.time() - started,
         },
     )
+
+
+def keep_imports() -> None:
+    """Spare imports the search for garbage, a quarter of a second; once, for what a sweep's first job leaves may go."""
+    if gc.get_freeze_count() == 0:
+        gc.freeze()
 
 
 def quiet() -> None:

@@ -98,31 +98,16 @@ class SkipProgressBar(RichProgressBar):
             where = f"{self.epoch(trainer)}  step {batch_idx + 1}/{trainer.num_training_batches}"
             self.say(trainer, where, self.loss_so_far(trainer))
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        super().on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *step: Any, **more: Any) -> None:
+        super().on_validation_batch_end(trainer, pl_module, *step, **more)
         if self.is_due():
-            self.say(trainer, f"{self.epoch(trainer)}  validation {batch_idx + 1}/{self.total_val_batches}", {})
+            where = f"{step[2] + 1}/{sum(trainer.num_val_batches)}"  # of outputs, batch, batch_idx
+            self.say(trainer, f"{self.epoch(trainer)}  validation {where}", {})
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *step: Any, **more: Any) -> None:
+        super().on_test_batch_end(trainer, pl_module, *step, **more)
         if self.is_due():
-            self.say(trainer, f"test {batch_idx + 1}/{sum(trainer.num_test_batches)}", {})
+            self.say(trainer, f"test {step[2] + 1}/{sum(trainer.num_test_batches)}", {})
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)

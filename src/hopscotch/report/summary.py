@@ -76,7 +76,7 @@ def finish(
         validated=task.calibration is not None or bool(task.model.decision_bias),
         early=early,
     )
-    by_heart = bool(getattr(trainer, "overfit_batches", 0))  # clips that are meant to be over-fitted
+    by_heart = bool(trainer.overfit_batches)  # pyright: ignore[reportAttributeAccessIssue]  # clips that are meant to be over-fitted
     if not (early or by_heart):
         warnings += overfitting(task.primary, in_training, tested[name], "test")
     target = {} if task.target is None else {"target": task.target}
@@ -97,16 +97,21 @@ def finish(
     if by_heart and in_training is not None:
         summary["learned_by_heart"] = in_training
     write_summary(run, **summary)
-    try:
-        draw_report(run, test, skips)
-        write_clips(clip_rows(test, clips_of(trainer, "test")), run / "report" / CLIPS)
-        write_report(read_run(run), Sounds(data))
-    except (Exception, KeyboardInterrupt) as error:  # the training is done, and its summary stays
-        why = f"{type(error).__name__}: {error}"
-        print(f"warning: the run is finished, its report is not whole: {why}", file=sys.stderr)
+    write_pages(run, trainer, test, skips)
     tell_profile(trainer.profiler, run)  # pyright: ignore[reportAttributeAccessIssue]
     print_summary(run, test, skips, summary | {"metrics": {name: tested[name] for name in task.metric_names}})
     return summary
+
+
+def write_pages(run: Path, trainer: Trainer, test: Evaluation, skips: frozenset[str]) -> None:
+    """Write pictures, clips, page and card; if that fails the training is done all the same, and its summary stays."""
+    try:
+        draw_report(run, test, skips)
+        write_clips(clip_rows(test, clips_of(trainer, "test")), run / "report" / CLIPS)
+        write_report(read_run(run), Sounds(trainer.datamodule))  # pyright: ignore[reportAttributeAccessIssue]
+    except (Exception, KeyboardInterrupt) as error:
+        why = f"{type(error).__name__}: {error}"
+        print(f"warning: the run is finished, its report is not whole: {why}", file=sys.stderr)
 
 
 def classes_of(test: Evaluation, data: AudioDataModule) -> dict[str, float]:
