@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hopscotch.build import build_model, build_task
-from hopscotch.conditions import time_fraction, with_noise, with_silence
+from hopscotch.conditions import time_clips, with_noise, with_silence
 from hopscotch.training.calibration import calibrate
 from hopscotch.training.task import AudioTask
 from hopscotch.types import AudioBatch, Decisions
@@ -81,9 +81,25 @@ def test_a_gain_that_is_predicted_right_has_a_correlation_of_one(make_task) -> N
 
 
 def test_the_share_of_time_is_the_models_own_over_the_dense_run(make_task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve clips in two batches, each measured as the median of rounds."""
     clock = itertools.accumulate(itertools.cycle([0.0, 1.0, 0.0, 4.0]))  # its own pass a second, the dense one four
     monkeypatch.setattr("hopscotch.conditions.time.perf_counter", lambda: next(clock))
-    assert time_fraction(make_task("model=learned_skip"), batches()) == 0.25
+    found = time_clips(make_task("model=learned_skip"), batches())
+    assert found == (2 / 12, 8 / 12)
+    assert found.fraction == 0.25
+    clock = itertools.accumulate(itertools.cycle([0.0, 1.0]))
+    assert time_clips(make_task("model=dense"), batches()) == (2 / 12, 2 / 12)  # nothing to skip: measured once
+
+
+def test_timing_changes_no_model_and_ends_in_time(make_task, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hopscotch.conditions.TIMED_SECONDS", 0.0)
+    task, calls = make_task("model=learned_skip"), []
+    task.model.decision_bias.fill_(0.3)
+    task.model.register_forward_hook(lambda *_: calls.append(task.model.decision_bias.item()))
+    time_clips(task, batches())
+    assert len(calls) == 2  # one batch, one round
+    assert calls[0] == pytest.approx(0.3) == task.model.decision_bias.item()
+    assert calls[1] > 1000
 
 
 @pytest.mark.parametrize("name", ["learned_skip_gain", "skip_transformer_gain"])

@@ -111,11 +111,14 @@ def test_the_wrong_label_given_most_often_is_named() -> None:
 def test_of_many_classes_those_recognised_worst_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [ClassRow(f"class{i:03d}", 1, i / 100, 1.0, 1.0, "", 0.5, 0.5, 1e6) for i in range(100)]
     condition = Condition("clean", None, None, None, 0.5, 1e6, {"acc": 0.5, "f1": 0.5})
-    print_evaluation(Metrics(0.5, {}, 0.1, rows[::-1], []), [condition], num_clips=100, warnings=["so it is"])
+    print_evaluation(
+        Metrics(0.5, {}, 0.1, rows[::-1], []), [condition], num_clips=100, times=(0.004, 0.008), warnings=["so it is"]
+    )
     printed = capsys.readouterr().out
     assert "class000" in printed
     assert "class039" in printed
     assert "class040" not in printed
+    assert "time fraction      0.50  (4.00 of 8.00 milliseconds a clip)" in printed
     assert "warning: so it is" in printed
 
 

@@ -4,7 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib import font_manager, rcParams
 from matplotlib.colors import to_rgb
+from matplotlib.ft2font import FT2Font
 from PIL import Image
 
 from hopscotch.report.decisions import JUMPED_OVER, LANDED, RAN, history_cells, stride_shares
@@ -19,9 +21,11 @@ from hopscotch.report.figures import (
     draw_histories,
     draw_pattern_history,
     draw_report,
+    new_figure,
     save,
     shortened,
     stride_colours,
+    use_letters_of,
 )
 from hopscotch.types import SkipTrace
 from tests.hand_made import both_trace, jump_trace, make_evaluation, skips_of, stride_trace
@@ -142,3 +146,21 @@ def test_open_tokens_stand_under_the_frames_they_were_made_of() -> None:
     middles = mesh.get_coordinates()[0, :, 0]  # pyright: ignore[reportAttributeAccessIssue]  # it is a QuadMesh
     np.testing.assert_allclose((middles[1:] + middles[:-1]) / 2, [0.0, 0.04])  # of frames 0 and 4
     assert below.get_xlim() == above.get_xlim() == pytest.approx((-0.005, 0.055))  # cut to the mel picture
+
+
+def test_letters_that_the_usual_font_lacks_come_from_another_and_boxes_are_not_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """U+24B6 is in STIXGeneral, which comes with matplotlib; no font that comes with it has Japanese."""
+    monkeypatch.setitem(rcParams, "font.family", ["sans-serif"])
+    use_letters_of(["yes", "no"])
+    assert rcParams["font.family"] == ["sans-serif"]
+    use_letters_of(["\N{CIRCLED LATIN CAPITAL LETTER A}", "日本語", "ü"])
+    usual, other, *_ = rcParams["font.family"]
+    assert usual == "DejaVu Sans"
+    assert 0x24B6 in FT2Font(font_manager.findfont(other)).get_charmap()
+    assert not any(name.startswith("Last Resort") for name in rcParams["font.family"])
+    figure, axes = new_figure()
+    axes.set_title("日本語")
+    save(figure, tmp_path / "a.png")  # a warning would be an error here
+    assert (tmp_path / "a.png").stat().st_size > 1000

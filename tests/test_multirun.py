@@ -1,6 +1,7 @@
 """A sweep: every job has its say, whatever becomes of the others."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -47,4 +48,8 @@ def test_a_sweep_without_a_failure_ends_with_exit_code_0_and_counts_the_seconds_
     for seconds in (job["seconds"] for job in jobs):
         assert seconds["to_first_step"] < seconds["total"] < 500  # not counted from the start of the process
     assert "Means over seeds" in ended.out
+    lines = ended.out.splitlines()
+    assert [line for line in lines if re.match(r"job \d", line)] == ["job 1 of 2: seed=0", "job 2 of 2: seed=1"]
+    assert lines[lines.index("job 2 of 2: seed=1") - 1] == ""
+    assert lines[lines.index("job 2 of 2: seed=1") + 1].startswith("skip_attention: ")
     assert {"frontier.csv", "frontier.png", "sweep.jsonl"} <= {path.name for path in Path("all").iterdir()}

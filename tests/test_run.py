@@ -14,11 +14,13 @@ import pytest
 import soundfile
 import torch
 import yaml
+from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch import Callback, Trainer
 
 import hopscotch.run
 from hopscotch.build import build_callbacks
 from hopscotch.plain import read_json_lines
+from hopscotch.run import in_one_line
 from hopscotch.system import PROJECT_ROOT
 from tests.small_models import classifier
 from tests.tiny import TINY_MODEL, TINY_RUN, Command, Ended, tiny_folder, write_tone, write_tones
@@ -78,7 +80,11 @@ def test_the_summary_holds_what_a_program_asks_for(command: Command, tones: Path
     assert compute["target"] == pytest.approx((compute["floor"] + 1) / 2)
     assert 0 < found["seconds"]["to_first_step"] <= found["seconds"]["total"]
     assert 0 < found["seconds"]["fit"] <= found["seconds"]["total"]
-    assert 0 < found["seconds"]["test_clip"] < found["seconds"]["total"]
+    own, dense = (found["seconds"][name] for name in ("test_clip", "test_clip_dense"))
+    assert 0 < own < found["seconds"]["total"]
+    assert found["time_fraction"] == own / dense
+    assert found["majority_baseline"] == pytest.approx(1 / 3)
+    assert 0 <= found["macro_f1"] <= 1
     assert found["parameters"] > 0
     assert isinstance(found["warnings"], list)
     assert found["versions"]["torch"] == torch.__version__.partition("+")[0]
@@ -135,8 +141,32 @@ def test_a_run_that_keeps_nothing_says_so(command: Command, tones: Path) -> None
     typed = [*tiny_folder(tones), *TINY, "model=dense", "trainer.fast_dev_run=1"]
     assert command(*typed).code == 0
     assert summary()["kept"] is None
+    assert not Path("run/checkpoints").exists()
     assert summary()["primary"]["val"] is None
     assert summary()["primary"]["test"] == summary()["test"]["acc"]
+
+
+def test_no_tensorboard_is_named_that_is_not_there(command: Command, tones: Path) -> None:
+    typed = [*tiny_folder(tones), *TINY, "model=dense", "logger=csv"]
+    ended = command(*(word for word in typed if word != "~logger"))
+    assert ended.code == 0, ended.err
+    assert "tensorboard" not in ended.out
+
+
+def test_a_run_that_learns_by_heart_is_not_blamed_for_it(command: Command, tones: Path) -> None:
+    ended = command(*tiny_folder(tones), *TINY, "model=dense", "trainer.overfit_batches=1", "trainer.max_epochs=3")
+    assert ended.code == 0, ended.err
+    found = summary()
+    assert 0 <= found["learned_by_heart"] <= 1
+    assert f"training acc       {found['learned_by_heart']:.4f}  (of the batches to learn by heart)" in ended.out
+    assert not any("over-fitting" in warning for warning in found["warnings"])
+
+
+def test_a_warning_is_one_line_without_the_place_in_the_code() -> None:
+    place = ("our.py", 36, "    rank_zero_warn(")
+    assert in_one_line(UserWarning("Cores\nare busy."), UserWarning, *place) == "warning: Cores are busy.\n"
+    assert in_one_line(PossibleUserWarning("So."), PossibleUserWarning, *place) == "warning: So.\n"
+    assert in_one_line("Old.", DeprecationWarning, *place).startswith("our.py:36: DeprecationWarning: Old.")
 
 
 def test_a_folder_that_holds_a_run_is_refused_and_left_alone(command: Command, tones: Path, tmp_path: Path) -> None:
@@ -146,6 +176,10 @@ def test_a_folder_that_holds_a_run_is_refused_and_left_alone(command: Command, t
     assert ended.code == 1
     assert f"hydra.run.dir must be a folder without a run in it, got {tmp_path / 'run'}." in ended.err
     assert [path.read_text() for path in (tmp_path / "run").iterdir()] == ["of another run\n"]
+    assert "ckpt_path" not in ended.err  # it left no checkpoint to go on from
+    (tmp_path / "run" / "checkpoints").mkdir()
+    (tmp_path / "run" / "checkpoints" / "last.ckpt").touch()
+    assert f"ckpt_path={tmp_path / 'run' / 'checkpoints' / 'last.ckpt'}" in command(*tiny_folder(tones), *TINY).err
 
 
 def test_a_run_goes_on_from_a_checkpoint_in_a_new_folder(command: Command, tones: Path) -> None:
@@ -200,8 +234,9 @@ def test_ctrl_c_ends_a_run_in_order(command: Command, tones: Path, monkeypatch: 
     press(monkeypatch, signal.SIGINT)
     before = signal.getsignal(signal.SIGINT)
     ended = command(*tiny_folder(tones), *TINY, "trainer.max_epochs=50")
-    assert ended.code == 0
+    assert ended.code == 130  # as a shell reports SIGINT
     assert summary()["status"] == "stopped"
+    assert summary()["warnings"] == []  # of a training that had hardly begun
     assert 0 <= summary()["test"]["acc"] <= 1
     assert max(line["step"] for line in read_json_lines(Path("run/metrics.jsonl"))) <= 4
     assert signal.getsignal(signal.SIGINT) is before
@@ -335,7 +370,7 @@ def test_ctrl_c_ends_a_real_process_in_order(tones: Path, tmp_path: Path) -> Non
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
+    assert process.returncode == 130, err
     assert "Traceback" not in err
     assert summary(tmp_path / "run")["status"] == "stopped"
     assert out.splitlines()[-1] == str(tmp_path / "run")

@@ -155,7 +155,7 @@ def test_the_page_and_the_card_say_the_same(tmp_path: Path) -> None:
         ):
             assert facts in text.replace("&#39;", "'")
         assert "layer 1 has a dead gate: so it is." in text
-        assert "clip left out: bad.wav: is cut" in text
+        assert "clips left out, 1 in all; summary.json has the reasons: bad.wav." in text
         assert "python scripts/predict.py run=" in text
         for title in ("Learning", "By class", "By duration", "By loudness", "What was skipped", "Single clips"):
             assert title in text

@@ -11,10 +11,25 @@ from hopscotch.system import IS_CHECKOUT, commit
 from tests.hand_made import both_trace, make_evaluation, skips_of, stride_trace
 
 
-def printed(run: Path, test: Evaluation, **arguments) -> str:
+def facts(test: Evaluation, **more) -> dict:
+    """What summary.json has of a run, as far as it is printed."""
+    return {
+        "metrics": {"acc": 0.5, "f1": 0.25},
+        "majority_baseline": 0.5,
+        "macro_f1": 1 / 3,
+        "compute": test.compute,
+        "seconds": {"test_clip": 0.0043, "test_clip_dense": 0.007, "total": 174.0, "fit": 144.0},
+        "kept": {"epoch": 10, "step": 110, "monitor": "val/loss", "value": 0.51234},
+        "epochs": 12,
+        "parameters": 1234,
+        "warnings": [],
+        **more,
+    }
+
+
+def printed(run: Path, test: Evaluation, **more) -> str:
     screen = io.StringIO()
-    facts = {"metrics": {"acc": 0.5, "f1": 0.25}, "parameters": 1234, **arguments}
-    print_summary(run, test, skips_of(test.trace), console=Console(file=screen, width=100), **facts)
+    print_summary(run, test, skips_of(test.trace), facts(test, **more), Console(file=screen, width=100))
     return screen.getvalue()
 
 
@@ -55,18 +70,54 @@ def test_failed_run_has_a_summary_with_its_error_and_without_figures(tmp_path: P
 
 def test_last_line_is_the_run_folder_however_long_its_name(tmp_path: Path) -> None:
     run = tmp_path / ("a folder with blanks and a very long name " * 5)
+    (run / "tensorboard").mkdir(parents=True)
+    (run / "tensorboard" / "events.out.tfevents.1").touch()
     *_, command, last = printed(run, make_evaluation(stride_trace())).splitlines()
     assert last == str(run)
     assert command.endswith(f"--logdir '{run}' --samples_per_plugin images=100,audio=50")
 
 
-def test_terminal_shows_metrics_compute_and_parameters(tmp_path: Path) -> None:
-    text = printed(tmp_path, make_evaluation(stride_trace()), warnings=["constant policy: so it is"])
-    assert "test acc          0.5000  (4 clips)" in text
-    assert "test f1           0.2500" in text
-    assert "compute fraction  0.6500" in text
-    assert "parameters        1,234" in text
-    assert "warning: constant policy: so it is" in text
+def test_terminal_says_first_what_one_asks_first(tmp_path: Path) -> None:
+    test = make_evaluation(stride_trace())
+    assert printed(tmp_path, test).split("\n\n")[0].splitlines() == [
+        "",
+        "test acc           0.5000  (0.150 to 0.850 with 95 %, 4 clips)",
+        "test f1            0.2500",
+        "majority baseline  0.5000",
+        "macro F1           0.3333",
+        "compute fraction   0.6500  (0.00 of 0.00 million MACs a clip)",
+        "time fraction      0.61  (4.30 of 7.00 milliseconds a clip)",
+        "kept               epoch 11 of 12, val/loss 0.5123",
+        "minutes            2.9  (2.4 of training)",
+        "parameters         1,234",
+    ]
+    compute = {"fraction": 0.6, "macs": 6e6, "target": 0.58}
+    assert "0.6000  (6.00 of 10.00 million MACs a clip, target 0.5800)" in printed(tmp_path, test, compute=compute)
+    assert "warning: so it is" in printed(tmp_path, test, warnings=["so it is"])
+
+
+def test_nothing_is_named_that_is_not_there(tmp_path: Path) -> None:
+    text = printed(tmp_path, make_evaluation(stride_trace()), kept=None)
+    assert "look closer" not in text
+    assert "the report" not in text
+    assert "kept" not in text
+
+
+def test_a_metric_that_is_no_share_of_clips_has_no_interval(tmp_path: Path) -> None:
+    test = make_evaluation(stride_trace())
+    assert "test mae           2.5000  (4 clips)\n" in printed(tmp_path, test, metrics={"mae": 2.5})
+    del test.rows["label"]
+    assert "majority" not in printed(tmp_path, test, metrics={"mae": 2.5})
+
+
+def test_a_run_that_had_to_learn_by_heart_says_whether_it_did(tmp_path: Path) -> None:
+    text = printed(tmp_path, make_evaluation(stride_trace()), learned_by_heart=1.0)
+    assert "training acc       1.0000  (of the batches to learn by heart)" in text
+
+
+def test_routes_are_counted_above_the_table(tmp_path: Path) -> None:
+    text = printed(tmp_path, make_evaluation(stride_trace()))
+    assert "What the test clips did: 4 routes, the commonest taken by 25% of them\n" in text
 
 
 def test_terminal_table_says_what_each_layer_did(tmp_path: Path) -> None:

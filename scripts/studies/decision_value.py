@@ -29,7 +29,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from hopscotch.conditions import time_fraction, with_noise, with_silence
+from hopscotch.conditions import time_clips, with_noise, with_silence
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.plain import write_csv
@@ -102,7 +102,7 @@ class DecisionValue(Callback):
         rows: list[tuple[object, ...]] = []
 
         def measured(level: float | None) -> dict[str, Any]:
-            found: dict[str, Any] = {"time_fraction": time_fraction(pl_module, clean)} if decides else {}
+            found: dict[str, Any] = {"time_fraction": time_clips(pl_module, clean).fraction} if decides else {}
             for name, batches in sets.items():
                 if decides:
                     decided = measure_decisions(pl_module, batches, ends[name])

@@ -37,8 +37,7 @@ from hopscotch.report.run_folder import CLIPS as CLIPS_FILE
 from hopscotch.report.run_folder import EVALUATION as FOLDER
 from hopscotch.report.run_folder import EVALUATION_METRICS as METRICS_FILE
 from hopscotch.report.statistics import Interval, bootstrap
-from hopscotch.report.sweep import make_console
-from hopscotch.report.text import Table, print_table
+from hopscotch.report.text import Table, make_console, print_table
 from hopscotch.report.text import rich_text as escape
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ PLACES = {  # of figures in summary.json besides those of the test: part, key, s
     "compute fraction": ("compute", "fraction", 1.0, 4),
     "million MACs a clip": ("compute", "macs", 1e-6, 3),
     "of a dense model": ("compute", "dense_macs", 1e-6, 3),
-    "seconds of testing a clip": ("seconds", "test_clip", 1.0, 5),
+    "seconds of the model for a test clip": ("seconds", "test_clip", 1.0, 5),
     "seconds of training": ("seconds", "fit", 1.0, 1),
     "seconds in all": ("seconds", "total", 1.0, 1),
 }

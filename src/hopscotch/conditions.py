@@ -4,6 +4,9 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import islice
+from statistics import median
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +17,6 @@ from hopscotch.data.augment import WaveformAugment
 from hopscotch.data.clips import KeyedLoader
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.layers.attention import SkipAttention
-from hopscotch.metrics import macro_f1
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.progress import with_progress
 from hopscotch.report.collect import Evaluation, gather
@@ -23,7 +25,8 @@ from hopscotch.training.task import AudioTask
 from hopscotch.types import AudioBatch
 
 TIMED_BATCHES = 8  # spread over the split
-TIMED_ROUNDS = 3  # of each, the fastest counts: other work on the machine only ever adds
+TIMED_ROUNDS = 3  # of each
+TIMED_SECONDS = 4.0  # in all; what has begun is finished
 
 
 class Condition(NamedTuple):
@@ -76,7 +79,7 @@ def passes(
             logged = {tag.removeprefix("test/"): float(value) for tag, value in trainer.callback_metrics.items()}
             metrics = {name: logged[name] for name in task.metric_names}
             if evaluation.has_classes:
-                metrics.setdefault("f1", macro_f1(evaluation, len(task.classes)))
+                metrics.setdefault("f1", evaluation.macro_f1(len(task.classes)))
             condition = Condition(
                 condition=name,
                 snr_db=level,
@@ -125,22 +128,53 @@ def with_silence(batches: Sequence[AudioBatch], seconds: float, sample_rate: int
     return _changed(batches, sample_rate, silence_probability=1.0, silence_seconds=seconds)
 
 
+class Times(NamedTuple):
+    """Hold the seconds that the model takes for a clip."""
+
+    own: float  # as it decides
+    dense: float  # of the same weights, with nothing skipped and every stride 1
+
+    @property
+    def fraction(self) -> float:
+        return self.own / self.dense
+
+
+def time_test(task: AudioTask, data: AudioDataModule, trainer: Trainer) -> Times:
+    """Time test batches of all lengths as the trainer ran them; the task stays on the trainer's device."""
+    task.to(trainer.strategy.root_device)  # a test moves it to the CPU
+    loader = data.test_dataloader()
+    batches = list(islice(loader, 0, None, -(-len(loader) // TIMED_BATCHES)))
+    with trainer.precision_plugin.forward_context():
+        return time_clips(task, batches)
+
+
 @torch.no_grad()
-def time_fraction(task: AudioTask, batches: Sequence[AudioBatch]) -> float:
-    """Measure the time of the model as it decides, as a fraction of its dense run (nothing skipped, stride 1)."""
-    model, bias = task.model.eval(), task.model.decision_bias
-    seconds = {"own": 0.0, "dense": 0.0}
-    for batch in batches[:: -(-len(batches) // TIMED_BATCHES)]:
-        waveform, lengths = batch.waveform.to(bias.device), batch.lengths.to(bias.device)
-        fastest = {"own": math.inf, "dense": math.inf}
-        for _ in range(TIMED_ROUNDS):
-            for name, setting in (("own", contextlib.nullcontext()), ("dense", nothing_skipped(model))):
-                with setting:
+def time_clips(task: AudioTask, batches: Sequence[AudioBatch]) -> Times:
+    """Time the model as it decides and, in turn, with nothing skipped; of the rounds of a batch the median counts.
+
+    Batches of medium length, if they are sorted by length, come first: they count if the time is too short for all.
+    """
+    model, device = task.model.eval(), task.model.decision_bias.device
+    settings = {"own": contextlib.nullcontext, "dense": partial(nothing_skipped, model)}
+    if not model.encoder.skips:
+        del settings["dense"]
+    spread = batches[:: -(-len(batches) // TIMED_BATCHES)]
+    middle_first = sorted(range(len(spread)), key=lambda place: abs(2 * place - len(spread) + 1))
+    seconds, clips, end = dict.fromkeys(settings, 0.0), 0, time.monotonic() + TIMED_SECONDS
+    for batch in (spread[place] for place in middle_first):
+        waveform, lengths = batch.waveform.to(device), batch.lengths.to(device)
+        found: dict[str, list[float]] = {name: [] for name in settings}
+        while not found["own"] or (len(found["own"]) < TIMED_ROUNDS and time.monotonic() < end):
+            for name, setting in settings.items():
+                with setting():
                     begun = time.perf_counter()
                     model(waveform, lengths).logits.sum().item()  # waits for a GPU
-                    fastest[name] = min(fastest[name], time.perf_counter() - begun)
-        seconds = {name: seconds[name] + fastest[name] for name in seconds}
-    return seconds["own"] / seconds["dense"]
+                    found[name].append(time.perf_counter() - begun)
+        seconds = {name: seconds[name] + median(found[name]) for name in seconds}
+        clips += len(batch.lengths)
+        if time.monotonic() >= end:
+            break
+    return Times(seconds["own"] / clips, seconds.get("dense", seconds["own"]) / clips)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import fields
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from hopscotch.build import build_data, build_model, build_task, make_trainer
-from hopscotch.conditions import TIMED_BATCHES, passes, time_fraction
+from hopscotch.conditions import passes, time_test
 from hopscotch.config.check import refuse_missing
 from hopscotch.config.compose import compose, register
 from hopscotch.config.errors import flat, nearest
@@ -28,6 +27,7 @@ from hopscotch.models.audio_model import AudioModel
 from hopscotch.plain import as_written, refuse_links, shown
 from hopscotch.registry import trusted
 from hopscotch.report.clips import SplitClips, clip_rows
+from hopscotch.report.figures import use_letters_of
 from hopscotch.report.run_folder import EVALUATION, RunFolder
 from hopscotch.restore import checkpoint_of, hold_to_rules, no_larger_than, stored_config, trained_classes
 from hopscotch.training.checkpoint import read_checkpoint, take_weights
@@ -164,10 +164,8 @@ def evaluate(
     first = next(all_passes)
     metrics = measure(first.evaluation, task.steps["test"], data.classes) if first.evaluation.has_classes else None
     conditions = [first.condition, *(later.condition for later in all_passes)]
-    task.to(trainer.strategy.root_device)  # a test moves it to the CPU
-    loader = data.test_dataloader()
-    batches = islice(loader, 0, None, -(-len(loader) // TIMED_BATCHES))  # spread over the split
-    time = time_fraction(task, list(batches)) if task.model.decides else None
+    times = time_test(task, data, trainer)
+    use_letters_of(data.classes)
     facts = {
         "run": str(run),
         "checkpoint": str(checkpoint_of(run, ckpt)),
@@ -175,7 +173,7 @@ def evaluate(
         "data": data.summary(),
         "test": first.logged,  # these two are as in summary.json
         "compute": first.evaluation.compute,
-        "time_fraction": time,  # at the budget of training
+        "time_fraction": times.fraction if task.model.decides else None,  # at the budget of training
     }
     clips = clip_rows(first.evaluation, SplitClips(data, "test"))
     write_evaluation(folder, facts=facts, metrics=metrics, classes=data.classes, clips=clips, conditions=conditions)
@@ -184,7 +182,7 @@ def evaluate(
     was, warnings = RunFolder(run).data, []
     if was and was.get("fingerprint") != data.fingerprint() and not changes_data(overrides):
         warnings.append("the test set differs from the one of the training run (clips added, removed or changed).")
-    print_evaluation(metrics, conditions, num_clips=len(clips), time=time, warnings=warnings)
+    print_evaluation(metrics, conditions, num_clips=len(clips), times=times, warnings=warnings)
     return folder
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from hopscotch.conditions import Condition
 from hopscotch.metrics import ClassRow, Metrics, as_json
@@ -125,19 +124,17 @@ def print_evaluation(
     conditions: Sequence[Condition],
     *,
     num_clips: int,
-    time: float | None = None,
+    times: tuple[float, float],
     warnings: Sequence[str],
 ) -> None:
-    """Print all figures; `time` is the share of the dense run's seconds that the decisions leave."""
-    console, first = Console(), conditions[0]
+    """Print all figures; `times` are the seconds of a clip, as trained and with nothing skipped."""
+    console, first = text.make_console(), conditions[0]
     lines = {}
     if metrics is not None:
         if metrics.top_k:
             lines["top-k accuracy"] = "  ".join(f"{share:.4f} among {k}" for k, share in metrics.top_k.items())
         lines["calibration error"] = f"{metrics.calibration_error:.4f}"
-    lines |= text.compute_facts(first.fraction, first.macs)
-    if time is not None:
-        lines["time fraction"] = f"{time:.2f}  (as trained, over the same model with nothing skipped)"
+    lines |= text.compute_facts(first.fraction, first.macs) | text.time_facts(*times)
     console.print()
     text.print_facts(text.test_facts(first.metrics, num_clips) | lines, console)
     if metrics is not None:

@@ -10,7 +10,6 @@ from torch import Tensor
 from torchmetrics.functional.classification import (
     multiclass_accuracy,
     multiclass_calibration_error,
-    multiclass_f1_score,
 )
 
 from hopscotch.report.collect import Evaluation
@@ -49,7 +48,7 @@ def measure(evaluation: Evaluation, steps: Sequence[Step], classes: Sequence[str
     scores = scores_of(steps)
     counts = confusion(labels.numpy(), predictions.numpy(), num_classes)
     return Metrics(
-        f1=macro_f1(evaluation, num_classes),
+        f1=evaluation.macro_f1(num_classes),
         top_k={
             k: multiclass_accuracy(scores, labels, num_classes, average="micro", top_k=k).item()
             for k in TOP_K
@@ -67,12 +66,6 @@ def scores_of(steps: Sequence[Step]) -> Float[Tensor, "clip classes"]:
     """Join what the head said of the clips, in the order of the split."""
     order = torch.cat([step.indices for step in steps]).argsort(stable=True)
     return torch.cat([step.output.logits for step in steps])[order].float().cpu()
-
-
-def macro_f1(evaluation: Evaluation, num_classes: int) -> float:
-    """Mean F1 over the classes that were shown or named."""
-    found = multiclass_f1_score(evaluation.rows["prediction"], evaluation.rows["label"], num_classes, average="macro")
-    return found.item()
 
 
 def class_row(

@@ -7,23 +7,32 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 PATIENCE = 2.0  # seconds without a progress bar
+HEARTBEAT = 30.0  # seconds from line to line where there is no terminal for a bar
 
 Item = TypeVar("Item")
 
 
 def with_progress(items: Iterable[Item], total: int, title: str) -> Iterator[Item]:
-    """Yield the items again, with a bar on the terminal once they take longer than `PATIENCE`."""
+    """Yield the items again, with a bar on the terminal once they take longer than `PATIENCE`.
+
+    Where the output is no terminal a line says so, then, and after every `HEARTBEAT`.
+    """
     from rich.progress import Progress
 
-    start = time.monotonic()
+    due = time.monotonic() + PATIENCE
     with Progress(transient=True, disable=True) as progress:
         task = progress.add_task(title, total=total)
-        for item in items:
+        for done, item in enumerate(items, start=1):
             yield item
             progress.advance(task)
-            if progress.disable and time.monotonic() - start > PATIENCE:
+            if not progress.disable or time.monotonic() < due:
+                continue
+            if progress.console.is_terminal:
                 progress.disable = False
                 progress.start()
+            else:
+                due = time.monotonic() + HEARTBEAT
+                print(f"{title}: {done} of {total}", flush=True)
 
 
 @contextmanager

@@ -22,18 +22,22 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
 from hopscotch.build import build_callbacks, build_data, build_loggers, build_model, build_task, build_trainer
+from hopscotch.conditions import time_test
 from hopscotch.config.compose import STARTED
 from hopscotch.config.monitors import refuse_unlogged
 from hopscotch.plain import sentence
 from hopscotch.report.collect import gather_everywhere
+from hopscotch.report.figures import use_letters_of
 from hopscotch.report.metrics_log import MetricsLog
-from hopscotch.report.progress import print_profiles, quiet_lightning
+from hopscotch.report.progress import opening, print_profiles, quiet_lightning
 from hopscotch.report.summary import Best, finish, write_summary
 from hopscotch.report.sweep import append_ledger
 from hopscotch.system import warn_if_crowded
 from hopscotch.training.checkpoint import check_resumable, load_weights, read_checkpoint, take_weights
 from hopscotch.training.task import AudioTask
 
+PYTHONS_WARNING = warnings.formatwarning
+EARLY = 0.5  # of the training steps: before, a budget is not yet met and little is learnt
 Ended = Literal["finished", "stopped"]
 
 
@@ -41,7 +45,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     """Train, test on the best checkpoint, and write the run's folder; the summary is returned.
 
     What a user gave wrong ends with one message and exit code 1. In a sweep nothing is raised, for Hydra would lose the
-    jobs that follow: the job writes status "failed" and returns. Only being stopped at once ends a sweep too.
+    jobs that follow: the job writes status "failed" and returns. Only being stopped at once ends a sweep too. A run
+    that was stopped ends with exit code 130, also after its test.
     """
     hydra_config = HydraConfig.get()
     run = Path(cfg.run_dir).absolute()
@@ -52,8 +57,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         rank_zero_only(append_ledger)(run.parent, {"folder": run.name, "overrides": overrides, **summary})
     elif summary["status"] == "failed":
         raise SystemExit(1)
-    if summary["status"] == "stopped" and not summary["test"]:
-        raise SystemExit(130)  # as a shell reports SIGINT
+    if summary["status"] == "stopped" and not (is_job and summary["test"]):
+        raise SystemExit(130)  # as a shell reports SIGINT; the jobs that follow one stopped in order still run
     return summary
 
 
@@ -83,10 +88,9 @@ def claim(run: Path, cfg: DictConfig, overrides: list[str]) -> None:
         with (run / "config.yaml").open("x", encoding="utf-8") as file:
             file.write(OmegaConf.to_yaml(cfg, resolve=True))
     except FileExistsError:
-        raise ValueError(
-            f"hydra.run.dir must be a folder without a run in it, got {run}. "
-            f"To go on with that run choose a new folder and pass ckpt_path={run / 'checkpoints' / 'last.ckpt'}."
-        ) from None
+        last = run / "checkpoints" / "last.ckpt"
+        hint = f" To go on with that run choose a new folder and pass ckpt_path={last}." if last.is_file() else ""
+        raise ValueError(f"hydra.run.dir must be a folder without a run in it, got {run}.{hint}") from None
     (run / "overrides.yaml").write_text(OmegaConf.to_yaml(overrides), encoding="utf-8")
 
 
@@ -111,10 +115,7 @@ def print_error(error: Exception) -> None:
 
 
 def fit_and_test(cfg: DictConfig, run: Path, started: float) -> dict[str, Any]:
-    # Imports stay: to look through them for garbage takes a quarter of a second. Once: what a sweep's first job leaves
-    # behind must not stay.
-    if gc.get_freeze_count() == 0:
-        gc.freeze()
+    keep_imports()
     quiet()
     if cfg.ckpt_path is not None:
         found = Path(cfg.ckpt_path)
@@ -130,6 +131,7 @@ def fit_and_test(cfg: DictConfig, run: Path, started: float) -> dict[str, Any]:
         warn_if_crowded()
     data = build_data(cfg)
     data.setup("fit")
+    use_letters_of([*data.classes, *(clip.name for clips in data.clips.values() for clip in clips)])
     model = build_model(cfg, data.num_classes)
     task = build_task(cfg, model, data)
     refuse_unlogged(cfg, task.tags)
@@ -140,11 +142,13 @@ def fit_and_test(cfg: DictConfig, run: Path, started: float) -> dict[str, Any]:
     for logger in trainer.loggers:
         if not isinstance(logger, TensorBoardLogger):  # where our dashboard chooses some
             logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))  # pyright: ignore[reportArgumentType]
+    rank_zero_only(print)(opening(trainer, task, data, run), flush=True)
     interrupt = Interrupt(trainer)
     fit_started = time.time()
     with interrupt:
         trainer.fit(task, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
     fit_seconds = time.time() - fit_started
+    early = bool(cfg.trainer.fast_dev_run) or (interrupt.came and task.progress < EARLY)
     in_training = trainer.callback_metrics.get(f"train/{task.primary.name}")  # the test forgets it
     best = load_best(task, trainer)
     trainer.test(task, datamodule=data, verbose=False)
@@ -154,6 +158,7 @@ def fit_and_test(cfg: DictConfig, run: Path, started: float) -> dict[str, Any]:
     status: Ended = "stopped" if interrupt.came else "finished"
     if not trainer.is_global_zero:
         return {"status": status, "test": {}}
+    times = time_test(task, data, trainer)
     return finish(
         run,
         trainer,
@@ -161,6 +166,7 @@ def fit_and_test(cfg: DictConfig, run: Path, started: float) -> dict[str, Any]:
         test,
         best,
         in_training=None if in_training is None else float(in_training),
+        early=early,
         status=status,
         model=cfg.model.name,
         seed=cfg.seed,
@@ -168,9 +174,17 @@ def fit_and_test(cfg: DictConfig, run: Path, started: float) -> dict[str, Any]:
         seconds={
             "to_first_step": (task.first_step_at or fit_started) - started,
             "fit": fit_seconds,
+            "test_clip": times.own,
+            "test_clip_dense": times.dense,
             "total": time.time() - started,
         },
     )
+
+
+def keep_imports() -> None:
+    """Spare imports the search for garbage, a quarter of a second; once, for what a sweep's first job leaves may go."""
+    if gc.get_freeze_count() == 0:
+        gc.freeze()
 
 
 def quiet() -> None:
@@ -182,6 +196,14 @@ def quiet() -> None:
         "`isinstance.treespec, LeafSpec.` is deprecated.*",  # Lightning's use of torch, until it catches up
     ):
         warnings.filterwarnings("ignore", message=message)
+    warnings.formatwarning = in_one_line
+
+
+def in_one_line(message: Warning | str, category: type[Warning], file: str, line: int, code: str | None = None) -> str:
+    """Write what a user should know without the place in the code that says it; other warnings keep their form."""
+    if issubclass(category, UserWarning):
+        return f"warning: {sentence(str(message))}\n"
+    return PYTHONS_WARNING(message, category, file, line, code)
 
 
 def load_best(task: AudioTask, trainer: Trainer) -> Best | None:
@@ -229,4 +251,4 @@ class Interrupt:
             raise KeyboardInterrupt
         self.came = True
         self.trainer.should_stop = True
-        print("\nStopping after this step, then testing the best checkpoint. Ctrl-C again: at once.", file=sys.stderr)
+        print("\nStopping after this step, then validating and testing. Ctrl-C again: at once.", file=sys.stderr)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torchmetrics.functional.classification import multiclass_f1_score
 
 from hopscotch.types import SkipTrace, Step
 
@@ -44,6 +45,10 @@ class Evaluation:
         """Compute fraction, and multiply-accumulates per clip: of the model as it ran and of the dense one."""
         means = {name: getattr(self.trace, name).double().mean().item() for name in ("macs", "dense_macs")}
         return {"fraction": self.compute_fraction, **means}
+
+    def macro_f1(self, num_classes: int) -> float:
+        """Average F1 over the classes that were shown or named."""
+        return multiclass_f1_score(self.rows["prediction"], self.rows["label"], num_classes, average="macro").item()
 
     def select(self, rows: Int[Tensor, " row"]) -> "Evaluation":
         """Select some of the clips, in the order asked for."""

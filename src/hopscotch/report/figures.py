@@ -4,7 +4,8 @@ A picture is drawn by one function, be it for a file, a page or TensorBoard. Fig
 telephone; each comes with its caption.
 """
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ INK, GREY, LIGHT_GREY, GRID = "#282828", "#999999", "#e2e2e2", "#e5e5e5"
 HISTORY_COLOURS = {RAN: BLUE, JUMPED_OVER: LIGHT_GREY, LANDED: ORANGE}
 HISTORY_WORDS = {RAN: "ran", JUMPED_OVER: "jumped over", LANDED: "landed on"}
 DARK_TO_LIGHT = ("#252562", "#228b8d", "#fde778")  # strides: dark for 1, where all is read; mel: dark is quiet
+FONT = "DejaVu Sans"  # comes with matplotlib; Latin, Greek, Cyrillic, Arabic
 DOTS_PER_INCH = 150
 SMALL = (3.5, 2.6)  # inches: three stand side by side on a screen, one on a telephone
 BAND = 0.92  # of the height of a layer in the history of its strides
@@ -64,6 +66,29 @@ def new_figure(width: float = SMALL[0], height: float = SMALL[1], *grid: int, **
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     return figure, made
+
+
+def use_letters_of(names: Iterable[str]) -> None:
+    """Have pictures draw names of any script: fonts of the machine stand in where the usual font lacks a letter.
+
+    A letter that no font has becomes a box; matplotlib would warn of each one.
+    """
+    if (letters := set().union(*names)) and max(letters).isascii():
+        return
+    from matplotlib import font_manager, rcParams
+    from matplotlib.ft2font import FT2Font
+
+    warnings.filterwarnings("ignore", message="Glyph .* missing from")
+    missing = {ord(letter) for letter in letters} - FT2Font(font_manager.findfont(FONT)).get_charmap().keys()
+    families = [FONT]
+    for font in sorted(font_manager.fontManager.ttflist, key=lambda font: "Sans" not in font.name):
+        is_usual = font.weight == 400 and font.style == "normal"
+        if not missing or not is_usual or font.name.startswith("Last Resort"):  # which has boxes for everything
+            continue
+        if found := missing & FT2Font(font.fname).get_charmap().keys():
+            families.append(font.name)
+            missing -= found
+    rcParams["font.family"] = families
 
 
 def plain(axes: "Axes") -> None:

@@ -71,6 +71,7 @@ def write_report(run: RunFolder, sounds: "Sounds | None", why_silent: str = "") 
 
 def run_context(run: RunFolder) -> dict[str, Any]:
     """Collect the facts of a run for the template, which also draws and makes tables."""
+    figures.use_letters_of([*run.classes, *(row.path for row in run.clips)])
     context = {
         "run": run,
         "figures": figures,
@@ -172,7 +173,7 @@ def training(run: RunFolder) -> Table:
     for split, count in (data.get("clips") or {}).items():
         facts[f"{split} clips"] = f"{count}, {data['seconds'][split] / 60:.1f} minutes"
     for name, value in (run.summary.get("seconds") or {}).items():
-        is_short = name == "test_clip"
+        is_short = name.startswith("test_clip")
         words = f"{'milliseconds' if is_short else 'seconds'} {name.replace('_', ' ')}"
         facts[words] = f"{1e3 * value:.2f}" if is_short else f"{value:.1f}"
     facts["versions"] = ", ".join(f"{name} {value}" for name, value in (run.summary.get("versions") or {}).items())

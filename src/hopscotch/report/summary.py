@@ -1,11 +1,13 @@
 """End a run: `summary.json` for programs, a page for its reader, a few lines in the terminal for its owner."""
 
+import math
 import os
 import platform
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -13,14 +15,16 @@ from typing import Any, Literal, NamedTuple
 from lightning.pytorch import Trainer
 from rich.console import Console
 
+from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.report import text
 from hopscotch.report.clips import clip_rows, clips_of, write_clips
 from hopscotch.report.collect import Evaluation
-from hopscotch.report.decisions import history_cells, layers_of
+from hopscotch.report.decisions import history_cells, layers_of, route_use
 from hopscotch.report.figures import draw_report
 from hopscotch.report.findings import find_warnings, overfitting
 from hopscotch.report.run_folder import CLIPS, SUMMARY, read_run
 from hopscotch.report.run_page import PAGE, Sounds, write_report
+from hopscotch.report.statistics import wilson
 from hopscotch.system import IS_CHECKOUT, commit
 from hopscotch.training.task import AudioTask
 
@@ -46,12 +50,13 @@ def finish(
     best: Best | None,
     *,
     in_training: float | None,
+    early: bool,
     **facts: Any,
 ) -> dict[str, Any]:
     """Write the summary and the report of a run that was tested, tell the terminal, and return the summary.
 
-    `in_training` is the primary metric on training clips. `facts` are further keys of the summary: `status`, `model`,
-    `seed`, `seconds`, which gains `test_clip`.
+    `in_training` is the primary metric on training clips. `early` says that the training ended too soon to be judged.
+    `facts` are further keys of the summary: `status`, `model`, `seed`, `seconds`.
     """
     data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  # Lightning sets it in fit
     floor, skips = task.model.cost(round(data.mean_samples())).floor, task.model.encoder.skips
@@ -68,8 +73,11 @@ def finish(
         floor=floor,
         target=task.target,
         validated=task.calibration is not None or bool(task.model.decision_bias),
+        early=early,
     )
-    warnings += overfitting(task.primary, in_training, tested[name], "test")
+    by_heart = bool(trainer.overfit_batches)  # pyright: ignore[reportAttributeAccessIssue]  # clips that are meant to be over-fitted
+    if not (early or by_heart):
+        warnings += overfitting(task.primary, in_training, tested[name], "test")
     target = {} if task.target is None else {"target": task.target}
     summary: dict[str, Any] = {
         "test": tested,
@@ -82,19 +90,35 @@ def finish(
         "skips": sorted(skips),
         "data": data.summary(),
         **facts,
-        "seconds": {"test_clip": task.test_seconds / test.num_clips, **facts["seconds"]},
+        "time_fraction": facts["seconds"]["test_clip"] / facts["seconds"]["test_clip_dense"],
+        **classes_of(test, data),
     }
+    if by_heart and in_training is not None:
+        summary["learned_by_heart"] = in_training
     write_summary(run, **summary)
+    write_pages(run, trainer, test, skips)
+    print_summary(run, test, skips, summary | {"metrics": {name: tested[name] for name in task.metric_names}})
+    return summary
+
+
+def write_pages(run: Path, trainer: Trainer, test: Evaluation, skips: frozenset[str]) -> None:
+    """Write pictures, clips, page and card; if that fails the training is done all the same, and its summary stays."""
     try:
         draw_report(run, test, skips)
         write_clips(clip_rows(test, clips_of(trainer, "test")), run / "report" / CLIPS)
-        write_report(read_run(run), Sounds(data))
-    except (Exception, KeyboardInterrupt) as error:  # the training is done, and its summary stays
+        write_report(read_run(run), Sounds(trainer.datamodule))  # pyright: ignore[reportAttributeAccessIssue]
+    except (Exception, KeyboardInterrupt) as error:
         why = f"{type(error).__name__}: {error}"
         print(f"warning: the run is finished, its report is not whole: {why}", file=sys.stderr)
-    metrics = {name: tested[name] for name in task.metric_names}
-    print_summary(run, test, skips, metrics=metrics, parameters=task.num_parameters, warnings=warnings)
-    return summary
+
+
+def classes_of(test: Evaluation, data: AudioDataModule) -> dict[str, float]:
+    """Measure by classes: macro F1, and the accuracy of always saying the class with most training clips."""
+    if not test.has_classes:
+        return {}
+    ((most, _),) = Counter(clip.label for clip in data.clips["train"]).most_common(1)
+    majority = (test.rows["label"] == most).double().mean().item()
+    return {"macro_f1": test.macro_f1(len(data.classes)), "majority_baseline": majority}
 
 
 def write_summary(run_folder: str | Path, *, status: Status, model: str, seed: int, **facts: object) -> Path:
@@ -128,26 +152,54 @@ def print_summary(
     run_folder: str | Path,
     test: Evaluation,
     skips: frozenset[str],
-    *,
-    metrics: Mapping[str, float],
-    parameters: int,
-    warnings: Sequence[str] = (),
+    summary: Mapping[str, Any],
     console: Console | None = None,
 ) -> None:
-    """Print metrics, compute, what each layer did, warnings, how to look closer; the run's folder is the last line."""
-    console, trace = console or Console(), test.trace
-    facts = text.compute_facts(test.compute_fraction, test.compute["macs"]) | {"parameters": f"{parameters:,}"}
+    """Print figures, what each layer did, warnings, how to look closer; the run's folder is the last line.
+
+    `summary` is that of summary.json, and `metrics` of the test with the primary one first.
+    """
+    console, trace = console or text.make_console(), test.trace
     console.print()
-    text.print_facts(text.test_facts(metrics, test.num_clips) | facts, console)
+    text.print_facts(headline(test, summary), console)
     if skips:
         layers = layers_of(history_cells(trace), trace.strides.numpy(), trace.open_rate.numpy())
-        console.print("\nWhat the test clips did")  # no title of the table, which would be broken to its width
+        use = route_use(trace)
+        ways = f": {use.routes} routes, the commonest taken by {use.top_route:.0%} of them" if use.routes > 1 else ""
+        console.print(f"\nWhat the test clips did{ways}")  # no title of the table, which would be broken to its width
         text.print_table(layers.table(skips, test.thresholds), console)
-    text.print_warnings(warnings, console)
+    text.print_warnings(summary["warnings"], console)
     # Plain print for what is copied or parsed: rich would break long lines.
     if (page := Path(run_folder) / PAGE).is_file():
         console.file.write(f"the report:  {page}\n")
-    console.file.write(f"look closer: {tensorboard_command(run_folder)}\n{run_folder}\n")
+    if next(Path(run_folder).rglob("events.out.tfevents.*"), None):
+        console.file.write(f"look closer: {tensorboard_command(run_folder)}\n")
+    console.file.write(f"{run_folder}\n")
+
+
+def headline(test: Evaluation, summary: Mapping[str, Any]) -> dict[str, str]:
+    """Say what one asks first of a run that was tested."""
+    compute, seconds, kept = summary["compute"], summary["seconds"], summary["kept"]
+    facts = text.test_facts(summary["metrics"], test.num_clips)
+    (name, value), *_ = summary["metrics"].items()
+    if test.has_classes:
+        right = 1.0 - test.is_wrong.double().mean().item()
+        if math.isclose(value, right, abs_tol=1e-6):
+            sure = text.interval(*wilson(right, test.num_clips))
+            facts[f"test {name}"] = f"{text.number(value)}  ({sure} with 95 %, {test.num_clips} clips)"
+        facts["majority baseline"] = text.number(summary["majority_baseline"])
+        facts["macro F1"] = text.number(summary["macro_f1"])
+    facts |= text.compute_facts(compute["fraction"], compute["macs"], compute.get("target"))
+    facts |= text.time_facts(seconds["test_clip"], seconds["test_clip_dense"])
+    if "learned_by_heart" in summary:
+        facts[f"training {name}"] = f"{text.number(summary['learned_by_heart'])}  (of the batches to learn by heart)"
+    if kept is not None:
+        value = "" if kept["value"] is None else f", {kept['monitor']} {kept['value']:.4f}"
+        last = max(summary["epochs"], kept["epoch"] + 1)
+        facts["kept"] = f"epoch {kept['epoch'] + 1} of {last}{value}"
+    facts["minutes"] = f"{seconds['total'] / 60:.1f}  ({seconds['fit'] / 60:.1f} of training)"
+    facts["parameters"] = f"{summary['parameters']:,}"
+    return facts
 
 
 def tensorboard_command(run_folder: str | Path) -> str:

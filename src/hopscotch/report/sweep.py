@@ -44,7 +44,6 @@ PLAN = "multirun.yaml"
 PAGE = "index.html"
 WRITTEN = (PAGE, "frontier.csv", "frontier.png", "groups.csv", "groups.md")
 MAX_JOBS = 10_000  # of a plan
-WITHOUT_TERMINAL = 160  # columns; rich assumes 80 and would fold the overrides
 RUN_COLUMNS = "folder model seed overrides status value compute_fraction macs seconds error fit_seconds clip_ms speaker"
 Cell = str | int | float | None  # Markup is a str
 
@@ -96,10 +95,23 @@ IN_TERMINAL = "number model overrides runs value value_sd fraction macs_m clip_m
 
 
 class SweepTable(Callback):
-    """Report a sweep: Hydra's hooks at the start and at the end of `train.py -m`."""
+    """Report a sweep: Hydra's hooks at the start and at the end of `train.py -m`, and before each job."""
+
+    def __init__(self) -> None:
+        self.plan: list[list[str]] | None = None  # overrides of every job, as far as they are known; None: no sweep
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Print which job begins, by the overrides that not all jobs have."""
+        if self.plan is not None:
+            given = config.hydra.overrides.task
+            own = [word for word in given if not (self.plan and all(word in other for other in self.plan))]
+            of = f" of {len(self.plan)}" if self.plan else ""
+            number = config.hydra.job.num + 1
+            print("\n" * (number > 1) + shown(f"job {number}{of}: {' '.join(own)}"), flush=True)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Store the plan, as Hydra's own sweeper does and others do not."""
+        self.plan = planned_overrides(config)
         path = Path(config.hydra.sweep.dir) / PLAN
         if not is_basic(config) and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,7 +162,7 @@ def report_sweep(
     search, missing = is_search(plan), 0
     if plan is not None:
         missing = max(0, int(plan.hydra.sweeper.get("n_trials", 0)) - len(jobs))
-    console, warnings = make_console(), cautions(jobs, groups, missing)
+    console, warnings = text.make_console(), cautions(jobs, groups, missing)
     if jobs:
         columns = {name: column for name, column in JOBS.items() if name != "reason"}  # which stands below
         best_first = "Trials, best first (score: on validation clips; below zero: how far beyond the compute target)"
@@ -173,13 +185,6 @@ def report_sweep(
         console.print(f"[yellow]warning:[/yellow] {text.rich_text(warning)}", highlight=False, soft_wrap=True)
     print_failures(jobs, console)
     print(f"look closer: {shown(folder / PAGE)}", flush=True)
-
-
-def make_console() -> "Console":
-    from rich.console import Console
-
-    console = Console()
-    return console if console.is_terminal else Console(width=WITHOUT_TERMINAL)
 
 
 def print_failures(jobs: Sequence[Record], console: "Console") -> None:

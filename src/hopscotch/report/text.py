@@ -13,6 +13,14 @@ if TYPE_CHECKING:
 
 
 LEAST_WORD = 12  # columns of a terminal that a column of words keeps, if its words are as long
+WITHOUT_TERMINAL = 160  # columns; rich assumes 80 and would fold tables
+
+
+def make_console() -> "Console":
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=WITHOUT_TERMINAL)
 
 
 class Table(NamedTuple):
@@ -98,9 +106,15 @@ def test_facts(metrics: Mapping[str, float], num_clips: int) -> dict[str, str]:
     return facts
 
 
-def compute_facts(fraction: float, macs: float) -> dict[str, str]:
-    """Say what a clip cost in the mean."""
-    return {"compute fraction": f"{fraction:.4f}  ({macs / 1e6:.2f} million multiply-accumulates a clip)"}
+def compute_facts(fraction: float, macs: float, target: float | None = None) -> dict[str, str]:
+    """Say what a clip cost in the mean, of what it costs with nothing skipped."""
+    told = f"{fraction:.4f}  ({macs / 1e6:.2f} of {macs / fraction / 1e6:.2f} million MACs a clip"
+    return {"compute fraction": told + (")" if target is None else f", target {target:.4f})")}
+
+
+def time_facts(own: float, dense: float) -> dict[str, str]:
+    """Say how many seconds the model takes for a clip, of those that it takes with nothing skipped."""
+    return {"time fraction": f"{own / dense:.2f}  ({1e3 * own:.2f} of {1e3 * dense:.2f} milliseconds a clip)"}
 
 
 def print_warnings(warnings: Iterable[str], console: "Console") -> None:

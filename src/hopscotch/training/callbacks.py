@@ -144,6 +144,10 @@ class BestAndLast(ModelCheckpoint):
         rank_zero_warn(f"{shown(path)}, the best checkpoint so far, {why}: the best of what follows is kept.")
         return None
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]  # Lightning forgets it here alone
+            super().on_train_end(trainer, pl_module)
+
     def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
         super()._save_topk_checkpoint(trainer, monitor_candidates)
         if self.save_last and self._last_global_step_saved != trainer.global_step:

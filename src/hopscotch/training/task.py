@@ -83,7 +83,6 @@ class AudioTask(LightningModule):
         self.stage_metrics = nn.ModuleDict({f"{stage}_metrics": self.metrics() for stage in STAGES})
         self.calibration: Calibration | None = None
         self.first_step_at: float | None = None  # time.time() of the end of the first optimizer step
-        self.test_seconds = 0.0  # of the last whole test: batches made, run, judged
         self._calibration_batches: list[AudioBatch] = []
         self._step_loss: list[tuple[Tensor, int]] = []  # (mean loss, clips) of the batches of an optimizer step
         self.steps: dict[str, list[Step]] = {stage: [] for stage in STAGES}
@@ -187,9 +186,6 @@ class AudioTask(LightningModule):
     def on_test_start(self) -> None:
         self.steps["test"] = []
 
-    def on_test_epoch_start(self) -> None:
-        self._test_began = time.perf_counter()
-
     def on_train_batch_end(self, outputs: Any, batch: AudioBatch, batch_idx: int) -> None:
         if self.trainer.is_last_batch:  # not at the epoch's end, where callbacks are told before the task
             self._measure_epoch("train")
@@ -203,8 +199,6 @@ class AudioTask(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self._measure_epoch("test")
-        self.steps["test"][-1].task_loss.item()  # waits for a GPU
-        self.test_seconds = time.perf_counter() - self._test_began
 
     def _measure_epoch(self, stage: str) -> None:
         """Compute and log epoch metrics once; per-batch updates are slower."""
