@@ -146,8 +146,8 @@ def noises(num_clips: int, seed: int) -> AudioBatch:
     ("name", "num_clips", "seed", "within"),
     [
         ("learned_skip", 200, 2, 0.02),
-        ("skip_layer", 60, 1, TABLE_STEP / 2),
-        ("skip_transformer", 60, 1, TABLE_STEP / 2),
+        ("skip_layer", 60, 1, 0.045),
+        ("skip_transformer", 60, 1, 0.045),
     ],
 )
 def test_a_table_meets_budgets_on_clips_that_it_was_not_measured_on(
