@@ -14,6 +14,7 @@ from hopscotch.layers.gate import Gate
 from hopscotch.layers.policy import JumpPolicy
 from hopscotch.layers.sampling import Scheduled
 from hopscotch.layers.stride import StrideGate
+from hopscotch.models.assemble import behind_gate
 from hopscotch.models.audio_model import AudioModel, Head
 from hopscotch.models.encoder import Encoder
 from tests.tiny import composed
@@ -43,7 +44,8 @@ def toy_config(name: str, **changes: Any) -> DictConfig:
 
 def make_encoder(name: str, **changes: Any) -> Encoder:
     """A gate of tokens (`open_rate`) lets in as many as at the end of training."""
-    encoder = build.make_encoder(toy_config(name, **changes))
+    cfg = toy_config(name, **changes)
+    encoder = behind_gate(build.make(cfg.model.encoder), cfg.model, cfg.gate)
     if "open_rate" in changes:
         for part in encoder.modules():
             if isinstance(part, Scheduled):

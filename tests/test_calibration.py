@@ -1,5 +1,6 @@
 """What may be asked of a model, and the bias that makes its decisions cost just that."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,21 @@ import torch
 
 from hopscotch.build import build_model
 from hopscotch.models.audio_model import AudioModel
-from hopscotch.training.calibration import TOLERANCE, calibrate, deterministic_fraction, resolve_target
+from hopscotch.predict import load
+from hopscotch.restore import restore
+from hopscotch.run import attempt
+from hopscotch.training.calibration import (
+    MAX_TABLE_PASSES,
+    TOLERANCE,
+    bias_for,
+    budget_table,
+    calibrate,
+    deterministic_fraction,
+    is_table,
+    resolve_target,
+)
+from hopscotch.training.checkpoint import read_checkpoint
+from hopscotch.types import AudioBatch
 from tests.tiny import make_batch, tiny_config
 
 SAMPLES = 1280
@@ -112,6 +127,92 @@ def test_calibration_ends_at_the_floor_and_at_dense(make_model, name: str) -> No
     batches = [make_batch(6, samples=[SAMPLES])]
     assert calibrate(model, batches, 0.0).achieved == pytest.approx(model.cost(SAMPLES).floor)
     assert calibrate(model, batches, 1.0).achieved == 1.0
+
+
+def noises(num_clips: int, seed: int) -> AudioBatch:
+    """Noise of as many colours and lengths as there are clips."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(800, 1600, (num_clips,), generator=generator)
+    waveform = torch.randn(num_clips, 1600, generator=generator)
+    slope = torch.rand(num_clips, 1, generator=generator)
+    waveform = waveform[:, 1:] - (2 * slope - 1) * waveform[:, :-1]
+    waveform = torch.nn.functional.pad(waveform, (0, 1)) * (torch.arange(1600) < lengths[:, None])
+    numbers = torch.arange(num_clips)
+    return AudioBatch(waveform, lengths, numbers, numbers, numbers)
+
+
+# Random deciders send most clips one way at a time: jumps are held to half a row of their table, on its own clips.
+@pytest.mark.parametrize(
+    ("name", "num_clips", "seed", "within"),
+    [
+        ("learned_skip", 200, 2, 0.02),
+        ("skip_layer", 60, 1, 0.045),
+        ("skip_transformer", 60, 1, 0.045),
+    ],
+)
+def test_a_table_meets_budgets_on_clips_that_it_was_not_measured_on(
+    make_model, name: str, num_clips: int, seed: int, within: float
+) -> None:
+    model = make_model(name).train()
+    model.decision_bias.fill_(0.1)
+    table = budget_table(model, [noises(num_clips, seed=1)])
+    assert (model.training, float(model.decision_bias)) == (True, pytest.approx(0.1)), "the model is as it was"
+    assert is_table([list(row) for row in table])
+    assert 4 <= len(table) <= MAX_TABLE_PASSES
+    low, high = table[0].fraction, table[-1].fraction
+    clips = [noises(num_clips, seed=seed)]
+    for share in (0.1, 0.5, 0.9):
+        budget = low + share * (high - low)
+        model.eval().decision_bias.fill_(bias_for(table, budget))
+        assert deterministic_fraction(model, clips) == pytest.approx(budget, abs=within)
+    with pytest.raises(ValueError, match=rf"budget must lie between {low:.3f} and {high:.3f}, .* got 0\.01"):
+        bias_for(table, 0.01)
+
+
+def test_a_run_ends_with_a_table_in_its_best_checkpoint(tones: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    summary = attempt(tiny_config(tones, run, "model=learned_skip", "trainer.max_epochs=1"), run, [], time.time())
+    assert summary["status"] == "finished"
+    table = restore(run).budgets
+    assert table[0].fraction < summary["kept"]["compute_fraction"] < table[-1].fraction
+    kept, last = (torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("best", "last"))
+    assert set(kept) - set(last) == {"budgets"}
+    bias = float(kept["state_dict"]["model.decision_bias"])
+    assert float(load(run).model.decision_bias) == bias, "as trained where no budget is given"
+    assert float(load(run, budget=table[-1].fraction).model.decision_bias) != bias
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+def test_a_model_without_decisions_has_no_table_and_takes_no_budget(tones: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    attempt(tiny_config(tones, run, "model=dense", "trainer.max_epochs=1"), run, [], time.time())
+    assert restore(run).budgets == []
+    with pytest.raises(ValueError, match="budget has no meaning for model=dense, which makes no decisions"):
+        load(run, budget=0.6)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        5,
+        [],
+        [[0.0]],
+        [[0.0, 0.5], [0.0, 0.6]],
+        [[0.0, 0.5], [1.0, 0.5]],
+        [[0.0, float("nan")]],
+        [[float("inf"), 0.5]],
+        [[1, 0.5]],
+        [[0.0, 0.0]],
+        [[1e6, 0.5]],
+        [[0.001 * i, 0.001 * i] for i in range(1, 70)],
+    ],
+    ids=str,
+)
+def test_a_table_out_of_bounds_is_refused(rows: object, trained: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    torch.save({**torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True), "budgets": rows}, path)
+    with pytest.raises(ValueError, match=r"ckpt must have rising biases and fractions as budgets, .*a\.ckpt has not"):
+        read_checkpoint(path)
 
 
 @pytest.mark.parametrize("training", [True, False])

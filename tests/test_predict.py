@@ -5,6 +5,7 @@ import io
 import json
 import math
 import runpy
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,16 @@ import pytest
 import soundfile
 import torch
 
-from hopscotch.answers import Answer, Prediction, write_json
+from hopscotch.answers import Answer, Prediction, Window, merged, write_json
 from hopscotch.build import build_data
 from hopscotch.data.audio import AudioFileError, read_clip
 from hopscotch.data.datamodule import Split
 from hopscotch.predict import Predictor, load
 from hopscotch.report.decisions import history_cells
 from hopscotch.restore import restore
+from hopscotch.training.calibration import budget_table
+from hopscotch.training.checkpoint import keep_budgets
+from hopscotch.types import AudioBatch
 from tests.tiny import SAMPLE_RATE, Ended
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,6 +53,12 @@ def long_file(tmp_path: Path, clips: list[Path]) -> Path:
 def said(answers: list[Answer]) -> list[Prediction]:
     assert [answer.error for answer in answers] == [None] * len(answers)
     return [answer.prediction for answer in answers if answer.prediction is not None]
+
+
+def alone(path: Path) -> AudioBatch:
+    waveform = read_clip(path, SAMPLE_RATE)
+    number = torch.tensor([0])
+    return AudioBatch(waveform[None], torch.tensor([len(waveform)]), number, number, number)
 
 
 def is_clear(prediction: Prediction) -> bool:
@@ -264,7 +274,8 @@ def test_json_is_a_list_of_objects_and_a_bad_file_one_of_them(
     bad.write_text("no audio")
     ended = type_in(f"run={trained}", clips[0], bad, long_file, "--json")
     first, second, third = json.loads(ended.out)
-    assert list(first) == ["path", "label", "confidence", "compute", "strides", "history"]
+    likely = first.pop("probabilities")
+    assert list(first)[:4] == ["path", "label", "confidence", "compute"]
     prediction = model(clips[0])
     assert first == {
         "path": str(clips[0]),
@@ -273,7 +284,12 @@ def test_json_is_a_list_of_objects_and_a_bad_file_one_of_them(
         "compute": pytest.approx(prediction.compute, abs=1e-6),
         "strides": prediction.strides,
         "history": prediction.history,
+        "seconds": pytest.approx(prediction.seconds),
+        "macs": prediction.macs,
+        "dense_macs": prediction.dense_macs,
     }
+    assert likely == pytest.approx(prediction.probabilities, abs=2e-5)
+    assert next(iter(likely)) == prediction.label, "the most likely comes first"
     assert list(second) == ["path", "error"]
     assert "libsndfile cannot read it" in second["error"]
     assert len(third["windows"]) == 14
@@ -283,11 +299,61 @@ def test_json_is_a_list_of_objects_and_a_bad_file_one_of_them(
 
 
 def test_json_has_null_for_what_is_no_number() -> None:
-    prediction = Prediction("a", math.nan, {"a": math.nan}, math.inf, [1], [], "x", 1.0)
+    prediction = Prediction("a", math.nan, {"a": math.nan}, 1, 2, [1], [], "x", math.inf)
     file = io.StringIO()
     write_json([Answer("a.wav", prediction, None)], file)
     (written,) = json.loads(file.getvalue(), parse_constant=pytest.fail)
-    assert (written["confidence"], written["compute"], written["strides"]) == (None, None, [1])
+    assert (written["confidence"], written["seconds"], written["strides"]) == (None, None, [1])
+
+
+def test_as_many_classes_are_printed_as_asked_for(trained: Path, model: Predictor, clips: list[Path]) -> None:
+    ranked = sorted(model(clips[0]).probabilities.items(), key=lambda item: -item[1])
+    words = ", ".join(f"{name} {share:.3f}" for name, share in ranked[:2])
+    (written,) = json.loads(type_in(f"run={trained}", clips[0], "--json", "--top", "2").out)
+    assert list(written["probabilities"]) == [name for name, _ in ranked[:2]]
+    assert type_in(f"run={trained}", clips[0], "--top", "2").out.endswith(f"{clips[0]}  [{words}]\n")
+    (row,) = csv.DictReader(io.StringIO(type_in(f"run={trained}", clips[0], "--top", "2", "--csv").out))
+    assert row["likely"] == words
+    assert "--top must be at least 1, got 0" in type_in(f"run={trained}", clips[0], "--top", "0").err
+
+
+def test_neighbouring_windows_of_one_label_share_a_line_of_the_table() -> None:
+    def window(start: float, label: str, share: float, macs: int, stride: int) -> Window:
+        other = {"a": "b", "b": "a"}[label]
+        return Window(start, start + 2, label, share, {label: share, other: 1 - share}, macs, 10, [stride], [], "x")
+
+    found = list(merged([window(0, "a", 0.6, 2, 1), window(1, "a", 0.8, 4, 2), window(2, "b", 0.9, 5, 1)]))
+    assert [(count, w.start, w.end, w.label) for w, count in found] == [(2, 0, 3, "a"), (1, 2, 4, "b")]
+    joined = found[0][0]
+    assert (joined.confidence, joined.compute) == (pytest.approx(0.7), pytest.approx(0.3))
+    assert (joined.strides, joined.route) == (None, "x"), "strides differ, the route does not"
+    assert found[1][0].strides == [1]
+
+
+def test_a_predictor_says_what_it_is_and_which_call_takes_many_files(model: Predictor, clips: list[Path]) -> None:
+    assert repr(model) == (
+        "<Predictor: jump_attention tells 3 classes (high, low, middle) at 8000 Hz on cpu; "
+        "recordings over 1.00 s are cut into windows of 1.00 s.>"
+    )
+    with pytest.raises(ValueError, match=r"model\.predict\(\[\.\.\.\]\) takes many files"):
+        model(clips[:2])
+
+
+def test_a_budget_comes_from_the_table_of_the_checkpoint(trained: Path, clips: list[Path], tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    ended = type_in(f"run={run}", clips[0], "--budget", "0.6")
+    assert ended.code == 2
+    assert "this one has none: hopscotch evaluate RUN compute.budget=0.6 measures it" in ended.err
+    model = load(run).model
+    table = budget_table(model, [alone(path) for path in clips])
+    keep_budgets(run / "checkpoints" / "best.ckpt", table)
+    low, high = (row.fraction for row in (table[0], table[-1]))
+    for end in (low, high):
+        answers = said(list(load(run, budget=round(end, 3)).predict(clips)))
+        assert sum(a.macs for a in answers) / sum(a.dense_macs for a in answers) == pytest.approx(end, abs=1e-3)
+    ended = type_in(f"run={run}", clips[0], "--budget", "0.01")
+    assert ended.code == 2
+    assert f"budget must lie between {low:.3f} and {high:.3f}, which this model reaches, got 0.01." in ended.err
 
 
 def test_csv_has_a_row_per_label(trained: Path, model: Predictor, clips: list[Path], long_file: Path) -> None:

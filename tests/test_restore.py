@@ -9,7 +9,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from hopscotch.build import build_model
+from hopscotch.models.audio_model import Head
+from hopscotch.registry import PLACES, class_at
 from hopscotch.restore import restore
+from hopscotch.training.task import AudioTask
 
 
 @pytest.fixture
@@ -75,6 +79,27 @@ def test_a_checkpoint_of_another_model_is_named(copy: Path) -> None:
     edit(copy, state_dict={name: value for name, value in weights.items() if "attention" not in name})
     with pytest.raises(ValueError, match=r"run's own model, got .*best\.ckpt: it lacks encoder"):
         restore(copy)
+
+
+def test_tasks_of_ours_have_the_head_that_is_made_without_them() -> None:
+    for target in PLACES["task"].names:
+        kind = class_at("task", target, "config.yaml")
+        assert kind.make_head.__func__ is AudioTask.make_head.__func__  # pyright: ignore[reportAttributeAccessIssue]
+    made, head = (make(8, 3, pooling="statistics", dropout=0.5) for make in (AudioTask.make_head, Head))
+    assert type(made) is Head
+    assert repr(made) == repr(head)
+
+
+def test_every_registered_class_is_where_its_name_says() -> None:
+    for path, place in PLACES.items():
+        for name in place.names:
+            assert class_at(path, name, "config.yaml").__name__ == name.rpartition(".")[2]
+
+
+def test_a_restored_model_is_that_of_training(copy: Path) -> None:
+    restored = restore(copy)
+    trained = build_model(OmegaConf.load(copy / "config.yaml"), 3)  # pyright: ignore[reportArgumentType]
+    assert repr(restored.model) == repr(trained)
 
 
 def test_labels_that_do_not_match_are_named(copy: Path) -> None:

@@ -6,6 +6,8 @@ Each file's answer is written as it comes, so that a hundred thousand files take
 import csv
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from statistics import fmean
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from hopscotch.plain import quoted, sentence, shown
@@ -33,10 +35,21 @@ class Window(NamedTuple):
     end: float
     label: str
     confidence: float
-    compute: float
-    strides: list[int]
-    history: list[int]
-    route: str
+    probabilities: dict[str, float]
+    macs: int
+    dense_macs: int
+    strides: list[int] | None  # None, as of the next two: windows that were joined differ
+    history: list[int] | None
+    route: str | None
+
+    @property
+    def compute(self) -> float:
+        """Share of a dense model's multiply-accumulates."""
+        return self.macs / self.dense_macs
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
 
 
 class Prediction(NamedTuple):
@@ -49,12 +62,18 @@ class Prediction(NamedTuple):
     label: str
     confidence: float  # probability of the label
     probabilities: dict[str, float]
-    compute: float  # share of a dense model's multiply-accumulates
+    macs: int  # multiply-accumulates
+    dense_macs: int  # of a model that skips nothing
     strides: list[int] | None  # per layer; 0 without attention or where skipped. None: see `windows`
     history: list[int] | None  # layers that a jump landed on
     route: str | None  # a letter per layer: x ran, > landed on, - jumped over
-    seconds: float
+    seconds: float  # of sound
     windows: list[Window] | None = None
+
+    @property
+    def compute(self) -> float:
+        """Share of a dense model's multiply-accumulates."""
+        return self.macs / self.dense_macs
 
 
 class Answer(NamedTuple):
@@ -65,20 +84,61 @@ class Answer(NamedTuple):
     error: str | None
 
 
-def as_object(answer: Answer) -> dict[str, Any]:
-    """Return what JSON has of an answer: path and error, or path, label, decisions, and windows if there are any."""
+def as_object(answer: Answer, top: int | None = None) -> dict[str, Any]:
+    """Return what JSON has of an answer: path and error, or path, label, decisions, and windows if there are any.
+
+    Probabilities are those of the `top` most likely classes, or of all.
+    """
     prediction = answer.prediction
     if prediction is None:
         return {"path": answer.path, "error": answer.error}
-    windows = {} if prediction.windows is None else {"windows": [_facts(window) for window in prediction.windows]}
-    return {"path": answer.path, **_facts(prediction), **windows}
+
+    def more(part: Prediction | Window) -> dict[str, Any]:
+        likely = {name: round(share, DIGITS) for name, share in most_likely(part, top)}
+        costs = {"seconds": round(part.seconds, DIGITS), "macs": part.macs, "dense_macs": part.dense_macs}
+        return {**_facts(part), **costs, "probabilities": likely}
+
+    windows = {} if prediction.windows is None else {"windows": [more(window) for window in prediction.windows]}
+    return {"path": answer.path, **more(prediction), **windows}
+
+
+def most_likely(part: Prediction | Window, top: int | None) -> list[tuple[str, float]]:
+    """Return the `top` most likely classes with their probabilities, or all classes."""
+    return sorted(part.probabilities.items(), key=lambda item: -item[1])[:top]
+
+
+def in_words(part: Prediction | Window, top: int) -> str:
+    return ", ".join(f"{shown(name)} {share:.3f}" for name, share in most_likely(part, top))
 
 
 def _facts(part: Prediction | Window) -> dict[str, Any]:
-    fields = part._asdict()
+    fields = {**part._asdict(), "compute": part.compute}
     names = ("start", "end", "label", "confidence", "compute", "strides", "history")
     values = {name: fields[name] for name in names if name in fields}
     return {name: round(value, DIGITS) if isinstance(value, float) else value for name, value in values.items()}
+
+
+def merged(windows: Iterable[Window]) -> Iterator[tuple[Window, int]]:
+    """Join neighbouring windows of the same label, each with how many they are; shares are means, costs sums."""
+    for label, group in groupby(windows, key=lambda window: window.label):
+        found = list(group)
+        columns = {name: [getattr(window, name) for window in found] for name in Window._fields}
+        same = {name: columns[name][0] for name in ("strides", "history", "route") if _are_equal(columns[name])}
+        joined = Window(
+            start=columns["start"][0],
+            end=columns["end"][-1],
+            label=label,
+            confidence=fmean(columns["confidence"]),
+            probabilities={name: fmean(w.probabilities[name] for w in found) for name in found[0].probabilities},
+            macs=sum(columns["macs"]),
+            dense_macs=sum(columns["dense_macs"]),
+            **{"strides": None, "history": None, "route": None, **same},
+        )
+        yield joined, len(found)
+
+
+def _are_equal(values: Sequence[Any]) -> bool:
+    return all(value == values[0] for value in values)
 
 
 def counted(answers: Iterable[Answer], failed: list[str]) -> Iterator[Answer]:
@@ -90,44 +150,49 @@ def counted(answers: Iterable[Answer], failed: list[str]) -> Iterator[Answer]:
         yield answer
 
 
-def write_json(answers: Iterable[Answer], file: Sink) -> None:
+def write_json(answers: Iterable[Answer], file: Sink, *, top: int | None = None) -> None:
     """Write a list of objects, one per line."""
     file.write("[")
     for number, answer in enumerate(answers):
-        file.write((",\n " if number else "\n ") + json_text(as_object(answer)))
+        file.write((",\n " if number else "\n ") + json_text(as_object(answer, top)))
     file.write("\n]\n")
 
 
 CSV_HEADS: tuple[str, ...] = ("path", "start", "end", "label", "confidence", "compute", "strides", "history", "error")
 
 
-def write_csv(answers: Iterable[Answer], file: Sink) -> None:
+def write_csv(answers: Iterable[Answer], file: Sink, *, top: int | None = None) -> None:
     """Write a row per label: one for a clip, one per window of a long recording. Blanks separate items of lists.
+
+    With `top` there is a last column of the most likely classes: "seven 0.981, nine 0.012".
 
     Names are shown as in the table, because this goes to a terminal as often; JSON has them exactly.
     """
-    writer = csv.DictWriter(file, CSV_HEADS, lineterminator="\n")
+    writer = csv.DictWriter(file, CSV_HEADS if top is None else [*CSV_HEADS, "likely"], lineterminator="\n")
     writer.writeheader()
     for answer in answers:
-        for row in _rows(answer):
+        for row in _rows(answer, top):
             lists = {key: " ".join(map(str, row[key])) for key in ("strides", "history") if key in row}
             cells = {"path": answer.path, **row, **lists}
             writer.writerow({k: quoted(shown(cell)) if isinstance(cell, str) else cell for k, cell in cells.items()})
         file.flush()
 
 
-def _rows(answer: Answer) -> Iterator[dict[str, Any]]:
+def _rows(answer: Answer, top: int | None) -> Iterator[dict[str, Any]]:
     prediction = answer.prediction
     if prediction is None:
         yield {"error": answer.error}
-    elif prediction.windows is None:
-        yield {"start": 0, "end": round(prediction.seconds, DIGITS), **_facts(prediction)}
-    else:
-        yield from map(_facts, prediction.windows)
+        return
+    ends = {"start": 0, "end": round(prediction.seconds, DIGITS)} if prediction.windows is None else {}
+    for part in [prediction] if prediction.windows is None else prediction.windows:
+        yield {**ends, **_facts(part), **({} if top is None else {"likely": in_words(part, top)})}
 
 
-def write_table(answers: Iterable[Answer], file: Sink, *, classes: Sequence[str]) -> None:
-    """Write columns for a person, the path last because of its length. Files that failed are left out."""
+def write_table(answers: Iterable[Answer], file: Sink, *, classes: Sequence[str], top: int | None = None) -> None:
+    """Write columns for a person, the path last because of its length. Files that failed are left out.
+
+    Neighbouring windows of the same label share a line. With `top`, the most likely classes follow the path.
+    """
     label_width = max(len("label"), *(len(shown(name)) for name in classes))
     columns = ""
     for answer in answers:
@@ -143,11 +208,12 @@ def write_table(answers: Iterable[Answer], file: Sink, *, classes: Sequence[str]
                 columns = f"{{:<{label_width}}}  {{:>10}}  {{:>7}}  {{:<{wide[0]}}}  {{:<{wide[1]}}}  {{}}\n"
                 file.write(columns.format("label", "confidence", "compute", "strides", "route", "file"))
             numbers = f"{part.confidence:.3f}", f"{part.compute:.3f}"
-            file.write(columns.format(shown(part.label), *numbers, strides, route, shown(what)))
+            likely = "" if top is None else f"  [{in_words(part, top)}]"
+            file.write(columns.format(shown(part.label), *numbers, strides, route, shown(what) + likely))
         file.flush()
 
 
 def _parts(path: str, whole: Prediction) -> Iterator[tuple[Prediction | Window, str]]:
     yield whole, path if whole.windows is None else f"{path} ({whole.seconds:.1f} s, {len(whole.windows)} windows)"
-    for window in whole.windows or ():
-        yield window, f"  {window.start:.2f} to {window.end:.2f} s"
+    for window, count in merged(whole.windows or ()):
+        yield window, f"  {window.start:.2f} to {window.end:.2f} s" + (f", {count} windows" if count > 1 else "")

@@ -174,8 +174,10 @@ def predict(words: Sequence[str]) -> None:
         ...
 
     Route, a letter per layer: x ran, > ran after a jump to it, - was skipped. A file longer than every clip of the
-    run's data and than four mean training clips (at least 1 s) is cut into windows with a label each (--window, --hop).
-    A file that cannot be read is named and the others are still predicted; the exit code is then 1. It is 2 if there
+    run's data and than four mean training clips (at least 1 s) is cut into windows with a label each (--window, --hop);
+    in the table, neighbours with the same label share a line. --budget 0.6 spends 0.6 of a dense model's compute on a
+    mean clip, by what the run measured at its end. A file that cannot be read is named and the others are still
+    predicted; the exit code is then 1. It is 2 if there
     was nothing to do. ckpt=FILE uses another checkpoint than the best one.
     """
     parser = argparse.ArgumentParser(
@@ -187,6 +189,8 @@ def predict(words: Sequence[str]) -> None:
     form.add_argument("--csv", action="store_true", help="print a row per label")
     form.add_argument("--explain", metavar="CLIP", type=Path, help="draw one page instead: hopscotch explain RUN CLIP")
     parser.add_argument("--out", metavar="PNG", type=Path, help="file of the page (default: <clip>.explain.png)")
+    parser.add_argument("--top", metavar="K", type=int, help="print the K most likely classes (all as JSON)")
+    parser.add_argument("--budget", metavar="SHARE", type=float, help="of a dense model's compute, such as 0.6")
     parser.add_argument("--window", metavar="SECONDS", type=float, help="length of the windows of a long recording")
     parser.add_argument("--hop", metavar="SECONDS", type=float, help="from one window to the next (half a window)")
     parser.add_argument("--batch-size", metavar="CLIPS", type=int, default=64, help="64; changes no label")
@@ -199,6 +203,8 @@ def predict(words: Sequence[str]) -> None:
         parser.error("give a run (a folder, or latest) and files, or a run and --explain CLIP")
     if given.out is not None and (given.explain is None or given.out.suffix != ".png"):
         parser.error(f"--out names a .png and goes with --explain, got {given.out}")
+    if given.top is not None and given.top < 1:
+        parser.error(f"--top must be at least 1, got {given.top}")
     if given.workers is not None and given.workers < 0:
         parser.error(f"--workers must be at least 0, got {given.workers}")
     if key := next((word for word in named[1:] if "=" in word and not Path(word).exists()), None):
@@ -219,7 +225,7 @@ def _predict(named: Sequence[str], own: Sequence[str], given: argparse.Namespace
         run, names = take_run(named)
         files = find_files(names)
         ckpt = next((word.removeprefix("ckpt=") for word in own if word.startswith("ckpt=")), None)
-        options = {key: getattr(given, key) for key in ("window", "hop", "batch_size", "device")}
+        options = {key: getattr(given, key) for key in ("budget", "window", "hop", "batch_size", "device")}
         model = load(run, ckpt, trust=trusted(own), **options)
     except (ValueError, OSError) as error:
         print(f"Error: {sentence(error)}", file=sys.stderr)
@@ -229,7 +235,7 @@ def _predict(named: Sequence[str], own: Sequence[str], given: argparse.Namespace
         return 0
     form = "json" if given.json else "csv" if given.csv else "table"
     workers = usual_workers(len(files), model.device) if given.workers is None else given.workers
-    return int(print_answers(model, files, form, workers) > 0)
+    return int(print_answers(model, files, form, workers, given.top) > 0)
 
 
 def explain(words: Sequence[str]) -> None:

@@ -6,8 +6,8 @@
     model("clip.wav").label
     for answer in model.predict(["a.wav", "b.wav"]): ...
 
-The answer for a clip does not depend on the other clips of its batch. The compute budget is the one that the checkpoint
-was calibrated to; other budgets need validation clips (scripts/evaluate.py compute.budget=...).
+The answer for a clip does not depend on the other clips of its batch. The compute budget is the one that the model was
+trained for; `load(run, budget=0.6)` sets another one, by what was measured on validation clips when the run ended.
 """
 
 import math
@@ -26,13 +26,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from hopscotch.answers import Answer, Form, Prediction, Window, counted, write_csv, write_json, write_table
 from hopscotch.data.audio import MAX_MAGNITUDE, MAX_RATE, MIN_RATE, AudioFileError, printable, rate_ratio, resampler
-from hopscotch.data.clips import one_ahead
+from hopscotch.data.clips import one_ahead, some
 from hopscotch.data.windows import Piece, Windowing, groups, pieces_of, side_by_side
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.plain import shown
 from hopscotch.progress import progress_on_stderr
 from hopscotch.report.decisions import LANDED, LETTERS, history_cells
-from hopscotch.restore import restore
+from hopscotch.restore import restore, set_budget
 from hopscotch.shared import is_shared, read_shared
 from hopscotch.types import SkipTrace
 
@@ -106,6 +106,14 @@ class Predictor:
         self.model = model.eval().to(self.device)
         self.classes, self.sample_rate, self.batch_size = classes, sample_rate, batch_size
 
+    def __repr__(self) -> str:
+        """Describe the model and how it reads recordings."""
+        return (
+            f"<Predictor: {self.model.name} tells {len(self.classes)} classes ({some(self.classes)}) at "
+            f"{self.sample_rate} Hz on {self.device}; recordings over "
+            f"{self.windowing.longest / self.sample_rate:.2f} s are cut into windows of {self.window:.2f} s.>"
+        )
+
     def __call__(self, clip: Any, sample_rate: float | None = None) -> Prediction:
         """Predict a file, or a waveform: a tensor or array of floats, one channel, with its `sample_rate` in Hz."""
         if isinstance(clip, str | Path):
@@ -113,6 +121,8 @@ class Predictor:
             if answer.prediction is None:
                 raise AudioFileError(answer.error)
             return answer.prediction
+        if isinstance(clip, list | tuple) and any(isinstance(part, str | Path) for part in clip):
+            raise ValueError("One file or one waveform is predicted at a call; model.predict([...]) takes many files.")
         waveform = self.resampled(clip, sample_rate)
         starts = self.windowing.starts(len(waveform))
         size = len(waveform) if len(starts) == 1 else self.windowing.window
@@ -225,7 +235,8 @@ class Predictor:
             label=label,
             confidence=probabilities[label],
             probabilities=probabilities,
-            compute=sum(part.macs for part in parts) / sum(part.dense_macs for part in parts),
+            macs=sum(part.macs for part in parts),
+            dense_macs=sum(part.dense_macs for part in parts),
             strides=None if are_windows else last.strides,
             history=None if are_windows else last.history,
             route=None if are_windows else last.route,
@@ -234,13 +245,16 @@ class Predictor:
         )
 
     def _window(self, part: WindowResult) -> Window:
-        confidence = max(part.probabilities)
+        probabilities = dict(zip(self.classes, part.probabilities, strict=True))
+        label = max(self.classes, key=probabilities.__getitem__)
         return Window(
             start=part.start / self.sample_rate,
             end=(part.start + part.num_samples) / self.sample_rate,
-            label=self.classes[part.probabilities.index(confidence)],
-            confidence=confidence,
-            compute=part.macs / part.dense_macs,
+            label=label,
+            confidence=probabilities[label],
+            probabilities=probabilities,
+            macs=part.macs,
+            dense_macs=part.dense_macs,
             strides=part.strides,
             history=part.history,
             route=part.route,
@@ -256,11 +270,19 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def load(run: str | Path, ckpt: str | Path | None = None, *, trust: Sequence[str] = (), **options: Any) -> Predictor:
+def load(
+    run: str | Path,
+    ckpt: str | Path | None = None,
+    *,
+    budget: float | None = None,
+    trust: Sequence[str] = (),
+    **options: Any,
+) -> Predictor:
     """Load the model of a run's best checkpoint, or of `ckpt`; `options` are those of Predictor, such as window=2.0.
 
     `run` may be a folder that `hopscotch export` wrote. Neither executes code: classes other than Hopscotch's are
-    refused unless `trust` names their module.
+    refused unless `trust` names their module. `budget` is the share of a dense model's compute to spend on a mean clip,
+    such as 0.6.
     """
     run = Path(run)
     if is_shared(run):
@@ -269,6 +291,8 @@ def load(run: str | Path, ckpt: str | Path | None = None, *, trust: Sequence[str
         restored = read_shared(run, trust)
     else:
         restored = restore(run, None if ckpt is None else Path(ckpt), trust)
+    if budget is not None:
+        set_budget(restored, budget)
     return Predictor(
         restored.model,
         restored.classes,
@@ -285,13 +309,16 @@ def usual_workers(num_files: int, device: torch.device) -> int:
     return torch.get_num_threads() if is_cheap and num_files >= MANY and torch.get_num_threads() > 1 else 0
 
 
-def print_answers(model: Predictor, files: list[Path], form: Form, num_workers: int = 0) -> int:
-    """Print answers on standard output, bad files and progress on standard error; return how many files failed."""
+def print_answers(model: Predictor, files: list[Path], form: Form, num_workers: int = 0, top: int | None = None) -> int:
+    """Print answers on standard output, bad files and progress on standard error; return how many files failed.
+
+    `top` classes with their probabilities are printed; without it all of them as JSON, and none in a table or CSV.
+    """
     failed: list[str] = []
     with progress_on_stderr(len(files), "Listening") as advance:
         answers = counted(model.predict(files, advance, num_workers=num_workers), failed)
         writers = {"json": write_json, "csv": write_csv, "table": partial(write_table, classes=model.classes)}
-        writers[form](answers, sys.stdout)
+        writers[form](answers, sys.stdout, top=top)
     if failed:
         print(f"{len(failed)} of {len(files)} files failed.", file=sys.stderr)
     return len(failed)

@@ -25,7 +25,8 @@ from hopscotch.models.assemble import assemble
 from hopscotch.models.audio_model import AudioModel, Head, OutputHead
 from hopscotch.registry import PLACES, check_stored, class_at, make, without_cache
 from hopscotch.report.run_folder import BEST, SUMMARY, RunFolder, config_of
-from hopscotch.training.checkpoint import check_classes, read_checkpoint, take_weights
+from hopscotch.training.calibration import Budget, bias_for
+from hopscotch.training.checkpoint import BUDGETS, check_classes, read_checkpoint, take_weights
 
 OF_THE_MODEL = "model."  # how the task calls its model's weights
 SMALLEST_WEIGHT = 2  # bytes
@@ -37,6 +38,7 @@ class Restored(NamedTuple):
     classes: list[str]
     mean_seconds: float | None  # of a training clip; None where neither checkpoint nor summary tells
     longest_seconds: float | None  # of all clips of the run's data
+    budgets: list[Budget]  # what biases come to; empty where the checkpoint has no table
 
 
 def restore(run: Path, ckpt: Path | None = None, trust: Sequence[str] = ()) -> Restored:
@@ -62,7 +64,20 @@ def restore(run: Path, ckpt: Path | None = None, trust: Sequence[str] = ()) -> R
     with no_larger_than(path):
         model = build_stored_model(cfg, len(classes), config_of(run), trust)
     take_weights(model, weights, path)
-    return Restored(cfg, model.eval(), list(classes), *_clip_seconds(checkpoint, run))
+    budgets = [Budget(*row) for row in checkpoint.get(BUDGETS, [])]
+    return Restored(cfg, model.eval(), list(classes), *_clip_seconds(checkpoint, run), budgets)
+
+
+def set_budget(restored: Restored, budget: float) -> None:
+    """Set the model to a share of the dense compute, by the table of its checkpoint."""
+    if not restored.model.decides:
+        raise ValueError(f"budget has no meaning for model={restored.model.name}, which makes no decisions. Remove it.")
+    if not restored.budgets:
+        raise ValueError(
+            f"budget={budget} needs a checkpoint with a table of budgets, which a run writes at its end, and this one "
+            f"has none: hopscotch evaluate RUN compute.budget={budget} measures it on validation clips instead."
+        )
+    restored.model.decision_bias.fill_(bias_for(restored.budgets, budget))
 
 
 def build_stored_model(cfg: DictConfig, num_classes: int, file: Path, trust: Sequence[str] = ()) -> AudioModel:

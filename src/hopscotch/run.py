@@ -33,7 +33,7 @@ from hopscotch.report.progress import opening, print_profiles, quiet_lightning
 from hopscotch.report.summary import Best, finish, write_summary
 from hopscotch.report.sweep import append_ledger
 from hopscotch.system import warn_if_crowded
-from hopscotch.training.checkpoint import check_resumable, load_weights, read_checkpoint, take_weights
+from hopscotch.training.checkpoint import check_resumable, keep_budgets, load_weights, read_checkpoint, take_weights
 from hopscotch.training.task import AudioTask
 
 PYTHONS_WARNING = warnings.formatwarning
@@ -151,6 +151,10 @@ def fit_and_test(cfg: DictConfig, run: Path, started: float) -> dict[str, Any]:
     early = bool(cfg.trainer.fast_dev_run) or (interrupt.came and task.progress < EARLY)
     in_training = trainer.callback_metrics.get(f"train/{task.primary.name}")  # the test forgets it
     best = load_best(task, trainer)
+    if best is not None and trainer.is_global_zero:
+        task.to(trainer.strategy.root_device)
+        if table := task.measure_budgets():
+            keep_budgets(best.path, table)
     trainer.test(task, datamodule=data, verbose=False)
     if trainer.is_global_zero:
         print_profiles(run)
@@ -219,6 +223,7 @@ def load_best(task: AudioTask, trainer: Trainer) -> Best | None:
     take_weights(task, checkpoint["state_dict"], path)
     score = callback.best_model_score
     return Best(
+        path=path,
         epoch=checkpoint["epoch"],
         step=checkpoint["global_step"],
         monitor=callback.monitor,

@@ -19,7 +19,8 @@ from hopscotch import __version__
 from hopscotch.plain import as_written, read_json, shown
 from hopscotch.registry import NEVER_BUILT, check_stored
 from hopscotch.restore import Restored, build_stored_model, no_larger_than, restore
-from hopscotch.training.checkpoint import check_classes, check_seconds, take_weights
+from hopscotch.training.calibration import Budget, is_table
+from hopscotch.training.checkpoint import BUDGETS, check_classes, check_seconds, take_weights
 
 CONFIG, WEIGHTS, MANIFEST = "config.json", "weights.safetensors", "manifest.json"
 FORMAT, VERSION = "hopscotch model", 1
@@ -47,7 +48,7 @@ def export(run: Path, out: Path, ckpt: Path | None = None, trust: Sequence[str] 
     config = {key: value for key, value in config.items() if key not in OF_THE_RUN}
     config["data"] = {key: config["data"][key] for key in OF_THE_DATA}
     seconds = {"mean": restored.mean_seconds, "longest": restored.longest_seconds}
-    content = {"config": config, "classes": restored.classes, "clip_seconds": seconds}
+    content = {"config": config, "classes": restored.classes, "clip_seconds": seconds, BUDGETS: restored.budgets}
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}_") as scratch:
         folder = Path(scratch) / "model"
@@ -84,6 +85,8 @@ def read_shared(folder: Path, trust: Sequence[str] = ()) -> Restored:
     check_stored(config, shown(path), trust)
     classes = check_classes(content.get("classes"), shown(path))
     mean, longest = check_seconds(seconds, shown(path)) if seconds != {"mean": None, "longest": None} else (None, None)
+    if not is_table(table := content.get(BUDGETS, [])) and table:
+        raise ValueError(f"{shown(path)} must have rising biases and fractions as {BUDGETS}, it has not.")
     cfg = OmegaConf.create(dict(config))
     with as_written(folder), no_larger_than(weights):
         model = build_stored_model(cfg, len(classes), path, trust)
@@ -92,7 +95,7 @@ def read_shared(folder: Path, trust: Sequence[str] = ()) -> Restored:
     except (SafetensorError, OSError, ValueError):
         raise ValueError(f"{shown(weights)} must be a file of safetensors, it is none.") from None
     take_weights(model, tensors, weights, "weights")
-    return Restored(cfg, model.eval(), classes, mean, longest)
+    return Restored(cfg, model.eval(), classes, mean, longest, [Budget(*row) for row in table])
 
 
 def check_manifest(folder: Path) -> None:

@@ -484,6 +484,9 @@ def odd_checkpoints() -> Iterator[Case]:
         "seconds_list": {"clip_seconds": [1, 2]},
         "seconds_negative": {"clip_seconds": {"mean": -1.0, "longest": 1.0}},
         "seconds_missing": {"clip_seconds": {}},
+        "budgets_text": {"budgets": "0.6"},
+        "budgets_falling": {"budgets": [[0.0, 0.6], [1.0, 0.5]]},
+        "budgets_many": {"budgets": [[0.0, 0.6]] * 100_000},
     }
     for name, changes in swaps.items():
         change = checkpoint(lambda found, _, changes=changes: {**found, **changes})

@@ -1,10 +1,14 @@
-"""Measure what reading files costs a prediction (item `predict`): a folder of clips against the bare model."""
+"""Measure what reading files costs a prediction (item `predict`), and how long the command takes to start."""
 
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
+from omegaconf import OmegaConf
 from torch.nn.utils.rnn import pad_sequence
 
 from hopscotch.build import build_model
@@ -21,12 +25,15 @@ NUM_CLIPS = 3000
 MODELS = ("dense", "learned_skip", "jump_attention")
 LEAST = 0.8
 LONGEST = 10.0  # seconds; no clip is cut into windows
+MOST_START = 1.6  # of the time of what no prediction can do without
+BARE = "import torch, soundfile"
 
 Padded = list[tuple[torch.Tensor, torch.Tensor]]  # waveform, lengths
 
 
 def predict(rounds: int, device: str) -> Iterator[Row]:
     """Compare clips per second from files to answers with the forward pass alone; weights are untrained."""
+    yield predict_start(rounds)
     with tempfile.TemporaryDirectory() as folder:
         workers = torch.get_num_threads() if device == "cpu" else 0
         files = find_files([str(write_clips(Path(folder), num_clips=NUM_CLIPS))])
@@ -55,6 +62,45 @@ def predict(rounds: int, device: str) -> Iterator[Row]:
                 workers=workers,
                 clips_per_second=NUM_CLIPS / times.median("predict"),
             )
+
+
+def predict_start(rounds: int) -> Row:
+    """Compare `hopscotch predict` of one clip, in a process of its own, with the imports that it needs."""
+    with tempfile.TemporaryDirectory() as folder:
+        clip = next(write_clips(Path(folder) / "clips", num_clips=NUM_CLASSES).rglob("*.wav"))
+        run = write_untrained(Path(folder) / "run")
+        words = [sys.executable, "-m", "hopscotch", "predict", str(run), str(clip), "--device", "cpu"]
+        times = interleave(
+            {"predict": partial(_run, words), "bare": partial(_run, [sys.executable, "-c", BARE])}, rounds=rounds
+        )
+    return row(
+        f"predict's start / {BARE}",
+        times.ratio("predict", "bare"),
+        (times.median("predict"), times.median("bare")),
+        most=MOST_START,
+    )
+
+
+def _run(words: list[str]) -> None:
+    subprocess.run(words, check=True, capture_output=True)
+
+
+def write_untrained(run: Path) -> Path:
+    """Write the folder of a run as far as prediction reads it, with fresh weights."""
+    cfg = compose(["model=learned_skip", f"data.sample_rate={SAMPLE_RATE}"])
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
+    torch.manual_seed(0)
+    weights = build_model(cfg, NUM_CLASSES).state_dict()
+    torch.save(
+        {
+            "state_dict": {f"model.{name}": value for name, value in weights.items()},
+            "classes": [str(label) for label in range(NUM_CLASSES)],
+            "clip_seconds": {"mean": 1.0, "longest": LONGEST},
+        },
+        run / "checkpoints" / "best.ckpt",
+    )
+    return run
 
 
 def large_batches(files: list[Path], device: str) -> Padded:

@@ -35,6 +35,7 @@ Status = Literal["finished", "stopped", "failed"]
 class Best(NamedTuple):
     """The checkpoint that was kept, and what was logged of the validation that it was saved after."""
 
+    path: Path
     epoch: int
     step: int
     monitor: str | None  # None: the last one was kept, whatever its metrics
@@ -65,7 +66,7 @@ def finish(
     validation = {} if best is None else best.validation
     kept = None if best is None else best._asdict() | {"compute_fraction": validation.get("val/compute_fraction")}
     if kept is not None:
-        del kept["validation"]
+        del kept["validation"], kept["path"]
     name = task.primary.name
     warnings = find_warnings(
         test,

@@ -2,12 +2,17 @@
 
 Training pulls the mean of the expected compute to the target. The deterministic decisions then miss the target by a
 little, so before every validation the bias is set until they meet it; fractions rise with the bias.
+
+A run keeps a table of biases and the fractions that they come to. Whoever loads the model sets any budget by it, and
+needs no data.
 """
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from hopscotch.models.audio_model import AudioModel
@@ -17,6 +22,11 @@ TOLERANCE = 0.004  # of the fraction; a tenth of what tests allow a run
 MAX_PASSES = 10  # over the calibration clips
 MAX_BIAS = 8.0  # of asinh(bias), a bias of 1490: above every logit, and a tenth of it above every gate's score
 FIRST_STEP = 0.25  # of asinh(bias): from a bias of 0 to one of 0.25
+TABLE_STEP = 0.09  # of the fraction, between the rows of a table; between them it is near a straight line
+FINEST = 0.02  # of asinh(bias): finer steps about 0, where some models turn from cheap to dear, coarser ones beyond
+NARROWEST = 0.05  # of asinh(asinh(bias) / FINEST): a wider gap between fractions there is one between clips
+MAX_TABLE_PASSES = 24
+MAX_ROWS = 64  # of a table that is read
 
 
 class Calibration(NamedTuple):
@@ -99,6 +109,65 @@ def calibrate(model: AudioModel, batches: Sequence[AudioBatch], target: float) -
     model.decision_bias.fill_(math.sinh(u))
     model.train(was_training)
     return Calibration(target, achieved, math.sinh(u))
+
+
+class Budget(NamedTuple):
+    """Say what fraction of the dense compute a bias comes to."""
+
+    bias: float
+    fraction: float
+
+
+def budget_table(model: AudioModel, batches: Sequence[AudioBatch]) -> list[Budget]:
+    """Measure the fractions of these batches under biases from the cheapest decisions to the dearest.
+
+    The widest gap between two fractions is halved until none is wider than `TABLE_STEP`. Fractions rise strictly: what
+    a decision does that turns round is left out. The model is afterwards as it was.
+    """
+    bias, was_training = float(model.decision_bias), model.training
+    model.eval()
+
+    def measured(x: float) -> Budget:
+        at = math.sinh(FINEST * math.sinh(x))
+        model.decision_bias.fill_(at)
+        return Budget(at, deterministic_fraction(model, batches))
+
+    end = math.asinh(MAX_BIAS / FINEST)
+    seen = {x: measured(x) for x in (-end, 0.0, end)}
+    while len(seen) < MAX_TABLE_PASSES:
+        pairs = [(a, b) for a, b in pairwise(sorted(seen)) if b - a > NARROWEST]
+        gap, x = max((seen[b].fraction - seen[a].fraction, (a + b) / 2) for a, b in pairs)
+        if gap <= TABLE_STEP:
+            break
+        seen[x] = measured(x)
+    model.decision_bias.fill_(bias)
+    model.train(was_training)
+    rows: list[Budget] = []
+    for x in sorted(seen):
+        if len(rows) == 1 and seen[x].fraction == rows[0].fraction:
+            rows.pop()  # of the biases that leave the floor as it is, the highest
+        if not rows or seen[x].fraction > rows[-1].fraction:
+            rows.append(seen[x])
+    return rows
+
+
+def bias_for(table: Sequence[Budget], budget: float) -> float:
+    """Interpolate the bias that a budget needs; a budget beyond the table is refused."""
+    low, high = (round(row.fraction, 3) for row in (table[0], table[-1]))
+    if not low <= budget <= high:
+        raise ValueError(f"budget must lie between {low:.3f} and {high:.3f}, which this model reaches, got {budget}.")
+    biases, fractions = zip(*table, strict=True)
+    return math.sinh(np.interp(budget, fractions, np.arcsinh(biases)))
+
+
+def is_table(value: Any) -> bool:
+    """Tell whether a value that was read is a table: biases and fractions in bounds, both rising."""
+    if not isinstance(value, list) or not 0 < len(value) <= MAX_ROWS:
+        return False
+    if not all(isinstance(row, list) and len(row) == 2 and all(type(x) is float for x in row) for row in value):
+        return False
+    within = all(abs(bias) <= 1.001 * math.sinh(MAX_BIAS) and 0 < fraction <= 1.001 for bias, fraction in value)
+    return within and all(a < c and b < d for (a, b), (c, d) in pairwise(value))
 
 
 def _nearest(seen: dict[float, float], target: float) -> tuple[float, float]:

@@ -8,7 +8,7 @@ import math
 import os
 import pickletools
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ from torch import Tensor, nn
 
 from hopscotch.data.clips import some
 from hopscotch.plain import shown
+from hopscotch.training.calibration import Budget, is_table
 
 MAX_PICKLE = 2**24  # bytes; a model of 100 tensors with its optimizer has 65,000
 MAX_STEPS, STEPS_OF_A_TENSOR = 100_000, 100  # of the pickle: reading 600,000 steps takes seconds; a tensor has about 30
 LISTS, MAPS = ("optimizer_states", "lr_schedulers"), ("loops", "callbacks")
 NEEDED = ("epoch", "global_step", "pytorch-lightning_version", *MAPS, *LISTS)
+BUDGETS = "budgets"  # rows of a bias and its fraction, of a checkpoint that a run has ended with
 MAX_CLASSES = 100_000
 MAX_CLASS_NAME = 1_000  # characters
 TYPES = ("BFloat16", "Bool", "Byte", "Char", "Double", "Float", "Half", "Int", "Long", "Short")
@@ -80,7 +82,17 @@ def read_checkpoint(path: Path, key: str = "ckpt") -> dict[str, Any]:
         check_classes(checkpoint["classes"], f"{key}={shown(path)}")
     if "clip_seconds" in checkpoint:
         check_seconds(checkpoint["clip_seconds"], f"{key}={shown(path)}")
+    if BUDGETS in checkpoint and not is_table(checkpoint[BUDGETS]):
+        raise ValueError(f"{key} must have rising biases and fractions as {BUDGETS}, {shown(path)} has not.")
     return checkpoint
+
+
+def keep_budgets(path: Path, table: Sequence[Budget]) -> None:
+    """Add a table of budgets to a checkpoint; an interruption never leaves half of the file."""
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    partial = path.with_name(f"{path.name}.partial")
+    torch.save({**checkpoint, BUDGETS: [list(row) for row in table]}, partial)
+    os.replace(partial, path)
 
 
 def check_resumable(checkpoint: Mapping[str, Any], path: Path, key: str = "ckpt_path") -> None:

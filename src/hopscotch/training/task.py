@@ -25,7 +25,7 @@ from torchmetrics import MeanMetric, MetricCollection
 
 from hopscotch.config.monitors import tags
 from hopscotch.models.audio_model import AudioModel, Head, OutputHead, Pooling
-from hopscotch.training.calibration import Calibration, calibrate
+from hopscotch.training.calibration import Budget, Calibration, budget_table, calibrate
 from hopscotch.training.gains import fit_gains
 from hopscotch.training.losses import PolicyLoss
 from hopscotch.types import AudioBatch, ModelOutput, Primary, Step, key_bits
@@ -257,6 +257,10 @@ class AudioTask(LightningModule):
             batches = list(self.trainer.datamodule.gain_batches())
             self.log("policy/gain_explained", fit_gains(self.model, self.losses, batches, self.seed))
         self.calibration = calibrate(self.model, self._calibration_batches, self.target)
+
+    def measure_budgets(self) -> list[Budget] | None:
+        """Tabulate what biases come to on the clips of the calibration; None where nothing was calibrated."""
+        return budget_table(self.model, self._calibration_batches) if self.calibration is not None else None
 
     def _seed(self, key: int) -> None:
         """Seed the step as `torch.manual_seed` does, which takes a millisecond to note the seed of an unused GPU."""
