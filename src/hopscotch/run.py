@@ -137,9 +137,7 @@ def fit_and_test(cfg: DictConfig, run: Path, started: float) -> dict[str, Any]:
         model.frontend.measure(data.statistics_batches())
     else:  # a resumed model brings its scale along; Lightning loads it once more, and says less of what does not fit
         load_weights(task, Path(cfg.ckpt_path), "ckpt_path")
-    for logger in trainer.loggers:
-        if not isinstance(logger, TensorBoardLogger):  # where our dashboard chooses some
-            logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))  # pyright: ignore[reportArgumentType]
+    tell_loggers(trainer, cfg)
     interrupt = Interrupt(trainer)
     fit_started = time.time()
     with interrupt:
@@ -171,6 +169,13 @@ def fit_and_test(cfg: DictConfig, run: Path, started: float) -> dict[str, Any]:
             "total": time.time() - started,
         },
     )
+
+
+def tell_loggers(trainer: Trainer, cfg: DictConfig) -> None:
+    """Give the configuration to all loggers but TensorBoard's, for which our dashboard chooses some of it."""
+    for logger in trainer.loggers:
+        if not isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))  # pyright: ignore[reportArgumentType]
 
 
 def quiet() -> None:
