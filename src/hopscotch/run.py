@@ -139,9 +139,7 @@ def fit_and_test(cfg: DictConfig, run: Path, started: float) -> dict[str, Any]:
         model.frontend.measure(data.statistics_batches())
     else:  # a resumed model brings its scale along; Lightning loads it once more, and says less of what does not fit
         load_weights(task, Path(cfg.ckpt_path), "ckpt_path")
-    for logger in trainer.loggers:
-        if not isinstance(logger, TensorBoardLogger):  # where our dashboard chooses some
-            logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))  # pyright: ignore[reportArgumentType]
+    tell_loggers(trainer, cfg)
     rank_zero_only(print)(opening(trainer, task, data, run), flush=True)
     interrupt = Interrupt(trainer)
     fit_started = time.time()
@@ -189,6 +187,13 @@ def keep_imports() -> None:
     """Spare imports the search for garbage, a quarter of a second; once, for what a sweep's first job leaves may go."""
     if gc.get_freeze_count() == 0:
         gc.freeze()
+
+
+def tell_loggers(trainer: Trainer, cfg: DictConfig) -> None:
+    """Give the configuration to all loggers but TensorBoard's, for which our dashboard chooses some of it."""
+    for logger in trainer.loggers:
+        if not isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))  # pyright: ignore[reportArgumentType]
 
 
 def quiet() -> None:
