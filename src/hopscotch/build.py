@@ -62,6 +62,12 @@ def _refuse_absent(path: str) -> None:
         raise ValueError(f"_target_ must name a class or function, got {path}, which is none.")
 
 
+def refuse_absent(cfg: DictConfig) -> None:
+    """Refuse a `_target_` anywhere in the configuration that cannot be imported, before anything is built."""
+    for path in _targets(cfg):
+        _refuse_absent(path)
+
+
 def build_data(cfg: DictConfig) -> AudioDataModule:
     waveform = None if cfg.augment.waveform is None else make(cfg.augment.waveform)
     data = make(cfg.data, seed=cfg.seed, augment=waveform)
