@@ -183,7 +183,10 @@ def run_hydra(task_function: Callable[[DictConfig], Any], more: Path | None = No
     """
     try:
         again = Again(sys.argv[1:])
-        sys.argv[1:] = in_order(again.words())  # Lightning starts further processes with them
+        words = again.words()
+        sys.argv[1:] = in_order([*words, *again.own])  # Lightning starts further processes with them
+        if again.folder is not None:
+            again.check(compose(words, get_args_parser().parse_args().config_dir, more))
     except ValueError as error:
         raise SystemExit(str(error)) from None
     asked = get_args_parser().parse_known_args()[0]
@@ -203,8 +206,7 @@ def run_hydra(task_function: Callable[[DictConfig], Any], more: Path | None = No
                 elif not only_shown:
                     refuse_missing(cfg)
                     refuse_absent(cfg)
-                    again.check(cfg)
-            except (ConfigError, ValueError) as error:
+            except ConfigError as error:
                 if asked.shell_completion:  # which suggests nothing then, and must not print
                     raise
                 if self.sweep is not None and (asked.multirun or self.sweep.hydra.mode is RunMode.MULTIRUN):

@@ -19,7 +19,6 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from hopscotch.config.check import without_hydra
 from hopscotch.config.errors import ConfigError, flat, synonym
 from hopscotch.plain import read_config, read_yaml, shown
 from hopscotch.registry import check_stored, trusted
@@ -151,14 +150,14 @@ class Again:
         self.stored: Mapping[str, Any] = {}
 
     def words(self) -> list[str]:
-        """List the stored words and then one's own, which come last and so decide."""
+        """List the words of the run, without those that are one's own."""
         if self.folder is None:
-            return self.own
+            return []
         file = self.folder / "overrides.yaml"
         self.stored, found = read_config(self.folder / "config.yaml"), read_yaml(file)
         if not isinstance(found, list) or not all(isinstance(word, str) for word in found):
             raise ValueError(f"{shown(file)} must be a list of what was typed.")
-        return [*(word for typed in found for word in self._stored(typed, file)), *self.own]
+        return [word for typed in found for word in self._stored(typed, file)]
 
     def _stored(self, word: str, file: Path) -> list[str]:
         key, _, value = word.partition("=")
@@ -179,16 +178,11 @@ class Again:
         return [word]
 
     def check(self, cfg: DictConfig) -> None:
-        """Refuse a configuration that is not that of the run, but for what is typed now."""
-        if self.folder is None:
-            return
-        plain = OmegaConf.to_container(without_hydra(cfg), resolve=True)
-        assert isinstance(plain, dict)
-        config = {str(key): value for key, value in plain.items()}
-        check_stored(config, shown(self.folder), self.trust)
+        """Refuse what the words of the run come to today if that is not its configuration, but for keys typed now."""
+        config = OmegaConf.to_container(cfg, resolve=True)
+        assert isinstance(config, dict)
+        check_stored({str(key): value for key, value in config.items()}, shown(self.folder), self.trust)
         own = {word.partition("=")[0].lstrip("+~") for word in self.own}
-        if any("." not in name and isinstance(self.stored.get(name, {}), Mapping) for name in own):
-            return  # a whole group is typed, which changes many keys
         before, now = flat(OmegaConf.create({**self.stored})), flat(OmegaConf.create(config))
         was = str(self.stored.get("run_dir"))
         changed = [
