@@ -276,9 +276,10 @@ def test_a_target_out_of_reach_is_refused_before_data_are_read(
     command: Command, tones: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hopscotch.run, "build_data", lambda cfg: pytest.fail("data are read"))
-    ended = command(*tiny_folder(tones), *TINY, "model=skip_transformer", "compute.target=0.01")
-    refused(ended, "compute.target must lie between the floor of skip_transformer")
-    assert not Path("run").exists()
+    for data in ([], tiny_folder(tones)):
+        ended = command(*data, *TINY, "model=skip_transformer", "compute.target=0.01")
+        refused(ended, "compute.target must lie between the floor of skip_transformer")
+        assert not Path("run").exists()
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ from hopscotch.training.task import AudioTask
 Ended = Literal["finished", "stopped"]
 REFUSALS = (ValueError, MisconfigurationException)  # of what a user gave
 ANY_CLASSES = 2  # before the data are read; their number hardly changes what a model costs
-CLIP_SECONDS = (1.0, 0.1, 0.3, 3.0, 10.0, 60.0)  # likewise
+WORD_SECONDS, FILE_SECONDS = (1.0, 0.5), (1.0, 0.1, 0.3, 3.0, 10.0, 60.0)  # likewise; their mean is one of these, about
 
 
 class Ready(NamedTuple):
@@ -190,7 +190,8 @@ def refuse_target(cfg: DictConfig) -> None:
     """Refuse a model that cannot be built, and a compute.target that it cannot reach at any length of clips."""
     refuse_absent(cfg)
     model, errors = build_model(cfg, ANY_CLASSES), []
-    for seconds in CLIP_SECONDS:
+    lengths = (cfg.data.scene_seconds,) if "scene_seconds" in cfg.data else WORD_SECONDS
+    for seconds in lengths if "num_train" in cfg.data else FILE_SECONDS:
         try:
             resolve_target(cfg.compute.target, model, seconds * cfg.data.sample_rate, cfg.compute.level)
             return
