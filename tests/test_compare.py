@@ -195,5 +195,5 @@ def test_runs_are_compared_by_their_evaluations_where_that_is_asked(tmp_path: Pa
     assert interval.value == pytest.approx(0.0)
     assert read_run(first).summary["compute"]["fraction"] == 0.5
     third = write_run(tmp_path / "z", LABELS)
-    with pytest.raises(ValueError, match=r"z has not been evaluated: python scripts/evaluate\.py run=.*z$"):
+    with pytest.raises(ValueError, match=r"z has not been evaluated: hopscotch evaluate .*z$"):
         read_run(third, evaluated=True)

@@ -312,7 +312,7 @@ def test_a_mistake_ends_the_command_with_one_line(
 
 def test_help_shows_examples(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert typed(monkeypatch, "--help") == 0
-    assert "run=outputs/<run> compute.budget=[0.7,0.8,0.9,1.0]" in capsys.readouterr().out
+    assert "hopscotch evaluate RUN compute.budget=[0.7,0.8,0.9]" in capsys.readouterr().out
     assert typed(monkeypatch) == 2
 
 

@@ -62,7 +62,7 @@ def test_a_study_that_cannot_be_is_refused(script, words: list[str], code: int, 
 
 def test_a_sweep_and_a_run_that_are_not_there_are_named(script, tmp_path: Path) -> None:
     assert script("frontier.py", f"sweep={tmp_path / 'none'}")[1].endswith("none: there is no such folder.")
-    assert script("compare.py", tmp_path / "none")[1].endswith("none: there is no such folder.")
+    assert "none: there is no such folder." in script("compare.py", tmp_path / "none")[1]
 
 
 def test_a_table_of_clips_cannot_be_a_folder(script, tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_table_of_clips_cannot_be_a_folder(script, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "called"),
     [
-        (["compare.py", "a"], "hopscotch.compare.compare_runs"),
+        (["compare.py", "."], "hopscotch.compare.compare_runs"),
         (["frontier.py", "sweep=a"], "hopscotch.report.sweep.report_folder"),
         (["study.py", "model=dense", "--table"], "scripts.studies.table.report_study"),
     ],

@@ -159,7 +159,7 @@ def read_run(folder: Path, *, evaluated: bool = False) -> Run:
     if evaluated:
         clips, metrics = folder / FOLDER / CLIPS_FILE, folder / FOLDER / METRICS_FILE
         if not metrics.is_file():
-            raise ValueError(f"{folder} has not been evaluated: python hopscotch evaluate run={folder}")
+            raise ValueError(f"{folder} has not been evaluated: hopscotch evaluate {folder}")
         found = read_json(metrics)
         summary |= {"test": found["test"], "compute": found["compute"]}
     return Run(folder, read_config(folder), summary, read_clips(clips) if clips.is_file() else None)

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from hopscotch.system import PROJECT_ROOT, quiet_end
+from hopscotch import cli
+from hopscotch.system import PROJECT_ROOT
 
 SECRET = "hush-5up3r-s3cr3t"
 MAX_SECONDS = 5.0  # of this process, for other processes may keep the machine busy
@@ -93,21 +94,13 @@ def tree(folder: Path) -> dict[str, bytes | None]:
     }
 
 
-def call(
-    command: str, words: Sequence[object], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Ended:
-    """`python scripts/<command>.py <words>`, in this process; an exception that a user would see as a trace escapes."""
-    module = __import__(f"scripts.{command}", fromlist=["main"])
-    monkeypatch.setattr("sys.argv", [f"{command}.py", *map(str, words)])
+def call(command: str, words: Sequence[object], capsys: pytest.CaptureFixture[str]) -> Ended:
+    """`hopscotch <command> <words>`, in this process; an exception that a user would see as a trace escapes."""
     capsys.readouterr()
     code, message, started = 0, "", time.process_time()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
-        if command in ("compare", "frontier"):
-            with quiet_end(ValueError, OSError):
-                module.main([command, *map(str, words)])
-        else:
-            module.main()
+        cli.main([command, *map(str, words)])
     except SystemExit as end:
         code, message = (1, f"{end.code}\n") if isinstance(end.code, str) else (end.code or 0, "")
     seconds = time.process_time() - started

@@ -660,13 +660,13 @@ def sweeps() -> Iterator[Case]:
         ("plan_text", "hydra: 5\n", True),
         ("plan_product", json.dumps(good).replace("seed=0,1", "seed=range(0,1000000)"), True),
     ):
-        yield Case("sweep", name, text("../multirun.yaml", content), ("frontier",), refused=refused)
+        yield Case("sweep", name, text("../multirun.yaml", content), ("sweep",), refused=refused)
     for name, content in {"number": "5\n", "list": "[]\n", "folder": '{"folder": 5}\n', "nothing": "{}\n"}.items():
-        yield Case("sweep", f"ledger_{name}", text("../sweep.jsonl", content), ("frontier",))
+        yield Case("sweep", f"ledger_{name}", text("../sweep.jsonl", content), ("sweep",))
     up = '{"folder": "../../outside", "overrides": [], "status": "finished"}\n'
-    yield Case("sweep", "ledger_up", text("../sweep.jsonl", up), ("frontier",))
+    yield Case("sweep", "ledger_up", text("../sweep.jsonl", up), ("sweep",))
     for name in ("index.html", "frontier.csv", "groups.csv", "groups.md", "frontier.png"):
-        yield Case("sweep", f"link_{name}", link(f"../{name}", "OUTSIDE/precious"), ("frontier",))
+        yield Case("sweep", f"link_{name}", link(f"../{name}", "OUTSIDE/precious"), ("sweep",))
 
 
 def paths_in_checkpoints() -> Iterator[Case]:

@@ -69,12 +69,12 @@ def run_command(
         "evaluate": [f"run={run}"],
         "report": [f"run={run}"],
         "compare": [run, attacked / "other"],
-        "frontier": [f"sweep={run.parent}"],
+        "sweep": [f"sweep={run.parent}"],
     }
-    return call(command, words[command], capsys, monkeypatch)
+    return call(command, words[command], capsys)
 
 
-@pytest.mark.parametrize("command", ["predict", "evaluate", "report", "compare", "frontier", "resume"])
+@pytest.mark.parametrize("command", ["predict", "evaluate", "report", "compare", "sweep", "resume"])
 def test_a_good_run_is_read(
     scene: Path, attacked: Path, command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,7 +174,7 @@ def test_a_class_of_a_trusted_module_is_taken_for_one_call(
     ):
         stored = file.read_text().replace("hopscotch.models.jumps.JumpAttention", f"own_models.{name}")
         (scene / "config.yaml").write_text(stored)
-        ended = call("evaluate", [f"run={scene}", *words], capsys, monkeypatch)
+        ended = call("evaluate", [f"run={scene}", *words], capsys)
         assert ended.code == 1
         assert fault in ended.errors[0]
         file.write_text(stored.replace(f"own_models.{name}", "hopscotch.models.jumps.JumpAttention"))

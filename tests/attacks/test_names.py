@@ -81,7 +81,7 @@ def test_cells_are_no_formulas_and_are_read_back_exactly(named: Path) -> None:
 def test_an_evaluation_shows_and_writes_names(
     named: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ended = call("evaluate", [f"run={named}"], capsys, monkeypatch)
+    ended = call("evaluate", [f"run={named}"], capsys)
     assert ended.code == 0, ended.err
     assert controls(ended.out + ended.err) == []
     assert r"\x1b[2J" in ended.out
@@ -100,7 +100,7 @@ def test_a_prediction_shows_names(
         write_tone(tmp_path / "clips" / f"{name}.wav", 300, 0.12)
         (tmp_path / "clips" / f"{name}.broken.wav").write_bytes(b"RIFF")
     words = [f"run={named}", tmp_path / "clips", *([] if form == "table" else [form])]
-    ended = call("predict", words, capsys, monkeypatch)
+    ended = call("predict", words, capsys)
     lines = [line for line in ended.err.splitlines() if line.strip()]
     assert controls(ended.err) == []
     assert len(ended.errors) == len(NAMES)

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+LEAST_WORD = 12  # columns of a terminal that a column of words keeps, if its words are as long
+
+
 class Table(NamedTuple):
     """A table for people; each medium draws it in its own way."""
 
@@ -66,9 +69,16 @@ def print_table(table: Table, console: "Console", title: str | None = None) -> N
     from rich.table import Table as RichTable
 
     drawn = RichTable(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for head in table.head:
+    for place, head in enumerate(table.head):
         is_number = head in table.numbers
-        drawn.add_column(rich_text(head), justify="right" if is_number else "left", overflow="fold", no_wrap=is_number)
+        kept = min(LEAST_WORD, max((len(row[place]) for row in table.rows), default=0))  # before numbers are cut
+        drawn.add_column(
+            rich_text(head),
+            justify="right" if is_number else "left",
+            overflow="fold",
+            no_wrap=is_number,
+            min_width=None if is_number else kept,
+        )
     for row in table.rows:
         drawn.add_row(*map(rich_text, row))
     console.print(drawn)
