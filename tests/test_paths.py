@@ -158,7 +158,8 @@ def test_a_run_is_repeated_from_its_folder(command: Command, tones: Path, tmp_pa
     [
         "+callbacks.x._target_=os.system",
         "task.optimizer._target_=hopscotch.system.outputs",
-        "callbacks.checkpoint.dirpath=/etc",
+        "callbacks.checkpoint.dirpath=here",
+        "callbacks.checkpoint.filename=/etc/x",
         "data.test_speaker=${oc.env:SECRET}",
         "--config-dir=own",
     ],

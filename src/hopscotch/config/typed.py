@@ -26,7 +26,7 @@ from hopscotch.registry import check_stored, trusted
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
 PATHS = ("data.root", "data.cache_dir", "ckpt_path", *FOLDERS)
 AGAIN = "again="
-OF_A_PATH = re.compile(r"[/\\~]|\$\{")  # what a stored word may not have, but for the data and the checkpoint
+OF_A_PATH = re.compile(r"[/\\~]|\$\{|\.\.")  # what a stored value may not have, but for the data and the checkpoint
 
 
 def quoted(value: object) -> str:
@@ -164,13 +164,16 @@ class Again:
         name = key.lstrip("+~")
         if name.startswith(("hydra.", "hydra/", "hparams_search")):  # its folder and its sweep are not repeated
             return []
+        if name == "data.cache_dir":  # clips are kept in our own
+            return []
         if name in PATHS:  # as typed it may be relative to a folder that is not known
             node: Any = self.stored
             for part in name.split("."):
                 node = node.get(part) if isinstance(node, Mapping) else None
             return [f"{key}={quoted(node)}"] if isinstance(node, str) else [f"{key}=null"]
         is_trusted = any(value.startswith(f"{module}.") for module in self.trust)
-        if OF_A_PATH.search(value) or word.startswith("-") or ("_target_" in word and not is_trusted):
+        is_path = OF_A_PATH.search(value) or name.endswith(("dir", "path", "dirpath"))
+        if is_path or word.startswith("-") or ("_target_" in word and not is_trusted):
             raise ValueError(
                 f"{shown(file)} has {shown(word)}, and what comes with a run names neither a class nor a path: "
                 "type it yourself, without again=, if you know what it does. trust=<module> allows the classes of one."
@@ -188,7 +191,8 @@ class Again:
         changed = [
             key
             for key in sorted({*before, *now})
-            if not any(f"{key}.".startswith(f"{name}.") for name in own)
+            if key != "data.cache_dir"
+            and not any(f"{key}.".startswith(f"{name}.") for name in own)
             and not isinstance(now.get(key), dict)
             and not str(before.get(key)).startswith(was)
             and before.get(key) != now.get(key)
