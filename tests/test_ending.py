@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from hopscotch.system import quiet_end
+
 
 def test_errors_that_are_named_are_one_line_and_others_are_not_caught() -> None:
     with pytest.raises(SystemExit) as end, quiet_end(ValueError, OSError):
