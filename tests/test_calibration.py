@@ -171,7 +171,9 @@ def test_a_table_meets_budgets_on_clips_that_it_was_not_measured_on(
 
 def test_a_run_ends_with_a_table_in_its_best_checkpoint(tones: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    summary = attempt(tiny_config(tones, run, "model=learned_skip", "trainer.max_epochs=1"), run, [], time.time())
+    summary = attempt(
+        tiny_config(tones, run, "model=learned_skip", "trainer.max_epochs=1"), run, [], time.time(), is_job=False
+    )
     assert summary["status"] == "finished"
     table = restore(run).budgets
     assert table[0].fraction < summary["kept"]["compute_fraction"] < table[-1].fraction
@@ -185,7 +187,7 @@ def test_a_run_ends_with_a_table_in_its_best_checkpoint(tones: Path, tmp_path: P
 
 def test_a_model_without_decisions_has_no_table_and_takes_no_budget(tones: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    attempt(tiny_config(tones, run, "model=dense", "trainer.max_epochs=1"), run, [], time.time())
+    attempt(tiny_config(tones, run, "model=dense", "trainer.max_epochs=1"), run, [], time.time(), is_job=False)
     assert restore(run).budgets == []
     with pytest.raises(ValueError, match="budget has no meaning for model=dense, which makes no decisions"):
         load(run, budget=0.6)

@@ -12,8 +12,9 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from hopscotch.config import schema as config_schema
 from hopscotch.config.check import check_trained, refuse_missing
-from hopscotch.config.compose import CONF, compose, compose_sweep, file_name, quoted
+from hopscotch.config.compose import CONF, compose, compose_sweep, file_name
 from hopscotch.config.errors import RENAMED, ConfigError
+from hopscotch.config.typed import quoted
 from hopscotch.train import STUDIES
 
 
@@ -178,7 +179,18 @@ def test_the_size_sets_the_width_of_the_encoder() -> None:
         ("model.dim=${size.dmi}", "model.dim=${size.dmi}: Interpolation key 'size.dmi' not found"),
         ("run_dir=here", "run_dir must not be given, got here: the folder is hydra.run.dir=<folder>"),
         ("hydra.run.dri=here", "hydra.run.dri=here: there is no key hydra.run.dri."),
-        ("trainer.max_epochs=[", "trainer.max_epochs=[: no viable alternative"),
+        (
+            "trainer.max_epochs=[",
+            """Put the value in double quotes, and all of it in single ones: 'trainer.max_epochs="..."'.""",
+        ),
+        ("epochs=3", "there is no key epochs. Did you mean trainer.max_epochs?"),
+        ("model=skip", "Did you mean skip_attention or skip_layer or skip_layer_plain?"),
+        ("hydra.run.dri=x", "Did you mean hydra.run.dir?"),
+        ("hydra/launcher=foo", "must be one of basic, joblib."),
+        (
+            "model.encoder.policy.estimator=gumbel",
+            "there is no key model.encoder.policy.estimator. It is a key of model=jump_attention,",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(overrides: str, message: str) -> None:
@@ -351,3 +363,8 @@ def test_a_value_in_quotes_comes_through_hydras_grammar_as_it_was() -> None:
     for value in ("/a/plain", "/é , (x) = {y} ' \" # [z] & w", "C:\\a\\"):
         override = OverridesParser.create().parse_override(f"hydra.run.dir={quoted(value)}")
         assert override.value() == value
+
+
+@pytest.mark.parametrize("override", ["++trainer.foo=1", "model.foo.bar=1", "data.manifest=x"])
+def test_a_key_that_is_near_no_other_gets_no_guess(override: str) -> None:
+    assert "Did you mean" not in refusal(override)

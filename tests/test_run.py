@@ -190,7 +190,7 @@ def test_a_run_goes_on_from_a_checkpoint_in_a_new_folder(command: Command, tones
     assert (summary("one")["epochs"], summary("two")["epochs"]) == (1, 2)
     assert min(line["step"] for line in read_json_lines(Path("two/metrics.jsonl"))) == 4
     assert (
-        "ckpt_path must be a checkpoint file, got none.ckpt"
+        f"ckpt_path must be a checkpoint file, got {Path('none.ckpt').absolute()}"
         in command(*typed, "hydra.run.dir=three", "ckpt_path=none.ckpt").err
     )
 
@@ -200,11 +200,14 @@ def test_a_checkpoint_of_another_model_is_refused_in_one_message(command: Comman
     assert command(*typed, "hydra.run.dir=one", "model=dense").code == 0
     ended = command(*typed, "hydra.run.dir=two", "model=skip_transformer", "ckpt_path=one/checkpoints/last.ckpt")
     assert ended.code == 1
-    assert "Error: ckpt_path must be a checkpoint of the run's own model, got one/checkpoints/last.ckpt" in ended.err
+    last = Path("one/checkpoints/last.ckpt").absolute()
+    assert f"Error: ckpt_path must be a checkpoint of the run's own model, got {last}" in ended.err
     assert "Traceback" not in ended.err
     Path("words.ckpt").write_text("no checkpoint")
     ended = command(*typed, "hydra.run.dir=three", "model=dense", "ckpt_path=words.ckpt")
-    assert "Error: ckpt_path must be a checkpoint that train.py wrote, got words.ckpt" in ended.err
+    assert (
+        f"Error: ckpt_path must be a checkpoint that train.py wrote, got {Path('words.ckpt').absolute()}" in ended.err
+    )
 
 
 @pytest.mark.filterwarnings("ignore:.*could not find the monitored key:UserWarning")  # true, and no harm
@@ -283,7 +286,7 @@ def folder_with(problem: str, root: Path) -> Path:
 @pytest.mark.parametrize(
     ("problem", "rule"),
     [
-        ("missing", "data.root must be a folder of class folders"),
+        ("missing", "data.root must be a folder, got"),
         ("empty", "data.root must hold at least two class folders, got none"),
         ("one class", "data.root must hold at least two class folders, got only 'only'"),
         ("text", "notes.wav"),
@@ -294,8 +297,24 @@ def folder_with(problem: str, root: Path) -> Path:
 def test_bad_data_ends_with_one_message(command: Command, tmp_path: Path, problem: str, rule: str) -> None:
     root = folder_with(problem, tmp_path / "clips")
     refused(command(*tiny_folder(root), *TINY), rule)
-    assert summary()["status"] == "failed"
-    assert rule in summary()["error"]
+    assert not Path("run").exists()
+
+
+def test_a_job_of_a_sweep_that_is_refused_keeps_its_folder_for_the_table(command: Command, tones: Path) -> None:
+    refused_job = ["-m", "data.test_fraction=0.95", "hydra.sweep.dir=all", "hydra.sweep.subdir=job"]
+    command(*tiny_folder(tones), *TINY_MODEL, *TINY_RUN, *refused_job, "~hydra.callbacks.sweep")
+    assert summary("all/job")["status"] == "failed"
+    assert "data.val_fraction and data.test_fraction must" in summary("all/job")["error"]
+
+
+def test_a_target_out_of_reach_is_refused_before_data_are_read(
+    command: Command, tones: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hopscotch.run, "build_data", lambda cfg: pytest.fail("data are read"))
+    for data in ([], tiny_folder(tones)):
+        ended = command(*data, *TINY, "model=skip_transformer", "compute.target=0.01")
+        refused(ended, "compute.target must lie between the floor of skip_transformer")
+        assert not Path("run").exists()
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from pathlib import Path
 
-from hopscotch.config.compose import MAX_NAME, compose_sweep, file_name, quoted
+from hopscotch.config.compose import MAX_NAME, compose_sweep, file_name
 from hopscotch.config.errors import ConfigError
+from hopscotch.config.typed import quoted
 from hopscotch.report.run_folder import RunFolder
 from hopscotch.report.sweep import planned_overrides, refuse_other_folders
 from hopscotch.system import PROJECT_ROOT

@@ -30,7 +30,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
-from hopscotch.config.compose import quoted
+from hopscotch.config.typed import quoted
 from hopscotch.report.text import Table, markdown
 from hopscotch.system import PROJECT_ROOT
 

@@ -72,7 +72,7 @@ def train(words: Sequence[str]) -> None:
     """Train a model; --help lists groups and choices."""
     from hopscotch.train import main as run
 
-    run(words)
+    run([f"again={find_run(word[6:]).absolute()}" if word.startswith("again=") else word for word in words])
 
 
 def told(words: Sequence[str], text: str | None) -> bool:
@@ -91,7 +91,8 @@ def take_run(words: Sequence[str]) -> tuple[Path, list[str]]:
     rest = list(words)
     place = next((place for place, word in enumerate(rest) if word.startswith("run=")), 0)
     word = rest.pop(place)
-    if word.startswith("-") or ("=" in word and not word.startswith("run=")):
+    is_key = "=" in word and not word.startswith("run=") and not Path(word).is_dir()
+    if word.startswith("-") or is_key:
         raise ValueError(f"the run must come first: a folder, or {LATEST}; got {word}.")
     return find_run(word.removeprefix("run=")), rest
 
@@ -226,7 +227,7 @@ def _predict(named: Sequence[str], own: Sequence[str], given: argparse.Namespace
         files = find_files(names)
         ckpt = next((word.removeprefix("ckpt=") for word in own if word.startswith("ckpt=")), None)
         options = {key: getattr(given, key) for key in ("budget", "window", "hop", "batch_size", "device")}
-        model = load(run, ckpt, trust=trusted(own), **options)
+        model = load(run, ckpt and Path(ckpt).expanduser(), trust=trusted(own), **options)
     except (ValueError, OSError) as error:
         print(f"Error: {sentence(error)}", file=sys.stderr)
         return 2
@@ -339,8 +340,8 @@ def sweep(words: Sequence[str]) -> None:
     """
     if told(words, sweep.__doc__):
         return
-    beside = [Path(word.removeprefix("beside=")) for word in words if word.startswith("beside=")]
-    folders = [Path(word.removeprefix("sweep=")) for word in words if not word.startswith("beside=")]
+    beside = [Path(word.removeprefix("beside=")).expanduser() for word in words if word.startswith("beside=")]
+    folders = [Path(word.removeprefix("sweep=")).expanduser() for word in words if not word.startswith("beside=")]
     if len(folders) != 1:
         raise ValueError(f"sweep needs one folder, got {len(folders)}: {' '.join(words)}.")
     from hopscotch.plain import as_written

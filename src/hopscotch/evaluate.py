@@ -19,6 +19,7 @@ from hopscotch.config.compose import compose, register
 from hopscotch.config.errors import flat, nearest
 from hopscotch.config.schema import Trainer as TrainerKeys
 from hopscotch.config.schema import is_number
+from hopscotch.config.typed import with_yaml_path
 from hopscotch.data.clips import some
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.evaluation import print_evaluation, write_budgets, write_evaluation
@@ -54,7 +55,7 @@ def parse(words: Sequence[str]) -> dict[str, Any]:
             own[key] = value
     if not own.get("run"):
         raise ValueError("run must be given: run=outputs/<run>; --help has examples.")
-    paths = {key: Path(own[key]) for key in ("run", "ckpt", "out") if key in own}
+    paths = {key: Path(own[key]).expanduser() for key in ("run", "ckpt", "out") if key in own}
     overrides = [word for word in words if word.partition("=")[0] not in own]
     return {**paths, "overrides": overrides, "snr": levels(own.get("snr", "[]")), "trust": trusted(words)}
 
@@ -117,7 +118,7 @@ def configuration(run: Path, as_trained: DictConfig, overrides: Sequence[str]) -
         try:
             if not equals:
                 raise ValueError
-            cfg.merge_with_dotlist([override])
+            cfg.merge_with_dotlist([with_yaml_path(override)])
         except (OmegaConfBaseException, YAMLError, ValueError):
             known = nearest(key, [*flat(cfg), *OWN_KEYS])
             raise ValueError(f"An override must be key=value with a key of {file}, got {override!r}.{known}") from None

@@ -1,5 +1,6 @@
 """One run, from a composed configuration to a folder with everything in it."""
 
+import contextlib
 import gc
 import signal
 import sys
@@ -9,7 +10,7 @@ import warnings
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -21,10 +22,19 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
-from hopscotch.build import build_callbacks, build_data, build_loggers, build_model, build_task, build_trainer
+from hopscotch.build import (
+    build_callbacks,
+    build_data,
+    build_loggers,
+    build_model,
+    build_task,
+    build_trainer,
+    refuse_absent,
+)
 from hopscotch.conditions import time_test
 from hopscotch.config.compose import STARTED
 from hopscotch.config.monitors import refuse_unlogged
+from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.plain import sentence
 from hopscotch.report.collect import gather_everywhere
 from hopscotch.report.figures import use_letters_of
@@ -33,12 +43,24 @@ from hopscotch.report.progress import opening, print_profiles, quiet_lightning
 from hopscotch.report.summary import Best, finish, write_summary
 from hopscotch.report.sweep import append_ledger
 from hopscotch.system import warn_if_crowded
+from hopscotch.training.calibration import resolve_target
 from hopscotch.training.checkpoint import check_resumable, keep_budgets, load_weights, read_checkpoint, take_weights
 from hopscotch.training.task import AudioTask
 
 PYTHONS_WARNING = warnings.formatwarning
 EARLY = 0.5  # of the training steps: before, a budget is not yet met and little is learnt
 Ended = Literal["finished", "stopped"]
+REFUSALS = (ValueError, MisconfigurationException)  # of what a user gave
+ANY_CLASSES = 2  # before the data are read; their number hardly changes what a model costs
+WORD_SECONDS, FILE_SECONDS = (1.0, 0.5), (1.0, 0.1, 0.3, 3.0, 10.0, 60.0)  # likewise; their mean is one of these, about
+
+
+class Ready(NamedTuple):
+    """Hold what a run is made of, once everything that was given has been checked."""
+
+    trainer: Trainer
+    task: AudioTask
+    data: AudioDataModule
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
@@ -52,7 +74,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     run = Path(cfg.run_dir).absolute()
     is_job = hydra_config.mode == RunMode.MULTIRUN
     overrides = list(hydra_config.overrides.task)
-    summary = attempt(cfg, run, overrides, time.time() if is_job else STARTED)
+    summary = attempt(cfg, run, overrides, time.time() if is_job else STARTED, is_job=is_job)
     if is_job:
         rank_zero_only(append_ledger)(run.parent, {"folder": run.name, "overrides": overrides, **summary})
     elif summary["status"] == "failed":
@@ -62,22 +84,43 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     return summary
 
 
-def attempt(cfg: DictConfig, run: Path, overrides: list[str], started: float) -> dict[str, Any]:
-    """Run, and return the summary however the run ends."""
+def attempt(cfg: DictConfig, run: Path, overrides: list[str], started: float, *, is_job: bool) -> dict[str, Any]:
+    """Run, and return the summary however the run ends.
+
+    The folder is claimed when all that was given is known to be right: a refusal leaves none behind. That of a job of a
+    sweep is claimed first, for the sweep's table names what failed and why.
+    """
+    claimed = False
     try:
-        claim(run, cfg, overrides)
-    except ValueError as error:  # the folder is another run's: nothing may be written there
-        print_error(error)
-        return unfinished(cfg, "failed", error)
-    try:
-        return fit_and_test(cfg, run, started)
+        refuse_taken(run)
+        if is_job:
+            claim(run, cfg, overrides)
+        claimed = is_job
+        ready = prepare(cfg, run)
+        if not is_job:
+            claim(run, cfg, overrides)
+        claimed = True
+        return fit_and_test(cfg, run, ready, started)
     except (KeyboardInterrupt, SystemExit) as error:  # Lightning exits on a second Ctrl-C, and with code 0 on SIGTERM
         summary = unfinished(cfg, "stopped", error)
     except Exception as error:
         print_error(error)
         summary = unfinished(cfg, "failed", error)
-    leave(run, summary, started)
+        if not claimed and not isinstance(error, REFUSALS):  # a fault of ours, which is worth a record
+            claim(run, cfg, overrides)
+            claimed = True
+    leave(run, summary, started) if claimed else release(run)
     return summary
+
+
+@rank_zero_only
+def refuse_taken(run: Path) -> None:
+    """Refuse a folder that holds a run."""
+    if (run / "config.yaml").exists():
+        raise ValueError(
+            f"hydra.run.dir must be a folder without a run in it, got {run}. "
+            f"To go on with that run choose a new folder and pass ckpt_path={run / 'checkpoints' / 'last.ckpt'}."
+        )
 
 
 @rank_zero_only
@@ -88,10 +131,15 @@ def claim(run: Path, cfg: DictConfig, overrides: list[str]) -> None:
         with (run / "config.yaml").open("x", encoding="utf-8") as file:
             file.write(OmegaConf.to_yaml(cfg, resolve=True))
     except FileExistsError:
-        last = run / "checkpoints" / "last.ckpt"
-        hint = f" To go on with that run choose a new folder and pass ckpt_path={last}." if last.is_file() else ""
-        raise ValueError(f"hydra.run.dir must be a folder without a run in it, got {run}.{hint}") from None
+        refuse_taken(run)
     (run / "overrides.yaml").write_text(OmegaConf.to_yaml(overrides), encoding="utf-8")
+
+
+@rank_zero_only
+def release(run: Path) -> None:
+    """Remove the folder that Hydra made, unless there is something in it."""
+    with contextlib.suppress(OSError):
+        run.rmdir()
 
 
 def unfinished(cfg: DictConfig, status: Literal["stopped", "failed"], error: BaseException) -> dict[str, Any]:
@@ -108,13 +156,14 @@ def leave(run: Path, summary: dict[str, Any], started: float) -> None:
 
 def print_error(error: Exception) -> None:
     """One message for what a user gave; the whole trace for what is our own fault."""
-    if isinstance(error, ValueError | MisconfigurationException):
+    if isinstance(error, REFUSALS):
         print(f"Error: {sentence(error)}", file=sys.stderr)
     else:
         traceback.print_exception(error)
 
 
-def fit_and_test(cfg: DictConfig, run: Path, started: float) -> dict[str, Any]:
+def prepare(cfg: DictConfig, run: Path) -> Ready:
+    """Check what was given, what needs no data first, and build what trains; nothing is written."""
     keep_imports()
     quiet()
     if cfg.ckpt_path is not None:
@@ -123,8 +172,9 @@ def fit_and_test(cfg: DictConfig, run: Path, started: float) -> dict[str, Any]:
     if cfg.compute.budget is not None:
         raise ValueError(
             f"compute.budget must stay null in training, got {cfg.compute.budget}: compute.target is what a model "
-            "trains for, scripts/evaluate.py run=<run folder> compute.budget=... asks a trained one for other budgets."
+            "trains for, hopscotch evaluate <run> compute.budget=... asks a trained one for other budgets."
         )
+    refuse_target(cfg)
     seed_everything(cfg.seed, verbose=False)
     trainer = build_trainer(cfg, build_callbacks(cfg), [*build_loggers(cfg), MetricsLog(run)])
     if trainer.strategy.root_device.type == "cpu":
@@ -139,6 +189,26 @@ def fit_and_test(cfg: DictConfig, run: Path, started: float) -> dict[str, Any]:
         model.frontend.measure(data.statistics_batches())
     else:  # a resumed model brings its scale along; Lightning loads it once more, and says less of what does not fit
         load_weights(task, Path(cfg.ckpt_path), "ckpt_path")
+    return Ready(trainer, task, data)
+
+
+def refuse_target(cfg: DictConfig) -> None:
+    """Refuse a model that cannot be built, and a compute.target that it cannot reach at any length of clips."""
+    refuse_absent(cfg)
+    model, errors = build_model(cfg, ANY_CLASSES), []
+    lengths = (cfg.data.scene_seconds,) if "scene_seconds" in cfg.data else WORD_SECONDS
+    for seconds in lengths if "num_train" in cfg.data else FILE_SECONDS:
+        try:
+            resolve_target(cfg.compute.target, model, seconds * cfg.data.sample_rate, cfg.compute.level)
+            return
+        except ValueError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def fit_and_test(cfg: DictConfig, run: Path, ready: Ready, started: float) -> dict[str, Any]:
+    """Train, test on the best checkpoint, and write what the run leaves."""
+    trainer, task, data = ready
     tell_loggers(trainer, cfg)
     rank_zero_only(print)(opening(trainer, task, data, run), flush=True)
     interrupt = Interrupt(trainer)

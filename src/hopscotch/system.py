@@ -5,7 +5,9 @@ Only the standard library is imported at the top: `continue_in_venv` runs before
 
 import ctypes
 import importlib.util
+import io
 import os
+import stat
 import statistics
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
 PROJECT_ROOT = PACKAGE.parents[1]  # of a checkout: the folder of train.py
@@ -78,6 +81,34 @@ def quiet_end(*errors: type[Exception]) -> Iterator[None]:
         from hopscotch.plain import sentence
 
         sys.exit(f"Error: {sentence(error)}")
+
+
+class Lasting(io.FileIO):
+    """Write to a pipe, and on into nothing once its reader has gone away."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, self.fileno())
+            os.close(nothing)
+            return super().write(data)
+
+
+def outlive_reader() -> None:
+    """Let what this process prints into a pipe outlive the pipe's reader: `hopscotch train ... | head -3` trains on."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        try:
+            is_pipe = not stat.S_ISREG(os.fstat(stream.fileno()).st_mode) and not stream.isatty()
+        except (OSError, ValueError, AttributeError):  # not of the system: a test's, a notebook's
+            continue
+        if is_pipe:
+            stream.flush()
+            raw = io.BufferedWriter(Lasting(stream.fileno(), "w", closefd=False))
+            same = {key: getattr(stream, key) for key in ("encoding", "errors", "line_buffering", "write_through")}
+            setattr(sys, name, io.TextIOWrapper(raw, **same))
 
 
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3  # parameters of mallopt, as malloc.h has them

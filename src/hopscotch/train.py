@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hopscotch.config.compose import run_hydra
-from hopscotch.system import PROJECT_ROOT
+from hopscotch.system import PROJECT_ROOT, outlive_reader
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -25,5 +25,6 @@ def task(cfg: "DictConfig") -> float:
 
 def main(words: Sequence[str]) -> None:
     """Train as `words` say, which are those of `hopscotch train`."""
+    outlive_reader()
     sys.argv[1:] = words  # where Hydra reads them, and Lightning for the processes that it starts
     run_hydra(task, STUDIES if STUDIES.is_dir() else None)

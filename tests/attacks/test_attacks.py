@@ -35,7 +35,7 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i in range(4):
             write_tone(root / "tones" / name / f"{i}.wav", hz * (1 + 0.01 * i), 0.12 + 0.02 * i)
     run = root / "sweep" / "run"
-    summary = attempt(tiny_config(root / "tones", run, *MODEL), run, ["seed=0"], time.time())
+    summary = attempt(tiny_config(root / "tones", run, *MODEL), run, ["seed=0"], time.time(), is_job=False)
     assert summary["status"] == "finished", summary
     shutil.copytree(run, root / "other")
     return root

@@ -54,7 +54,7 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i in range(3):
             write_tone(root / "tones" / name / f"{i}{name.replace('/', '')}.wav", 300 * (1 + 0.1 * number), 0.12)
     run = root / "run"
-    summary = attempt(tiny_config(root / "tones", run, "model=dense"), run, [], time.time())
+    summary = attempt(tiny_config(root / "tones", run, "model=dense"), run, [], time.time(), is_job=False)
     assert summary["status"] == "finished", summary
     return run
 

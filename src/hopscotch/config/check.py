@@ -79,7 +79,7 @@ def refuse_missing(cfg: DictConfig) -> None:
             raise ConfigError(f"{key} must be given, it has no default: add {key}=<value>")
 
 
-def refuse_absent(cfg: DictConfig) -> None:
+def refuse_absent_logger(cfg: DictConfig) -> None:
     """Refuse a logger whose package is an extra that is not installed."""
     for node in filter(None, cfg.logger.values()):
         package = PACKAGES.get(_target(node).rpartition(".")[2])

@@ -11,6 +11,7 @@ alone, see `Loader`.
 
 import re
 import secrets
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -26,20 +27,23 @@ from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
-from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import setup_globals
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hopscotch.config.check import check, refuse_absent, refuse_missing, without_hydra
+from hopscotch.config.check import check, refuse_missing, without_hydra
 from hopscotch.config.errors import ConfigError, explain
+from hopscotch.config.typed import Again, in_order, prepare, with_absolute_paths
 from hopscotch.system import CONF, outputs
 
 STARTED = time.time()  # as near to the start of the process as Python code gets
 MORE = "more"  # provider of the further folder in Hydra's search path
 MAX_NAME = 100  # characters of a folder's name; file systems stop at 255 bytes
+FIRST = ("model", "data", "size", "trainer", "experiment")  # in --help; the rest by the alphabet, then LAST
+LAST = ("baseline", "debug")
+RANKS = {name: rank - len(FIRST) for rank, name in enumerate(FIRST)} | dict.fromkeys(LAST, 1)
 LAYERS_ON_TOP = ("experiment/", "baseline/", "hparams_search/", "debug/")  # groups that only override other groups
 
 
@@ -51,11 +55,6 @@ def file_name(given: str | Sequence[Any]) -> str:
         if not re.search(r"[/\\]", value) or isinstance(given, str):  # a path says little and is long
             parts.append(re.sub(r"[^\w.+]+", "-", f"{key.rpartition('.')[2]} {value}").strip("-"))
     return "_".join(parts)[:MAX_NAME]
-
-
-def quoted(value: object) -> str:
-    """Quote the value of an override, so that signs of Hydra's grammar in it mean themselves."""
-    return QuotedString(str(value), Quote.double).with_quotes()
 
 
 def new_folder(name: str) -> str:
@@ -117,6 +116,8 @@ class Loader(ConfigLoaderImpl):
         """Compose and check one run, or compose the start of a sweep; ConfigError says what is wrong."""
         try:
             cfg = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+            if config_name is not None:
+                with_absolute_paths(cfg)
             if run_mode is RunMode.RUN and config_name is not None:  # a sweep is checked job by job
                 check(cfg, self.defaults)
             return cfg
@@ -152,7 +153,7 @@ def compose(
     search_path = create_config_search_path(str(CONF))
     if config_dir is not None:
         search_path.append("extra", f"file://{Path(config_dir).resolve()}", SearchPathQuery(provider="main"))
-    cfg = Loader(search_path, more).load_configuration("config", list(overrides), RunMode.RUN, from_shell=False)
+    cfg = Loader(search_path, more).load_configuration("config", prepare(overrides), RunMode.RUN, from_shell=False)
     cfg = without_hydra(cfg)
     OmegaConf.set_struct(cfg, True)  # reading a key that is not there is an error
     return cfg
@@ -180,6 +181,14 @@ def run_hydra(task_function: Callable[[DictConfig], Any], more: Path | None = No
     A broken rule ends the process with its message on stderr and exit code 1. The task reports its own errors; in a
     sweep it must not raise, because Hydra would drop the jobs after it.
     """
+    try:
+        again = Again(sys.argv[1:])
+        words = again.words()
+        sys.argv[1:] = in_order([*words, *again.own])  # Lightning starts further processes with them
+        if again.folder is not None:
+            again.check(compose(words, get_args_parser().parse_args().config_dir, more))
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
     asked = get_args_parser().parse_known_args()[0]
     only_shown = asked.help or asked.hydra_help or asked.cfg or asked.info or asked.shell_completion
 
@@ -196,7 +205,8 @@ def run_hydra(task_function: Callable[[DictConfig], Any], more: Path | None = No
                     self.sweep = cfg
                 elif not only_shown:
                     refuse_missing(cfg)
-                    refuse_absent(cfg)
+                    refuse_absent_logger(cfg)
+                    refuse_absent_paths(cfg)
             except ConfigError as error:
                 if asked.shell_completion:  # which suggests nothing then, and must not print
                     raise SystemExit(1) from None
@@ -214,7 +224,8 @@ def describe_groups(folders: Iterable[Path], chosen: Mapping[str, Any]) -> str:
     """Write one line per choice: the name of its file in a group's folder, and the comment at the top of the file."""
     lines = []
     for folder in folders:
-        for group in sorted(path for path in folder.iterdir() if path.is_dir() and path.name != "hydra"):
+        groups = (path for path in folder.iterdir() if path.is_dir() and path.name != "hydra")
+        for group in sorted(groups, key=lambda path: (RANKS.get(path.name, 0), path.name)):
             lines.append(group.name)
             for file in sorted(group.glob("*.yaml")):
                 mark = "*" if chosen.get(group.name) == file.stem else " "

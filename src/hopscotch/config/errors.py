@@ -2,12 +2,13 @@
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hopscotch.system import IS_CHECKOUT
+from hopscotch.system import CONF, IS_CHECKOUT
 
 PLUGINS = {"hydra/sweeper/optuna": "hydra-optuna-sweeper", "hydra/launcher/joblib": "hydra-joblib-launcher"}
 OPEN = ("trainer.", "callbacks.", "logger.", "optimizer.", "scheduler.")  # nodes that take any argument of their class
@@ -33,6 +34,26 @@ RENAMED = {
     "task.warmup": "scheduler.warmup",
 }
 
+SYNONYMS = {  # as other programs call them
+    "epochs": "trainer.max_epochs",
+    "steps": "trainer.max_steps",
+    "learning_rate": "optimizer.lr",
+    "lr": "optimizer.lr",
+    "batch": "data.batch_size",
+    "batch_size": "data.batch_size",
+    "workers": "data.num_workers",
+    "device": "trainer.accelerator",
+    "gpus": "trainer.devices",
+    "budget": "compute.target",
+    "target": "compute.target",
+    "out": "hydra.run.dir",
+    "output_dir": "hydra.run.dir",
+    "resume": "ckpt_path",
+    "ckpt": "ckpt_path",
+    "root": "data.root",
+}
+OF_HYDRA = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.job.chdir")  # that people type
+
 
 class ConfigError(ValueError):
     """The configuration breaks a rule; the text is complete and meant for the person who typed it."""
@@ -44,25 +65,64 @@ def renamed(key: str, value: object = None) -> str:
     return f" {old} is now {RENAMED[old]}." if old else ""
 
 
+def synonym(name: str) -> str:
+    """Return the key that is meant by a name of other programs, such as epochs, or an empty text."""
+    return SYNONYMS.get(name, name if name in SYNONYMS.values() else "")
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
-    """Return " Did you mean <x>?" for the name closest to `name`, its new name, or an empty text."""
+    """Return " Did you mean <x>?" for the name closest to `name`, its new name, or an empty text.
+
+    Beside keys of the same parent the last part alone is compared: what they share says nothing.
+    """
     names = [known for known in names if not name.startswith(f"{known}.")]
-    close = difflib.get_close_matches(name, names, n=1)
+    parent, _, leaf = name.rpartition(".")
+    beside = {known.rpartition(".")[2]: known for known in names if known.rpartition(".")[0] == parent}
+    close = [beside[other] for other in difflib.get_close_matches(leaf, beside, n=1)]
+    close = close or [known for known in (synonym(leaf),) if known in names]
     if not close:  # the right leaf at the wrong place: max_epochs for trainer.max_epochs
         leaves = {known.rpartition(".")[2]: known for known in reversed(names)}
-        close = [leaves[leaf] for leaf in difflib.get_close_matches(name.rpartition(".")[2], leaves, n=1, cutoff=0.8)]
-    return renamed(name) or (f" Did you mean {close[0]}?" if close else "")
+        close = [leaves[leaf] for leaf in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.8)]
+    if not close:
+        others = [known for known in names if known not in beside.values()]
+        close = difflib.get_close_matches(name, others, n=1, cutoff=0.7)
+    close = close or [known for known in names if len(leaf) > 2 and known.startswith(name)][:3]
+    return renamed(name) or (f" Did you mean {' or '.join(close)}?" if close else "")
+
+
+def elsewhere(key: str) -> str:
+    """Return " It is a key of model=<x>." for a key that other choices of its group have, or an empty text."""
+    group, _, rest = key.partition(".")
+    files = sorted((CONF / group).glob("*.yaml")) if rest and group.isidentifier() else []
+    having = [file.stem for file in files if any(f"{known}.".startswith(f"{rest}.") for known in _keys(file))]
+    return f" It is a key of {group}={', '.join(having)}." if having else ""
+
+
+def _keys(file: Path) -> set[str]:
+    """List the keys of a file of conf/, and of those of its group that its defaults name."""
+    own = OmegaConf.load(file)
+    if not isinstance(own, DictConfig):
+        return set()
+    found = set(flat(own))
+    for default in own.get("defaults") or ():
+        name, _, package = str(default).partition("@")
+        part = file.parent / f"{name}.yaml"
+        if isinstance(default, str) and name != "_self_" and part.is_file():
+            prefix = f"{package}." if package and package != "_here_" else ""
+            found |= {f"{prefix}{key}" for key in _keys(part)}
+    return found
 
 
 def unknown_key(key: str, value: object, names: Iterable[str]) -> ConfigError:
     """Make the error for a key that does not exist; `value` is None if there is none to show."""
     given = "" if value is None else f"={value}"
-    return ConfigError(f"{key}{given}: there is no key {key}.{renamed(key, value) or nearest(key, names)}")
+    hint = renamed(key, value) or elsewhere(key) or nearest(key, [*names, *OF_HYDRA])
+    return ConfigError(f"{key}{given}: there is no key {key}.{hint}")
 
 
 def unknown_choice(group: str, choice: str, choices: Iterable[str]) -> ConfigError:
     """Make the error for a choice that its group does not have."""
-    known = sorted(choices)
+    known = sorted({*choices, *(name.rpartition("/")[2] for name in PLUGINS if name.rpartition("/")[0] == group)})
     hint = renamed(group, choice) or nearest(choice, known)
     return ConfigError(f"{group}={choice}: {group} must be one of {', '.join(known)}.{hint}")
 
@@ -96,7 +156,11 @@ def explain(error: Exception, overrides: list[str], loader: Any) -> ConfigError:
     from hydra.errors import MissingConfigException, OverrideParseException  # what is stored is checked without Hydra
 
     if isinstance(error, OverrideParseException):
-        return ConfigError(f"{error.override}: {error.message.splitlines()[0]}")
+        key = error.override.partition("=")[0]
+        return ConfigError(
+            f"{error.override}: has a sign that Hydra's grammar keeps for itself. Put the value in double quotes, "
+            f"and all of it in single ones: '{key}=\"...\"'."
+        )
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         if plugin := PLUGINS.get(error.missing_cfg_file):
             return absent_package(error.missing_cfg_file, plugin, "sweep")
@@ -108,7 +172,8 @@ def explain(error: Exception, overrides: list[str], loader: Any) -> ConfigError:
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         root = OmegaConf.create() if cause.parent_node is None else cause.parent_node._get_root()
         inside = (key for key in typed if key.startswith(f"{cause.full_key}.") and renamed(key, typed[key]))
-        key = next(inside, cause.full_key)  # the one that was typed: of a new name, all of it
+        below = (key for key in typed if key.startswith(f"{cause.full_key}.") and elsewhere(key))
+        key = next(inside, next(below, cause.full_key))  # the one that was typed: of a new name, all of it
         wrong = unknown_key(key, typed.get(key), [*groups, *flat(root)])
         if not key.startswith(OPEN) or renamed(key, typed.get(key)):
             return wrong

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hopscotch.config.typed import with_yaml_path
 from hopscotch.data.audio import AudioFileError, rate_ratio, resampler
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.plain import refuse_links, shown
@@ -325,7 +326,7 @@ def find_sounds(
         key, equals, _ = override.partition("=")
         if not (equals and key.startswith("data.") and OmegaConf.select(cfg, key, default=...) is not ...):
             raise ValueError(f"An override must be data.<key>=value with a key of the run's config, got {override!r}.")
-        cfg.merge_with_dotlist([override])
+        cfg.merge_with_dotlist([with_yaml_path(override)])
     try:
         cfg.data.cache_gib = 0.0  # a few clips are decoded, not all
         data = build(cfg)

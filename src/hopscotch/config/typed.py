@@ -1,0 +1,206 @@
+"""Read the words of a command line as people type them, before Hydra does.
+
+A path may have any sign in it: where Hydra's grammar would take one for its own (`a (b)`, `a&b`, `it's`, `ünï`, `a=b`,
+`~`) the value is put in quotes. A comma is part of the path; under -m it parts the values of a sweep, as for every key,
+unless the whole names something that exists. Recorded paths are absolute, so that a run is read from any folder.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from hopscotch.config.errors import ConfigError, flat, synonym
+from hopscotch.plain import read_config, read_yaml, shown
+from hopscotch.registry import check_stored, trusted
+
+FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
+PATHS = ("data.root", "data.cache_dir", "ckpt_path", *FOLDERS)
+AGAIN = "again="
+OF_A_PATH = re.compile(r"[/\\~]|\$\{|\.\.")  # what a stored value may not have, but for the data and the checkpoint
+
+
+def quoted(value: object) -> str:
+    """Quote the value of an override, so that signs of Hydra's grammar in it mean themselves."""
+    return QuotedString(str(value), Quote.double).with_quotes()
+
+
+def absolute(path: str) -> str:
+    """Make a path absolute, as seen from the folder where the command was typed, with ~ as the home folder."""
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def prepare(words: Sequence[str], sweeps: bool = False) -> list[str]:
+    """Quote the values of paths that Hydra's grammar would not take as they are; a second call changes nothing."""
+    return [_prepared(word, sweeps) for word in words]
+
+
+def _prepared(word: str, sweeps: bool) -> str:
+    key, equals, value = word.partition("=")
+    if key.lstrip("+") not in PATHS or not value:
+        return word
+    if sweeps and key not in FOLDERS and not os.path.exists(absolute(value)):
+        parsed = _parsed(word)
+        if parsed is not None and parsed.is_sweep_override():
+            return word
+        parts = re.split(r",(?=(?:[^\"]*\"[^\"]*\")*[^\"]*$)", value)  # commas outside of double quotes
+        return f"{key}={','.join(_as_path(part) for part in parts)}"
+    return f"{key}{equals}{_as_path(value)}"
+
+
+def _as_path(value: str) -> str:
+    parsed = _parsed(f"path={value}")
+    read = None if parsed is None or parsed.is_sweep_override() else parsed.value()
+    is_plain = isinstance(read, str | QuotedString) or value.lower() == "null" or value.startswith("${")
+    return value if parsed is not None and is_plain and value == value.strip() else quoted(value)
+
+
+def _parsed(word: str) -> Override | None:
+    try:
+        return OverridesParser.create().parse_override(word)
+    except HydraException:
+        return None
+
+
+def with_yaml_path(override: str) -> str:
+    """Write the path in data.root=... and its like as YAML reads it, absolute; other overrides stay as they are."""
+    key, _, value = override.partition("=")
+    is_path = key in PATHS and value not in ("", "null")
+    return f"{key}={json.dumps(escaped(absolute(value)), ensure_ascii=False)}" if is_path else override
+
+
+def in_order(words: Sequence[str]) -> list[str]:
+    """Put Hydra's flags first and the overrides last, whose paths are quoted; `help` is --help.
+
+    Raises:
+        ConfigError: If a word is neither a flag nor an override, with what it would be called.
+    """
+    given, unknown = get_args_parser().parse_known_intermixed_args(list(words))
+    if given.overrides == ["help"]:
+        return ["--help"]
+    if unknown:
+        name, _, value = unknown[0].lstrip("-").partition("=")
+        value = value or next((word for word in given.overrides if "=" not in word), "<value>")
+        key = synonym(name.replace("-", "_"))
+        hint = f"{key}={value}" if key else "key=value, such as trainer.max_epochs=3"
+        raise ConfigError(f"{unknown[0]}: there is no such flag. Keys have no dashes: {hint}. --help lists them.")
+    for word in given.overrides:
+        if "=" not in word and not word.startswith("~"):
+            raise ConfigError(f"{word}: an override must be key=value, such as trainer.max_epochs=3. See --help.")
+    rest, flags = list(given.overrides), []
+    for before, word in zip(["", *words], words, strict=False):
+        if rest and word == rest[0] and before != "--config-dir":
+            rest.pop(0)
+        else:
+            flags.append(re.sub(r"^(--config-dir=)?~", lambda found: (found[1] or "") + os.path.expanduser("~"), word))
+    sweeps = given.multirun or any(word.startswith(("hparams_search=", "hydra.mode=MULTI")) for word in given.overrides)
+    return [*flags, *prepare(given.overrides, sweeps)]
+
+
+def with_absolute_paths(cfg: DictConfig) -> None:
+    """Write the absolute path of every file and folder into `cfg`, in place; of a run's folder, only its ~."""
+    for key in PATHS:
+        try:
+            path = OmegaConf.select(cfg, key)
+        except OmegaConfBaseException:  # known only once the job runs
+            continue
+        if not isinstance(path, str) or (key in FOLDERS and not path.startswith("~")):
+            continue
+        with open_dict(cfg):
+            OmegaConf.update(cfg, key, escaped(absolute(path)))
+
+
+def escaped(path: str) -> str:
+    """Keep OmegaConf from reading ${ in a path as a reference."""
+    return path.replace("${", "\\${")
+
+
+def refuse_absent_paths(cfg: DictConfig) -> None:
+    """Refuse a folder of data or a checkpoint that does not exist, before any library is loaded."""
+    root, ckpt = (OmegaConf.select(cfg, key) for key in ("data.root", "ckpt_path"))
+    if isinstance(root, str) and not Path(root).is_dir():
+        problem = "is a file" if Path(root).exists() else "does not exist"
+        hint = "; several folders, parted by commas, need -m" if "," in Path(root).name else ""
+        raise ConfigError(f"data.root must be a folder, got {shown(root)}, which {problem}{hint}.")
+    if isinstance(ckpt, str) and not Path(ckpt).is_file():
+        raise ConfigError(f"ckpt_path must be a checkpoint file, got {shown(ckpt)}, which is not there.")
+
+
+class Again:
+    """Repeat a run from what its folder says was typed, and compare what becomes of that with what it was trained with.
+
+    The folder may be a stranger's: its words name classes only from modules in trust=, and paths only of data.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        """Take again=<folder of a run> out of the words; without it there is nothing to repeat."""
+        folders = [Path(word.removeprefix(AGAIN)).expanduser() for word in words if word.startswith(AGAIN)]
+        self.folder = folders[-1] if folders else None
+        self.trust = trusted(words) if folders else []
+        self.own = [word for word in words if not (word.startswith(AGAIN) or (folders and word.startswith("trust=")))]
+        self.stored: Mapping[str, Any] = {}
+
+    def words(self) -> list[str]:
+        """List the words of the run, without those that are one's own."""
+        if self.folder is None:
+            return []
+        file = self.folder / "overrides.yaml"
+        self.stored, found = read_config(self.folder / "config.yaml"), read_yaml(file)
+        if not isinstance(found, list) or not all(isinstance(word, str) for word in found):
+            raise ValueError(f"{shown(file)} must be a list of what was typed.")
+        return [word for typed in found for word in self._stored(typed, file)]
+
+    def _stored(self, word: str, file: Path) -> list[str]:
+        key, _, value = word.partition("=")
+        name = key.lstrip("+~")
+        if name.startswith(("hydra.", "hydra/", "hparams_search")):  # its folder and its sweep are not repeated
+            return []
+        if name == "data.cache_dir":  # clips are kept in our own
+            return []
+        if name in PATHS:  # as typed it may be relative to a folder that is not known
+            node: Any = self.stored
+            for part in name.split("."):
+                node = node.get(part) if isinstance(node, Mapping) else None
+            return [f"{key}={quoted(node)}"] if isinstance(node, str) else [f"{key}=null"]
+        is_trusted = any(value.startswith(f"{module}.") for module in self.trust)
+        is_path = OF_A_PATH.search(value) or name.endswith(("dir", "path", "dirpath"))
+        if is_path or word.startswith("-") or ("_target_" in word and not is_trusted):
+            raise ValueError(
+                f"{shown(file)} has {shown(word)}, and what comes with a run names neither a class nor a path: "
+                "type it yourself, without again=, if you know what it does. trust=<module> allows the classes of one."
+            )
+        return [word]
+
+    def check(self, cfg: DictConfig) -> None:
+        """Refuse what the words of the run come to today if that is not its configuration, but for keys typed now."""
+        config = OmegaConf.to_container(cfg, resolve=True)
+        assert isinstance(config, dict)
+        check_stored({str(key): value for key, value in config.items()}, shown(self.folder), self.trust)
+        own = {word.partition("=")[0].lstrip("+~") for word in self.own}
+        before, now = flat(OmegaConf.create({**self.stored})), flat(OmegaConf.create(config))
+        was = str(self.stored.get("run_dir"))
+        changed = [
+            key
+            for key in sorted({*before, *now})
+            if key != "data.cache_dir"
+            and not any(f"{key}.".startswith(f"{name}.") for name in own)
+            and not isinstance(now.get(key), dict)
+            and not str(before.get(key)).startswith(was)
+            and before.get(key) != now.get(key)
+        ]
+        if changed:
+            key, more = changed[0], f", and {len(changed) - 1} more keys" if changed[1:] else ""
+            raise ConfigError(
+                f"again={shown(self.folder)} cannot be as it was: conf/ has changed, {key} was "
+                f"{shown(before.get(key))} and is {shown(now.get(key))}{more}. "
+                f"Type {key}={shown(before.get(key))} too, or start without again=."
+            )
