@@ -33,9 +33,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hopscotch.config.check import check, refuse_missing, without_hydra
+from hopscotch.config.check import check, refuse_absent_logger, refuse_missing, without_hydra
 from hopscotch.config.errors import ConfigError, explain
-from hopscotch.config.typed import Again, in_order, prepare, with_absolute_paths
+from hopscotch.config.typed import Again, in_order, prepare, refuse_absent_paths, with_absolute_paths
 from hopscotch.system import CONF, outputs
 
 STARTED = time.time()  # as near to the start of the process as Python code gets
