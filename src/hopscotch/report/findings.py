@@ -70,8 +70,9 @@ def warnings_of(run: RunFolder) -> list[str]:
             found.append(f"classes without test clips, of which nothing is known: {', '.join(unheard)}.")
         if never := [name for name in run.classes if name in shown - named]:
             found.append(f"classes that no test clip was taken for: {', '.join(never)}.")
-    for name, why in (run.data.get("skipped") or {}).items():
-        found.append(f"clip left out: {name}: {why}")
+    left_out = [f"{name}: {why}" for name, why in (run.data.get("skipped") or {}).items()]
+    if left_out:  # one line, however many: it must not hide the others
+        found.append(f"{'clip' if len(left_out) == 1 else f'{len(left_out)} clips'} left out: {'; '.join(left_out)}")
     planned = (run.data.get("clips") or {}).get("test")
     if run.clips and planned and len(run.clips) != planned:
         found.append(f"{len(run.clips)} of {planned} test clips were judged.")
