@@ -7,6 +7,7 @@ import time
 import traceback
 import warnings
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hopscotch.build import build_callbacks, build_data, build_loggers, build_model, build_task, build_trainer
 from hopscotch.config.compose import STARTED
+from hopscotch.explain import explain_run
 from hopscotch.plain import sentence
 from hopscotch.report.collect import gather_everywhere
 from hopscotch.report.metrics_log import MetricsLog
@@ -153,6 +155,7 @@ def fit_and_test(cfg: DictConfig, run: Path, started: float) -> dict[str, Any]:
         test,
         best,
         in_training=None if in_training is None else float(in_training),
+        explain=partial(explain_run, run, task.model, data),
         status=status,
         model=cfg.model.name,
         seed=cfg.seed,

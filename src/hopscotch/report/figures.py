@@ -253,7 +253,9 @@ def draw_histories(
         plain(axes)
 
     colours = ListedColormap(history_colours())
-    matrix.pcolormesh(*cell_edges(num_rows, depth), cells, cmap=colours, vmin=0, vmax=2, edgecolors="white", linewidth=1.2)
+    matrix.pcolormesh(
+        *cell_edges(num_rows, depth), cells, cmap=colours, vmin=0, vmax=2, edgecolors="white", linewidth=1.2
+    )
     clips, layers = np.nonzero(cells == LANDED)
     matrix.plot(layers, clips, ">", color="white", markersize=3.5, linestyle="none")  # a shape beside the colour
     matrix.set(xlabel="layer", ylabel=f"{num_rows} of {len(trace.visited)} {words}")
@@ -340,7 +342,7 @@ def draw_mel(axes: "Axes", mel: Float[np.ndarray, "time mel"], frame_seconds: fl
     """Draw a mel picture over seconds, low frequencies at the bottom, from dark (quiet) to light (loud)."""
     low, high = np.percentile(mel, [1.0, 99.0])
     edges = edges_of(len(mel), frame_seconds), np.arange(mel.shape[1] + 1)
-    axes.pcolormesh(*edges, mel.T, cmap=dark_to_light(), vmin=low, vmax=max(high, low + 1e-6))
+    axes.pcolormesh(*edges, mel.T, cmap=dark_to_light(), vmin=low, vmax=max(high, low + 1e-6), rasterized=True)
     axes.set(ylabel="mel bin", yticks=[0, mel.shape[1]])
     plain(axes)
 
@@ -388,9 +390,9 @@ def draw_skips(rows: Sequence[ClipRow]) -> Captioned:
     cells, work = cells_of(drawn), work_of(drawn)
     num_rows, depth = work.shape
     figure, (matrix, bars) = new_figure(
-        max(6.0, 3.0 + 0.4 * depth), 1.4 + 0.11 * num_rows, 1, 2, width_ratios=[3, 1], sharey=True
+        max(6.0, 3.0 + 0.4 * depth), 1.5 + 0.075 * num_rows, 1, 2, width_ratios=[3, 1], sharey=True
     )
-    matrix.pcolormesh(*cell_edges(num_rows, depth), blues(work), edgecolors="white", linewidth=0.8)
+    matrix.pcolormesh(*cell_edges(num_rows, depth), blues(work), edgecolors="white", linewidth=0.6)
     clips, layers = np.nonzero(cells == LANDED)
     matrix.plot(layers, clips, ">", color=ON_COLOUR, markersize=3, linestyle="none")
     clips, layers = np.nonzero(cells == JUMPED_OVER)
@@ -408,8 +410,8 @@ def draw_skips(rows: Sequence[ClipRow]) -> Captioned:
     legend(figure, kinds, fontsize=8)
     marks = "; an arrow: reached by a jump" if (cells == LANDED).any() else ""
     return figure, (
-        "What each clip read, layer by layer: a cell is as dark as the share of tokens (open gates) and of keys (strides)"
-        f" that the layer took{marks}. Right: what the clip cost; dashed: the mean"
+        "What each clip read, layer by layer: a cell is as dark as the share of tokens (open gates) and of keys "
+        f"(strides) that the layer took{marks}. Right: what the clip cost; dashed: the mean"
     )
 
 

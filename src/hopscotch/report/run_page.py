@@ -35,6 +35,8 @@ from hopscotch.report.clips import (
     clip_table,
     confusions,
     decision_words,
+    explained_clips,
+    explained_file,
     open_rates_of,
     routes_of,
     strides_of,
@@ -52,7 +54,6 @@ PAGE = Path("report") / "index.html"
 CARD = "README.md"
 NUM_CLIPS = 10  # wrong ones that are listed
 NUM_ENDS = 5  # cheapest and costliest ones
-EXPLAINED = {"cheapest": 0.0, "median": 0.5, "costliest": 1.0}  # clips with a page of their own -> their rank by cost
 NUM_ROUTES = 12
 NUM_CONFUSIONS = 10
 MAX_CLASSES = 40  # that a picture has room for; a table shows the least accurate of more
@@ -229,7 +230,7 @@ def learning(run: RunFolder) -> Table:
         found = [(what, row | best) for row in rows if row["epoch"] == kept.epoch]
     if rows:
         found.append(("last", rows[-1] | {"step": rows[-1]["step"] + 1}))
-    head = ["", "epoch", "steps", *tags]
+    head = ["", "epoch", "steps", *(" ".join(reversed(tag.replace("_", " ").split("/"))) for tag in tags)]
     lines = [
         [what, str(row["epoch"] + 1), str(row["step"]), *(number(row.get(tag)) for tag in tags)] for what, row in found
     ]
@@ -269,16 +270,6 @@ def reliability_of(rows: Sequence[ClipRow]) -> tuple[np.ndarray, np.ndarray, flo
         return None
     sure, right = np.array([row.confidence for row in rows]), np.array([row.is_right for row in rows])
     return sure, right, reliability(sure, right).error
-
-
-def explained_clips(rows: Sequence[ClipRow]) -> dict[str, ClipRow]:
-    """Choose the clips that have a page of their own."""
-    ordered = by_cost(rows)
-    return {word: ordered[round(rank * (len(ordered) - 1))] for word, rank in EXPLAINED.items()}
-
-
-def explained_file(word: str) -> str:
-    return f"explain_{word}.svg"
 
 
 def group_table(groups: Sequence[Group], word: str) -> Table:
@@ -396,7 +387,9 @@ class Sounds:
         mel, _ = self.frontend(waveform[None].float(), torch.tensor([len(waveform)]))
         shades = mel[0].T.flip(0)
         low, high = shades.quantile(0.01), shades.quantile(0.99)
-        picture = figures.dark_to_light()(((shades - low) / (high - low).clamp(min=1e-6)).clamp(0, 1).numpy(), bytes=True)
+        picture = figures.dark_to_light()(
+            ((shades - low) / (high - low).clamp(min=1e-6)).clamp(0, 1).numpy(), bytes=True
+        )
         return thumbnail(picture[..., :3], THUMBNAIL)
 
 

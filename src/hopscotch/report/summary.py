@@ -5,7 +5,7 @@ import platform
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 from rich.console import Console
 
 from hopscotch.report import text
-from hopscotch.report.clips import clip_rows, clips_of, write_clips
+from hopscotch.report.clips import ClipRow, clip_rows, clips_of, write_clips
 from hopscotch.report.collect import Evaluation
 from hopscotch.report.decisions import history_cells, layers_of
 from hopscotch.report.figures import draw_report
@@ -45,12 +45,13 @@ def finish(
     best: Best | None,
     *,
     in_training: float | None,
+    explain: Callable[[Sequence[ClipRow]], None] | None = None,
     **facts: Any,
 ) -> dict[str, Any]:
     """Write the summary and the report of a run that was tested, tell the terminal, and return the summary.
 
-    `in_training` is the primary metric on training clips. `facts` are further keys of the summary: `status`, `model`,
-    `seed`, `seconds`, which gains `test_clip`.
+    `in_training` is the primary metric on training clips; `explain` draws pages of single test clips. `facts` are
+    further keys of the summary: `status`, `model`, `seed`, `seconds`, which gains `test_clip`.
     """
     data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  # Lightning sets it in fit
     floor, skips = task.model.cost(round(data.mean_samples())).floor, task.model.encoder.skips
@@ -86,7 +87,10 @@ def finish(
     write_summary(run, **summary)
     try:
         draw_report(run, test, skips)
-        write_clips(clip_rows(test, clips_of(trainer, "test")), run / "report" / CLIPS)
+        rows = clip_rows(test, clips_of(trainer, "test"))
+        write_clips(rows, run / "report" / CLIPS)
+        if explain is not None:
+            explain(rows)
         write_report(read_run(run), Sounds(data))
     except (Exception, KeyboardInterrupt) as error:  # the training is done, and its summary stays
         why = f"{type(error).__name__}: {error}"
