@@ -410,7 +410,7 @@ def draw_skips(rows: Sequence[ClipRow]) -> Captioned:
     legend(figure, kinds, fontsize=8)
     marks = "; an arrow: reached by a jump" if (cells == LANDED).any() else ""
     return figure, (
-        "What each clip read, layer by layer: a cell is as dark as the share of tokens (open gates) and of keys "
+        "What each clip read, layer by layer: a cell is as blue as the share of tokens (open gates) and of keys "
         f"(strides) that the layer took{marks}. Right: what the clip cost; dashed: the mean"
     )
 

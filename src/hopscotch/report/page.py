@@ -25,6 +25,7 @@ from hopscotch.report import text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LARGE = 700  # CSS pixels: a picture that is scrolled on a telephone, not shrunk
 CSS_DOTS_PER_INCH = 96  # what a browser calls an inch
 
 
@@ -102,8 +103,9 @@ def stored(file: tuple[Path, str]) -> Markup:
 def image(kind: str, content: bytes, caption: str, width: int) -> Markup:
     """`width` is in CSS pixels."""
     words, address = escape(shown(caption)), data_address(kind, content)
+    kind = ' class="large"' if width > LARGE else ""
     return Markup(
-        f'<figure><img src="{address}" alt="{words}" width="{width}"><figcaption>{words}</figcaption></figure>'
+        f'<figure{kind}><img src="{address}" alt="{words}" width="{width}"><figcaption>{words}</figcaption></figure>'
     )
 
 

@@ -363,34 +363,26 @@ class Sounds:
 
     def player(self, name: str) -> Markup:
         """Encode the beginning of a clip."""
+        return self.heard(name)[1]
+
+    def heard(self, name: str) -> tuple[Markup, Markup]:
+        """Draw the beginning of a clip, low tones below and loud ones light, and encode it."""
         if name not in self.clips:
-            return Markup("")
+            return Markup(""), Markup("")
         try:
-            waveform = self.data.load(self.clips[name])
+            waveform = self.data.load(self.clips[name]).to(torch.float32)
         except AudioFileError:  # it changed since the run: the fingerprint knows names and lengths
-            return Markup("cannot be read")
+            return Markup(""), Markup("cannot be read")
         rate = self.data.sample_rate
         waveform = waveform[: round(MAX_SECONDS * rate)]
+        mel, _ = self.frontend(waveform[None], torch.tensor([len(waveform)]))
+        low, high = mel.quantile(0.01), mel.quantile(0.99)
+        shades = ((mel[0].T.flip(0) - low) / (high - low).clamp(min=1e-6)).clamp(0, 1).numpy()
+        drawn = thumbnail(figures.dark_to_light()(shades, bytes=True)[..., :3], THUMBNAIL)
         if rate > MAX_RATE:
-            waveform = resampler(*rate_ratio(rate, MAX_RATE))(waveform.to(torch.float32))
+            waveform = resampler(*rate_ratio(rate, MAX_RATE))(waveform)
             rate = MAX_RATE
-        return sound(waveform, rate)
-
-    def thumbnail(self, name: str) -> Markup:
-        """Draw what `player` plays: low tones below, loud is light."""
-        if name not in self.clips:
-            return Markup("")
-        try:
-            waveform = self.data.load(self.clips[name])[: round(MAX_SECONDS * self.data.sample_rate)]
-        except AudioFileError:
-            return Markup("")
-        mel, _ = self.frontend(waveform[None].float(), torch.tensor([len(waveform)]))
-        shades = mel[0].T.flip(0)
-        low, high = shades.quantile(0.01), shades.quantile(0.99)
-        picture = figures.dark_to_light()(
-            ((shades - low) / (high - low).clamp(min=1e-6)).clamp(0, 1).numpy(), bytes=True
-        )
-        return thumbnail(picture[..., :3], THUMBNAIL)
+        return drawn, sound(waveform, rate)
 
 
 def find_sounds(
