@@ -97,7 +97,7 @@ def test_an_early_exit_shows_its_layers_in_terminal_tensorboard_and_page(run: tu
     rows = re.search(r"^layer +ran.*\n((?: +\d.*\n)+)", printed, re.MULTILINE)
     assert rows is not None, printed
     assert [row.split()[0] for row in rows[1].splitlines()] == ["0", "1", "2"]
-    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     tags = events.Tags()
     assert {f"jump/visited/layer_{layer:02d}" for layer in range(3)} <= set(tags["scalars"])
     assert "jump/history" in tags["images"]

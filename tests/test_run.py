@@ -54,8 +54,8 @@ def test_a_run_leaves_its_whole_story_in_its_folder(command: Command, tones: Pat
         "overrides.yaml",
         "report",
         "summary.json",
-        "tensorboard",
-    }
+        *("train", "val", "test"),  # events of TensorBoard, by split
+    } | {path.name for path in Path("run").glob("events*")}
     config = yaml.safe_load(Path("run/config.yaml").read_text(encoding="utf-8"))
     assert (config["run_dir"], config["model"]["dim"]) == (str(tmp_path / "run"), 16)
     assert yaml.safe_load(Path("run/overrides.yaml").read_text(encoding="utf-8")) == [
@@ -66,7 +66,8 @@ def test_a_run_leaves_its_whole_story_in_its_folder(command: Command, tones: Pat
     tags = {"train/loss", "train/acc", "train/compute_fraction", "train/macs", "train/expected_compute"}
     tags |= {f"{stage}/{tag}" for stage in ("val", "test") for tag in ("loss", "acc", "compute_fraction", "macs")}
     assert tags <= {tag for line in lines for tag in line}
-    assert list(Path("run/tensorboard").glob("events*")) != []
+    for folder in ("run", "run/train", "run/val", "run/test"):
+        assert list(Path(folder).glob("events*")) != []
 
 
 def test_the_summary_holds_what_a_program_asks_for(command: Command, tones: Path) -> None:

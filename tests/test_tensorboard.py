@@ -3,9 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # pyright: ignore[reportAttributeAccessIssue]
 
+from hopscotch.report.split_logger import SplitLogger, place_of
 from hopscotch.report.tensorboard import SkipDashboard
 from hopscotch.types import SkipTrace
 from tests.hand_made import (
@@ -33,7 +34,7 @@ def fit(
     skips: frozenset[str] | None = None,
 ) -> EventAccumulator:
     """Train on a hand-made trace, test, and read the event files back."""
-    logger = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
+    logger = SplitLogger(str(folder))
     dashboard = dashboard or SkipDashboard(hparams={"model": "hand_made", "seed": 0})
     trainer = make_trainer(folder, callbacks=[dashboard], loggers=[logger], max_epochs=epochs)
     task = Replay(trace, {0: 0.25, 1: 0.75} if not trace.open_rate.isnan().all() else None, skips)
@@ -59,7 +60,7 @@ def test_stride_model_has_the_stride_tags_with_the_values_of_its_trace(tmp_path:
     assert [last(events, f"skip/stride/layer_0{layer}") for layer in range(3)] == [1.25, 1.75, 3.5]
     assert last(events, "policy/routes") == 4
     assert last(events, "policy/entropy") == 0.5
-    assert last(events, "compute/fraction") == pytest.approx(0.65)
+    assert "epoch" not in events.Tags()["scalars"]
     assert "skip/pattern" in events.Tags()["images"]
     assert "skip/pattern/text_summary" in events.Tags()["tensors"]
     histogram = events.Histograms("skip/stride/layer_02/histogram")[-1].histogram_value
@@ -74,7 +75,7 @@ def test_jump_model_has_the_jump_and_gate_tags_with_the_values_of_its_trace(tmp_
     assert [last(events, f"gate/open_rate/layer_0{layer}") for layer in range(2)] == [0.75, 0.75]
     assert [last(events, f"gate/threshold/layer_0{layer}") for layer in range(2)] == [0.25, 0.75]
     assert "gate/open_rate/layer_02" not in events.Tags()["scalars"]
-    assert last(events, "train/jump_rate") == pytest.approx(2 / 10)
+    assert last(read(tmp_path / "train"), "jump_rate") == pytest.approx(2 / 10)
     assert {"jump/history", "gate/tokens_0", "gate/tokens_1"} <= set(events.Tags()["images"])
     histogram = events.Histograms("jump/history/histogram")[-1].histogram_value
     assert dict(zip(histogram.bucket_limit, histogram.bucket, strict=True)) == {0.5: 8, 1.5: 1, 2.5: 1}
@@ -133,19 +134,31 @@ def test_hyper_parameters_are_written_once_with_the_final_metrics(tmp_path: Path
     events = fit(tmp_path, stride_trace())
     assert "_hparams_/experiment" in events.summary_metadata
     assert "_hparams_/session_start_info" in events.summary_metadata
-    assert [scalar.value for scalar in events.Scalars("test/acc")] == [0.5]  # no invented value at the start
+    test = read(tmp_path / "test")
+    assert [scalar.value for scalar in test.Scalars("acc")] == [0.5]  # no invented value at the start
+    content = HParamsPluginData.FromString(events.summary_metadata["_hparams_/experiment"].plugin_data.content)
+    named = [(info.name.group, info.name.tag) for info in content.experiment.metric_infos]
+    assert named == [("test", "acc"), ("test", "compute/fraction"), ("test", "seconds")]
+    assert {"acc", "seconds"} <= set(test.Tags()["scalars"])
+
+
+def test_a_tag_has_its_split_as_a_run() -> None:
+    assert place_of("val/acc") == ("val", "acc")
+    assert place_of("train/compute_fraction") == ("train", "compute/fraction")
+    assert place_of("skip/stride/layer_00") == ("", "skip/stride/layer_00")
 
 
 def test_resumed_run_keeps_its_curves_and_pictures(tmp_path: Path) -> None:
     first = SkipDashboard(hparams={"seed": 0})
     fit(tmp_path / "whole", stride_trace(), epochs=3, dashboard=first)
     torch.save(first.state_dict(), tmp_path / "state.pt")
-    second = SkipDashboard()
+    second = SkipDashboard(hparams={"seed": 0})
     second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert list(second.patterns) == [0, 1, 2]
     np.testing.assert_array_equal(second.patterns[2], first.patterns[2])
     assert second.hardest.times_wrong == {1: 3, 3: 3}
-    assert second.has_layout
+    resumed = fit(tmp_path / "resumed", stride_trace(), dashboard=second)  # a folder of its own, with all of it
+    assert {"_hparams_/session_start_info", "custom_scalars__config__"} <= set(resumed.summary_metadata)
 
 
 def test_a_resumed_run_that_validates_on_fewer_clips_ranks_those(tmp_path: Path) -> None:

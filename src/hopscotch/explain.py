@@ -4,6 +4,7 @@ A row per decision layer, drawn over the same seconds as the mel picture: a laye
 open, a layer with attention the positions that it read keys and values at, a layer that was jumped over nothing.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,8 +13,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.layers.gate import GateDecision
 from hopscotch.models.audio_model import AudioModel
+from hopscotch.plain import shown
+from hopscotch.report.clips import ClipRow, explained_clips, explained_file
 from hopscotch.report.decisions import JUMPED_OVER, LANDED, RAN, history_cells, let_in, watched
 from hopscotch.report.figures import BLUE, HISTORY_COLOURS, HISTORY_WORDS, INK, draw_mel, edges_of, plain, save
 from hopscotch.types import SkipTrace
@@ -85,6 +89,18 @@ def tokens_read(
         elif bool(trace.visited[0, layer]):
             read[layer, places[:: max(stride, 1)]] = True
     return read
+
+
+def explain_run(run: Path, model: AudioModel, data: AudioDataModule, rows: Sequence[ClipRow]) -> None:
+    """Write the pages of three test clips into a run's report: the cheapest, the median and the costliest."""
+    was_training = model.training
+    model.eval()
+    clips = {clip.name: clip for clip in data.clips["test"]}
+    for word, row in explained_clips(rows).items() if rows and rows[0].has_classes else ():
+        waveform = data.load(clips[row.path]).to(torch.float32)
+        file = run / "report" / explained_file(word)
+        save_page(explained(model, waveform, data.sample_rate, list(data.classes)), shown(Path(row.path).name), file)
+    model.train(was_training)
 
 
 def save_page(page: Explanation, name: str, path: Path) -> None:

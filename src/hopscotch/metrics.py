@@ -13,11 +13,10 @@ from torchmetrics.functional.classification import (
 )
 
 from hopscotch.report.collect import Evaluation
-from hopscotch.report.statistics import confusion
+from hopscotch.report.statistics import NUM_BINS, confusion
 from hopscotch.types import Step
 
 TOP_K = (2, 3, 5)  # where there are more classes than that
-NUM_BINS = 15  # of confidence, equally wide
 
 
 class ClassRow(NamedTuple):

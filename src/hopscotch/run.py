@@ -8,6 +8,7 @@ import time
 import traceback
 import warnings
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, NamedTuple
@@ -35,6 +36,7 @@ from hopscotch.conditions import time_test
 from hopscotch.config.compose import STARTED
 from hopscotch.config.monitors import refuse_unlogged
 from hopscotch.data.datamodule import AudioDataModule
+from hopscotch.explain import explain_run
 from hopscotch.plain import sentence
 from hopscotch.report.collect import gather_everywhere
 from hopscotch.report.figures import use_letters_of
@@ -239,6 +241,7 @@ def fit_and_test(cfg: DictConfig, run: Path, ready: Ready, started: float) -> di
         best,
         in_training=None if in_training is None else float(in_training),
         early=early,
+        explain=partial(explain_run, run, task.model, data),
         status=status,
         model=cfg.model.name,
         seed=cfg.seed,

@@ -27,6 +27,7 @@ CELLS = {letter: cell for cell, letter in LETTERS.items()}
 NUM_GROUPS = 5  # of clips by duration or loudness
 ENDS = {"seconds": "{:.2f} to {:.2f} s", "decibels": "{:.0f} to {:.0f} dB"}  # how such a group is called
 CLASS_WORDS = {"label": "is", "prediction": "taken for"}
+EXPLAINED = {"cheapest": 0.0, "median": 0.5, "costliest": 1.0}  # clips with a page of their own -> their rank by cost
 PARSERS: Mapping[str, Callable[[str], Any]] = {
     **dict.fromkeys(("compute", "loss", "seconds", "decibels"), float),
     **dict.fromkeys(("macs", "dense_macs"), int),
@@ -300,3 +301,13 @@ def surely_wrong(rows: Sequence[ClipRow]) -> list[ClipRow]:
     return sorted(
         (row for row in rows if not row.is_right), key=lambda row: (-row.rows.get("confidence", 0), -row.loss)
     )
+
+
+def explained_clips(rows: Sequence[ClipRow]) -> dict[str, ClipRow]:
+    """Choose the clips that have a page of their own."""
+    ordered = by_cost(rows)
+    return {word: ordered[round(rank * (len(ordered) - 1))] for word, rank in EXPLAINED.items()}
+
+
+def explained_file(word: str) -> str:
+    return f"explain_{word}.svg"

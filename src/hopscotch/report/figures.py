@@ -4,6 +4,8 @@ A picture is drawn by one function, be it for a file, a page or TensorBoard. Fig
 telephone; each comes with its caption.
 """
 
+import io
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from hopscotch.plain import shown
-from hopscotch.report.clips import Group, Route, cells_of, strides_of
+from hopscotch.report.clips import ClipRow, Group, by_cost, cells_of, open_rates_of, strides_of
 from hopscotch.report.collect import Evaluation
 from hopscotch.report.decisions import (
     JUMPED_OVER,
@@ -26,6 +28,7 @@ from hopscotch.report.decisions import (
     stride_shares,
 )
 from hopscotch.report.run_folder import RunFolder
+from hopscotch.report.statistics import NUM_BINS, reliability
 from hopscotch.types import SkipTrace
 
 if TYPE_CHECKING:
@@ -42,11 +45,23 @@ HISTORY_WORDS = {RAN: "ran", JUMPED_OVER: "jumped over", LANDED: "landed on"}
 DARK_TO_LIGHT = ("#252562", "#228b8d", "#fde778")  # strides: dark for 1, where all is read; mel: dark is quiet
 FONT = "DejaVu Sans"  # comes with matplotlib; Latin, Greek, Cyrillic, Arabic
 DOTS_PER_INCH = 150
+ON_COLOUR = "#fefefe"  # words on a dark cell: white, of which `svg` makes no paper
+VECTOR_COLOURS = {  # of an SVG: what follows the scheme of the page
+    "#000000": "currentColor",
+    INK: "currentColor",
+    "#ffffff": "var(--paper)",
+    GRID: "var(--line)",
+    LIGHT_GREY: "var(--soft)",
+    "#f2f2f2": "var(--soft)",
+}
+SCHEME = """<style>svg{color:#222;--paper:#fff;--line:#e5e5e5;--soft:#e2e2e2}text{fill:currentColor}
+@media(prefers-color-scheme:dark){svg{color:#e4e4e4;--paper:#16181b;--line:#3a3d42;--soft:#33373c}}</style>"""
 SMALL = (3.5, 2.6)  # inches: three stand side by side on a screen, one on a telephone
 BAND = 0.92  # of the height of a layer in the history of its strides
 MAX_CLIPS = 40  # rows that can still be told apart
 MAX_PATTERNS = 8
 MAX_NUMBERED = 25  # classes whose counts can be read in the matrix
+MAX_NUMBERS = 120  # of a matrix, each an artist that takes a millisecond
 MIN_SPAN = 0.05  # of an axis of a metric: a few clips more or less are no mountain
 Captioned = tuple["Figure", str]
 
@@ -54,11 +69,16 @@ Captioned = tuple["Figure", str]
 # The style.
 
 
-def new_figure(width: float = SMALL[0], height: float = SMALL[1], *grid: int, **shape: Any) -> tuple["Figure", Any]:
-    """Make a figure with one axes or, as matplotlib's `subplots` does, a grid of them; size in inches."""
+def new_figure(
+    width: float = SMALL[0], height: float = SMALL[1], *grid: int, layout: str | None = "constrained", **shape: Any
+) -> tuple["Figure", Any]:
+    """Make a figure with one axes or, as matplotlib's `subplots` does, a grid of them; size in inches.
+
+    Without a layout the caller places them, which is several times faster: `margins`.
+    """
     from matplotlib.figure import Figure  # without pyplot, which would keep every figure in memory
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout=layout)  # pyright: ignore[reportArgumentType]
     made = figure.subplots(*grid, **shape)
     for axes in figure.axes:
         axes.tick_params(labelsize=9)
@@ -99,8 +119,34 @@ def plain(axes: "Axes") -> None:
     axes.title.set_fontsize(10)
 
 
+def margins(figure: "Figure", left: float, right: float, bottom: float, top: float, **gaps: float) -> None:
+    """Place the axes of a figure without layout; in inches."""
+    width, height = figure.get_size_inches()
+    edges = {"left": left / width, "right": 1 - right / width, "bottom": bottom / height, "top": 1 - top / height}
+    figure.subplots_adjust(**edges, **gaps)
+
+
 def save(figure: "Figure", path: Path) -> None:
-    figure.savefig(path, dpi=DOTS_PER_INCH, facecolor="white")
+    """Write a PNG on white, or an SVG that is light or dark as its reader is."""
+    if path.suffix == ".svg":
+        path.write_text(svg(figure), encoding="utf-8")
+    else:
+        figure.savefig(path, dpi=DOTS_PER_INCH, facecolor="white")
+
+
+def svg(figure: "Figure") -> str:
+    """Draw in vectors: text stays text, in the reader's own fonts, and ink and paper follow the reader's scheme."""
+    from matplotlib import rc_context
+
+    file = io.StringIO()
+    with rc_context({"svg.fonttype": "none"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # measured in matplotlib's font, drawn in the reader's
+        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", dpi=DOTS_PER_INCH, transparent=True, metadata=metadata)
+    told = file.getvalue()
+    told = re.sub(r"(?<=[: ])#[0-9a-f]{6}(?=[;\"])", lambda found: VECTOR_COLOURS.get(found[0], found[0]), told)
+    told = re.sub(r"(font: [^;\"]*?[\d.]+px)[^;\"]*", r"\1 system-ui, sans-serif", told)
+    return re.sub(r"(<svg [^>]*>)", lambda found: found[0] + SCHEME, told[told.index("<svg") :], count=1)
 
 
 def shortened(name: str, size: int = 14) -> str:
@@ -153,7 +199,7 @@ def spread(num: int, num_wanted: int) -> list[int]:
 
 def draw_cells(
     axes: "Axes",
-    colours: Float[np.ndarray, "row column rgb"],
+    colours: Float[np.ndarray, "row column channel"],
     words: Sequence[Sequence[str]],
     *,
     rows: Sequence[str],
@@ -161,25 +207,29 @@ def draw_cells(
     font: float = 9,
 ) -> None:
     """Draw coloured cells parted by white lines, each with its word in an ink that can be read on it."""
-    axes.imshow(colours, aspect="auto")
+    axes.pcolormesh(*cell_edges(*colours.shape[:2]), colours, edgecolors="white", linewidth=1.0)
     for row, line in enumerate(words):
         for column, word in enumerate(line):
             if word:
-                ink = "white" if colours[row, column].mean() < 0.5 else INK
+                *rgb, alpha = [*colours[row, column], 1.0][:4]
+                ink = ON_COLOUR if 1 - alpha * (1 - sum(rgb) / 3) < 0.6 else INK
                 axes.text(column, row, word, ha="center", va="center", color=ink, fontsize=font)
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
-    axes.set_xticks(np.arange(len(columns) - 1) + 0.5, minor=True)
-    axes.set_yticks(np.arange(len(rows) - 1) + 0.5, minor=True)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
     plain(axes)
-    axes.grid(which="minor", color="white", linewidth=1.5)
 
 
-def blues(shares: Float[np.ndarray, "row column"]) -> Float[np.ndarray, "row column rgb"]:
-    """White for none, dark blue for all."""
-    from matplotlib import colormaps
+def cell_edges(num_rows: int, num_columns: int) -> tuple[Float[np.ndarray, " x"], Float[np.ndarray, " y"]]:
+    """Borders of cells whose centres are whole numbers."""
+    return np.arange(num_columns + 1) - 0.5, np.arange(num_rows + 1) - 0.5
 
-    return colormaps["Blues"](shares)[..., :3]
+
+def blues(shares: Float[np.ndarray, "row column"]) -> Float[np.ndarray, "row column rgba"]:
+    """Paper for none, blue for all: a tint, which is right on light and on dark."""
+    from matplotlib.colors import to_rgb
+
+    return np.concatenate([np.broadcast_to(to_rgb(BLUE), (*shares.shape, 3)), shares[..., None]], axis=-1)
 
 
 # What was skipped.
@@ -218,15 +268,18 @@ def draw_histories(
     cells = history_cells(trace)[rows]
     num_rows, depth = cells.shape
     shape = {"width_ratios": [3, 1], "height_ratios": [1, max(0.16 * num_rows, 1.5)], "sharex": "col", "sharey": "row"}
-    figure, grid = new_figure(max(5.5, 2.6 + 0.62 * depth), 2.0 + 0.13 * num_rows, 2, 2, **shape)
+    size = max(5.5, 2.6 + 0.62 * depth), 2.0 + 0.13 * num_rows
+    figure, grid = new_figure(*size, 2, 2, layout=None, **shape)
+    margins(figure, 2.0 if names else 0.6, 0.2, 0.55, 0.6, wspace=0.06, hspace=0.06)
     (above, corner), (matrix, bars) = grid
     corner.set_axis_off()
     for axes in (above, matrix, bars):
         plain(axes)
 
-    edges = np.arange(depth + 1) - 0.5, np.arange(num_rows + 1) - 0.5
     colours = ListedColormap(history_colours())
-    matrix.pcolormesh(*edges, cells, cmap=colours, vmin=0, vmax=2, edgecolors="white", linewidth=1.2)
+    matrix.pcolormesh(
+        *cell_edges(num_rows, depth), cells, cmap=colours, vmin=0, vmax=2, edgecolors="white", linewidth=1.2
+    )
     clips, layers = np.nonzero(cells == LANDED)
     matrix.plot(layers, clips, ">", color="white", markersize=3.5, linestyle="none")  # a shape beside the colour
     matrix.set(xlabel="layer", ylabel=f"{num_rows} of {len(trace.visited)} {words}")
@@ -241,7 +294,7 @@ def draw_histories(
     above.set(ylim=(0, 1.45), yticks=[], ylabel="ran it")
     bars.barh(range(num_rows), trace.fraction.numpy()[rows], color="#7a7a7a", height=0.8)
     bars.set(xlim=(0, 1), xlabel="compute fraction")
-    history_legend(figure, title="What each clip did")
+    history_legend(figure, loc="upper center")
     return figure
 
 
@@ -313,7 +366,7 @@ def draw_mel(axes: "Axes", mel: Float[np.ndarray, "time mel"], frame_seconds: fl
     """Draw a mel picture over seconds, low frequencies at the bottom, from dark (quiet) to light (loud)."""
     low, high = np.percentile(mel, [1.0, 99.0])
     edges = edges_of(len(mel), frame_seconds), np.arange(mel.shape[1] + 1)
-    axes.pcolormesh(*edges, mel.T, cmap=dark_to_light(), vmin=low, vmax=max(high, low + 1e-6))
+    axes.pcolormesh(*edges, mel.T, cmap=dark_to_light(), vmin=low, vmax=max(high, low + 1e-6), rasterized=True)
     axes.set(ylabel="mel bin", yticks=[0, mel.shape[1]])
     plain(axes)
 
@@ -351,20 +404,80 @@ def draw_heard(
     return figure
 
 
-def draw_routes(found: Sequence[Route], num_clips: int) -> list[Captioned]:
-    """Draw the layers and strides of each route."""
-    rows = [route.group.rows[0] for route in found]
-    cells, strides = cells_of(rows), strides_of(rows)
-    jumps = bool((cells != RAN).any())
-    num, depth = cells.shape
-    figure, axes = new_figure(width=max(SMALL[0], 1.1 + 0.24 * depth), height=1.3 + 0.28 * num)
-    shares = [len(route.group.rows) / num_clips for route in found]
-    draw_strides(axes, strides, shares, [str(layer) for layer in range(depth)], cells if jumps else None)
-    axes.set(xlabel="layer", ylabel="share")
-    if jumps:
-        history_legend(figure, fontsize=8)
-    caption = "The commonest routes, a row each" + ("; figures are strides" if strides.any() else "")
-    return [(figure, caption)]
+# The page: drawn from clips.csv, so that any run can be drawn again.
+
+
+def draw_skips(rows: Sequence[ClipRow]) -> Captioned:
+    """Draw clip by layer, each cell as dark as the share that the layer read, and what each clip cost."""
+    ordered = by_cost(rows)
+    drawn = [ordered[place] for place in spread(len(ordered), MAX_CLIPS)]
+    cells, work = cells_of(drawn), work_of(drawn)
+    num_rows, depth = work.shape
+    figure, (matrix, bars) = new_figure(
+        max(6.0, 3.0 + 0.4 * depth), 1.5 + 0.075 * num_rows, 1, 2, width_ratios=[3, 1], sharey=True
+    )
+    matrix.pcolormesh(*cell_edges(num_rows, depth), blues(work), edgecolors="white", linewidth=0.6)
+    clips, layers = np.nonzero(cells == LANDED)
+    matrix.plot(layers, clips, ">", color=ON_COLOUR, markersize=3, linestyle="none")
+    clips, layers = np.nonzero(cells == JUMPED_OVER)
+    matrix.plot(layers, clips, "_", color=GREY, markersize=6, linestyle="none")
+    means = work_of(ordered).mean(axis=0)
+    matrix.set_xticks(range(depth), [f"{layer}\n{share:.0%}" for layer, share in enumerate(means)])
+    matrix.set(xlabel="layer, and the share of it that the test clips read", yticks=[])
+    matrix.set(ylabel=f"{num_rows} of {len(rows)} test clips, cheapest first", ylim=(num_rows - 0.5, -0.5))
+    bars.barh(range(num_rows), [row.compute for row in drawn], color=BLUE, height=0.75)
+    bars.axvline(Group("", tuple(rows)).compute, color=INK, linewidth=0.8, linestyle="--")
+    bars.set(xlim=(0, 1), xlabel="of the dense compute")
+    for axes in (matrix, bars):
+        plain(axes)
+    kinds = {"all read": (BLUE, 1.0), "half": (BLUE, 0.5)} | ({"jumped over": (GREY, 0.3)} if len(clips) else {})
+    legend(figure, kinds, fontsize=8)
+    marks = "; an arrow: reached by a jump" if (cells == LANDED).any() else ""
+    return figure, (
+        "What each clip read, layer by layer: a cell is as blue as the share of tokens (open gates) and of keys "
+        f"(strides) that the layer took{marks}. Right: what the clip cost; dashed: the mean"
+    )
+
+
+def work_of(rows: Sequence[ClipRow]) -> Float[np.ndarray, "clip depth"]:
+    """Tell the share of a layer that a clip read: tokens that were open, keys by stride; 0 where it was jumped over."""
+    rates, strides = open_rates_of(rows), strides_of(rows)
+    read = np.where(np.isnan(rates), 1.0, rates) / np.maximum(strides, 1)
+    return np.where(cells_of(rows) == JUMPED_OVER, 0.0, read)
+
+
+def draw_difficulty(rows: Sequence[ClipRow]) -> list[Captioned]:
+    """Draw compute against loss, and how many clips cost how much."""
+    compute, loss = (np.array([getattr(row, name) for row in rows]) for name in ("compute", "loss"))
+    is_wrong = np.array([row.has_classes and not row.is_right for row in rows])
+    scatter, axes = new_figure()
+    for chosen, colour, word in ((~is_wrong, BLUE, "right"), (is_wrong, ORANGE, "wrong")):
+        if chosen.any():
+            axes.plot(loss[chosen], compute[chosen], ".", color=colour, markersize=4, alpha=0.6, label=word)
+    axes.set(xlabel="loss of the clip", ylabel="compute")
+    if is_wrong.any():
+        axes.legend(frameon=False, fontsize=8)
+    histogram, axes = new_figure()
+    axes.hist(compute, bins=20, color=BLUE)
+    axes.set(xlabel="of the dense compute", ylabel="test clips")
+    return [
+        (scatter, "Compute against loss, a dot a test clip: do hard clips get more?"),
+        (histogram, "How many clips cost how much"),
+    ]
+
+
+def draw_reliability(confidence: Float[np.ndarray, " clip"], is_right: Bool[np.ndarray, " clip"]) -> Captioned:
+    """Draw how often the model is right against how sure it says it is, with the number of clips in each bin."""
+    bins = reliability(confidence, is_right)
+    figure, (above, below) = new_figure(3.5, 3.4, 2, 1, sharex=True, height_ratios=[3, 1])
+    width = 1 / NUM_BINS
+    middles = [(place + 0.5) * width for place in bins.places]
+    above.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle="--")
+    above.bar(middles, bins.accuracy, width=0.9 * width, color=BLUE, alpha=0.8)
+    above.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    below.bar(middles, bins.counts, width=0.9 * width, color=GREY)
+    below.set(xlabel="confidence", ylabel="clips")
+    return figure, "How often it is right when it is so sure; dashed: as often as it says"
 
 
 # How it learned, and how good it is.
@@ -386,7 +499,7 @@ def draw_learning(run: RunFolder) -> list[Captioned]:
         if tag == "compute_fraction" and target is not None:
             axes.axhline(target, color=INK, linewidth=0.8, linestyle="--", label="target")
         if run.kept is not None:
-            axes.axvline(run.kept.step, color=GREY, linewidth=0.8, linestyle=":", label="kept")
+            axes.axvline(run.kept.step, color=COLOURS[2], linewidth=1.2, linestyle=":", label="kept")
         axes.locator_params(axis="x", integer=True)
         words = tag.replace("_", " ")
         axes.set(xlabel="step", ylabel=words)
@@ -402,32 +515,37 @@ def draw_groups(groups: Sequence[Group], words: str) -> list[Captioned]:
         (name, BLUE, [group.quality[1:] for group in groups]),
         ("compute fraction", ORANGE, [(group.compute, group.compute_interval) for group in groups]),
     )
-    drawn = []
+    sizes, drawn = [len(group.rows) for group in groups], []
     for name, colour, found in kinds:
         figure, axes = new_figure(height=0.9 + 0.24 * len(groups))
         places, values = np.arange(len(groups)), [value for value, _ in found]
         low, high = np.array([interval for _, interval in found]).T
         axes.hlines(places, low, high, color=colour, linewidth=2.5, alpha=0.35)
         axes.plot(values, places, "o", color=colour, markersize=5)
+        axes.axvline(np.average(values, weights=sizes), color=INK, linewidth=0.8, linestyle="--")
         axes.set_yticks(places, [shortened(group.name) for group in groups])
         axes.locator_params(axis="x", nbins=4)
         axes.set(xlabel=name, ylim=(len(groups) - 0.5, -0.5))
-        drawn.append((figure, f"{name.capitalize()} by {words}, with 95 % intervals"))
+        drawn.append((figure, f"{name.capitalize()} by {words}, with 95 % intervals; dashed: over all"))
     return drawn
 
 
 def draw_confusion(counts: Int[np.ndarray, "label prediction"], classes: Sequence[str]) -> list[Captioned]:
     """Draw clips by what they are and what they were taken for, shaded by the share of their row."""
-    is_numbered = len(classes) <= MAX_NUMBERED
-    cell = 0.4 if is_numbered else 0.18  # inches
-    figure, axes = new_figure(width=1.6 + cell * len(classes), height=1.4 + cell * len(classes))
+    is_numbered = len(classes) <= MAX_NUMBERED and np.count_nonzero(counts) <= MAX_NUMBERS
+    cell = 0.3 if len(classes) <= MAX_NUMBERED else 0.18  # inches
+    names = [shortened(name) for name in classes]
+    label = 0.5 + 0.075 * max(map(len, names))
+    size = (label + 0.2 + cell * len(classes), label + 0.2 + cell * len(classes))
+    figure, axes = new_figure(*size, layout=None)
+    margins(figure, label, 0.2, label, 0.2)
     words = [[str(count) if count and is_numbered else "" for count in line] for line in counts.tolist()]
-    names, shares = [shortened(name) for name in classes], counts / counts.sum(axis=1, keepdims=True).clip(min=1)
+    shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     draw_cells(axes, blues(shares), words, rows=names, columns=names, font=8)
-    axes.tick_params(labelsize=9 if is_numbered else 6)
+    axes.tick_params(labelsize=8 if cell > 0.2 else 6)
     axes.tick_params(axis="x", rotation=90)
     axes.set(xlabel="taken for", ylabel="is")
-    return [(figure, "Test clips by what they are and what they were taken for, shaded by the share of their row")]
+    return [(figure, "Clips by what they are (rows) and were taken for (columns), as a share of the row")]
 
 
 def draw_budgets(curves: Mapping[str, Sequence[tuple[float, float]]], metric: str) -> "Figure":

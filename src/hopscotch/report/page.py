@@ -11,8 +11,9 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import soundfile
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
@@ -24,13 +25,18 @@ from hopscotch.report import text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DOTS_PER_INCH = 144
+LARGE = 700  # CSS pixels: a picture that is scrolled on a telephone, not shrunk
 CSS_DOTS_PER_INCH = 96  # what a browser calls an inch
 
 
 def render_html(template: str, context: Mapping[str, Any]) -> str:
-    """Render a page; a cell of a table that is to hold HTML must be Markup."""
-    return _render("html", template, context, shown, {"picture": picture, "stored": stored, "lines": lines})
+    """Render a page, its contents in one line; a cell of a table that is to hold HTML must be Markup."""
+    told = _render("html", template, context, shown, {"picture": picture, "stored": stored, "lines": lines})
+    titles = re.findall(r"<h2>([^<]*)</h2>", told)
+    links = "\n".join(f'<a href="#part{place}">{title}</a>' for place, title in enumerate(titles))
+    places = iter(range(len(titles)))
+    told = re.sub(r"<h2>", lambda _: f'<h2 id="part{next(places)}">', told)
+    return told.replace("<nav></nav>", f"<nav>{links}</nav>" if links else "", 1)
 
 
 def render_markdown(template: str, context: Mapping[str, Any]) -> str:
@@ -75,26 +81,31 @@ def link(words: str, address: str) -> Markup:
 
 
 def picture(drawn: "tuple[Figure, str]") -> Markup:
-    """Show a matplotlib figure, on white in the dark too; a screen reader says its caption."""
+    """Show a matplotlib figure; a screen reader says its caption."""
+    from hopscotch.report.figures import svg
+
     figure, caption = drawn
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=DOTS_PER_INCH, facecolor="white")
-    return image(file.getvalue(), caption, round(figure.get_figwidth() * CSS_DOTS_PER_INCH))
+    return image("image/svg+xml", svg(figure).encode(), caption, round(figure.get_figwidth() * CSS_DOTS_PER_INCH))
 
 
 def stored(file: tuple[Path, str]) -> Markup:
-    """Show a picture of a run's folder, as wide as it was drawn, in inches."""
+    """Show a picture of a run's folder, as wide as it was drawn; a browser runs nothing that is in an `img`."""
     path, caption = file
+    if path.suffix == ".svg":
+        told = path.read_text(encoding="utf-8")
+        width = re.search(r'<svg [^>]*width="([\d.]+)pt"', told[:2000])
+        return image("image/svg+xml", told.encode(), caption, round(float(width[1]) * 4 / 3) if width else 800)
     with Image.open(path) as opened:
         inches = opened.width / opened.info["dpi"][0]
-    return image(path.read_bytes(), caption, round(inches * CSS_DOTS_PER_INCH))
+    return image("image/png", path.read_bytes(), caption, round(inches * CSS_DOTS_PER_INCH))
 
 
-def image(png: bytes, caption: str, width: int) -> Markup:
+def image(kind: str, content: bytes, caption: str, width: int) -> Markup:
     """`width` is in CSS pixels."""
-    words, address = escape(shown(caption)), data_address("image/png", png)
+    words, address = escape(shown(caption)), data_address(kind, content)
+    kind = ' class="large"' if width > LARGE else ""
     return Markup(
-        f'<figure><img src="{address}" alt="{words}" width="{width}"><figcaption>{words}</figcaption></figure>'
+        f'<figure{kind}><img src="{address}" alt="{words}" width="{width}"><figcaption>{words}</figcaption></figure>'
     )
 
 
@@ -105,6 +116,16 @@ def sound(waveform: Float[Tensor, " sample"], sample_rate: int) -> Markup:
     soundfile.write(file, samples.numpy(), sample_rate, format="WAV", subtype="PCM_16")
     address = data_address("audio/wav", file.getvalue())
     return Markup(f'<audio controls preload="none" src="{address}"></audio>')
+
+
+def thumbnail(pixels: UInt8[np.ndarray, "height width rgb"], size: tuple[int, int]) -> Markup:
+    """Show a small picture without a caption."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).resize(size).save(file, "png")
+    width, height = size
+    return Markup(
+        f'<img class="mel" src="{data_address("image/png", file.getvalue())}" alt="" width="{width}" height="{height}">'
+    )
 
 
 def data_address(kind: str, content: bytes) -> str:

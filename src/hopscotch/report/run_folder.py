@@ -173,7 +173,7 @@ class RunFolder:
 
     def picture(self, name: str) -> Path | None:
         path = self.path / "report" / name
-        return path if path.is_file() else None
+        return path if path.is_file() and not path.is_symlink() else None
 
 
 def primary_of(summary: Mapping[str, Any]) -> dict[str, Any]:

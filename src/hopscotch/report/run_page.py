@@ -4,8 +4,10 @@
 """
 
 import math
+import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,12 @@ from omegaconf.errors import OmegaConfBaseException
 from hopscotch.config.typed import with_yaml_path
 from hopscotch.data.audio import AudioFileError, rate_ratio, resampler
 from hopscotch.data.datamodule import AudioDataModule
+from hopscotch.frontend import LogMel
 from hopscotch.plain import refuse_links, shown
 from hopscotch.registry import without_cache
 from hopscotch.report import figures
 from hopscotch.report.clips import (
+    ClipRow,
     Group,
     Route,
     by_class,
@@ -32,6 +36,8 @@ from hopscotch.report.clips import (
     clip_table,
     confusions,
     decision_words,
+    explained_clips,
+    explained_file,
     open_rates_of,
     routes_of,
     strides_of,
@@ -39,20 +45,22 @@ from hopscotch.report.clips import (
 )
 from hopscotch.report.decisions import LAYERS, layers_of
 from hopscotch.report.findings import warnings_of
-from hopscotch.report.page import render_html, render_markdown, sound
+from hopscotch.report.page import render_html, render_markdown, sound, thumbnail
 from hopscotch.report.run_folder import BEST, OF_ALL_TASKS, RunFolder
-from hopscotch.report.statistics import confusion, wilson
+from hopscotch.report.statistics import confusion, reliability, wilson
 from hopscotch.report.text import Table, interval, number
 from hopscotch.system import PROJECT_ROOT
 
 PAGE = Path("report") / "index.html"
 CARD = "README.md"
-NUM_CLIPS = 10  # in each list of single clips
+NUM_CLIPS = 10  # wrong ones that are listed
+NUM_ENDS = 5  # cheapest and costliest ones
 NUM_ROUTES = 12
 NUM_CONFUSIONS = 10
 MAX_CLASSES = 40  # that a picture has room for; a table shows the least accurate of more
 MAX_SECONDS = 2.0  # of a clip that can be heard, from its beginning
-MAX_RATE = 16_000  # Hz; 30 clips of 2 s take 2.6 MB of the page at this rate
+MAX_RATE = 16_000  # Hz; 23 clips of 2 s take 2 MB of the page at this rate
+THUMBNAIL = (160, 40)  # pixels of a mel picture in a table
 DECISIONS = {  # prefix of what decision_value.json has -> whose decisions the clips were run with
     "": "each clip its own",
     "shuffled_": "shuffled: those of another clip",
@@ -77,10 +85,13 @@ def run_context(run: RunFolder) -> dict[str, Any]:
         "run": run,
         "figures": figures,
         "clip_table": clip_table,
+        "explained_file": explained_file,
         "group_table": group_table,
         "route_table": route_table,
         "num_clips": NUM_CLIPS,
-        "title": f"{(run.config.get('model') or {}).get('name', 'run')}: {run.path.absolute().name}",
+        "num_ends": NUM_ENDS,
+        "title": title_of(run),
+        "subtitle": subtitle(run),
         "headline": headline(run),
         "warnings": warnings_of(run),
         "command": command(run),
@@ -105,6 +116,9 @@ def clips_context(run: RunFolder) -> dict[str, Any]:
         "confusions": confusion_table(run) if run.has_classes else None,
         "layers": layers_of(cells_of(run.clips), strides_of(run.clips), open_rates_of(run.clips)).table(run.skips),
         "skips_by_clip": bool(run.skips & {*LAYERS, "strides"}),
+        "explained": explained_clips(run.clips),
+        "classes": class_table(run) if run.has_classes else None,
+        "reliability": reliability_of(run.clips),
         "routes": found,
         "top_routes": top,
         "top_share": f"{sum(len(route.group.rows) for route in top) / len(run.clips):.1%}",
@@ -113,8 +127,25 @@ def clips_context(run: RunFolder) -> dict[str, Any]:
     }
 
 
+def title_of(run: RunFolder) -> str:
+    """Name a run as a person would: `learned_skip on synthetic words, seed 0`."""
+    config, source = run.config, run.config.get("data") or {}
+    name = str(source.get("_target_", "")).rpartition(".")[2]
+    root = Path(str(source.get("root") or "")).name
+    data = root if name == "Folder" and root else re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+    seed = f", seed {config['seed']}" if config.get("seed") is not None else ""
+    return f"{(config.get('model') or {}).get('name', 'run')}{f' on {data}' if data else ''}{seed}"
+
+
+def subtitle(run: RunFolder) -> str:
+    """Say which run this is, and how far it came."""
+    seconds, epochs = run.summary.get("seconds") or {}, run.summary.get("epochs", len(run.epochs))
+    parts = [run.status, f"{epochs} epochs" + (f" in {seconds['fit'] / 60:.0f} min" if "fit" in seconds else "")]
+    return ", ".join([*parts, f"started {run.started[:16].replace('T', ' ')}", run.path.absolute().name])
+
+
 def headline(run: RunFolder) -> list[tuple[str, str]]:
-    """(word, figure): of the test, or of the last validation where there was no test."""
+    """(word, figure): metric, compute and time of the test, or of the last validation where there was no test."""
     summary, facts = run.summary, []
     test, compute, seconds = (summary.get(key) or {} for key in ("test", "compute", "seconds"))
     clips = f"{len(run.clips) or (run.data.get('clips') or {}).get('test')} clips"
@@ -126,9 +157,10 @@ def headline(run: RunFolder) -> list[tuple[str, str]]:
         facts.append((f"test {name}, {sure}{clips}" if name == primary else f"test {name}", number(test[name])))
     if compute:
         target = f", target {compute['target']:.3f}" if "target" in compute else ""
-        dense = number(compute["dense_macs"] / 1e6, 2)
-        facts.append((f"of the dense compute{target}", number(compute["fraction"], 3)))
-        facts.append((f"million MACs a clip, {dense} when dense", number(compute["macs"] / 1e6, 2)))
+        macs, dense = (number(compute[key] / 1e6, 2) for key in ("macs", "dense_macs"))
+        words = f"of the dense compute{target}: {macs} of {dense} million MACs a clip"
+        facts.append((words, number(compute["fraction"], 3)))
+        facts += time_facts(seconds)
     elif run.metrics:
         words = {f"val/{name}": f"{name} on validation clips" for name in run.metric_names}
         known = {
@@ -136,11 +168,16 @@ def headline(run: RunFolder) -> list[tuple[str, str]]:
         }
         facts += [(f"{told}, so far", number(value)) for told, value in known.items() if value is not None]
         facts.append(("optimizer steps so far", f"{max(line['step'] for line in run.metrics) + 1:,}"))
-    if summary.get("parameters"):
-        facts.append(("parameters", f"{summary['parameters']:,}"))
-    if "fit" in seconds:
-        facts.append((f"seconds of training, {seconds['total']:.0f} in all", f"{seconds['fit']:.0f}"))
-    return [*facts, ("status", run.status)]
+    return facts
+
+
+def time_facts(seconds: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Say how long a test clip took and, where that was measured, a dense model for it."""
+    own, dense = seconds.get("test_clip"), seconds.get("test_clip_dense")
+    if not own:
+        return []
+    beside = f": {own / dense:.2f} of the dense model's {1e3 * dense:.2f} ms" if dense else ", test batches"
+    return [(f"a clip{beside}", f"{1e3 * own:.2f} ms")]
 
 
 def command(run: RunFolder) -> str:
@@ -162,9 +199,12 @@ def training(run: RunFolder) -> Table:
     sizes = [f"{key} {model[key]}" for key in ("dim", "heads", "depth") if key in model]
     limit = (config.get("trainer") or {}).get("max_epochs")
     facts = {
+        "run": run.path.absolute().name,
+        "status": run.status,
         "started": run.started,
         "model": ", ".join([str(model.get("name")), *sizes]),
         "seed": config.get("seed"),
+        "parameters": f"{run.summary['parameters']:,}" if run.summary.get("parameters") else None,
         "epochs": f"{run.summary.get('epochs', len(run.epochs))} of at most {limit}",
         "data": f"{source.get('_target_', '').rpartition('.')[2]}, {source.get('root') or 'made on the spot'}",
         "sample rate": f"{source.get('sample_rate')} Hz",
@@ -192,7 +232,7 @@ def learning(run: RunFolder) -> Table:
         found = [(what, row | best) for row in rows if row["epoch"] == kept.epoch]
     if rows:
         found.append(("last", rows[-1] | {"step": rows[-1]["step"] + 1}))
-    head = ["", "epoch", "steps", *tags]
+    head = ["", "epoch", "steps", *(" ".join(reversed(tag.replace("_", " ").split("/"))) for tag in tags)]
     lines = [
         [what, str(row["epoch"] + 1), str(row["step"]), *(number(row.get(tag)) for tag in tags)] for what, row in found
     ]
@@ -208,6 +248,30 @@ def groupings(run: RunFolder) -> dict[str, list[Group]]:
     if len(classes) > MAX_CLASSES:
         classes = sorted(classes, key=lambda group: group.accuracy)[:MAX_CLASSES]
     return {"class": classes, **kinds}
+
+
+def class_table(run: RunFolder) -> Table:
+    """Tell by class how many of its clips were found, and how many that were taken for it are of it."""
+    named, f1, rows = Counter(row.prediction for row in run.clips), [], []
+    for group in by_class(run.clips, run.classes):
+        right, taken = sum(row.is_right for row in group.rows), named[group.name]
+        f1.append(2 * right / (len(group.rows) + taken))
+        figures = [right / taken if taken else None, group.accuracy, f1[-1], group.compute]
+        sure = interval(*wilson(group.accuracy, len(group.rows)))
+        cells = [number(value, 3) for value in figures]
+        rows.append([group.name, str(len(group.rows)), *cells[:2], sure, *cells[2:], number(group.macs / 1e6, 2)])
+    unheard = sum(name not in {row.label for row in run.clips} for name in named)  # they count as F1 of 0
+    rows.append(["all: the mean", str(len(run.clips)), "", "", "", number(sum(f1) / (len(f1) + unheard), 3), "", ""])
+    head = ["class", "clips", "precision", "recall", "95 % interval", "F1", "compute", "million MACs a clip"]
+    return Table(head, rows, numbers=head[1:])
+
+
+def reliability_of(rows: Sequence[ClipRow]) -> tuple[np.ndarray, np.ndarray, float] | None:
+    """Confidence, whether it was right, and the expected calibration error; None without confidences."""
+    if not rows[0].has_classes or any(math.isnan(row.confidence) for row in rows):
+        return None
+    sure, right = np.array([row.confidence for row in rows]), np.array([row.is_right for row in rows])
+    return sure, right, reliability(sure, right).error
 
 
 def group_table(groups: Sequence[Group], word: str) -> Table:
@@ -297,21 +361,30 @@ class Sounds:
     def __init__(self, data: AudioDataModule) -> None:
         self.data = data
         self.clips = {clip.name: clip for clip in data.clips["test"]}
+        self.frontend = LogMel(sample_rate=data.sample_rate)
 
     def player(self, name: str) -> Markup:
         """Encode the beginning of a clip."""
+        return self.heard(name)[1]
+
+    def heard(self, name: str) -> tuple[Markup, Markup]:
+        """Draw the beginning of a clip, low tones below and loud ones light, and encode it."""
         if name not in self.clips:
-            return Markup("")
+            return Markup(""), Markup("")
         try:
-            waveform = self.data.load(self.clips[name])
+            waveform = self.data.load(self.clips[name]).to(torch.float32)
         except AudioFileError:  # it changed since the run: the fingerprint knows names and lengths
-            return Markup("cannot be read")
+            return Markup(""), Markup("cannot be read")
         rate = self.data.sample_rate
         waveform = waveform[: round(MAX_SECONDS * rate)]
+        mel, _ = self.frontend(waveform[None], torch.tensor([len(waveform)]))
+        low, high = mel.quantile(0.01), mel.quantile(0.99)
+        shades = ((mel[0].T.flip(0) - low) / (high - low).clamp(min=1e-6)).clamp(0, 1).numpy()
+        drawn = thumbnail(figures.dark_to_light()(shades, bytes=True)[..., :3], THUMBNAIL)
         if rate > MAX_RATE:
-            waveform = resampler(*rate_ratio(rate, MAX_RATE))(waveform.to(torch.float32))
+            waveform = resampler(*rate_ratio(rate, MAX_RATE))(waveform)
             rate = MAX_RATE
-        return sound(waveform, rate)
+        return drawn, sound(waveform, rate)
 
 
 def find_sounds(

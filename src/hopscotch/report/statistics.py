@@ -8,13 +8,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, mean, stdev
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 DEVIATIONS = NormalDist().inv_cdf(0.975)
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 0.975 quantiles, 1 to 9 degrees of freedom
 NUM_DRAWS = 2000  # of the bootstrap
+NUM_BINS = 15  # of confidence, equally wide
 MAX_DRAWN = 2**20  # values that are drawn at once: 16 MiB
 
 
@@ -106,3 +108,24 @@ def confusion(
     """Count how many clips of each class were taken for each class."""
     pairs = labels * num_classes + predictions
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+class Reliability(NamedTuple):
+    """What became of clips by confidence, in the bins that hold any."""
+
+    places: list[int]  # of the bins, from 0 to NUM_BINS - 1
+    counts: list[int]
+    accuracy: list[float]
+    error: float  # expected calibration error: mean over clips of |confidence - accuracy| of their bin
+
+
+def reliability(confidence: Float[np.ndarray, " clip"], is_right: Bool[np.ndarray, " clip"]) -> Reliability:
+    """Compare confidence and accuracy in bins (Guo et al., 2017)."""
+    place = np.clip(np.ceil(confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
+    counts, right, sure = (
+        np.bincount(place, weights=weights, minlength=NUM_BINS) for weights in (None, is_right, confidence)
+    )
+    there = counts > 0
+    error = float(np.abs(right - sure).sum() / len(confidence))
+    places = np.flatnonzero(there).tolist()
+    return Reliability(places, counts[there].astype(int).tolist(), (right[there] / counts[there]).tolist(), error)

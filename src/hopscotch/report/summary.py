@@ -7,7 +7,7 @@ import shlex
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,7 +17,7 @@ from rich.console import Console
 
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.report import text
-from hopscotch.report.clips import clip_rows, clips_of, write_clips
+from hopscotch.report.clips import ClipRow, clip_rows, clips_of, write_clips
 from hopscotch.report.collect import Evaluation
 from hopscotch.report.decisions import history_cells, layers_of, route_use
 from hopscotch.report.figures import draw_report
@@ -52,12 +52,14 @@ def finish(
     *,
     in_training: float | None,
     early: bool,
+    explain: Callable[[Sequence[ClipRow]], None] | None = None,
     **facts: Any,
 ) -> dict[str, Any]:
     """Write the summary and the report of a run that was tested, tell the terminal, and return the summary.
 
-    `in_training` is the primary metric on training clips. `early` says that the training ended too soon to be judged.
-    `facts` are further keys of the summary: `status`, `model`, `seed`, `seconds`.
+    `in_training` is the primary metric on training clips; `explain` draws pages of single test clips. `early` says that
+    the training ended too soon to be judged. `facts` are further keys of the summary: `status`, `model`, `seed`,
+    `seconds`.
     """
     data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  # Lightning sets it in fit
     floor, skips = task.model.cost(round(data.mean_samples())).floor, task.model.encoder.skips
@@ -97,16 +99,25 @@ def finish(
     if by_heart and in_training is not None:
         summary["learned_by_heart"] = in_training
     write_summary(run, **summary)
-    write_pages(run, trainer, test, skips)
+    write_pages(run, trainer, test, skips, explain)
     print_summary(run, test, skips, summary | {"metrics": {name: tested[name] for name in task.metric_names}})
     return summary
 
 
-def write_pages(run: Path, trainer: Trainer, test: Evaluation, skips: frozenset[str]) -> None:
+def write_pages(
+    run: Path,
+    trainer: Trainer,
+    test: Evaluation,
+    skips: frozenset[str],
+    explain: Callable[[Sequence[ClipRow]], None] | None,
+) -> None:
     """Write pictures, clips, page and card; if that fails the training is done all the same, and its summary stays."""
     try:
         draw_report(run, test, skips)
-        write_clips(clip_rows(test, clips_of(trainer, "test")), run / "report" / CLIPS)
+        rows = clip_rows(test, clips_of(trainer, "test"))
+        write_clips(rows, run / "report" / CLIPS)
+        if explain is not None:
+            explain(rows)
         write_report(read_run(run), Sounds(trainer.datamodule))  # pyright: ignore[reportAttributeAccessIssue]
     except (Exception, KeyboardInterrupt) as error:
         why = f"{type(error).__name__}: {error}"

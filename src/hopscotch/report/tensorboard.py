@@ -23,6 +23,8 @@ from jaxtyping import Int
 from lightning.fabric.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.plugins.hparams.api_pb2 import MetricName  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # pyright: ignore[reportAttributeAccessIssue]
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams as tensorboard_hparams
@@ -45,11 +47,12 @@ from hopscotch.report.figures import (
     shortened,
     spread,
 )
+from hopscotch.report.split_logger import place_of
 from hopscotch.report.statistics import confusion
 from hopscotch.report.text import Table, markdown
 
 NUM_TOKEN_CLIPS = 2  # of the fixed ones, whose open tokens are drawn: each is run once more
-FINAL_NUMBERS = ("compute/fraction", "seconds")  # by which the HParams tab compares runs, beside the primary metric
+FINAL_NUMBERS = ("compute_fraction", "seconds")  # by which the HParams tab compares runs, beside the primary metric
 MAX_SECONDS = 5.0  # of sound per clip in the event file
 MAX_FRAMES = 500  # of a mel picture
 
@@ -60,8 +63,8 @@ CHARTS = (
         "layers",
         "Skipped layers",
         {
-            "jumps per decision": ["jump/rate", "train/jump_rate"],
-            "share of layers skipped": ["jump/skipped", "train/jump_skipped"],
+            "jumps per decision": ["jump/rate", "(train/)?jump_rate"],
+            "share of layers skipped": ["jump/skipped", "(train/)?jump_skipped"],
             "share of clips that run a layer": [r"jump/visited/layer_\d+"],
         },
     ),
@@ -115,7 +118,6 @@ class SkipDashboard(Callback):
         self.patterns: dict[int, np.ndarray] = {}  # epoch -> share by depth and stride
         self.logged_step = 0
         self.num_logged = 0  # steps of this epoch that an entry has told of
-        self.has_layout = False
         self.start = time.monotonic()
 
     # Training
@@ -129,8 +131,12 @@ class SkipDashboard(Callback):
                 "callbacks.dashboard.pictures=true has no effect without a TensorBoard logger: "
                 "choose logger=tensorboard, or callbacks=quiet."
             )
-        if writer is not None and self.hparams and trainer.global_step == 0:  # a resumed run has written them
-            write_hparams(writer, self.hparams, (f"test/{pl_module.primary.name}", *FINAL_NUMBERS))
+        if writer is None:
+            return
+        model = pl_module.model  # a resumed run is written to a folder of its own, which has none of this yet
+        writer.add_custom_scalars(chart_layout(pl_module.metric_names, model.encoder.skips, model.decides))
+        if self.hparams:
+            write_hparams(writer, self.hparams, [f"test/{name}" for name in (pl_module.primary.name, *FINAL_NUMBERS)])
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.num_logged = 0
@@ -171,9 +177,6 @@ class SkipDashboard(Callback):
         writer = tensorboard_writer(trainer)
         if writer is None:
             return
-        if not self.has_layout:
-            self.has_layout = True
-            writer.add_custom_scalars(chart_layout(pl_module.metric_names, skips, decides))
         write_histograms(writer, evaluation, skips, last_step(trainer))
         if self.pictures and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             self.write_pictures(writer, evaluation, clips_of(trainer, "val"), model, last_step(trainer))
@@ -208,8 +211,7 @@ class SkipDashboard(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         evaluation = gather(pl_module.steps["test"])
         numbers = split_numbers(evaluation.trace, pl_module.model.encoder.skips, "test")
-        numbers["compute/fraction"] = evaluation.compute_fraction
-        numbers["seconds"] = time.monotonic() - self.start
+        numbers["test/seconds"] = time.monotonic() - self.start
         log_numbers(trainer, numbers, trainer.global_step)
 
     # Resuming
@@ -218,13 +220,11 @@ class SkipDashboard(Callback):
         return {
             "patterns": {epoch: torch.from_numpy(shares) for epoch, shares in self.patterns.items()},
             "hardest": self.hardest.state_dict(),
-            "has_layout": self.has_layout,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.patterns = {epoch: shares.numpy() for epoch, shares in state_dict["patterns"].items()}
         self.hardest.load_state_dict(state_dict["hardest"])
-        self.has_layout = state_dict["has_layout"]
 
 
 class HardestClips:
@@ -299,11 +299,8 @@ def chart_layout(
     metrics: Sequence[str], skips: frozenset[str], decides: bool
 ) -> dict[str, dict[str, tuple[str, list[str]]]]:
     """Lay out the "Custom Scalars" tab, the first page a newcomer should open: charts by category."""
-    named = {"compute fraction": "compute_fraction", "loss": "loss", "multiply-accumulates per clip": "macs"}
-    splits = {
-        words: [f"{split}/{tag}" for split in ("train", "val", "test")]
-        for words, tag in ({name: name for name in metrics} | named).items()
-    }
+    named = {"compute fraction": "compute[/_]fraction", "loss": "loss", "multiply-accumulates per clip": "macs"}
+    splits = {words: [f"(.*/)?{tag}"] for words, tag in ({name: name for name in metrics} | named).items()}
     kinds = {"strides": "strides" in skips, "layers": skips & LAYERS, "tokens": "tokens" in skips, "policy": decides}
     layout = {"Metrics and compute": splits} | {title: charts for kind, title, charts in CHARTS if kinds[kind]}
     return {
@@ -335,7 +332,11 @@ def write_hparams(writer: SummaryWriter, hparams: Mapping[str, Any], metrics: Se
     `add_hparams` and Lightning's `log_hyperparams` want values at once: every curve would start with an invented one.
     """
     values = {name: value for name, value in hparams.items() if value is not None}
-    experiment, session_start, _ = tensorboard_hparams(values, dict.fromkeys(metrics, 0.0))
+    experiment, session_start, _ = tensorboard_hparams(values, {})
+    content = HParamsPluginData.FromString(experiment.value[0].metadata.plugin_data.content)
+    for split, tag in map(place_of, metrics):
+        content.experiment.metric_infos.add(name=MetricName(group=split, tag=tag))
+    experiment.value[0].metadata.plugin_data.content = content.SerializeToString()
     file_writer = writer._get_file_writer()
     file_writer.add_summary(experiment)
     file_writer.add_summary(session_start)
