@@ -107,7 +107,10 @@ def logged(tag: str) -> list[float]:
         (["+callbacks.mine._target_=mine.Heard", "+callbacks.mine.word=hello"], ["hello"] * 4),
         (["optimizer._target_=mine.Sign", "~optimizer.betas", "~optimizer.fused"], [2] * 4),
         (["scheduler=halving", "scheduler.least=0.25"], [4]),
-        (["model.encoder._target_=mine.Mine", "+model.encoder.word=hello"], ["hello"]),
+        (
+            ["model.encoder._target_=mine.Mine", "+model.encoder.word=hello"],
+            ["hello"] * 2,
+        ),  # to check it, and to train it
     ],
     ids=["callback", "optimizer", "scheduler", "encoder"],
 )
@@ -264,7 +267,7 @@ def test_rate_gradient_and_commit_are_logged(command: Command, tones: Path) -> N
     norms = logged("gradient_norm")
     assert len(norms) == 4
     assert min(norms) > 0.1  # as it was before clipping
-    events = EventAccumulator("run/tensorboard")
+    events = EventAccumulator("run")
     events.Reload()
     assert [event.value for event in events.Scalars("gradient_norm")] == pytest.approx(norms)
     assert {"lr", "gradient_norm"} <= set(events.Tags()["scalars"])

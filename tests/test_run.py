@@ -147,11 +147,11 @@ def test_a_run_that_keeps_nothing_says_so(command: Command, tones: Path) -> None
     assert summary()["primary"]["test"] == summary()["test"]["acc"]
 
 
-def test_no_tensorboard_is_named_that_is_not_there(command: Command, tones: Path) -> None:
+def test_no_dashboard_is_named_that_is_not_there(command: Command, tones: Path) -> None:
     typed = [*tiny_folder(tones), *TINY, "model=dense", "logger=csv"]
     ended = command(*(word for word in typed if word != "~logger"))
     assert ended.code == 0, ended.err
-    assert "tensorboard" not in ended.out
+    assert "look closer" not in ended.out
 
 
 def test_a_run_that_learns_by_heart_is_not_blamed_for_it(command: Command, tones: Path) -> None:

@@ -299,7 +299,8 @@ def test_data_that_are_gone_or_others_leave_the_page_without_sound(tmp_path: Pat
     sounds, why = find_sounds(run, gone, ["data.root=elsewhere"])
     assert (sounds, why) == (
         None,
-        "Without sound, for the data could not be read: data.root must be a folder, got elsewhere.",
+        "Without sound, for the data could not be read: "
+        f"data.root must be a folder, got {Path('elsewhere').absolute()}.",
     )
     sounds, why = find_sounds(run, lambda _: Noise(70), [])
     assert sounds is None

@@ -16,7 +16,7 @@ from tests.test_records import write_run
 
 def links(folder: Path) -> list[Path]:
     html = (folder / "index.html").read_text(encoding="utf-8")
-    return [folder / unquote(address) for address in re.findall(r'<a href="([^"]*)"', html)]
+    return [folder / unquote(address) for address in re.findall(r'<a href="([^"#][^"]*)"', html)]
 
 
 def test_the_page_links_to_reports_where_there_are_any_and_else_to_folders(tmp_path: Path) -> None:

@@ -288,9 +288,9 @@ def export(words: Sequence[str]) -> None:
     hopscotch export RUN                           a new folder <run>-hopscotch here; --out names another
     hopscotch export RUN ckpt=FILE --out FOLDER    another checkpoint than the best one
 
-    The folder has config.json, weights.safetensors, and hashes of both in manifest.json. `hopscotch predict FOLDER
-    clip.wav` and `hopscotch.load(FOLDER)` read it, without running anything of it. It holds no path of this machine,
-    and neither training data nor the state of the optimizer.
+    The folder has config.json, weights.safetensors, and hashes of both in manifest.json. The command
+    `hopscotch predict FOLDER clip.wav` and the function `hopscotch.load(FOLDER)` read it, without running anything of
+    it. It holds no path of this machine, and neither training data nor the state of the optimizer.
     """
     parser = argparse.ArgumentParser(
         "hopscotch export", description=export.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -119,10 +119,9 @@ def attempt(cfg: DictConfig, run: Path, overrides: list[str], started: float, *,
 def refuse_taken(run: Path) -> None:
     """Refuse a folder that holds a run."""
     if (run / "config.yaml").exists():
-        raise ValueError(
-            f"hydra.run.dir must be a folder without a run in it, got {run}. "
-            f"To go on with that run choose a new folder and pass ckpt_path={run / 'checkpoints' / 'last.ckpt'}."
-        )
+        last = run / "checkpoints" / "last.ckpt"
+        hint = f" To go on with that run choose a new folder and pass ckpt_path={last}." if last.is_file() else ""
+        raise ValueError(f"hydra.run.dir must be a folder without a run in it, got {run}.{hint}")
 
 
 @rank_zero_only

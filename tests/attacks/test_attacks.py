@@ -58,6 +58,8 @@ def run_command(
     if command == "resume":
         monkeypatch.setattr("hopscotch.report.summary.draw_report", lambda *_: None)
         monkeypatch.setattr("hopscotch.report.summary.write_report", lambda *_: None)
+        monkeypatch.setattr("hopscotch.run.explain_run", lambda *_: None)
+        monkeypatch.setattr("hopscotch.run.AudioTask.measure_budgets", lambda _: None)
         train = prompt(monkeypatch, capsys)
         words = [*tiny_folder(attacked / "tones"), *MODEL, *TINY_MODEL, *TINY_RUN]
         checkpoint = run / "checkpoints" / "last.ckpt"

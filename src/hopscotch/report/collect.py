@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_f1_score
 
 from hopscotch.types import SkipTrace, Step
 
@@ -48,6 +47,8 @@ class Evaluation:
 
     def macro_f1(self, num_classes: int) -> float:
         """Average F1 over the classes that were shown or named."""
+        from torchmetrics.functional.classification import multiclass_f1_score  # and with it matplotlib
+
         return multiclass_f1_score(self.rows["prediction"], self.rows["label"], num_classes, average="macro").item()
 
     def select(self, rows: Int[Tensor, " row"]) -> "Evaluation":
