@@ -23,6 +23,7 @@ MAX_PASSES = 10  # over the calibration clips
 MAX_BIAS = 8.0  # of asinh(bias), a bias of 1490: above every logit, and a tenth of it above every gate's score
 FIRST_STEP = 0.25  # of asinh(bias): from a bias of 0 to one of 0.25
 TABLE_STEP = 0.09  # of the fraction, between the rows of a table; between them it is near a straight line
+LEAST_STEPS = 8  # of a table: a model whose fractions lie close together has smaller steps
 FINEST = 0.02  # of asinh(bias): finer steps about 0, where some models turn from cheap to dear, coarser ones beyond
 NARROWEST = 0.05  # of asinh(asinh(bias) / FINEST): a wider gap between fractions there is one between clips
 MAX_TABLE_PASSES = 24
@@ -121,8 +122,9 @@ class Budget(NamedTuple):
 def budget_table(model: AudioModel, batches: Sequence[AudioBatch]) -> list[Budget]:
     """Measure the fractions of these batches under biases from the cheapest decisions to the dearest.
 
-    The widest gap between two fractions is halved until none is wider than `TABLE_STEP`. Fractions rise strictly: what
-    a decision does that turns round is left out. The model is afterwards as it was.
+    The widest gap between two fractions is halved until none is wider than `TABLE_STEP`, nor than a part of what lies
+    between the outer two. Fractions rise strictly: what a decision does that turns round is left out. The model is
+    afterwards as it was.
     """
     bias, was_training = float(model.decision_bias), model.training
     model.eval()
@@ -134,10 +136,11 @@ def budget_table(model: AudioModel, batches: Sequence[AudioBatch]) -> list[Budge
 
     end = math.asinh(MAX_BIAS / FINEST)
     seen = {x: measured(x) for x in (-end, 0.0, end)}
+    widest = min(TABLE_STEP, (seen[end].fraction - seen[-end].fraction) / LEAST_STEPS)
     while len(seen) < MAX_TABLE_PASSES:
         pairs = [(a, b) for a, b in pairwise(sorted(seen)) if b - a > NARROWEST]
         gap, x = max((seen[b].fraction - seen[a].fraction, (a + b) / 2) for a, b in pairs)
-        if gap <= TABLE_STEP:
+        if gap <= widest:
             break
         seen[x] = measured(x)
     model.decision_bias.fill_(bias)
