@@ -149,6 +149,7 @@ def test_silence_makes_clips_longer_and_leaves_their_sound() -> None:
     torch.testing.assert_close(quiet.waveform.square().sum(1), clean.waveform.square().sum(1))
 
 
+@pytest.mark.slow
 def test_a_finished_model_is_evaluated_at_other_budgets(command: Command, tones: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     words = ["model=skip_transformer_gain", *tiny_folder(tones), *TINY_MODEL, *TINY_RUN, "model.depth=5"]

@@ -53,7 +53,9 @@ class Costly:
         return 2.0 + torch.where(loud, 5.0 * (1.0 - self.trace.fraction.float()), 0.0)
 
 
-@pytest.mark.parametrize("name", PLANNED)
+@pytest.mark.parametrize(
+    "name", [name if name == "learned_skip" else pytest.param(name, marks=pytest.mark.slow) for name in PLANNED]
+)
 def test_a_fit_finds_the_clips_that_skipping_costs_and_changes_the_net_alone(make_model, name: str) -> None:
     model = make_model(name, *PLANNED[name])
     net = {id(value) for value in model.planner.gain_net.parameters()}

@@ -33,7 +33,7 @@ def test_loader_workers_change_neither_weights_nor_validation(tones: Path, tmp_p
     assert {name for name, value in without.callback_metrics.items() if value != beside.callback_metrics[name]} == set()
 
 
-@pytest.mark.parametrize("model", ["skip_layer", "learned_skip_gain"])
+@pytest.mark.parametrize("model", ["skip_layer", pytest.param("learned_skip_gain", marks=pytest.mark.slow)])
 def test_a_run_that_crashed_in_its_second_epoch_resumes_to_the_same_weights(
     tones: Path, tmp_path: Path, model: str
 ) -> None:
@@ -52,7 +52,7 @@ def test_a_run_that_crashed_in_its_second_epoch_resumes_to_the_same_weights(
     [
         ("model=jump_attention",),
         ("model=learned_skip",),
-        ("model=learned_skip_gain",),
+        pytest.param(("model=learned_skip_gain",), marks=pytest.mark.slow),
         ("model=skip_transformer", "model.open_rate=0.5"),
     ],
     ids=" ".join,

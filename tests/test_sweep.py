@@ -156,6 +156,7 @@ def append_many(folder: str, writer: int) -> None:
         append_ledger(folder, {"folder": f"{writer}_{number}", "overrides": ["x" * 20_000], "status": "finished"})
 
 
+@pytest.mark.slow
 def test_jobs_that_end_together_do_not_tear_each_others_lines(tmp_path: Path) -> None:
     """As with hydra/launcher=joblib; lines longer than any buffer."""
     context = multiprocessing.get_context("spawn")

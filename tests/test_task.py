@@ -163,7 +163,7 @@ def test_a_checkpoint_holds_the_bias_that_met_the_budget(tones: Path, tmp_path: 
     assert trainer.callback_metrics["val/compute_fraction"].item() == pytest.approx(task.calibration.achieved, abs=1e-5)
 
 
-@pytest.mark.parametrize("model", ["dense", "learned_skip", "skip_layer", "skip_transformer", "skip_transformer_gain"])
+@pytest.mark.parametrize("model", ["dense", "learned_skip", "skip_layer", "skip_transformer"])
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
 def test_other_precisions_train_and_clip(tones: Path, tmp_path: Path, model: str, precision: str) -> None:
     cfg = tiny_config(
