@@ -63,7 +63,11 @@ def overrides_for(choice: str, tones: Path, digits: Path, folder: Path) -> list[
     if choice == "data=fsdd" or choice.startswith("experiment="):
         speaker = ["data.test_speaker=theo"] if choice == "experiment=fsdd_speakers" else []
         return [choice, f"data.root={digits}", *speaker, *model, *QUICK]
-    less = {"debug=overfit": ["trainer.overfit_batches=1"], "logger=csv": ["callbacks=quiet"]}
+    less = {
+        "gate=original": ["model.open_rate=null"],
+        "debug=overfit": ["trainer.overfit_batches=1"],
+        "logger=csv": ["callbacks=quiet"],
+    }
     if choice.startswith("baseline=") and "stride" in choice:
         less[choice] = [f"model.encoder.strides=[1,2,{choice[-1]}]"]  # as deep as the tiny model
     return [choice, *tiny_folder(tones), *model, *QUICK, *less.get(choice, [])]

@@ -162,10 +162,10 @@ def test_the_size_sets_the_width_of_the_encoder() -> None:
         ("lr=0.1", "Did you mean optimizer.lr?"),
         ("model.encoder.max_strid=4", "Did you mean model.encoder.max_stride?"),
         ("+model.encoder.max_strid=4", "Did you mean model.encoder.max_stride?"),
-        ("model.encoder.max_stride=x", "model.encoder.max_stride must be a whole number like its default, 8, got x."),
+        ("model.encoder.max_stride=x", "model.encoder.max_stride must be a whole number like its default, 4, got x."),
         (
             "model.encoder.max_stride=2.5",
-            "model.encoder.max_stride must be a whole number like its default, 8, got 2.5.",
+            "model.encoder.max_stride must be a whole number like its default, 4, got 2.5.",
         ),
         ("model.encoder.max_stride=0", "model.encoder.max_stride must be at least 1, got 0."),
         ("model.encoder.gate_input=lyer", "must be one of layer, encoder, first, got lyer. Did you mean layer?"),

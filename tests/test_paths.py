@@ -147,9 +147,9 @@ def test_a_run_is_repeated_from_its_folder(command: Command, tones: Path, tmp_pa
         config.pop("callbacks")
     assert configs[0] == configs[1]
     text = (tmp_path / "one" / "config.yaml").read_text()
-    (tmp_path / "one" / "config.yaml").write_text(text.replace("max_stride: 8", "max_stride: 7"))
+    (tmp_path / "one" / "config.yaml").write_text(text.replace("max_stride: 4", "max_stride: 3"))
     ended = command(f"again={tmp_path / 'one'}", "hydra.run.dir=three")
-    assert "conf/ has changed, model.encoder.max_stride was 7 and is 8. Type model.encoder.max_stride=7" in ended.err
+    assert "conf/ has changed, model.encoder.max_stride was 3 and is 4. Type model.encoder.max_stride=3" in ended.err
     assert not (tmp_path / "three").exists()
 
 

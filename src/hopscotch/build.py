@@ -27,7 +27,6 @@ from hopscotch.config.targets import find
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.models.assemble import assemble
 from hopscotch.models.audio_model import AudioModel
-from hopscotch.models.encoder import Encoder
 from hopscotch.plain import as_written, nodes, shown
 from hopscotch.registry import check_stored
 from hopscotch.report.run_folder import PROFILE
@@ -100,7 +99,7 @@ def build_model(cfg: DictConfig, num_classes: int) -> AudioModel:
         num_outputs=num_classes,
     )
     if cfg.trainer.compile:
-        compile_static_parts(model.encoder, cfg.model.name)
+        compile_static_parts(model, cfg.model.name)
     return model
 
 
@@ -112,9 +111,9 @@ def task_of(cfg: DictConfig) -> type[AudioTask]:
     return kind
 
 
-def compile_static_parts(encoder: Encoder, name: str) -> None:
+def compile_static_parts(model: AudioModel, name: str) -> None:
     """Have static parts compiled at their first call; the names of weights, and so checkpoints, do not change."""
-    parts = encoder.static_parts()
+    parts = [*model.stem_layers, *model.encoder.static_parts()]
     if not parts:
         raise ValueError(
             f"trainer.compile must be false for model={name}: its encoder names no part that computes the same "

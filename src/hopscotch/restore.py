@@ -84,8 +84,8 @@ def build_stored_model(cfg: DictConfig, num_classes: int, file: Path, trust: Seq
     """Build the model of a stored configuration; no part is compiled: clips of every length come."""
     config = plain_config(cfg)
 
-    def part(key: str, node: Any) -> Any:
-        return make(node, key, plain.shown(file), trust)
+    def part(key: str, node: Any, **more: Any) -> Any:
+        return make({**node, **more} if more else node, key, plain.shown(file), trust)
 
     with plain.as_written(file):
         return assemble(

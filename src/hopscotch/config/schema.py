@@ -113,6 +113,7 @@ Model = node(
     dropout=(float, PART),
     convolution_width=(int, Rule("0, or an odd number of positions", lambda v: v == 0 or (v > 0 and v % 2 == 1))),
     stem_stride=(int, Rule("2 or 4", lambda value: value in (2, 4))),
+    stem_layers=(int, ZERO),
     positions=(str, one_of("sinusoidal", "convolutional", "none")),
     pooling=(str, one_of("statistics", "maxima")),
     residual_init_scale=(float, ZERO),
