@@ -25,7 +25,7 @@ TIERS = (
     {"report"},
     {"build", "metrics", "explain"},
     {"restore", "conditions", "answers"},
-    {"shared"},
+    {"shared", "start"},
     {"evaluation"},
     {"run", "evaluate", "predict"},
     {"original", "disagreements"},

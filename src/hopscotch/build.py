@@ -22,7 +22,7 @@ from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, Simpl
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from hopscotch.config.check import refuse_arguments
-from hopscotch.config.schema import OF_LIGHTNING
+from hopscotch.config.schema import ADDED, OF_LIGHTNING
 from hopscotch.config.targets import find
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.models.assemble import assemble
@@ -31,6 +31,7 @@ from hopscotch.plain import as_written, nodes, shown
 from hopscotch.registry import check_stored
 from hopscotch.report.run_folder import PROFILE
 from hopscotch.training.calibration import resolve_target
+from hopscotch.training.freeze import Freeze
 from hopscotch.training.task import AudioTask
 
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
@@ -143,7 +144,7 @@ def build_task(cfg: DictConfig, model: AudioModel, data: AudioDataModule) -> Aud
     return make(
         cfg.task,
         model=model,
-        optimizer=maker(cfg.optimizer),
+        optimizer=maker(without_ours(cfg.optimizer, "optimizer")),
         scheduler=scheduler_of(cfg.scheduler),
         classes=data.classes,
         seed=cfg.seed,
@@ -152,6 +153,7 @@ def build_task(cfg: DictConfig, model: AudioModel, data: AudioDataModule) -> Aud
         budget_warmup=cfg.compute.warmup,
         entropy_weight=cfg.compute.entropy_weight,
         dense_weight=cfg.compute.dense_weight,
+        layer_decay=cfg.optimizer.get("layer_decay", 1.0),
     )
 
 
@@ -166,6 +168,10 @@ def scheduler_of(node: DictConfig) -> Callable[[torch.optim.Optimizer, int], dic
 
 def build_callbacks(cfg: DictConfig) -> list[Callback]:
     callbacks: list[Callback] = [make(node) for node in _nodes(cfg.callbacks)]
+    if cfg.trainer.freeze:
+        callbacks.append(Freeze(cfg.trainer.freeze, cfg.trainer.unfreeze_every))
+    elif cfg.trainer.unfreeze_every is not None:
+        rank_zero_warn(f"trainer.unfreeze_every={cfg.trainer.unfreeze_every} has no effect: trainer.freeze is empty.")
     if cfg.trainer.enable_progress_bar:
         return callbacks
     return [callback for callback in callbacks if not isinstance(callback, ProgressBar)]  # Lightning would refuse both
@@ -209,5 +215,10 @@ def _refuse_conflicts(cfg: DictConfig) -> None:
 
 
 def make_trainer(node: DictConfig, **more: Any) -> Trainer:
-    """Make Lightning's Trainer from the keys of `trainer` except `compile`, which concerns the model."""
-    return make(DictConfig({key: value for key, value in node.items() if key != "compile"}, key="trainer"), **more)
+    """Make Lightning's Trainer from the keys of `trainer` except those that concern the model."""
+    return make(without_ours(node, "trainer"), **more)
+
+
+def without_ours(node: DictConfig, group: str) -> DictConfig:
+    """Leave out the keys of a group that its class does not take: Hopscotch reads them itself."""
+    return DictConfig({key: value for key, value in node.items() if key not in ADDED[group]}, key=group)

@@ -44,9 +44,11 @@ from hopscotch.report.metrics_log import MetricsLog
 from hopscotch.report.progress import opening, print_profiles, quiet_lightning
 from hopscotch.report.summary import Best, finish, write_summary
 from hopscotch.report.sweep import append_ledger
+from hopscotch.start import Start, start_from
 from hopscotch.system import warn_if_crowded
 from hopscotch.training.calibration import resolve_target
 from hopscotch.training.checkpoint import check_resumable, keep_budgets, load_weights, read_checkpoint, take_weights
+from hopscotch.training.freeze import check_frozen
 from hopscotch.training.task import AudioTask
 
 PYTHONS_WARNING = warnings.formatwarning
@@ -63,6 +65,7 @@ class Ready(NamedTuple):
     trainer: Trainer
     task: AudioTask
     data: AudioDataModule
+    origin: Start | None  # the trained model that it starts from
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
@@ -186,17 +189,22 @@ def prepare(cfg: DictConfig, run: Path) -> Ready:
     model = build_model(cfg, data.num_classes)
     task = build_task(cfg, model, data)
     refuse_unlogged(cfg, task.tags)
-    if cfg.ckpt_path is None:
+    origin = None
+    if cfg.init_from is not None:
+        config: Any = OmegaConf.to_container(cfg, resolve=True)
+        origin = start_from(Path(cfg.init_from), model, data.classes, config)
+    elif cfg.ckpt_path is None:
         model.frontend.measure(data.statistics_batches())
     else:  # a resumed model brings its scale along; Lightning loads it once more, and says less of what does not fit
         load_weights(task, Path(cfg.ckpt_path), "ckpt_path")
-    return Ready(trainer, task, data)
+    return Ready(trainer, task, data, origin)
 
 
 def refuse_target(cfg: DictConfig) -> None:
-    """Refuse a model that cannot be built, and a compute.target that it cannot reach at any length of clips."""
+    """Refuse a model that cannot be built, a compute.target out of its reach, and parts to freeze that it has not."""
     refuse_absent(cfg)
     model, errors = build_model(cfg, ANY_CLASSES), []
+    check_frozen(model, cfg.trainer.freeze)
     lengths = (cfg.data.scene_seconds,) if "scene_seconds" in cfg.data else WORD_SECONDS
     for seconds in lengths if "num_train" in cfg.data else FILE_SECONDS:
         try:
@@ -209,9 +217,9 @@ def refuse_target(cfg: DictConfig) -> None:
 
 def fit_and_test(cfg: DictConfig, run: Path, ready: Ready, started: float) -> dict[str, Any]:
     """Train, test on the best checkpoint, and write what the run leaves."""
-    trainer, task, data = ready
+    trainer, task, data, origin = ready
     tell_loggers(trainer, cfg)
-    rank_zero_only(print)(opening(trainer, task, data, run), flush=True)
+    rank_zero_only(print)(opening(trainer, task, data, run), *filter(None, [origin]), sep="\n", flush=True)
     interrupt = Interrupt(trainer)
     fit_started = time.time()
     with interrupt:
@@ -242,6 +250,7 @@ def fit_and_test(cfg: DictConfig, run: Path, ready: Ready, started: float) -> di
         early=early,
         explain=partial(explain_run, run, task.model, data),
         status=status,
+        init_from=None if origin is None else origin.facts(),
         model=cfg.model.name,
         seed=cfg.seed,
         started=datetime.fromtimestamp(started).astimezone().isoformat(timespec="seconds"),

@@ -252,7 +252,8 @@ def yamls() -> Iterator[Case]:
     }
     for name, content in files.items():
         is_a_map = name in ("base_60", "json_bomb")  # of no keys of ours, whose report is an empty one
-        yield Case("yaml", name, text("config.yaml", content), LOADING if is_a_map else ALL)
+        commands = LOADING if is_a_map else (*ALL, "start") if name in ("alias_to_itself", "binary") else ALL
+        yield Case("yaml", name, text("config.yaml", content), commands)
     for name, content in {
         "python_apply": "x: !!python/object/apply:os.system ['id > OUTSIDE/canary']\n",
         "python_new": "x: !!python/object/new:os.system ['id > OUTSIDE/canary']\n",
@@ -422,7 +423,7 @@ def pickles() -> Iterator[Case]:
             pickled({"state_dict": {}}), compression=zipfile.ZIP_DEFLATED, more={"data/0": bytes(2**26)}
         ),
     }.items():
-        commands = ("predict", "evaluate", "resume") if name == "zip" else ("predict",)
+        commands = ("predict", "evaluate", "resume", "start") if name == "zip" else ("predict",)
         yield Case("pickle", name, raw_checkpoint(make), commands)
     yield Case(
         "pickle",
@@ -495,9 +496,11 @@ def odd_checkpoints() -> Iterator[Case]:
     for name, whole in {"list": [1], "text": "x", "tensor": torch.zeros(3), "empty": {}}.items():
         yield Case("checkpoint", f"is_{name}", checkpoint(lambda *_, whole=whole: whole))
     for name, value in {"nan": float("nan"), "inf": float("inf")}.items():
-        yield Case("checkpoint", f"weights_{name}", with_weight(lambda w, value=value: torch.full_like(w, value)))
-    yield Case("checkpoint", "weights_1e10_of_stride_0", with_weight(lambda _: torch.zeros(1).expand(10**10)))
-    yield Case("checkpoint", "weights_complex", with_weight(lambda w: w.to(torch.complex64)))
+        change = with_weight(lambda w, value=value: torch.full_like(w, value))
+        yield Case("checkpoint", f"weights_{name}", change, ("predict", "start"))
+    change = with_weight(lambda _: torch.zeros(1).expand(10**10))
+    yield Case("checkpoint", "weights_1e10_of_stride_0", change, ("predict", "start"))
+    yield Case("checkpoint", "weights_complex", with_weight(lambda w: w.to(torch.complex64)), ("predict", "start"))
     yield Case("checkpoint", "weights_whole_numbers", with_weight(lambda w: w.long()))
     yield Case("checkpoint", "weights_sparse", with_weight(lambda w: w.to_sparse()))
     yield Case("checkpoint", "weights_meta", with_weight(lambda w: w.to("meta")))

@@ -55,16 +55,16 @@ def scene(attacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 def run_command(
     command: str, run: Path, attacked: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Ended:
-    if command == "resume":
+    if command in ("resume", "start"):
         monkeypatch.setattr("hopscotch.report.summary.draw_report", lambda *_: None)
         monkeypatch.setattr("hopscotch.report.summary.write_report", lambda *_: None)
         monkeypatch.setattr("hopscotch.run.explain_run", lambda *_: None)
         monkeypatch.setattr("hopscotch.run.AudioTask.measure_budgets", lambda _: None)
         train = prompt(monkeypatch, capsys)
         words = [*tiny_folder(attacked / "tones"), *MODEL, *TINY_MODEL, *TINY_RUN]
-        checkpoint = run / "checkpoints" / "last.ckpt"
+        given = f"ckpt_path={run / 'checkpoints' / 'last.ckpt'}" if command == "resume" else f"init_from={run}"
         started = time.process_time()
-        ended = train(*words, "trainer.max_epochs=2", f"ckpt_path={checkpoint}", f"hydra.run.dir={run.parent}/resumed")
+        ended = train(*words, "trainer.max_epochs=2", given, f"hydra.run.dir={run.parent}/resumed")
         return Ended(*ended, seconds=time.process_time() - started, kib=0)
     words = {
         "predict": [f"run={run}", attacked / "tones" / "low" / "0.wav"],
@@ -76,7 +76,7 @@ def run_command(
     return call(command, words[command], capsys)
 
 
-@pytest.mark.parametrize("command", ["predict", "evaluate", "report", "compare", "sweep", "resume"])
+@pytest.mark.parametrize("command", ["predict", "evaluate", "report", "compare", "sweep", "resume", "start"])
 def test_a_good_run_is_read(
     scene: Path, attacked: Path, command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,7 @@ SYNONYMS = {  # as other programs call them
     "out": "hydra.run.dir",
     "output_dir": "hydra.run.dir",
     "resume": "ckpt_path",
+    "pretrained": "init_from",
     "ckpt": "ckpt_path",
     "root": "data.root",
 }

@@ -24,7 +24,7 @@ from hopscotch.plain import read_config, read_yaml, shown
 from hopscotch.registry import check_stored, trusted
 
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
-PATHS = ("data.root", "data.cache_dir", "ckpt_path", *FOLDERS)
+PATHS = ("data.root", "data.cache_dir", "ckpt_path", "init_from", *FOLDERS)
 AGAIN = "again="
 OF_A_PATH = re.compile(r"[/\\~]|\$\{|\.\.")  # what a stored value may not have, but for the data and the checkpoint
 
@@ -125,14 +125,22 @@ def escaped(path: str) -> str:
 
 
 def refuse_absent_paths(cfg: DictConfig) -> None:
-    """Refuse a folder of data or a checkpoint that does not exist, before any library is loaded."""
-    root, ckpt = (OmegaConf.select(cfg, key) for key in ("data.root", "ckpt_path"))
+    """Refuse a folder of data, a checkpoint or a model that does not exist, before any library is loaded."""
+    root, ckpt, start = (OmegaConf.select(cfg, key) for key in ("data.root", "ckpt_path", "init_from"))
     if isinstance(root, str) and not Path(root).is_dir():
         problem = "is a file" if Path(root).exists() else "does not exist"
         hint = "; several folders, parted by commas, need -m" if "," in Path(root).name else ""
         raise ConfigError(f"data.root must be a folder, got {shown(root)}, which {problem}{hint}.")
     if isinstance(ckpt, str) and not Path(ckpt).is_file():
         raise ConfigError(f"ckpt_path must be a checkpoint file, got {shown(ckpt)}, which is not there.")
+    if isinstance(start, str) and not Path(start).exists():
+        raise ConfigError(
+            f"init_from must be the folder of a run or a checkpoint, got {shown(start)}: nothing is there."
+        )
+    if ckpt is not None and start is not None:
+        raise ConfigError(
+            f"init_from must be null with ckpt_path, got {shown(start)}: a run that goes on brings its weights along."
+        )
 
 
 class Again:
