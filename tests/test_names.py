@@ -2,7 +2,7 @@
 
 import pytest
 
-from hopscotch.models.names import common, find_parts, layer_of, whole_parts
+from hopscotch.models.names import common, common_names, find_parts, layer_of, whole_parts
 from tests.small_models import make_model
 
 
@@ -29,6 +29,13 @@ def test_a_part_has_one_name(name: str, expected: str) -> None:
 def test_no_two_parts_of_a_model_have_the_same_name(model: str) -> None:
     names = list(make_model(model).state_dict())
     assert len(set(map(common, names))) == len(names)
+
+
+def test_layers_of_the_stem_are_the_first_ones() -> None:
+    names = ["stem.norms.0.bias", "stem_layers.0.ffn.0.bias", "stem_layers.1.x", "encoder.encoder.blocks.0.x"]
+    found = list(common_names(names).values())
+    assert found == ["stem.norms.0.bias", "encoder.blocks.0.ffn.0.bias", "encoder.blocks.1.x", "encoder.blocks.2.x"]
+    assert layer_of("stem_layers.1.ffn.0.bias") == "stem_layers.1"
 
 
 def test_a_layer_is_what_stands_in_a_list_of_the_encoder() -> None:

@@ -61,6 +61,10 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
         ),
         (("model=learned_skip",), {f"encoder.blocks.{layer}.attention.gate" for layer in range(3)}),
         (("model=learned_skip_gain",), {"encoder.blocks.1.attention.gate", "encoder.blocks.2.attention.gate"}),
+        (
+            ("model=learned_skip", "model.stem_layers=1", "model.open_rate=0.5"),
+            {"encoder.gate", *(f"encoder.encoder.blocks.{layer}.attention.gate" for layer in range(2))},
+        ),
         (("model=dense", "model.depth=4"), {"encoder.blocks.3"}),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from hopscotch.data.clips import some
 from hopscotch.layers.stride import StrideGate
 from hopscotch.models.audio_model import AudioModel
-from hopscotch.models.names import common, whole_parts
+from hopscotch.models.names import common_names, whole_parts
 from hopscotch.plain import nodes, read_config, shown
 from hopscotch.report.run_folder import BEST, CONFIG
 from hopscotch.restore import OF_THE_MODEL
@@ -56,11 +56,12 @@ def start_from(given: Path, model: AudioModel, classes: Sequence[str], config: M
     _refuse_other_settings(path, config, (*SETTINGS, OF_THE_HEAD) if has_same_classes else SETTINGS)
     state = checkpoint["state_dict"].items()
     theirs = {name.removeprefix(OF_THE_MODEL): tensor for name, tensor in state if name.startswith(OF_THE_MODEL)}
-    named = {common(name): name for name in theirs}
+    named = {name: part for part, name in common_names(theirs).items()}
     own = model.state_dict()
+    common = common_names(own)
     wanted = [name for name in own if has_same_classes or not name.startswith("head.")]
-    loaded = {name: theirs[named[common(name)]] for name in wanted if common(name) in named}
-    used = {named[common(name)] for name in loaded}
+    loaded = {name: theirs[named[common[name]]] for name in wanted if common[name] in named}
+    used = {named[common[name]] for name in loaded}
     new = whole_parts([name for name in own if name not in loaded], loaded)
     left = whole_parts([name for name in theirs if name not in used], used)
     rule = "a model of the same parts and widths"
