@@ -19,9 +19,10 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 
 from hopscotch.config.check import refuse_arguments
+from hopscotch.config.errors import plain_config
 from hopscotch.config.schema import OF_LIGHTNING
 from hopscotch.config.targets import find
 from hopscotch.data.datamodule import AudioDataModule
@@ -67,7 +68,7 @@ def _parts(node: Any) -> list[DictConfig]:
 
 def refuse_absent(cfg: DictConfig) -> None:
     """Refuse a `_target_` anywhere in the configuration that cannot be imported, before anything is built."""
-    for _, node in nodes(OmegaConf.to_container(cfg, resolve=True)):
+    for _, node in nodes(plain_config(cfg)):
         if isinstance(node, Mapping) and "_target_" in node:
             find(str(node["_target_"]))
 
@@ -81,9 +82,7 @@ def build_data(cfg: DictConfig) -> AudioDataModule:
 
 def build_stored_data(cfg: DictConfig, file: Path, trust: Sequence[str] = ()) -> AudioDataModule:
     """Build the data source of a stored configuration, if its classes are known."""
-    config = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(config, dict)
-    check_stored({str(key): value for key, value in config.items()}, shown(file), trust)
+    check_stored(plain_config(cfg), shown(file), trust)
     with as_written(file):
         return build_data(cfg)
 

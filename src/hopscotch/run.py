@@ -34,14 +34,18 @@ from hopscotch.build import (
 )
 from hopscotch.conditions import time_test
 from hopscotch.config.compose import STARTED
+from hopscotch.config.errors import plain_config
 from hopscotch.config.monitors import refuse_unlogged
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.explain import explain_run
-from hopscotch.plain import sentence
+from hopscotch.known import remember
+from hopscotch.plain import refuse_links, sentence
 from hopscotch.report.collect import gather_everywhere
 from hopscotch.report.figures import use_letters_of
 from hopscotch.report.metrics_log import MetricsLog
 from hopscotch.report.progress import opening, print_profiles, quiet_lightning
+from hopscotch.report.run_folder import METRICS, OVERRIDES, PROFILE, SUMMARY
+from hopscotch.report.run_page import CARD
 from hopscotch.report.summary import Best, finish, write_summary
 from hopscotch.report.sweep import append_ledger
 from hopscotch.system import warn_if_crowded
@@ -50,6 +54,7 @@ from hopscotch.training.checkpoint import check_resumable, keep_budgets, load_we
 from hopscotch.training.task import AudioTask
 
 PYTHONS_WARNING = warnings.formatwarning
+WRITTEN = (OVERRIDES, METRICS, CARD, f"{SUMMARY}.unfinished", "report", "checkpoints", "csv", PROFILE)  # into a run
 EARLY = 0.5  # of the training steps: before, a budget is not yet met and little is learnt
 Ended = Literal["finished", "stopped"]
 REFUSALS = (ValueError, MisconfigurationException)  # of what a user gave
@@ -96,6 +101,7 @@ def attempt(cfg: DictConfig, run: Path, overrides: list[str], started: float, *,
     try:
         refuse_taken(run)
         if is_job:
+            refuse_links(run.parent, [run.name])
             claim(run, cfg, overrides)
         claimed = is_job
         ready = prepare(cfg, run)
@@ -117,7 +123,8 @@ def attempt(cfg: DictConfig, run: Path, overrides: list[str], started: float, *,
 
 @rank_zero_only
 def refuse_taken(run: Path) -> None:
-    """Refuse a folder that holds a run."""
+    """Refuse a folder that holds a run, or links in place of the files of one."""
+    refuse_links(run, WRITTEN)
     if (run / "config.yaml").exists():
         last = run / "checkpoints" / "last.ckpt"
         hint = f" To go on with that run choose a new folder and pass ckpt_path={last}." if last.is_file() else ""
@@ -134,6 +141,7 @@ def claim(run: Path, cfg: DictConfig, overrides: list[str]) -> None:
     except FileExistsError:
         refuse_taken(run)
     (run / "overrides.yaml").write_text(OmegaConf.to_yaml(overrides), encoding="utf-8")
+    remember(plain_config(cfg))
 
 
 @rank_zero_only
@@ -265,7 +273,7 @@ def tell_loggers(trainer: Trainer, cfg: DictConfig) -> None:
     """Give the configuration to all loggers but TensorBoard's, for which our dashboard chooses some of it."""
     for logger in trainer.loggers:
         if not isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))  # pyright: ignore[reportArgumentType]
+            logger.log_hyperparams(plain_config(cfg))
 
 
 def quiet() -> None:

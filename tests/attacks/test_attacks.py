@@ -60,12 +60,23 @@ def run_command(
         monkeypatch.setattr("hopscotch.report.summary.write_report", lambda *_: None)
         monkeypatch.setattr("hopscotch.run.explain_run", lambda *_: None)
         monkeypatch.setattr("hopscotch.run.AudioTask.measure_budgets", lambda _: None)
-        train = prompt(monkeypatch, capsys)
-        words = [*tiny_folder(attacked / "tones"), *MODEL, *TINY_MODEL, *TINY_RUN]
-        checkpoint = run / "checkpoints" / "last.ckpt"
+    words = [*tiny_folder(attacked / "tones"), *MODEL, *TINY_MODEL, *TINY_RUN]
+    trained = {
+        "resume": [
+            *words,
+            "trainer.max_epochs=2",
+            f"ckpt_path={run}/checkpoints/last.ckpt",
+            f"hydra.run.dir={run.parent}/resumed",
+        ],
+        "train": [*words, f"hydra.run.dir={run.parent}/new"],
+        "multirun": ["-m", *words, f"hydra.sweep.dir={run.parent}/new"],
+        "again": [f"again={run}", f"hydra.run.dir={run.parent}/again"],
+    }
+    if command in trained:
         started = time.process_time()
-        ended = train(*words, "trainer.max_epochs=2", f"ckpt_path={checkpoint}", f"hydra.run.dir={run.parent}/resumed")
-        return Ended(*ended, seconds=time.process_time() - started, kib=0)
+        ended = prompt(monkeypatch, capsys)(*trained[command])
+        mark = "Error: " if command == "again" and ended.code else ""  # words are refused without it
+        return Ended(ended.code, ended.out, mark + ended.err, seconds=time.process_time() - started, kib=0)
     words = {
         "predict": [f"run={run}", attacked / "tones" / "low" / "0.wav"],
         "evaluate": [f"run={run}"],

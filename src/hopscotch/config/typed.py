@@ -19,14 +19,14 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from hopscotch.config.errors import ConfigError, flat, synonym
+from hopscotch.config.errors import ConfigError, flat, plain_config, synonym
+from hopscotch.known import OF_A_PATH, refuse_unknown
 from hopscotch.plain import read_config, read_yaml, shown
 from hopscotch.registry import check_stored, trusted
 
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
 PATHS = ("data.root", "data.cache_dir", "ckpt_path", *FOLDERS)
 AGAIN = "again="
-OF_A_PATH = re.compile(r"[/\\~]|\$\{|\.\.")  # what a stored value may not have, but for the data and the checkpoint
 
 
 def quoted(value: object) -> str:
@@ -155,6 +155,7 @@ class Again:
             return []
         file = self.folder / "overrides.yaml"
         self.stored, found = read_config(self.folder / "config.yaml"), read_yaml(file)
+        refuse_unknown(self.stored, self.folder / "config.yaml", self.own)
         if not isinstance(found, list) or not all(isinstance(word, str) for word in found):
             raise ValueError(f"{shown(file)} must be a list of what was typed.")
         return [word for typed in found for word in self._stored(typed, file)]
@@ -182,9 +183,8 @@ class Again:
 
     def check(self, cfg: DictConfig) -> None:
         """Refuse what the words of the run come to today if that is not its configuration, but for keys typed now."""
-        config = OmegaConf.to_container(cfg, resolve=True)
-        assert isinstance(config, dict)
-        check_stored({str(key): value for key, value in config.items()}, shown(self.folder), self.trust)
+        config = plain_config(cfg)
+        check_stored(config, shown(self.folder), self.trust)
         own = {word.partition("=")[0].lstrip("+~") for word in self.own}
         before, now = flat(OmegaConf.create({**self.stored})), flat(OmegaConf.create(config))
         was = str(self.stored.get("run_dir"))
