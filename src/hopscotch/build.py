@@ -29,7 +29,7 @@ from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.models.assemble import assemble
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.models.encoder import Encoder
-from hopscotch.plain import as_written, nodes, shown
+from hopscotch.plain import as_written, shown
 from hopscotch.registry import check_stored
 from hopscotch.report.run_folder import PROFILE
 from hopscotch.training.calibration import resolve_target
@@ -64,13 +64,6 @@ def _parts(node: Any) -> list[DictConfig]:
         return []
     own = [node] if "_target_" in node else []
     return own + [part for key in node for part in _parts(node[key])]
-
-
-def refuse_absent(cfg: DictConfig) -> None:
-    """Refuse a `_target_` anywhere in the configuration that cannot be imported, before anything is built."""
-    for _, node in nodes(plain_config(cfg)):
-        if isinstance(node, Mapping) and "_target_" in node:
-            find(str(node["_target_"]))
 
 
 def build_data(cfg: DictConfig) -> AudioDataModule:

@@ -39,7 +39,7 @@ def refuse_unknown(config: Mapping[str, Any], file: object, words: Sequence[str]
     """Refuse a path of the configuration in `file` that the user never trained with, unless `words` give its key."""
     typed, known = {word.partition("=")[0] for word in words}, _known()
     for key, path in paths_in(config).items():
-        if key not in typed and path not in known:
+        if not (key in typed or path in known):
             raise ValueError(
                 f"{shown(file)} names {key}={shown(path)}, with which you have not trained here, and what comes with a "
                 f"run names nothing to be read: type {key}=<path> too, this one or where it is on this machine."

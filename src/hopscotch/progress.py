@@ -49,10 +49,7 @@ def progress_on_stderr(total: float, title: str) -> Iterator[Callable[[float], o
 
     console = Console(stderr=True)
     with Progress(
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-        redirect_stdout=sys.stdout.isatty(),
+        console=console, transient=True, disable=not console.is_terminal, redirect_stdout=sys.stdout.isatty()
     ) as progress:
         task = progress.add_task(title, total=total)
         yield lambda amount: progress.advance(task, amount)

@@ -23,16 +23,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
-from hopscotch.build import (
-    build_callbacks,
-    build_data,
-    build_loggers,
-    build_model,
-    build_task,
-    build_trainer,
-    refuse_absent,
-)
+from hopscotch.build import build_callbacks, build_data, build_loggers, build_model, build_task, build_trainer
 from hopscotch.conditions import time_test
+from hopscotch.config.absent import refuse_absent_targets
 from hopscotch.config.compose import STARTED
 from hopscotch.config.errors import plain_config
 from hopscotch.config.monitors import refuse_unlogged
@@ -81,6 +74,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     run = Path(cfg.run_dir).absolute()
     is_job = hydra_config.mode == RunMode.MULTIRUN
     overrides = list(hydra_config.overrides.task)
+    with contextlib.suppress(ValueError):  # of a thread that is not the main one
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # Lightning has its own while it runs
     summary = attempt(cfg, run, overrides, time.time() if is_job else STARTED, is_job=is_job)
     if is_job:
         rank_zero_only(append_ledger)(run.parent, {"folder": run.name, "overrides": overrides, **summary})
@@ -110,13 +105,13 @@ def attempt(cfg: DictConfig, run: Path, overrides: list[str], started: float, *,
         claimed = True
         return fit_and_test(cfg, run, ready, started)
     except (KeyboardInterrupt, SystemExit) as error:  # Lightning exits on a second Ctrl-C, and with code 0 on SIGTERM
-        summary = unfinished(cfg, "stopped", error)
+        caught, summary = error, unfinished(cfg, "stopped", error)
     except Exception as error:
         print_error(error)
-        summary = unfinished(cfg, "failed", error)
-        if not claimed and not isinstance(error, REFUSALS):  # a fault of ours, which is worth a record
-            claim(run, cfg, overrides)
-            claimed = True
+        caught, summary = error, unfinished(cfg, "failed", error)
+    if not claimed and not isinstance(caught, REFUSALS):  # a stop, or a fault of ours, which is worth a record
+        claim(run, cfg, overrides)
+        claimed = True
     leave(run, summary, started) if claimed else release(run)
     return summary
 
@@ -173,7 +168,8 @@ def print_error(error: Exception) -> None:
 
 def prepare(cfg: DictConfig, run: Path) -> Ready:
     """Check what was given, what needs no data first, and build what trains; nothing is written."""
-    keep_imports()
+    if gc.get_freeze_count() == 0:  # once, for what a sweep's first job leaves may go
+        gc.freeze()  # spares imports the search for garbage, a quarter of a second
     quiet()
     if cfg.ckpt_path is not None:
         found = Path(cfg.ckpt_path)
@@ -203,7 +199,7 @@ def prepare(cfg: DictConfig, run: Path) -> Ready:
 
 def refuse_target(cfg: DictConfig) -> None:
     """Refuse a model that cannot be built, and a compute.target that it cannot reach at any length of clips."""
-    refuse_absent(cfg)
+    refuse_absent_targets(cfg)
     model, errors = build_model(cfg, ANY_CLASSES), []
     lengths = (cfg.data.scene_seconds,) if "scene_seconds" in cfg.data else WORD_SECONDS
     for seconds in lengths if "num_train" in cfg.data else FILE_SECONDS:
@@ -261,12 +257,6 @@ def fit_and_test(cfg: DictConfig, run: Path, ready: Ready, started: float) -> di
             "total": time.time() - started,
         },
     )
-
-
-def keep_imports() -> None:
-    """Spare imports the search for garbage, a quarter of a second; once, for what a sweep's first job leaves may go."""
-    if gc.get_freeze_count() == 0:
-        gc.freeze()
 
 
 def tell_loggers(trainer: Trainer, cfg: DictConfig) -> None:

@@ -24,7 +24,7 @@ from hopscotch.known import OF_A_PATH, refuse_unknown
 from hopscotch.plain import read_config, read_yaml, shown
 from hopscotch.registry import check_stored, trusted
 
-FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
+FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 PATHS = ("data.root", "data.cache_dir", "ckpt_path", *FOLDERS)
 AGAIN = "again="
 
@@ -122,17 +122,6 @@ def with_absolute_paths(cfg: DictConfig) -> None:
 def escaped(path: str) -> str:
     """Keep OmegaConf from reading ${ in a path as a reference."""
     return path.replace("${", "\\${")
-
-
-def refuse_absent_paths(cfg: DictConfig) -> None:
-    """Refuse a folder of data or a checkpoint that does not exist, before any library is loaded."""
-    root, ckpt = (OmegaConf.select(cfg, key) for key in ("data.root", "ckpt_path"))
-    if isinstance(root, str) and not Path(root).is_dir():
-        problem = "is a file" if Path(root).exists() else "does not exist"
-        hint = "; several folders, parted by commas, need -m" if "," in Path(root).name else ""
-        raise ConfigError(f"data.root must be a folder, got {shown(root)}, which {problem}{hint}.")
-    if isinstance(ckpt, str) and not Path(ckpt).is_file():
-        raise ConfigError(f"ckpt_path must be a checkpoint file, got {shown(ckpt)}, which is not there.")
 
 
 class Again:
