@@ -55,7 +55,7 @@ def test_a_report_of_unknown_data_is_without_sound(
     run = Path(shutil.copytree(trained, tmp_path / "run"))
     monkeypatch.setattr(RunFolder, "clips", ["one"])
     moved_to(run, Path("/"))
-    sounds, why = find_sounds(RunFolder(run), pytest.fail, [])
+    sounds, why = find_sounds(RunFolder(run), lambda _: pytest.fail("its data are looked for"), [])
     assert sounds is None
     assert "names data.root=/, with which you have not trained here" in why
 

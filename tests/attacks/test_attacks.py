@@ -108,7 +108,8 @@ def train(
     started = time.process_time()
     summary = attempt(cfg, folder, [], time.time(), is_job=False)
     seconds = time.process_time() - started
-    return Ended(int(summary["status"] != "finished"), *capsys.readouterr(), seconds=seconds, kib=0)
+    out, err = capsys.readouterr()
+    return Ended(int(summary["status"] != "finished"), out, err, seconds=seconds, kib=0)
 
 
 @pytest.mark.parametrize("command", ["predict", "evaluate", "report", "compare", "sweep", "resume"])
