@@ -108,6 +108,13 @@ def test_what_is_typed_may_name_any_class_or_function() -> None:
     assert make(OmegaConf.create({"_target_": "fractions.Fraction", "numerator": 1, "denominator": 2})) == 0.5
 
 
+def test_a_study_that_is_not_there_is_said_to_be_of_a_checkout() -> None:
+    with pytest.raises(
+        ValueError, match=r"is not there: it is a study, and those are in a checkout of Hopscotch alone$"
+    ):
+        make(OmegaConf.create({"_target_": "scripts.studies.decision_value.Absent"}))
+
+
 @pytest.mark.parametrize("target", ["hopscotch.frontend.LogMell", "hopscotch.fronted.LogMel", "no_such_package.Model"])
 def test_a_target_that_is_not_there_is_named(target: str) -> None:
     with pytest.raises(ValueError, match=rf"^_target_ must name what can be imported; {target} is not there: "):

@@ -12,10 +12,11 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from hopscotch.config import schema as config_schema
 from hopscotch.config.check import check_trained, refuse_missing
-from hopscotch.config.compose import CONF, compose, compose_sweep, file_name
+from hopscotch.config.compose import CONF, compose, file_name
 from hopscotch.config.errors import RENAMED, ConfigError
 from hopscotch.config.typed import quoted
 from hopscotch.train import STUDIES
+from scripts.studies.runner import compose_sweep
 
 
 def choices_in(conf: Path) -> Iterator[str]:

@@ -99,10 +99,10 @@ def test_every_path_of_the_list_works_in_training_and_in_the_commands_after_it(
     ended = command(*tiny, f"data.root=~/{name}", "trainer.max_epochs=2", ckpt, f"hydra.run.dir=runs {name}/two")
     assert ended.code == 0, ended.err
     ended = command(
-        *tiny, f"data.root={name}", "-m", f"hydra.sweep.dir=~/sweep {name}", "seed=1", "hydra.sweep.subdir=x"
+        *tiny, f"data.root={name}", "-m", f"hydra.sweep.dir=~/sweep {name}", "seed=1", "hydra.sweep.subdir=x (a), b=c"
     )
     assert ended.code == 0, ended.err
-    assert (tmp_path / f"sweep {name}" / "x" / "summary.json").is_file()
+    assert (tmp_path / f"sweep {name}" / "x (a), b=c" / "summary.json").is_file()
     monkeypatch.chdir("/")
     main(["evaluate", f"run=~/runs {name}/one", f"data.root=~/{name}", f"out=~/out {name}"])
     assert (tmp_path / f"out {name}" / "metrics.json").is_file()

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig
 
 from hopscotch.build import build_data, build_model, build_task, make_trainer
-from hopscotch.config.check import PACKAGES
+from hopscotch.config.absent import PACKAGES
 from hopscotch.config.compose import CONF, compose, run_hydra
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.doctor import is_installed

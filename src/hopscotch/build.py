@@ -19,15 +19,16 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 
 from hopscotch.config.check import refuse_arguments
+from hopscotch.config.errors import plain_config
 from hopscotch.config.schema import ADDED, OF_LIGHTNING
 from hopscotch.config.targets import find
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.models.assemble import assemble
 from hopscotch.models.audio_model import AudioModel
-from hopscotch.plain import as_written, nodes, shown
+from hopscotch.plain import as_written, shown
 from hopscotch.registry import check_stored
 from hopscotch.report.run_folder import PROFILE
 from hopscotch.training.calibration import resolve_target
@@ -65,13 +66,6 @@ def _parts(node: Any) -> list[DictConfig]:
     return own + [part for key in node for part in _parts(node[key])]
 
 
-def refuse_absent(cfg: DictConfig) -> None:
-    """Refuse a `_target_` anywhere in the configuration that cannot be imported, before anything is built."""
-    for _, node in nodes(OmegaConf.to_container(cfg, resolve=True)):
-        if isinstance(node, Mapping) and "_target_" in node:
-            find(str(node["_target_"]))
-
-
 def build_data(cfg: DictConfig) -> AudioDataModule:
     waveform = None if cfg.augment.waveform is None else make(cfg.augment.waveform)
     data = make(cfg.data, seed=cfg.seed, augment=waveform)
@@ -81,9 +75,7 @@ def build_data(cfg: DictConfig) -> AudioDataModule:
 
 def build_stored_data(cfg: DictConfig, file: Path, trust: Sequence[str] = ()) -> AudioDataModule:
     """Build the data source of a stored configuration, if its classes are known."""
-    config = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(config, dict)
-    check_stored({str(key): value for key, value in config.items()}, shown(file), trust)
+    check_stored(plain_config(cfg), shown(file), trust)
     with as_written(file):
         return build_data(cfg)
 

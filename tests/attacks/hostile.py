@@ -535,7 +535,7 @@ def instead_of_the_checkpoint(make: Callable[[Path, Path], object]) -> Change:
     return change
 
 
-def link(name: str, target: str) -> Change:
+def link(name: str, target: str, *, hard: bool = False) -> Change:
     def change(run: Path, outside: Path) -> None:
         path = run / name
         if path.is_dir() and not path.is_symlink():
@@ -544,7 +544,8 @@ def link(name: str, target: str) -> Change:
             path.rmdir()
         path.unlink(missing_ok=True)
         path.parent.mkdir(exist_ok=True, parents=True)
-        path.symlink_to(target.replace("OUTSIDE", str(outside)))
+        to = target.replace("OUTSIDE", str(outside))
+        path.hardlink_to(to) if hard else path.symlink_to(to)
 
     return change
 
@@ -587,6 +588,43 @@ def links() -> Iterator[Case]:
     yield Case(
         "link", "picture_to_a_secret", link("report/confusion.png", "OUTSIDE/secret"), ("report",), refused=False
     )
+
+
+def hard_links() -> Iterator[Case]:
+    for command, names in {
+        "report": ("report/index.html", "README.md"),
+        "evaluate": ("report/evaluation/clips.csv", "report/evaluation/metrics.json", "report/budgets.csv"),
+        "sweep": ("../index.html", "../groups.csv"),
+    }.items():
+        for name in names:
+            change = link(name, "OUTSIDE/precious", hard=True)
+            yield Case("hard link", f"{command}_{name.replace('/', '_')}", change, (command,))
+
+
+def links_of_a_new_run() -> Iterator[Case]:
+    """Of a folder without a run, in which somebody is to train."""
+    for hard in (False, True):
+        kind = "hard link" if hard else "link"
+        for name in ("overrides.yaml", "metrics.jsonl", "summary.json.unfinished", "README.md", "report/index.html"):
+            change = link(f"../new/{name}", "OUTSIDE/precious", hard=hard)
+            yield Case(kind, f"train_{name.replace('/', '_')}", change, ("train",))
+        for name in ("sweep.jsonl", "multirun.yaml", "index.html"):
+            change = link(f"../new/{name}", "OUTSIDE/precious", hard=hard)
+            yield Case(kind, f"multirun_{name}", change, ("multirun",))
+    yield Case("link", "train_checkpoints", link("../new/checkpoints", "OUTSIDE"), ("train",))
+
+
+def folders() -> Iterator[Case]:
+    """What is to be read and is not of the run: without the user's word it is not even listed."""
+    keys = {"data.root": "OUTSIDE", "data.manifest": "OUTSIDE/secret", "data.extra": {"deep": ["~/x"]}}
+    for key, value in keys.items():
+        yield Case("folder", f"evaluate_{key}", node(key, value), ("evaluate",))
+        yield Case("folder", f"report_{key}", node(key, value), ("report",), refused=False)
+        yield Case("folder", f"again_{key}", node(key, value), ("again",))
+    yield Case("folder", "evaluate_root_of_the_disk", node("data.root", "/"), ("evaluate",))
+    up = several([node("data.root", "OUTSIDE/../outside"), text("report/clips.csv", "")])
+    yield Case("folder", "evaluate_up", up, ("evaluate",))
+    yield Case("folder", "again_checkpoint", node("ckpt_path", "OUTSIDE/secret"), ("again",))
 
 
 def other_files() -> Iterator[Case]:
@@ -738,6 +776,9 @@ CASES = [
     *pickles(),
     *odd_checkpoints(),
     *links(),
+    *hard_links(),
+    *links_of_a_new_run(),
+    *folders(),
     *other_files(),
     *sweeps(),
     *paths_in_checkpoints(),

@@ -152,6 +152,11 @@ def flat(cfg: DictConfig) -> dict[str, Any]:
     return found
 
 
+def plain_config(cfg: DictConfig) -> dict[str, Any]:
+    """Resolve a configuration into plain data."""
+    return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+
+
 def explain(error: Exception, overrides: list[str], loader: Any) -> ConfigError:
     """Translate an error of Hydra or OmegaConf about what was typed into one of ours; `loader` is Hydra's."""
     from hydra.errors import MissingConfigException, OverrideParseException  # what is stored is checked without Hydra

@@ -19,14 +19,14 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from hopscotch.config.errors import ConfigError, flat, synonym
+from hopscotch.config.errors import ConfigError, flat, plain_config, synonym
+from hopscotch.known import OF_A_PATH, refuse_unknown
 from hopscotch.plain import read_config, read_yaml, shown
 from hopscotch.registry import check_stored, trusted
 
-FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
+FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 PATHS = ("data.root", "data.cache_dir", "ckpt_path", "init_from", *FOLDERS)
 AGAIN = "again="
-OF_A_PATH = re.compile(r"[/\\~]|\$\{|\.\.")  # what a stored value may not have, but for the data and the checkpoint
 
 
 def quoted(value: object) -> str:
@@ -124,25 +124,6 @@ def escaped(path: str) -> str:
     return path.replace("${", "\\${")
 
 
-def refuse_absent_paths(cfg: DictConfig) -> None:
-    """Refuse a folder of data, a checkpoint or a model that does not exist, before any library is loaded."""
-    root, ckpt, start = (OmegaConf.select(cfg, key) for key in ("data.root", "ckpt_path", "init_from"))
-    if isinstance(root, str) and not Path(root).is_dir():
-        problem = "is a file" if Path(root).exists() else "does not exist"
-        hint = "; several folders, parted by commas, need -m" if "," in Path(root).name else ""
-        raise ConfigError(f"data.root must be a folder, got {shown(root)}, which {problem}{hint}.")
-    if isinstance(ckpt, str) and not Path(ckpt).is_file():
-        raise ConfigError(f"ckpt_path must be a checkpoint file, got {shown(ckpt)}, which is not there.")
-    if isinstance(start, str) and not Path(start).exists():
-        raise ConfigError(
-            f"init_from must be the folder of a run or a checkpoint, got {shown(start)}: nothing is there."
-        )
-    if ckpt is not None and start is not None:
-        raise ConfigError(
-            f"init_from must be null with ckpt_path, got {shown(start)}: a run that goes on brings its weights along."
-        )
-
-
 class Again:
     """Repeat a run from what its folder says was typed, and compare what becomes of that with what it was trained with.
 
@@ -163,6 +144,7 @@ class Again:
             return []
         file = self.folder / "overrides.yaml"
         self.stored, found = read_config(self.folder / "config.yaml"), read_yaml(file)
+        refuse_unknown(self.stored, self.folder / "config.yaml", self.own)
         if not isinstance(found, list) or not all(isinstance(word, str) for word in found):
             raise ValueError(f"{shown(file)} must be a list of what was typed.")
         return [word for typed in found for word in self._stored(typed, file)]
@@ -190,9 +172,8 @@ class Again:
 
     def check(self, cfg: DictConfig) -> None:
         """Refuse what the words of the run come to today if that is not its configuration, but for keys typed now."""
-        config = OmegaConf.to_container(cfg, resolve=True)
-        assert isinstance(config, dict)
-        check_stored({str(key): value for key, value in config.items()}, shown(self.folder), self.trust)
+        config = plain_config(cfg)
+        check_stored(config, shown(self.folder), self.trust)
         own = {word.partition("=")[0].lstrip("+~") for word in self.own}
         before, now = flat(OmegaConf.create({**self.stored})), flat(OmegaConf.create(config))
         was = str(self.stored.get("run_dir"))

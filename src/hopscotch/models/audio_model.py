@@ -213,8 +213,11 @@ class AudioModel(nn.Module):
 
     def _fixed_macs(self, frames: Tensor) -> Tensor:
         positions = self.stem.positions(frames)
-        layers = sum(block.macs(positions) for block in self.stem_layers)
-        return self.stem.macs(frames) + layers + self.head.macs(positions)
+        total = self.stem.macs(frames) + self.head.macs(positions)
+        for block in self.stem_layers:
+            assert isinstance(block, TransformerBlock)
+            total = total + block.macs(positions)
+        return total
 
     def _whole(self, trace: SkipTrace, frames: Tensor) -> SkipTrace:
         """Add stem and head to the encoder's trace, so that fractions are those of the whole model."""

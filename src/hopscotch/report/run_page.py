@@ -22,6 +22,7 @@ from hopscotch.config.typed import with_yaml_path
 from hopscotch.data.audio import AudioFileError, rate_ratio, resampler
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.frontend import LogMel
+from hopscotch.known import refuse_unknown
 from hopscotch.plain import refuse_links, shown
 from hopscotch.registry import without_cache
 from hopscotch.report import figures
@@ -46,7 +47,7 @@ from hopscotch.report.clips import (
 from hopscotch.report.decisions import LAYERS, layers_of
 from hopscotch.report.findings import warnings_of
 from hopscotch.report.page import render_html, render_markdown, sound, thumbnail
-from hopscotch.report.run_folder import BEST, OF_ALL_TASKS, RunFolder
+from hopscotch.report.run_folder import BEST, CONFIG, OF_ALL_TASKS, RunFolder
 from hopscotch.report.statistics import confusion, reliability, wilson
 from hopscotch.report.text import Table, interval, number
 from hopscotch.system import PROJECT_ROOT
@@ -401,6 +402,7 @@ def find_sounds(
             raise ValueError(f"An override must be data.<key>=value with a key of the run's config, got {override!r}.")
         cfg.merge_with_dotlist([with_yaml_path(override)])
     try:
+        refuse_unknown({"data": run.config.get("data")}, run.path / CONFIG, overrides)
         cfg.data.cache_gib = 0.0  # a few clips are decoded, not all
         data = build(cfg)
         data.setup("test")

@@ -113,6 +113,10 @@ class SweepTable(Callback):
         """Store the plan, as Hydra's own sweeper does and others do not."""
         self.plan = planned_overrides(config)
         path = Path(config.hydra.sweep.dir) / PLAN
+        try:
+            refuse_links(path.parent, (PLAN, LEDGER, *WRITTEN))
+        except ValueError as error:  # of which Hydra would make a warning
+            raise SystemExit(f"Error: {error}") from None
         if not is_basic(config) and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             OmegaConf.save(OmegaConf.masked_copy(config, "hydra"), path)

@@ -39,14 +39,7 @@ from hopscotch.report.decisions import (
     split_numbers,
     stride_shares,
 )
-from hopscotch.report.figures import (
-    draw_confusion,
-    draw_heard,
-    draw_histories,
-    draw_pattern_history,
-    shortened,
-    spread,
-)
+from hopscotch.report.figures import draw_confusion, draw_heard, draw_histories, draw_pattern_history, shortened, spread
 from hopscotch.report.split_logger import place_of
 from hopscotch.report.statistics import confusion
 from hopscotch.report.text import Table, markdown
