@@ -37,6 +37,7 @@ class Explanation(NamedTuple):
     waveform: Float[np.ndarray, " sample"]
     sample_rate: int
     mel: Float[np.ndarray, "time mel"]
+    hertz: Float[np.ndarray, " mel"]  # in the middle of each band
     hop_seconds: float  # from frame to frame
     token_seconds: float  # from position to position
     read: Bool[np.ndarray, "depth position"]  # tokens that a layer worked on, or read keys at
@@ -63,6 +64,7 @@ def explained(
         waveform=waveform.numpy(),
         sample_rate=sample_rate,
         mel=mel[0].float().cpu().numpy(),
+        hertz=model.frontend.hertz.numpy(),
         hop_seconds=hop,
         token_seconds=hop * int(np.prod(model.stem.strides)),
         read=tokens_read(trace, decisions, num_positions),
@@ -119,7 +121,7 @@ def draw(page: Explanation, name: str) -> "Figure":
     mel = figure.add_subplot(grid[1, :], sharex=heard)
     layers = figure.add_subplot(grid[2, :], sharex=heard)
     _draw_waveform(heard, page)
-    draw_mel(mel, page.mel, page.hop_seconds)
+    draw_mel(mel, page.mel, page.hop_seconds, page.hertz)
     mel.tick_params(labelbottom=False)
     _draw_layers(layers, page)
     _draw_bars(figure.add_subplot(grid[3, 0]), page)

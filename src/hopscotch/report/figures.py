@@ -57,11 +57,11 @@ VECTOR_COLOURS = {  # of an SVG: what follows the scheme of the page
 SCHEME = """<style>svg{color:#222;--paper:#fff;--line:#e5e5e5;--soft:#e2e2e2}text{fill:currentColor}
 @media(prefers-color-scheme:dark){svg{color:#e4e4e4;--paper:#16181b;--line:#3a3d42;--soft:#33373c}}</style>"""
 SMALL = (3.5, 2.6)  # inches: three stand side by side on a screen, one on a telephone
-BAND = 0.92  # of the height of a layer in the history of its strides
 MAX_CLIPS = 40  # rows that can still be told apart
 MAX_PATTERNS = 8
 MAX_NUMBERED = 25  # classes whose counts can be read in the matrix
 MAX_NUMBERS = 120  # of a matrix, each an artist that takes a millisecond
+HERTZ = (250, 500, 1000, 2000, 4000, 8000)  # of a mel picture
 MIN_SPAN = 0.05  # of an axis of a metric: a few clips more or less are no mountain
 Captioned = tuple["Figure", str]
 
@@ -74,13 +74,16 @@ def new_figure(
 ) -> tuple["Figure", Any]:
     """Make a figure with one axes or, as matplotlib's `subplots` does, a grid of them; size in inches.
 
-    Without a layout the caller places them, which is several times faster: `margins`.
+    Without a layout the caller places them by `margins` and they are `plain`: several times faster, for TensorBoard.
     """
     from matplotlib.figure import Figure  # without pyplot, which would keep every figure in memory
 
     figure = Figure(figsize=(width, height), layout=layout)  # pyright: ignore[reportArgumentType]
     made = figure.subplots(*grid, **shape)
     for axes in figure.axes:
+        if layout is None:
+            plain(axes)
+            continue
         axes.tick_params(labelsize=9)
         axes.grid(color=GRID)
         axes.set_axisbelow(True)
@@ -115,7 +118,7 @@ def plain(axes: "Axes") -> None:
     """Draw no frame, no grid and no tick marks: the colours are the picture."""
     axes.grid(False)
     axes.spines[:].set_visible(False)
-    axes.tick_params(which="both", length=0, colors=INK)
+    axes.tick_params(length=0, colors=INK, labelsize=9)
     axes.title.set_fontsize(10)
 
 
@@ -207,6 +210,7 @@ def draw_cells(
     font: float = 9,
 ) -> None:
     """Draw coloured cells parted by white lines, each with its word in an ink that can be read on it."""
+    plain(axes)
     axes.pcolormesh(*cell_edges(*colours.shape[:2]), colours, edgecolors="white", linewidth=1.0)
     for row, line in enumerate(words):
         for column, word in enumerate(line):
@@ -217,7 +221,6 @@ def draw_cells(
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    plain(axes)
 
 
 def cell_edges(num_rows: int, num_columns: int) -> tuple[Float[np.ndarray, " x"], Float[np.ndarray, " y"]]:
@@ -267,14 +270,13 @@ def draw_histories(
 
     cells = history_cells(trace)[rows]
     num_rows, depth = cells.shape
-    shape = {"width_ratios": [3, 1], "height_ratios": [1, max(0.16 * num_rows, 1.5)], "sharex": "col", "sharey": "row"}
-    size = max(5.5, 2.6 + 0.62 * depth), 2.0 + 0.13 * num_rows
-    figure, grid = new_figure(*size, 2, 2, layout=None, **shape)
-    margins(figure, 2.0 if names else 0.6, 0.2, 0.55, 0.6, wspace=0.06, hspace=0.06)
-    (above, corner), (matrix, bars) = grid
-    corner.set_axis_off()
-    for axes in (above, matrix, bars):
-        plain(axes)
+    figure, ((above, corner), (matrix, bars)) = new_figure(
+        max(5.5, 2.6 + 0.62 * depth), 2.0 + 0.13 * num_rows, 2, 2, layout=None,
+        width_ratios=[3, 1], height_ratios=[1, max(0.16 * num_rows, 1.5)],
+    )
+    names = [shortened(name.rsplit("/", 1)[-1], 24) for name in names]
+    margins(figure, 0.6 + 0.06 * max(map(len, names), default=0), 0.2, 0.55, 0.6, wspace=0.06, hspace=0.06)
+    corner.remove()
 
     colours = ListedColormap(history_colours())
     matrix.pcolormesh(
@@ -284,16 +286,16 @@ def draw_histories(
     matrix.plot(layers, clips, ">", color="white", markersize=3.5, linestyle="none")  # a shape beside the colour
     matrix.set(xlabel="layer", ylabel=f"{num_rows} of {len(trace.visited)} {words}")
     matrix.set_xticks(range(depth))
-    matrix.set_yticks(range(len(names)), [shortened(name.rsplit("/", 1)[-1], 24) for name in names], fontsize=7)
-    matrix.invert_yaxis()
+    matrix.set_yticks(range(len(names)), names, fontsize=7)
+    matrix.set_ylim(num_rows - 0.5, -0.5)
 
     share = trace.visited.double().mean(dim=0).numpy()
     above.bar(range(depth), share, color=BLUE, width=0.92)
     for layer, value in enumerate(share):
         above.text(layer, value + 0.05, f"{value:.0%}", ha="center", va="bottom", fontsize=8, color=INK)
-    above.set(ylim=(0, 1.45), yticks=[], ylabel="ran it")
+    above.set(xlim=matrix.get_xlim(), ylim=(0, 1.45), xticks=[], yticks=[], ylabel="ran it")
     bars.barh(range(num_rows), trace.fraction.numpy()[rows], color="#7a7a7a", height=0.8)
-    bars.set(xlim=(0, 1), xlabel="compute fraction")
+    bars.set(xlim=(0, 1), ylim=matrix.get_ylim(), xticks=[0, 0.5, 1], yticks=[], xlabel="compute fraction")
     history_legend(figure, loc="upper center")
     return figure
 
@@ -334,40 +336,50 @@ def draw_strides(
 
 
 def draw_pattern_history(patterns: Mapping[int, Float[np.ndarray, "depth stride"]], layers: Sequence[int]) -> "Figure":
-    """Draw a band per layer: by epoch, the share of the clips that use each stride.
+    """Draw a band per layer: by epoch, the share of the clips that use each stride, to a hundredth.
 
     Stride 1 lies at the bottom and clips that did not attend at the top. The figure keeps its width: epochs get
     narrower. An epoch that never used the larger strides has no column for them.
     """
     epochs, num_strides = list(patterns), max(shares.shape[1] for shares in patterns.values())
     padded = [np.pad(shares, ((0, 0), (0, num_strides - shares.shape[1]))) for shares in patterns.values()]
-    table = np.stack(padded)[:, layers]  # epoch layer stride
+    table = np.stack(padded, axis=1)[layers]  # layer epoch stride
     used = [*range(1, num_strides), *([0] if table[..., 0].any() else [])]
     colours, words = stride_colours(num_strides - 1), stride_words(num_strides - 1)
-    figure, axes = new_figure(SMALL[0], 1.4 + 0.5 * len(layers))
-    plain(axes)
-    edges = np.append(epochs, epochs[-1] + 1) - 0.5
-    for row in range(len(layers)):
-        floor = np.full(len(edges), row + BAND / 2)
-        for stride in used:
-            share = table[:, row, stride]
-            ceiling = floor - BAND * np.append(share, share[-1])
-            axes.fill_between(edges, floor, ceiling, step="post", color=colours[stride], linewidth=0)
-            floor = ceiling
-    axes.set(xlabel="epoch", ylabel="layer", xlim=(edges[0], edges[-1]), ylim=(len(layers) - 0.5, -0.5))
+    heights = np.arange(100)[::-1, None, None] + 0.5  # per cent, from above
+    places = (heights >= 100 * table[..., used[:-1]].cumsum(axis=-1)[:, None]).sum(axis=-1)  # layer height epoch
+    bands = np.pad(colours[used][places], ((0, 0), (4, 4), (0, 0), (0, 0)), constant_values=1.0).reshape(
+        -1, len(epochs), 3
+    )
+    bands = np.repeat(bands, np.diff([*epochs, epochs[-1] + 1]), axis=1)  # an epoch without validation is as the last
+    figure, axes = new_figure(SMALL[0], 1.4 + 0.5 * len(layers), layout=None)
+    margins(figure, 0.45, 0.1, 0.5, 0.85)
+    edges = epochs[0] - 0.5, epochs[-1] + 0.5
+    axes.imshow(bands, extent=(*edges, len(layers) - 0.5, -0.5), aspect="auto", interpolation="nearest")
+    axes.set(xlabel="epoch", ylabel="layer")
     axes.set_yticks(range(len(layers)), [str(layer) for layer in layers])
     axes.locator_params(axis="x", integer=True)
     title = "Stride by layer: share of validation clips"
-    legend(figure, {words[stride]: colours[stride] for stride in used}, ncols=5, title=title, fontsize=8)
+    shades = {words[stride]: colours[stride] for stride in used}
+    legend(figure, shades, loc="upper center", ncols=5, title=title, fontsize=8)
     return figure
 
 
-def draw_mel(axes: "Axes", mel: Float[np.ndarray, "time mel"], frame_seconds: float) -> None:
-    """Draw a mel picture over seconds, low frequencies at the bottom, from dark (quiet) to light (loud)."""
+def draw_mel(
+    axes: "Axes", mel: Float[np.ndarray, "time mel"], frame_seconds: float, hertz: Float[np.ndarray, " mel"]
+) -> None:
+    """Draw a mel picture over seconds, low frequencies at the bottom, from dark (quiet) to light (loud).
+
+    `hertz` are the middles of the bands.
+    """
     low, high = np.percentile(mel, [1.0, 99.0])
-    edges = edges_of(len(mel), frame_seconds), np.arange(mel.shape[1] + 1)
-    axes.pcolormesh(*edges, mel.T, cmap=dark_to_light(), vmin=low, vmax=max(high, low + 1e-6), rasterized=True)
-    axes.set(ylabel="mel bin", yticks=[0, mel.shape[1]])
+    shades = {"cmap": dark_to_light(), "vmin": low, "vmax": max(high, low + 1e-6)}
+    left, right = edges_of(len(mel), frame_seconds)[[0, -1]]
+    place = {"extent": (left, right, -0.5, mel.shape[1] - 0.5), "origin": "lower", "aspect": "auto"}
+    axes.imshow(mel.T, **place, **shades, interpolation="nearest")
+    told = [tick for tick in HERTZ if hertz[0] <= tick <= hertz[-1]]
+    axes.set_yticks(np.interp(told, hertz, np.arange(len(hertz))), [f"{tick:,}" for tick in told])
+    axes.set_ylabel("Hz")
     plain(axes)
 
 
@@ -379,6 +391,7 @@ def edges_of(num: int, seconds: float) -> Float[np.ndarray, " edge"]:
 def draw_heard(
     mel: Float[np.ndarray, "time mel"],
     frame_seconds: float,
+    hertz: Float[np.ndarray, " mel"],
     title: str,
     is_open: Bool[np.ndarray, "layer token"] | None = None,
     token_seconds: float = 0.0,
@@ -387,11 +400,12 @@ def draw_heard(
     from matplotlib.colors import ListedColormap
 
     num_layers = 0 if is_open is None else len(is_open)
-    heights = [2.4, 0.3 + 0.15 * num_layers] if num_layers else [2.4]  # inches
+    heights = [1.8, 0.15 * num_layers] if num_layers else [1.8]  # inches
     shape = {"sharex": True, "squeeze": False, "height_ratios": heights}
-    figure, grid = new_figure(5.0, sum(heights), len(heights), 1, **shape)
+    figure, grid = new_figure(5.0, 0.8 + sum(heights), len(heights), 1, layout=None, **shape)
+    margins(figure, 0.65, 0.15, 0.5, 0.3, hspace=0.08)
     above, lowest = grid[0, 0], grid[-1, 0]
-    draw_mel(above, mel, frame_seconds)
+    draw_mel(above, mel, frame_seconds, hertz)
     above.set(title=title, xlim=edges_of(len(mel), frame_seconds)[[0, -1]])
     lowest.set_xlabel("seconds")
     if is_open is not None:
@@ -542,8 +556,7 @@ def draw_confusion(counts: Int[np.ndarray, "label prediction"], classes: Sequenc
     words = [[str(count) if count and is_numbered else "" for count in line] for line in counts.tolist()]
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     draw_cells(axes, blues(shares), words, rows=names, columns=names, font=8)
-    axes.tick_params(labelsize=8 if cell > 0.2 else 6)
-    axes.tick_params(axis="x", rotation=90)
+    axes.tick_params(axis="x", labelrotation=90)
     axes.set(xlabel="taken for", ylabel="is")
     return [(figure, "Clips by what they are (rows) and were taken for (columns), as a share of the row")]
 
