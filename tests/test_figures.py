@@ -1,4 +1,3 @@
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -8,55 +7,23 @@ import torch
 from matplotlib import font_manager, rcParams
 from matplotlib.colors import to_rgb
 from matplotlib.ft2font import FT2Font
-from PIL import Image
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from hopscotch.report.decisions import JUMPED_OVER, LANDED, RAN, history_cells, stride_shares
 from hopscotch.report.figures import (
-    BLUE,
     HISTORY_COLOURS,
     HISTORY_WORDS,
-    clips_by_compute,
     draw_confusion,
     draw_heard,
     draw_histories,
     draw_pattern_history,
-    draw_report,
-    new_figure,
-    save,
-    shortened,
     stride_colours,
-    svg,
-    use_letters_of,
 )
+from hopscotch.report.paint import BLUE, new_figure, save, shortened, svg, use_letters_of
 from hopscotch.report.statistics import NUM_BINS, reliability
-from hopscotch.types import SkipTrace
-from tests.hand_made import both_trace, jump_trace, make_evaluation, skips_of, stride_trace
+from tests.hand_made import both_trace, jump_trace
 
 HERTZ = np.array([200.0, 300.0, 500.0, 700.0, 900.0, 1100.0, 1300.0, 1500.0])  # middles of bands
-
-
-@pytest.mark.parametrize(
-    ("trace", "names"),
-    [
-        (stride_trace(), ["skip_pattern.png"]),
-        (jump_trace(), ["jump_history.png"]),
-        (both_trace(), ["jump_history.png", "skip_pattern.png"]),
-    ],
-    ids=["strides", "jumps", "both"],
-)
-def test_report_has_the_pictures_of_what_the_model_can_do(tmp_path: Path, trace: SkipTrace, names: list[str]) -> None:
-    paths = draw_report(tmp_path, make_evaluation(trace), skips_of(trace))
-    assert [path.name for path in paths] == names
-    for path in paths:
-        with Image.open(path) as picture:
-            assert picture.width > 600
-
-
-def test_clips_of_a_picture_go_from_cheap_to_costly_and_span_the_whole_set() -> None:
-    trace = dataclasses.replace(jump_trace(), macs=torch.tensor([90, 60, 100, 70]))
-    assert clips_by_compute(trace, 4).tolist() == [1, 3, 0, 2]
-    assert clips_by_compute(trace, 2).tolist() == [1, 2]
 
 
 def test_a_dollar_in_a_name_is_no_formula(tmp_path: Path) -> None:

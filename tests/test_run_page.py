@@ -157,7 +157,7 @@ def test_the_page_and_the_card_say_the_same(tmp_path: Path) -> None:
             assert facts in text.replace("&#39;", "'")
         assert "layer 1 has a dead gate: so it is." in text
         assert "clips left out, 1 in all; summary.json has the reasons: bad.wav." in text
-        assert "python scripts/predict.py run=" in text
+        assert "hopscotch predict " in text
         for title in ("Learning", "By class", "By duration", "By loudness", "What was skipped", "Single clips"):
             assert title in text
     assert "classes without test clips, of which nothing is known: &lt;never&gt;." in html
@@ -219,7 +219,7 @@ def test_pages_of_three_clips_are_shown_where_they_were_drawn_and_run_nothing(tm
     for word in ("cheapest", "median", "costliest"):
         (run / "report" / f"explain_{word}.svg").write_text('<svg width="648pt"><script>alert(1)</script></svg>')
     html, _ = written(run)
-    assert html.count("of the test clips, ") == 6  # three captions, each also the words of its picture
+    assert html.count("What its layers read, ") == 6  # three captions, each also the words of its picture
     assert "alert" not in html  # inside an img, where no browser runs it
     (run / "report" / "explain_median.svg").unlink()
     (run / "report" / "explain_median.svg").symlink_to(run / "config.yaml")

@@ -19,7 +19,8 @@ from hopscotch.models.audio_model import AudioModel
 from hopscotch.plain import shown
 from hopscotch.report.clips import ClipRow, explained_clips, explained_file
 from hopscotch.report.decisions import JUMPED_OVER, LANDED, RAN, history_cells, let_in, watched
-from hopscotch.report.figures import BLUE, HISTORY_COLOURS, HISTORY_WORDS, INK, draw_mel, edges_of, plain, save
+from hopscotch.report.figures import HISTORY_COLOURS, HISTORY_WORDS, draw_mel, edges_of
+from hopscotch.report.paint import BLUE, INK, plain, save
 from hopscotch.types import SkipTrace
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def draw(page: Explanation, name: str) -> "Figure":
 
 def _draw_waveform(axes: "Axes", page: Explanation) -> None:
     seconds = np.arange(len(page.waveform)) / page.sample_rate
-    axes.plot(seconds, page.waveform, color="#606060", linewidth=0.5)
+    axes.plot(seconds, page.waveform, color="#808080", linewidth=0.5)
     axes.set(xlim=(0, len(page.waveform) / page.sample_rate), ylabel="waveform", yticks=[])
     axes.tick_params(labelbottom=False)
 

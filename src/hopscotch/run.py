@@ -39,8 +39,8 @@ from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.explain import explain_run
 from hopscotch.plain import sentence
 from hopscotch.report.collect import gather_everywhere
-from hopscotch.report.figures import use_letters_of
 from hopscotch.report.metrics_log import MetricsLog
+from hopscotch.report.paint import use_letters_of
 from hopscotch.report.progress import opening, print_profiles, quiet_lightning
 from hopscotch.report.summary import Best, finish, write_summary
 from hopscotch.report.sweep import append_ledger

@@ -56,7 +56,6 @@ def run_command(
     command: str, run: Path, attacked: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Ended:
     if command == "resume":
-        monkeypatch.setattr("hopscotch.report.summary.draw_report", lambda *_: None)
         monkeypatch.setattr("hopscotch.report.summary.write_report", lambda *_: None)
         monkeypatch.setattr("hopscotch.run.explain_run", lambda *_: None)
         monkeypatch.setattr("hopscotch.run.AudioTask.measure_budgets", lambda _: None)

@@ -46,9 +46,9 @@ from hopscotch.report.figures import (
     draw_heard,
     draw_histories,
     draw_pattern_history,
-    shortened,
     spread,
 )
+from hopscotch.report.paint import shortened
 from hopscotch.report.split_logger import place_of
 from hopscotch.report.statistics import confusion
 from hopscotch.report.text import Table, markdown
@@ -249,7 +249,7 @@ class HardestClips:
         return sorted(rows, key=lambda row: (-self.times_wrong[clips[row]], -losses[row]))[: self.num_clips]
 
     def write(self, writer: SummaryWriter, evaluation: Evaluation, clips: SplitClips, model: Any, step: int) -> None:
-        """Write a table of the leaders, and picture and sound of those that were wrong before, too: once is no habit."""
+        """Write a table of the leaders, and picture and sound of each that was wrong twice: once is no habit."""
         worst = evaluation.select(torch.tensor(self.leaders(evaluation), dtype=torch.long))
         lines = []
         for clip, row in zip(worst.indices.tolist(), clip_rows(worst, clips), strict=True):
