@@ -20,7 +20,7 @@ from hopscotch.data.clips import Clip
 from hopscotch.data.datamodule import AudioDataModule, Split
 from hopscotch.report.clips import ClipRow, write_clips
 from hopscotch.report.run_folder import read_run
-from hopscotch.report.run_page import CARD, PAGE, Sounds, class_table, command, find_sounds, write_report
+from hopscotch.report.run_page import CARD, PAGE, Sounds, class_table, command, find_sounds, learning, write_report
 from hopscotch.system import PROJECT_ROOT
 from tests.tiny import TINY_MODEL, TINY_RUN, Command, tiny_folder
 
@@ -165,6 +165,22 @@ def test_the_page_and_the_card_say_the_same(tmp_path: Path) -> None:
     assert html.count("<tr>") == sum(line.startswith("| ") for line in card.splitlines()) - sum(
         line.startswith("| ---") for line in card.splitlines()
     )
+
+
+def test_page_and_card_have_one_picture_of_what_was_skipped(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    html, card = written(run)
+    assert html.count("<figcaption>What each clip read, layer by layer") == 1
+    assert card.count("](report/skips.svg)") == 1
+    assert (run / "report" / "skips.svg").read_text(encoding="utf-8").startswith("<svg")
+
+
+def test_an_epoch_that_was_kept_and_is_the_last_has_one_row(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")  # which kept epoch 0
+    assert [row[0] for row in learning(read_run(run)).rows] == ["kept: best val/acc", "last"]
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | {"kept": summary["kept"] | {"epoch": 1}}))
+    assert [row[0] for row in learning(read_run(run)).rows] == ["kept: best val/acc"]
 
 
 def test_the_command_can_be_typed_as_it_stands(tmp_path: Path) -> None:

@@ -238,7 +238,7 @@ def draw_skips(rows: Sequence[ClipRow]) -> Captioned:
     matrix.set(ylabel=f"{num_rows} of {len(rows)} test clips, cheapest first", ylim=(num_rows - 0.5, -0.5))
     bars.barh(range(num_rows), [row.compute for row in drawn], color=BLUE, height=0.75)
     bars.axvline(Group("", tuple(rows)).compute, color=INK, linewidth=0.8, linestyle="--")
-    bars.set(xlim=(0, 1), xlabel="of the dense compute")
+    bars.set(xlim=(0, 1), xticks=[0, 0.5, 1], xlabel="of the dense compute")
     for axes in (matrix, bars):
         plain(axes)
     kinds = {"all read": (BLUE, 1.0), "half": (BLUE, 0.5)} | ({"jumped over": (GREY, 0.3)} if len(clips) else {})
@@ -267,7 +267,7 @@ def draw_difficulty(rows: Sequence[ClipRow]) -> list[Captioned]:
             axes.plot(loss[chosen], compute[chosen], ".", color=colour, markersize=4, alpha=0.6, label=word)
     axes.set(xlabel="loss of the clip", ylabel="compute")
     if is_wrong.any():
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(loc="upper right", frameon=False, fontsize=8)  # the best place takes long to find
     histogram, axes = new_figure()
     axes.hist(compute, bins=20, color=BLUE)
     axes.set(xlabel="of the dense compute", ylabel="test clips")

@@ -265,10 +265,15 @@ def sweep_page(folder: Path, jobs: Sequence[Record], groups: Sequence[Group], *,
         return run_link(job.run, str(JOBS["job"].of(job))) if job.run and job.run.is_dir() else "-"
 
     linked = {"job": Column("job", job_link)}
-    by_seed = {"seeds": Column("runs by seed", links_of), "runs": Column("runs", lambda one: None)}
+
+    def pareto_of(one: Group) -> Cell:
+        return ", ".join(["compute"] * (COMPUTE in one.best_by) + ["time"] * bool(one.best_by - {COMPUTE}))
+
+    short = {"seeds": Column("runs by seed", links_of), "pareto": Column("Pareto", pareto_of)}
+    short |= dict.fromkeys(("runs", "pareto_time"), Column("", lambda one: None))  # links and `Pareto` say so, too
     unfinished = [job for job in jobs if job.status != "finished"]
     tables = {
-        "groups": tell(GROUPS | by_seed, groups),
+        "groups": tell(GROUPS | short, groups),
         "unfinished": tell(JOBS | linked, unfinished),
         "jobs": jobs_table(jobs, JOBS | linked, search=search),
         "shared": " ".join(shared_overrides(jobs)),
