@@ -27,7 +27,6 @@ from tensorboard.plugins.hparams.api_pb2 import MetricName  # pyright: ignore[re
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # pyright: ignore[reportAttributeAccessIssue]
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import audio
 from torch.utils.tensorboard.summary import hparams as tensorboard_hparams
 
 from hopscotch.plain import shown
@@ -254,13 +253,14 @@ class HardestClips:
         lines = []
         for clip, row in zip(worst.indices.tolist(), clip_rows(worst, clips), strict=True):
             wrong = f"{self.times_wrong[clip]} of {self.num_evaluations}"
-            lines.append([str(clip), row.path, wrong, row.label, row.prediction, f"{row.loss:.2f}"])
+            lines.append([row.path, wrong, row.label, row.prediction, f"{row.loss:.2f}"])
             if self.times_wrong[clip] > 1 and clip not in self.shown:
                 self.shown.add(clip)
-                write_sound(writer, f"wrong/sound_{clip}", f"{row.path} is {row.label}", clips, clip, step)
-                write_mel(writer, f"wrong/mel_{clip}", clips, clip, model, step)
+                tag = f"wrong/{shown(row.path)} is {shown(row.label)}"
+                write_sound(writer, f"{tag}: sound", clips, clip, step)
+                write_mel(writer, f"{tag}: mel", clips, clip, model, step)
         if lines:
-            table = Table(["number", "clip", "wrong", "is", "taken for", "loss"], lines)
+            table = Table(["clip", "wrong", "is", "taken for", "loss"], lines)
             writer.add_text("wrong/clips", markdown(table), step)
 
     def state_dict(self) -> dict[str, object]:
@@ -271,13 +271,11 @@ class HardestClips:
         self.num_evaluations = state["num_evaluations"]
 
 
-def write_sound(writer: SummaryWriter, tag: str, words: str, clips: SplitClips, clip: int, step: int) -> None:
+def write_sound(writer: SummaryWriter, tag: str, clips: SplitClips, clip: int, step: int) -> None:
     waveform = clips.waveform(clip)[: int(MAX_SECONDS * clips.sample_rate)]
     # A file may exceed 1 (Opus does): turning it down beats clipping it.
     level = waveform.abs().max().clamp(min=1.0)
-    summary = audio(tag, waveform / level, clips.sample_rate)
-    summary.value[0].metadata.display_name = shown(words)  # `add_audio` has no words
-    writer._get_file_writer().add_summary(summary, step)
+    writer.add_audio(tag, waveform / level, step, clips.sample_rate)
 
 
 def write_mel(writer: SummaryWriter, tag: str, clips: SplitClips, clip: int, model: Any, step: int) -> None:
