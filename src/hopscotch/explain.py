@@ -203,7 +203,7 @@ def _draw_cost(axes: "Axes", page: Explanation) -> None:
     macs, dense = int(page.trace.macs[0]), int(page.trace.dense_macs[0])
     axes.barh([0, 1], [dense / 1e6, macs / 1e6], color=["#d0d0d0", BLUE], height=0.6)
     for place, value in enumerate((dense, macs)):
-        axes.text(value / 1e6, place, f" {value / 1e6:.2f}", va="center", fontsize=8, color=INK)
+        axes.text((value + 0.02 * dense) / 1e6, place, f"{value / 1e6:.2f}", va="center", fontsize=8, color=INK)
     axes.set_yticks([0, 1], ["dense", "this clip"])
     axes.set(
         xlim=(0, 1.3 * dense / 1e6),

@@ -126,7 +126,7 @@ def draw_histories(
     for layer, value in enumerate(share):
         above.text(layer, value + 0.05, f"{value:.0%}", ha="center", va="bottom", fontsize=8, color=INK)
     above.set(xlim=matrix.get_xlim(), ylim=(0, 1.45), xticks=[], yticks=[], ylabel="ran it")
-    bars.barh(range(num_rows), trace.fraction.numpy()[rows], color="#7a7a7a", height=0.8)
+    bars.hlines(range(num_rows), 0, trace.fraction.numpy()[rows], color="#7a7a7a", linewidth=7)  # points
     bars.set(xlim=(0, 1), ylim=matrix.get_ylim(), xticks=[0, 0.5, 1], yticks=[], xlabel="compute fraction")
     history_legend(figure, loc="upper center")
     return figure
@@ -198,19 +198,19 @@ def draw_heard(
 
     num_layers = 0 if is_open is None else len(is_open)
     heights = [1.5, 0.12 * num_layers] if num_layers else [1.5]  # inches
-    shape = {"sharex": True, "squeeze": False, "height_ratios": heights}
+    shape = {"squeeze": False, "height_ratios": heights}
     figure, grid = new_figure(SMALL[0], 0.8 + sum(heights), len(heights), 1, layout=None, **shape)
     margins(figure, 0.65, 0.15, 0.5, 0.3, hspace=0.08)
     above, lowest = grid[0, 0], grid[-1, 0]
     draw_mel(above, mel, frame_seconds, hertz)
-    above.set(title=title, xlim=edges_of(len(mel), frame_seconds)[[0, -1]])
-    lowest.set_xlabel("seconds")
+    above.set(title=title, xlabel="seconds")
     if is_open is not None:
         edges = edges_of(is_open.shape[1], token_seconds), np.arange(num_layers + 1)
         lowest.pcolormesh(*edges, is_open, cmap=ListedColormap([LIGHT_GREY, BLUE]), vmin=0, vmax=1)
         for layer in range(1, num_layers):
             lowest.axhline(layer, color="white", linewidth=1.5)
-        lowest.set(ylim=(num_layers, 0), yticks=[], xlabel="seconds (blue: open, by layer)")
+        above.set(xticks=[], xlabel="")
+        lowest.set(xlim=above.get_xlim(), ylim=(num_layers, 0), yticks=[], xlabel="seconds (blue: open, by layer)")
         plain(lowest)
     return figure
 
