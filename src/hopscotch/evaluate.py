@@ -29,7 +29,7 @@ from hopscotch.models.audio_model import AudioModel
 from hopscotch.plain import as_written, refuse_links, shown
 from hopscotch.registry import trusted
 from hopscotch.report.clips import SplitClips, clip_rows
-from hopscotch.report.figures import use_letters_of
+from hopscotch.report.paint import use_letters_of
 from hopscotch.report.run_folder import EVALUATION, RunFolder, config_of
 from hopscotch.restore import checkpoint_of, hold_to_rules, no_larger_than, stored_config, trained_classes
 from hopscotch.training.checkpoint import read_checkpoint, take_weights

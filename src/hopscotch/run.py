@@ -34,8 +34,8 @@ from hopscotch.explain import explain_run
 from hopscotch.known import remember
 from hopscotch.plain import refuse_links, sentence
 from hopscotch.report.collect import gather_everywhere
-from hopscotch.report.figures import use_letters_of
 from hopscotch.report.metrics_log import MetricsLog
+from hopscotch.report.paint import use_letters_of
 from hopscotch.report.progress import opening, print_profiles, quiet_lightning
 from hopscotch.report.run_folder import METRICS, OVERRIDES, PROFILE, SUMMARY
 from hopscotch.report.run_page import CARD
