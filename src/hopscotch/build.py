@@ -115,6 +115,10 @@ def compile_static_parts(model: AudioModel, name: str) -> None:
     compiler = os.environ.get("CXX", "g++")
     if not torch.cuda.is_available() and shutil.which(compiler) is None:
         raise ValueError(f"trainer.compile=true needs a C++ compiler on the CPU, and {compiler!r} is not found.")
+    if not torch.cuda.is_available() and " " in torch.__file__:
+        raise ValueError(
+            f"trainer.compile=true needs torch in a folder without blanks on the CPU, got {torch.__file__}."
+        )
     for part in parts:
         part.compile(dynamic=True)  # batches differ in length, and visits in clips
 
