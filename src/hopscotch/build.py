@@ -74,7 +74,7 @@ def refuse_absent(cfg: DictConfig) -> None:
 
 def build_data(cfg: DictConfig) -> AudioDataModule:
     waveform = None if cfg.augment.waveform is None else make(cfg.augment.waveform)
-    data = make(cfg.data, seed=cfg.seed, augment=waveform)
+    data = make(cfg.data, seed=cfg.seed, augment=waveform, labels=task_of(cfg).labels)
     assert isinstance(data, AudioDataModule)
     return data
 

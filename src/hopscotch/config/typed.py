@@ -24,7 +24,9 @@ from hopscotch.plain import read_config, read_yaml, shown
 from hopscotch.registry import check_stored, trusted
 
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
-PATHS = ("data.root", "data.cache_dir", "ckpt_path", *FOLDERS)
+TABLES = ("data.table", "data.manifest", *(f"data.manifest.{split}" for split in ("train", "val", "test")))
+PATTERN = "data.group_by"  # may have the same signs, and is no path
+PATHS = ("data.root", "data.cache_dir", *TABLES, "ckpt_path", *FOLDERS)
 AGAIN = "again="
 OF_A_PATH = re.compile(r"[/\\~]|\$\{|\.\.")  # what a stored value may not have, but for the data and the checkpoint
 
@@ -46,7 +48,7 @@ def prepare(words: Sequence[str], sweeps: bool = False) -> list[str]:
 
 def _prepared(word: str, sweeps: bool) -> str:
     key, equals, value = word.partition("=")
-    if key.lstrip("+") not in PATHS or not value:
+    if key.lstrip("+") not in (*PATHS, PATTERN) or not value:
         return word
     if sweeps and key not in FOLDERS and not os.path.exists(absolute(value)):
         parsed = _parsed(word)
@@ -125,14 +127,17 @@ def escaped(path: str) -> str:
 
 
 def refuse_absent_paths(cfg: DictConfig) -> None:
-    """Refuse a folder of data or a checkpoint that does not exist, before any library is loaded."""
-    root, ckpt = (OmegaConf.select(cfg, key) for key in ("data.root", "ckpt_path"))
-    if isinstance(root, str) and not Path(root).is_dir():
+    """Refuse a folder of data, a table or a checkpoint that does not exist, before any library is loaded."""
+    root, fetch = (OmegaConf.select(cfg, key) for key in ("data.root", "data.fetch"))
+    if isinstance(root, str) and not Path(root).is_dir() and not fetch:
         problem = "is a file" if Path(root).exists() else "does not exist"
         hint = "; several folders, parted by commas, need -m" if "," in Path(root).name else ""
         raise ConfigError(f"data.root must be a folder, got {shown(root)}, which {problem}{hint}.")
-    if isinstance(ckpt, str) and not Path(ckpt).is_file():
-        raise ConfigError(f"ckpt_path must be a checkpoint file, got {shown(ckpt)}, which is not there.")
+    for key in ("ckpt_path", *TABLES):
+        file = OmegaConf.select(cfg, key)
+        if isinstance(file, str) and not Path(file).is_file():
+            kind = "a checkpoint file" if key == "ckpt_path" else "a file"
+            raise ConfigError(f"{key} must be {kind}, got {shown(file)}, which is not there.")
 
 
 class Again:
@@ -164,6 +169,8 @@ class Again:
         name = key.lstrip("+~")
         if name.startswith(("hydra.", "hydra/", "hparams_search")):  # its folder and its sweep are not repeated
             return []
+        if name == PATTERN:
+            return [word]
         if name == "data.cache_dir":  # clips are kept in our own
             return []
         if name in PATHS:  # as typed it may be relative to a folder that is not known
