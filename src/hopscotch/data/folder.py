@@ -37,18 +37,23 @@ class Folder(RowSource):
         parents = [self.root, *tops] if is_split else [self.root]
         if unused := [clip_name(path, self.root) for parent in parents for path in files_in(parent)]:
             log.warning("data.root: files outside the class folders are not used: %s", some(unused))
-        folders: list[tuple[Split | None, Path]] = [(None, top) for top in tops]
-        if is_split:
-            folders = [(split, folder) for split in SPLITS for folder in _folders(self.root / split)]
-        classes = sorted({nfc(folder.name) for _, folder in folders})
+        folders: dict[Split | None, list[Path]] = {} if is_split else {None: tops}
+        for split in SPLITS if is_split else ():
+            folders[split] = _folders(self.root / split)
+        classes = sorted({nfc(printable(Path(folder.name))) for parts in folders.values() for folder in parts})
         if len(classes) < 2:
             found = f"only {classes[0]!r}" if classes else "none"
             raise ValueError(f"data.root must hold at least two class folders, got {found} in {self.root}.")
-        files = [(split, folder.name, path) for split, folder in folders for path in audio_files(folder)]
-        if empty := sorted(set(classes) - {nfc(name) for _, name, _ in files}):
+        rows = [
+            Row(path, clip_name(path, self.root), nfc(printable(Path(folder.name))), split)
+            for split, parts in folders.items()
+            for folder in parts
+            for path in audio_files(folder)
+        ]
+        rows.sort(key=lambda row: str(row.label))
+        if empty := sorted(set(classes) - {str(row.label) for row in rows}):
             raise ValueError(f"data.root: every class needs at least one audio file, got none in {', '.join(empty)}.")
-        for split, name, path in sorted(files, key=lambda file: nfc(file[1])):
-            yield Row(path, clip_name(path, self.root), nfc(printable(Path(name))), split)
+        yield from rows
 
 
 def _is_split(root: Path, names: set[str]) -> bool:

@@ -23,9 +23,9 @@ class Manifest(RowSource):
 
     def __init__(self, *, manifest: str | Mapping[str, str | None], root: str | None = None, **common: Any) -> None:
         """Take the arguments of `RowSource` as `common`."""
-        self.manifests: dict[Split | None, Path] = {None: Path(manifest)} if isinstance(manifest, str) else {}
-        for split in () if isinstance(manifest, str) else SPLITS:
-            if file := manifest.get(split):
+        self.manifests: dict[Split | None, Path] = {}
+        for split in (None,) if isinstance(manifest, str) else SPLITS:
+            if file := manifest if isinstance(manifest, str) else manifest.get(str(split)):
                 self.manifests[split] = Path(file)
         if not self.manifests:
             raise ValueError("data.manifest must be given: a file, or data.manifest.train=, .val= and .test=.")

@@ -20,7 +20,8 @@ from hopscotch.plain import shown
 
 log = logging.getLogger(__name__)
 
-SLACK = 0.1  # seconds by which a row may be off the end of its file: tables round
+SLACK = 0.1  # seconds by which a row may go beyond the end of its file: tables round
+ROUNDING = 0.02  # seconds before its end within which a row from the start is the whole file
 
 Label = str | tuple[str, ...] | float
 
@@ -51,6 +52,11 @@ class Row:
         if self.start is None and self.end is None:
             return self.name
         return f"{self.name}[{self.start or 0:g}-{'' if self.end is None else f'{self.end:g}'}]"
+
+    @property
+    def told(self) -> str:
+        """Return the name for messages, with the place where it stands."""
+        return f"{self.where}: {self.clip_name}" if self.where else self.clip_name
 
 
 class RowSource(AudioDataModule):
@@ -94,7 +100,7 @@ class RowSource(AudioDataModule):
     def find_clips(self) -> tuple[list[str], dict[Split, list[Clip]]]:
         """Make clips of all rows: their labels, splits and lengths, of which only the headers are read."""
         rows = self._grouped(list(self.rows()))
-        refuse_all(f"{row.where or row.name}: {row.clip_name} is there a second time" for row in _again(rows))
+        refuse_all(f"{row.told} is there a second time" for row in _again(rows))
         found = [self._label(row) for row in rows]
         refuse_all(words for words, _ in found if words)
         labels = [label for _, label in found]
@@ -130,22 +136,22 @@ class RowSource(AudioDataModule):
 
     def _label(self, row: Row) -> tuple[str, Label]:
         """Return what is wrong, or an empty text, and the label of a row as the task takes it."""
-        label, where = row.label, row.where or row.name
+        label = row.label
         if label is None or label == "":
-            return f"{where}: {row.name} has no label", ""
+            return f"{row.told} has no label", ""
         if self.labels == "number":
             try:
                 number = math.nan if isinstance(label, tuple) else float(label)
             except ValueError:
                 number = math.nan
-            fault = f"{where}: the label must be a finite number for this task, got {shown(label)}"
+            fault = f"{row.told} must have a finite number as its label for this task, got {shown(label)}"
             return "" if math.isfinite(number) else fault, number
         names = label if isinstance(label, tuple) else (label if isinstance(label, str) else f"{label:g}",)
         names = tuple(dict.fromkeys(map(nfc, names)))
         if self.labels == "several":
             return "", names
         if len(names) != 1:
-            return f"{where}: {row.name} must have one label for this task, got {len(names)}", ""
+            return f"{row.told} must have one label for this task, got {len(names)}", ""
         return "", names[0]
 
     def _classes(self, labels: Sequence[Label]) -> list[str]:
@@ -171,13 +177,13 @@ class RowSource(AudioDataModule):
                 raise ValueError(f"data.fold must be given, or -m data.fold=...: the one to test on, of {names}.")
             if not own:
                 raise ValueError(f"data.fold={self.fold} needs data.folds=5 or so: these clips have no folds.")
-            refuse_all(f"{row.where or row.name}: {row.name} has no fold" for row in rows if row.fold is None)
+            refuse_all(f"{row.told} has no fold" for row in rows if row.fold is None)
             return by_fold([str(row.fold) for row in rows], str(self.fold))
         given: list[Split] = [row.split for row in rows if row.split is not None]
         if not given:
             drawn = into_splits(_units(rows, labels), self.val_fraction, self.test_fraction)
             return [drawn[row.unit] for row in rows]
-        refuse_all(f"{row.where or row.name}: {row.name} has no split" for row in rows if row.split is None)
+        refuse_all(f"{row.told} has no split" for row in rows if row.split is None)
         if "val" in given or "train" not in given or not self.val_fraction:
             return given
         training = [place for place, split in enumerate(given) if split == "train"]
@@ -191,14 +197,14 @@ class RowSource(AudioDataModule):
         facts = {**row.facts, **{key: value for key, value in more.items() if value is not None}}
         try:
             total, rate = count_samples(row.path, self.sample_rate), self.sample_rate
-            start = round((row.start or 0.0) * rate)
-            end = total if row.end is None else min(total, round(row.end * rate))
-            if (row.start is None and row.end is None) or (start == 0 and abs(total - end) <= SLACK * rate):
-                return Clip(row.name, label, total, row.path, facts, group=row.group)
-            if not 0 <= start < end or (row.end or 0.0) > total / rate + SLACK:
+            start, end = round((row.start or 0.0) * rate), total if row.end is None else round(row.end * rate)
+            if not 0 <= start < min(end, total) or end > total + SLACK * rate:
                 told = f"{row.start or 0:g} s to {'its end' if row.end is None else f'{row.end:g} s'}"
                 rule = f"Audio file {shown(row.name)}: a clip must lie within its {total / rate:g} s"
                 raise AudioFileError(f"{rule}, got {told}.")
+            if start == 0 and end >= total - ROUNDING * rate:
+                return Clip(row.name, label, total, row.path, facts, group=row.group)
+            end = min(end, total)
             return Clip(row.clip_name, label, end - start, row.path, facts, start, row.group)
         except AudioFileError as error:
             self._on_bad_file(row.clip_name, AudioFileError(f"{row.where}: {error}") if row.where else error)
