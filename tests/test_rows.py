@@ -1,4 +1,4 @@
-"""rows.py: what a source says of its recordings becomes clips, labels, splits and folds, or a line that says why not."""
+"""rows.py: what a source says of its recordings becomes clips, labels and splits, or a line that says why not."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -11,6 +11,7 @@ import soundfile
 import torch
 
 from hopscotch.data.audio import read_clip
+from hopscotch.data.datamodule import Split
 from hopscotch.data.folder import Folder
 from hopscotch.data.rows import Row, RowSource
 from tests.row_sources import RATE, add, source, split_of
@@ -52,10 +53,10 @@ def given(rows: Iterable[Row], **keys: Any) -> Given:
 def test_a_label_becomes_what_the_task_takes(
     rows: list[Row], labels: str, label: tuple[Any, Any], classes: list[str], expected: torch.Tensor
 ) -> None:
-    marked = [replace(row, label=label[i % 2], split="train") for i, row in enumerate(rows[:2])]
-    marked += [replace(row, label=label[i % 2], split=split) for split in ("val", "test") for i, row in enumerate(rows[2:4])]  # fmt: skip
-    marked = [replace(row, name=f"{i}.wav") for i, row in enumerate(marked)]
-    marked = [*marked[:4], replace(marked[4], path=rows[5].path), replace(marked[5], path=rows[6].path)]
+    splits: tuple[Split, ...] = ("train", "train", "val", "val", "test", "test")
+    marked = [
+        replace(row, label=label[i % 2], split=split) for i, (row, split) in enumerate(zip(rows, splits, strict=False))
+    ]
     data = given(marked, labels=labels)
     data.setup()
     assert data.classes == classes
