@@ -190,7 +190,7 @@ def test_classes_come_out_in_the_order_that_the_model_knows(run: Path) -> None:
     _, task, data = load(run)
     assert data.classes == order == task.classes  # pyright: ignore[reportAttributeAccessIssue]
     for clip in data.clips["test"]:
-        assert clip.name.startswith(order[clip.label])
+        assert clip.name.startswith(order[int(clip.label)])  # pyright: ignore[reportArgumentType]
     for batch in data.test_dataloader():
         assert batch.labels.tolist() == [data.clips["test"][index].label for index in batch.indices.tolist()]
 

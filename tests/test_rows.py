@@ -4,7 +4,7 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import soundfile
@@ -183,7 +183,8 @@ def test_a_row_without_the_split_that_others_have_is_named(rows: list[Row]) -> N
 
 def test_accents_apart_or_composed_are_the_same_clips_in_the_same_splits(tmp_path: Path) -> None:
     splits = []
-    for form in ("NFC", "NFD"):
+    forms: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
+    for form in forms:
         for label in ("Käse", "Müll", "Zorn"):
             for i in range(20):
                 add(tmp_path / form / unicodedata.normalize(form, label) / unicodedata.normalize(form, f"é{i}.wav"))
