@@ -118,7 +118,9 @@ def test_a_root_with_two_of_three_split_folders_is_not_taken_for_two_classes(tmp
         (("yes/0.wav", "no/0.wav", "_background_noise_/hum.wav"), "data=speech_commands."),
         (("fold1/0.wav", "fold2/0.wav", "fold3/0.wav"), "data=table data.table=<csv with path, label and fold>."),
         (("audio/0.wav", "meta/esc50.csv"), "data=esc50."),
-        (("audio/fold1/0.wav", "metadata/UrbanSound8K.csv"), "data=table data.table=<its csv>."),
+        (("audio/close/0.wav", "words20.csv"), "data=words20."),
+        (("audio/fold1/0.wav", "metadata/UrbanSound8K.csv"), "data=table data.table=<root>/metadata/UrbanSound8K.csv."),
+        (("audio/0.wav", "clips.tsv"), "data=table data.table=<root>/clips.tsv."),
     ],
 )
 def test_a_data_set_whose_folders_are_no_classes_stops_with_the_config_that_is_meant(
@@ -130,7 +132,8 @@ def test_a_data_set_whose_folders_are_no_classes_stops_with_the_config_that_is_m
         else:
             (tmp_path / name).parent.mkdir(exist_ok=True)
             (tmp_path / name).touch()
-    with pytest.raises(ValueError, match=f"must hold class folders, got .*: use {re.escape(config)}$"):
+    config = re.escape(config.replace("<root>", str(tmp_path)))
+    with pytest.raises(ValueError, match=f"must hold class folders, got .*: use {config}$"):
         folder(tmp_path).setup()
 
 

@@ -10,13 +10,15 @@ from hopscotch.data.clips import some
 from hopscotch.data.datamodule import SPLITS, Split
 from hopscotch.data.files import audio_files, clip_name, files_in, listed, may_be_clip, nfc
 from hopscotch.data.rows import Row, RowSource
+from hopscotch.plain import shown
 
 log = logging.getLogger(__name__)
 
 TRAINING = {"train", "training"}
 SPLIT_WORDS = TRAINING | {"val", "valid", "validation", "dev", "test", "testing"}
 FOLD = re.compile(r"fold[ _-]?\d+", re.IGNORECASE)
-TABLES = {"meta", "metadata"}
+TABLES = (".", "meta", "metadata")  # where data sets keep the table of what is in audio/
+KNOWN = {"esc50.csv": "data=esc50", "words20.csv": "data=words20"}
 
 
 class Folder(RowSource):
@@ -75,9 +77,11 @@ def _refuse_data_sets(root: Path, names: Sequence[str]) -> None:
     for name in ("validation_list.txt", "testing_list.txt", "_background_noise_"):
         if (root / name).exists():
             raise ValueError(f"{rule} {name} of Speech Commands in {root}: use data=speech_commands.")
-    if (root / "audio").is_dir() and (tables := TABLES.intersection(names)):
-        config = "data=esc50" if (root / "meta" / "esc50.csv").is_file() else "data=table data.table=<its csv>"
-        raise ValueError(f"{rule} audio/ and {min(tables)}/ in {root}: use {config}.")
+    tables = [path for place in TABLES for path in sorted((root / place).glob("*.[ct]sv"))]
+    if "audio" in names and tables and set(names) <= {"audio", *TABLES}:
+        table = tables[0].relative_to(root)
+        config = KNOWN.get(table.name, f"data=table data.table={shown(tables[0])}")
+        raise ValueError(f"{rule} audio/ and {shown(table)} in {root}: use {config}.")
     if names and all(FOLD.fullmatch(name) for name in names):
         raise ValueError(
             f"{rule} the folds {some(names)} in {root}: use data=table data.table=<csv with path, label and fold>."
