@@ -10,6 +10,7 @@ import pytest
 import soundfile
 import torch
 
+from hopscotch.data import files
 from hopscotch.data.audio import read_clip
 from hopscotch.data.datamodule import Split
 from hopscotch.data.folder import Folder
@@ -193,6 +194,12 @@ def test_accents_apart_or_composed_are_the_same_clips_in_the_same_splits(tmp_pat
         data.setup()
         splits.append((data.fingerprint(), [clip.name for clip in data.clips["test"]]))
     assert splits[0] == splits[1]
+
+
+def test_a_name_has_slashes_where_the_system_has_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files.os, "sep", "\\")
+    monkeypatch.setattr(files.os.path, "relpath", lambda path, root: path.name)
+    assert files.clip_name(Path("cat\\deep\\0.wav"), Path("anywhere")) == "cat/deep/0.wav"
 
 
 def test_two_folders_that_differ_in_their_accents_form_alone_are_one_class(tmp_path: Path) -> None:

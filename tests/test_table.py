@@ -1,6 +1,7 @@
 """table.py: any columns of a CSV or TSV file, and a line for each row that is wrong."""
 
 import csv
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,13 @@ def test_a_file_that_is_not_there_is_named_with_its_line(root: Path) -> None:
     rows = ["path,label", *(f"wav/{i}.wav,{'ab'[i % 2]}" for i in range(5)), "wav/99.wav,a"]
     with pytest.raises(ValueError, match=r"t\.csv line 7: Audio file .*99\.wav: cannot be opened"):
         table(root, rows).find_clips()
+
+
+def test_a_name_is_found_on_a_disk_that_has_its_accents_apart(root: Path) -> None:
+    for i in range(12):
+        (root / "wav" / f"{i}.wav").rename(root / "wav" / unicodedata.normalize("NFD", f"ä{i}.wav"))
+    data = table(root, ["path,label", *(f"wav/ä{i}.wav,{'ab'[i % 2]}" for i in range(12))])
+    assert set(split_of(data)) == {f"wav/ä{i}.wav" for i in range(12)}
 
 
 @pytest.mark.parametrize(
