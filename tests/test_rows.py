@@ -17,6 +17,8 @@ from hopscotch.data.folder import Folder
 from hopscotch.data.rows import Row, RowSource
 from tests.row_sources import RATE, add, source, split_of
 
+FORMS: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
+
 
 class Given(RowSource):
     """Rows that a test gives."""
@@ -184,8 +186,7 @@ def test_a_row_without_the_split_that_others_have_is_named(rows: list[Row]) -> N
 
 def test_accents_apart_or_composed_are_the_same_clips_in_the_same_splits(tmp_path: Path) -> None:
     splits = []
-    forms: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
-    for form in forms:
+    for form in FORMS:
         for label in ("Käse", "Müll", "Zorn"):
             for i in range(20):
                 add(tmp_path / form / unicodedata.normalize(form, label) / unicodedata.normalize(form, f"é{i}.wav"))
@@ -203,7 +204,7 @@ def test_a_name_has_slashes_where_the_system_has_others(monkeypatch: pytest.Monk
 
 
 def test_two_folders_that_differ_in_their_accents_form_alone_are_one_class(tmp_path: Path) -> None:
-    for form, first in (("NFC", 0), ("NFD", 5)):
+    for form, first in zip(FORMS, (0, 5), strict=True):
         for i in range(first, first + 5):
             add(tmp_path / unicodedata.normalize(form, "Käse") / f"{i}.wav")
             add(tmp_path / "Müll" / f"{i}.wav")
