@@ -40,6 +40,12 @@ def root_logger_as_it_was() -> Iterator[None]:
         root.setLevel(level)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_notes(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What tests train with is noted in a file of theirs, for the processes that they start, too."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
 @pytest.fixture(scope="session")
 def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three classes of tones, seven clips each: 15 for training (four batches), 3 for validation, 3 for test."""

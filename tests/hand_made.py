@@ -123,6 +123,7 @@ class FrontEnd(nn.Module):
     """Eight numbers per frame of ten samples, in the place of a mel picture."""
 
     hop = 10  # samples
+    hertz = torch.arange(50.0, 450.0, 50.0)
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         return waveform.unflatten(1, (-1, 10))[..., :8], lengths // 10

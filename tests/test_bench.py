@@ -105,7 +105,7 @@ def test_bfloat16_is_what_an_item_computes_in_and_its_rows_say_so(monkeypatch: p
                 layer.weight.mul_(2)
         yield row("a step", Ratio(1, 1, 1), (1, 1))
 
-    monkeypatch.setattr(suite, "ITEMS", {"item": item})
+    monkeypatch.setattr(suite, "item", lambda _: item)
     (half,) = suite.measure("item", 2, "cpu", bf16=True)
     (full,) = suite.measure("item", 1, "cpu")
     assert [out.dtype for out in seen] == [torch.bfloat16, torch.bfloat16, torch.float32]

@@ -64,7 +64,11 @@ def overrides_for(choice: str, tones: Path, digits: Path, folder: Path) -> list[
     if choice == "data=fsdd" or choice.startswith("experiment="):
         speaker = ["data.test_speaker=theo"] if choice == "experiment=fsdd_speakers" else []
         return [choice, f"data.root={digits}", *speaker, *model, *QUICK]
-    less = {"debug=overfit": ["trainer.overfit_batches=1"], "logger=csv": ["callbacks=quiet"]}
+    less = {
+        "gate=original": ["model.open_rate=null"],
+        "debug=overfit": ["trainer.overfit_batches=1"],
+        "logger=csv": ["callbacks=quiet"],
+    }
     if choice.startswith("baseline=") and "stride" in choice:
         less[choice] = [f"model.encoder.strides=[1,2,{choice[-1]}]"]  # as deep as the tiny model
     return [choice, *tiny_folder(tones), *model, *QUICK, *less.get(choice, [])]
@@ -103,6 +107,13 @@ def test_what_is_typed_may_name_any_class_or_function() -> None:
     made = make(OmegaConf.create({"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3}))
     assert tuple(made.weight.shape) == (3, 2)
     assert make(OmegaConf.create({"_target_": "fractions.Fraction", "numerator": 1, "denominator": 2})) == 0.5
+
+
+def test_a_study_that_is_not_there_is_said_to_be_of_a_checkout() -> None:
+    with pytest.raises(
+        ValueError, match=r"is not there: it is a study, and those are in a checkout of Hopscotch alone$"
+    ):
+        make(OmegaConf.create({"_target_": "scripts.studies.decision_value.Absent"}))
 
 
 @pytest.mark.parametrize("target", ["hopscotch.frontend.LogMell", "hopscotch.fronted.LogMel", "no_such_package.Model"])

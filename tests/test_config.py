@@ -12,10 +12,11 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from hopscotch.config import schema as config_schema
 from hopscotch.config.check import check_trained, refuse_missing
-from hopscotch.config.compose import CONF, compose, compose_sweep, file_name
+from hopscotch.config.compose import CONF, compose, file_name
 from hopscotch.config.errors import RENAMED, ConfigError
 from hopscotch.config.typed import quoted
 from hopscotch.train import STUDIES
+from scripts.studies.runner import compose_sweep
 
 
 def choices_in(conf: Path) -> Iterator[str]:
@@ -162,10 +163,10 @@ def test_the_size_sets_the_width_of_the_encoder() -> None:
         ("lr=0.1", "Did you mean optimizer.lr?"),
         ("model.encoder.max_strid=4", "Did you mean model.encoder.max_stride?"),
         ("+model.encoder.max_strid=4", "Did you mean model.encoder.max_stride?"),
-        ("model.encoder.max_stride=x", "model.encoder.max_stride must be a whole number like its default, 8, got x."),
+        ("model.encoder.max_stride=x", "model.encoder.max_stride must be a whole number like its default, 4, got x."),
         (
             "model.encoder.max_stride=2.5",
-            "model.encoder.max_stride must be a whole number like its default, 8, got 2.5.",
+            "model.encoder.max_stride must be a whole number like its default, 4, got 2.5.",
         ),
         ("model.encoder.max_stride=0", "model.encoder.max_stride must be at least 1, got 0."),
         ("model.encoder.gate_input=lyer", "must be one of layer, encoder, first, got lyer. Did you mean layer?"),

@@ -103,4 +103,4 @@ def test_an_early_exit_shows_its_layers_in_terminal_tensorboard_and_page(run: tu
     assert "jump/history" in tags["images"]
     page = (folder / "report" / "index.html").read_text()
     assert '<th class="number">ran</th>' in page
-    assert (folder / "report" / "jump_history.png").is_file()
+    assert (folder / "report" / "skips.svg").is_file()

@@ -14,6 +14,7 @@ import torch
 
 from hopscotch.config.compose import run_hydra
 from hopscotch.evaluate import evaluate, load, parse
+from hopscotch.known import remember
 from hopscotch.report.clips import read_clips
 from hopscotch.run import train
 from hopscotch.system import PROJECT_ROOT
@@ -227,6 +228,7 @@ def test_clips_that_changed_since_training_are_told(
     write_tones(tmp_path / "more", clips_per_class=9)
     text = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(re.sub(r"\broot: .*", f"root: {tmp_path / 'more'}", text))
+    remember({"data": {"root": str(tmp_path / "more")}})
     evaluate(run)
     assert "warning: the test set differs from the one of the training run" in capsys.readouterr().out
 

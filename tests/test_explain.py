@@ -57,6 +57,7 @@ def hand_made() -> Explanation:
         waveform=np.sin(np.arange(800) / 10).astype(np.float32),
         sample_rate=8000,
         mel=np.random.default_rng(0).standard_normal((10, 4)).astype(np.float32),
+        hertz=np.array([100.0, 200.0, 300.0, 400.0]),
         hop_seconds=0.01,
         token_seconds=0.025,
         read=read,

@@ -1,5 +1,5 @@
-import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,54 +7,23 @@ import torch
 from matplotlib import font_manager, rcParams
 from matplotlib.colors import to_rgb
 from matplotlib.ft2font import FT2Font
-from PIL import Image
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from hopscotch.report.decisions import JUMPED_OVER, LANDED, RAN, history_cells, stride_shares
 from hopscotch.report.figures import (
-    BAND,
-    BLUE,
     HISTORY_COLOURS,
     HISTORY_WORDS,
-    clips_by_compute,
     draw_confusion,
     draw_heard,
     draw_histories,
     draw_pattern_history,
-    draw_report,
-    new_figure,
-    save,
-    shortened,
     stride_colours,
-    svg,
-    use_letters_of,
 )
+from hopscotch.report.paint import BLUE, new_figure, save, shortened, svg, use_letters_of
 from hopscotch.report.statistics import NUM_BINS, reliability
-from hopscotch.types import SkipTrace
-from tests.hand_made import both_trace, jump_trace, make_evaluation, skips_of, stride_trace
+from tests.hand_made import both_trace, jump_trace
 
-
-@pytest.mark.parametrize(
-    ("trace", "names"),
-    [
-        (stride_trace(), ["skip_pattern.png"]),
-        (jump_trace(), ["jump_history.png"]),
-        (both_trace(), ["jump_history.png", "skip_pattern.png"]),
-    ],
-    ids=["strides", "jumps", "both"],
-)
-def test_report_has_the_pictures_of_what_the_model_can_do(tmp_path: Path, trace: SkipTrace, names: list[str]) -> None:
-    paths = draw_report(tmp_path, make_evaluation(trace), skips_of(trace))
-    assert [path.name for path in paths] == names
-    for path in paths:
-        with Image.open(path) as picture:
-            assert picture.width > 600
-
-
-def test_clips_of_a_picture_go_from_cheap_to_costly_and_span_the_whole_set() -> None:
-    trace = dataclasses.replace(jump_trace(), macs=torch.tensor([90, 60, 100, 70]))
-    assert clips_by_compute(trace, 4).tolist() == [1, 3, 0, 2]
-    assert clips_by_compute(trace, 2).tolist() == [1, 2]
+HERTZ = np.array([200.0, 300.0, 500.0, 700.0, 900.0, 1100.0, 1300.0, 1500.0])  # middles of bands
 
 
 def test_a_dollar_in_a_name_is_no_formula(tmp_path: Path) -> None:
@@ -79,7 +48,7 @@ def test_a_confusion_is_shaded_by_its_row_and_numbered_where_there_is_room() -> 
 def test_a_history_is_the_trace_cell_by_cell_with_names_beside_it_and_words_for_its_colours() -> None:
     cells, names = history_cells(jump_trace()), ["a/rather/long/folder/" + "n" * 100 + ".wav", "b", "c", "d"]
     figure = draw_histories(jump_trace(), range(4), "validation clips", names)
-    matrix = figure.axes[2]
+    matrix = figure.axes[1]
     (mesh,) = matrix.collections
     np.testing.assert_array_equal(np.asarray(mesh.get_array()), cells)
     colours = mesh.get_facecolor() if len(mesh.get_facecolor()) == cells.size else mesh.to_rgba(cells.ravel())
@@ -95,18 +64,21 @@ def test_a_history_is_the_trace_cell_by_cell_with_names_beside_it_and_words_for_
     assert all(label.get_window_extent().x0 >= 0 for label in matrix.get_yticklabels())
 
 
+def band_of(figure: Any, layer: int, num_layers: int) -> np.ndarray:
+    """Colours of a layer in a history of patterns: from above, a row per hundredth of the clips, a column per epoch."""
+    (picture,) = figure.axes[0].images
+    return np.asarray(picture.get_array()).reshape(num_layers, 108, -1, 3)[layer, 4:-4]
+
+
 def test_a_history_of_patterns_stacks_the_shares_of_each_layer() -> None:
     shares = stride_shares(both_trace().strides.numpy())
     figure = draw_pattern_history({0: shares}, [0, 1, 2])
-    axes = figure.axes[0]
     colours = stride_colours(4)
-    for number, band in enumerate(axes.collections):
-        layer, place = divmod(number, 5)
-        stride = (1, 2, 3, 4, 0)[place]  # from below: who did not attend lies on top
-        box = band.get_paths()[0].get_extents()
-        floor = layer + BAND / 2 - BAND * shares[layer, 1 : stride if stride else 5].sum()
-        assert (box.y1, box.height) == pytest.approx((floor, BAND * shares[layer, stride]))
-        np.testing.assert_allclose(np.asarray(band.get_facecolor())[0, :3], colours[stride])
+    for layer in range(3):
+        order = (1, 2, 3, 4, 0)  # from below: who did not attend lies on top
+        counts = np.round(100 * shares[layer, order]).astype(int)
+        expected = np.repeat(colours[list(order)], counts, axis=0)[::-1]
+        np.testing.assert_allclose(band_of(figure, layer, 3)[:, 0], expected)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["1", "2", "3", "4", "none"]
 
 
@@ -117,7 +89,12 @@ def test_a_pattern_history_has_a_column_per_epoch_and_keeps_its_width() -> None:
     assert many.axes[0].get_xlim() == (-0.5, 999.5)
     assert few.get_figwidth() == many.get_figwidth() <= 3.5
     grown = draw_pattern_history({0: shares[:, :3], 1: shares}, [0])
-    assert len(grown.axes[0].collections) == 4  # 1 to 4: all clips ran layer 0
+    assert [text.get_text() for text in grown.legends[0].get_texts()] == ["1", "2", "3", "4"]  # all clips ran layer 0
+    other = shares.copy()
+    other[0] = [0.0, 0.0, 0.0, 0.0, 1.0]
+    late = band_of(draw_pattern_history({2: shares, 5: other}, [0]), 0, 1)  # validated after epochs 2 and 5
+    assert late.shape[1] == 4
+    assert [bool((late[:, place] == late[:, 0]).all()) for place in range(4)] == [True, True, True, False]
 
 
 def test_strides_go_from_dark_to_light_whatever_the_largest() -> None:
@@ -129,16 +106,24 @@ def test_strides_go_from_dark_to_light_whatever_the_largest() -> None:
 
 @pytest.mark.parametrize("level", [0.0, 5.0])
 def test_mel_picture_of_silence_is_dark_all_over(level: float) -> None:
-    figure = draw_heard(np.full((20, 8), level), 0.01, "clip")
-    (mesh,) = figure.axes[0].collections
-    figure.draw_without_rendering()
-    colours = mesh.to_rgba(np.asarray(mesh.get_array()).ravel())
+    figure = draw_heard(np.full((20, 8), level), 0.01, HERTZ, "clip")
+    (picture,) = figure.axes[0].images
+    colours = picture.to_rgba(np.asarray(picture.get_array()).ravel())
     np.testing.assert_allclose(colours[:, :3], np.tile(stride_colours(1)[1], (160, 1)))
+
+
+def test_a_mel_picture_says_hertz_where_the_bands_have_them() -> None:
+    axes = draw_heard(np.zeros((20, 8)), 0.01, HERTZ, "clip").axes[0]
+    assert axes.get_ylabel() == "Hz"
+    told = dict(zip([text.get_text() for text in axes.get_yticklabels()], axes.get_yticks(), strict=True))
+    assert told == {"250": 0.5, "500": 2.0, "1,000": 4.5}
+    (picture,) = axes.images
+    assert picture.get_extent() == pytest.approx((-0.005, 0.195, -0.5, 7.5))  # band i about i, low ones below
 
 
 def test_open_tokens_stand_under_the_frames_they_were_made_of() -> None:
     is_open = np.array([[True, False], [False, True]])
-    figure = draw_heard(np.zeros((6, 8)), 0.01, "clip", is_open, 0.04)
+    figure = draw_heard(np.zeros((6, 8)), 0.01, HERTZ, "clip", is_open, 0.04)
     above, below = figure.axes
     (mesh,) = below.collections
     np.testing.assert_array_equal(np.asarray(mesh.get_array()), is_open)

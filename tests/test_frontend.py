@@ -113,3 +113,12 @@ def test_macs_are_counted_per_frame() -> None:
     one, many = frontend.macs(torch.tensor([1, 6000])).tolist()
     assert many == 151 * one
     assert one == int(2.5 * 128 * 7) + 65 * 8
+
+
+def test_the_middle_of_a_band_is_the_frequency_it_hears_best() -> None:
+    frontend = LogMel(sample_rate=16_000)
+    seconds = torch.arange(16_000) / 16_000
+    for band in (10, 20, 30, 39):
+        tone = torch.sin(2 * torch.pi * frontend.hertz[band] * seconds)
+        mel, _ = frontend(tone[None], torch.tensor([16_000]))
+        assert mel[0, 50].argmax() == band

@@ -14,7 +14,7 @@ SOURCE = ROOT / "src" / "hopscotch"
 # A module may import those of earlier rows, and of its own package. Same row: side by side, out of each other's sight.
 TIERS = (
     {"plain"},
-    {"registry"},
+    {"registry", "known"},
     {"system", "progress"},  # run where no package is
     {"types", "config"},
     {"compute"},
@@ -25,7 +25,7 @@ TIERS = (
     {"report"},
     {"build", "metrics", "explain"},
     {"restore", "conditions", "answers"},
-    {"shared"},
+    {"shared", "start"},
     {"evaluation"},
     {"run", "evaluate", "predict"},
     {"original", "disagreements"},
@@ -108,7 +108,7 @@ def test_only_build_imports_hydra_utils() -> None:
 def test_config_imports_only_the_standard_library_and_hydra() -> None:
     names = set().union(*(imported(path) for path in MODULES if name_of(path) == "config"))
     assert {name.split(".")[0] for name in names} <= {*sys.stdlib_module_names, "hydra", "omegaconf", "hopscotch"}
-    assert house_names(names) <= {"config", "system", "plain", "registry"}  # which import nothing heavy either
+    assert house_names(names) <= {"config", "system", "plain", "registry", "known"}  # which import nothing heavy either
 
 
 def loaded_by(program: str, folder: Path) -> set[str]:
@@ -144,13 +144,17 @@ def test_what_looks_for_packages_imports_none() -> None:
     assert {name.split(".")[0] for name in imported_by(at_the_top)} <= set(sys.stdlib_module_names)
 
 
-@pytest.mark.parametrize("flags", [["--help"], ["--cfg", "job"]], ids=["help", "cfg"])
-def test_nothing_heavy_is_loaded_to_print_help_or_the_config(flags: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [["train.py", "--help"], ["train.py", "--cfg", "job"], ["scripts/benchmark.py", "--help"]],
+    ids=["help", "cfg", "benchmark"],
+)
+def test_nothing_heavy_is_loaded_to_print_help_or_the_config(words: list[str], tmp_path: Path) -> None:
     program = (
         "import atexit, runpy, sys\n"
         f"atexit.register(lambda: print('loaded', sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr))\n"
-        f"sys.argv = ['train.py', *{flags!r}]\n"
-        f"runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')\n"
+        f"sys.argv = {words!r}\n"
+        f"runpy.run_path({str(ROOT / words[0])!r}, run_name='__main__')\n"
     )
     result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

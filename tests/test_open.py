@@ -13,7 +13,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hopscotch.build import make_trainer
-from hopscotch.config.check import PACKAGES
+from hopscotch.config.absent import PACKAGES
 from hopscotch.config.compose import compose
 from hopscotch.config.errors import ConfigError
 from hopscotch.config.monitors import LOGGED, refuse_unlogged

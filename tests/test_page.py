@@ -6,8 +6,8 @@ import soundfile
 import torch
 from markupsafe import Markup
 
-from hopscotch.report.figures import new_figure
 from hopscotch.report.page import link, render_html, sound
+from hopscotch.report.paint import new_figure
 from hopscotch.report.text import Table
 
 SWEEP = {

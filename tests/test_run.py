@@ -246,6 +246,19 @@ def test_ctrl_c_ends_a_run_in_order(command: Command, tones: Path, monkeypatch: 
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_while_its_data_are_made_leaves_a_summary(
+    command: Command, tones: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    monkeypatch.setattr(hopscotch.run, "build_data", lambda _: os.kill(os.getpid(), number))
+    before = signal.getsignal(signal.SIGTERM)
+    ended = command(*tiny_folder(tones), *TINY)
+    signal.signal(signal.SIGTERM, before)
+    assert ended.code == 130
+    assert (summary()["status"], summary()["test"]) == ("stopped", None)
+    assert Path("run/config.yaml").is_file()
+
+
 @pytest.mark.parametrize("signals", [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM,)], ids=["twice", "terminated"])
 def test_a_run_that_is_stopped_at_once_says_so(
     command: Command, tones: Path, monkeypatch: pytest.MonkeyPatch, signals: tuple[signal.Signals, ...]

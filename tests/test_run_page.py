@@ -20,7 +20,7 @@ from hopscotch.data.clips import Clip
 from hopscotch.data.datamodule import AudioDataModule, Split
 from hopscotch.report.clips import ClipRow, write_clips
 from hopscotch.report.run_folder import read_run
-from hopscotch.report.run_page import CARD, PAGE, Sounds, class_table, command, find_sounds, write_report
+from hopscotch.report.run_page import CARD, PAGE, Sounds, class_table, command, find_sounds, learning, write_report
 from hopscotch.system import PROJECT_ROOT
 from tests.tiny import TINY_MODEL, TINY_RUN, Command, tiny_folder
 
@@ -157,7 +157,7 @@ def test_the_page_and_the_card_say_the_same(tmp_path: Path) -> None:
             assert facts in text.replace("&#39;", "'")
         assert "layer 1 has a dead gate: so it is." in text
         assert "clips left out, 1 in all; summary.json has the reasons: bad.wav." in text
-        assert "python scripts/predict.py run=" in text
+        assert "hopscotch predict " in text
         for title in ("Learning", "By class", "By duration", "By loudness", "What was skipped", "Single clips"):
             assert title in text
     assert "classes without test clips, of which nothing is known: &lt;never&gt;." in html
@@ -165,6 +165,22 @@ def test_the_page_and_the_card_say_the_same(tmp_path: Path) -> None:
     assert html.count("<tr>") == sum(line.startswith("| ") for line in card.splitlines()) - sum(
         line.startswith("| ---") for line in card.splitlines()
     )
+
+
+def test_page_and_card_have_one_picture_of_what_was_skipped(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    html, card = written(run)
+    assert html.count("<figcaption>What each clip read, layer by layer") == 1
+    assert card.count("](report/skips.svg)") == 1
+    assert (run / "report" / "skips.svg").read_text(encoding="utf-8").startswith("<svg")
+
+
+def test_an_epoch_that_was_kept_and_is_the_last_has_one_row(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")  # which kept epoch 0
+    assert [row[0] for row in learning(read_run(run)).rows] == ["kept: best val/acc", "last"]
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | {"kept": summary["kept"] | {"epoch": 1}}))
+    assert [row[0] for row in learning(read_run(run)).rows] == ["kept: best val/acc"]
 
 
 def test_the_command_can_be_typed_as_it_stands(tmp_path: Path) -> None:
@@ -219,7 +235,7 @@ def test_pages_of_three_clips_are_shown_where_they_were_drawn_and_run_nothing(tm
     for word in ("cheapest", "median", "costliest"):
         (run / "report" / f"explain_{word}.svg").write_text('<svg width="648pt"><script>alert(1)</script></svg>')
     html, _ = written(run)
-    assert html.count("of the test clips, ") == 6  # three captions, each also the words of its picture
+    assert html.count("What its layers read, ") == 6  # three captions, each also the words of its picture
     assert "alert" not in html  # inside an img, where no browser runs it
     (run / "report" / "explain_median.svg").unlink()
     (run / "report" / "explain_median.svg").symlink_to(run / "config.yaml")
@@ -302,7 +318,8 @@ def test_data_that_are_gone_or_others_leave_the_page_without_sound(tmp_path: Pat
         "Without sound, for the data could not be read: "
         f"data.root must be a folder, got {Path('elsewhere').absolute()}.",
     )
-    sounds, why = find_sounds(run, lambda _: Noise(70), [])
+    assert "a run names nothing to be read" in str(find_sounds(run, lambda _: Noise(70), [])[1])
+    sounds, why = find_sounds(run, lambda _: Noise(70), ["data.root=elsewhere"])
     assert sounds is None
     assert "their fingerprint was 0123456789abcdef, now " in why
     html, _ = written(tmp_path / "run", sounds, why)

@@ -203,7 +203,8 @@ def test_a_benchmark_whose_bar_does_not_hold_ends_with_1(
     script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: float
 ) -> None:
     row = Row("a thing", 2.0, 1.5, 2.5, most, at_least=False, milliseconds=2.0, baseline_milliseconds=1.0)
-    monkeypatch.setattr(suite, "ITEMS", {"thing": lambda rounds, device: iter([row])})
+    monkeypatch.setattr(suite, "ITEMS", {"thing": ""})
+    monkeypatch.setattr(suite, "item", lambda _: lambda rounds, device: iter([row]))
     monkeypatch.setattr("torch.set_num_threads", lambda number: None)
     code, said = script("benchmark.py", "--out", tmp_path / "out", "--json", tmp_path / "new" / "rows.json")
     assert code == (0 if most == 3.0 else 1)

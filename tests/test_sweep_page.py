@@ -31,6 +31,16 @@ def test_the_page_links_to_reports_where_there_are_any_and_else_to_folders(tmp_p
     assert set(found) == {tmp_path / "0 a#b=[1,2]", report}
 
 
+def test_a_sweep_is_named_by_its_models_and_a_row_says_by_what_it_is_best(tmp_path: Path) -> None:
+    for model, accuracy, macs in (("dense", 0.9, 4e6), ("skip", 0.8, 1e6), ("bad", 0.7, 2e6)):
+        write_run(tmp_path / f"0_{model}_seed-0", f"model={model}", "seed=0", acc=accuracy, macs=macs)
+    report_folder(tmp_path)
+    html = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert re.findall(r"<h1>(.*)</h1>", html) == ["Sweep of bad, dense, skip"]
+    assert "<th>Pareto</th>" in html
+    assert len(re.findall(r"<td>compute(, time)?</td>", html)) == 2
+
+
 def test_a_sweep_half_done_is_reported_as_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seed in (0, 1):
         write_run(tmp_path / f"dense_{seed}", "model=dense", f"seed={seed}", acc=0.9 + 0.02 * seed)

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig
 
 from hopscotch.build import build_data, build_model, build_task, make_trainer
-from hopscotch.config.check import PACKAGES
+from hopscotch.config.absent import PACKAGES
 from hopscotch.config.compose import CONF, compose, run_hydra
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.data.splits import place
@@ -30,7 +30,7 @@ from hopscotch.types import AudioBatch
 SAMPLE_RATE = 8000
 CLASS_HZ = {"high": 1500.0, "low": 300.0, "middle": 700.0}
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))  # those that a user adds, too
-TINY_MODEL = ("model.dim=16", "model.heads=2", "model.depth=3")
+TINY_MODEL = ("model.dim=16", "model.heads=2", "model.depth=3", "model.stem_layers=0", "model.open_rate=null")
 TINY_RUN = (
     "trainer=cpu",
     "trainer.max_epochs=1",

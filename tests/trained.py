@@ -6,6 +6,8 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
 
+from hopscotch.config.errors import plain_config
+from hopscotch.known import remember
 from tests.small_models import classifier, decide_at_random
 from tests.tiny import build, fit, tiny_config
 
@@ -15,6 +17,7 @@ OVERRIDES = ("trainer.max_steps=2", "trainer.num_sanity_val_steps=0")
 def write_run(folder: Path, tones: Path, model: str = "jump_attention") -> Path:
     cfg = tiny_config(tones, folder, f"model={model}", *OVERRIDES)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
+    remember(plain_config(cfg))
     task, data = build(cfg)
     fit(cfg, ModelCheckpoint(dirpath=folder / "checkpoints", filename="best", monitor=None), built=(task, data))
     path = folder / "checkpoints" / "best.ckpt"

@@ -24,16 +24,30 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from pathlib import Path
 
-from hopscotch.config.compose import MAX_NAME, compose_sweep, file_name
+from hydra._internal.utils import create_config_search_path
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from hopscotch.config.compose import MAX_NAME, Loader, file_name, register
 from hopscotch.config.errors import ConfigError
 from hopscotch.config.typed import quoted
 from hopscotch.report.run_folder import RunFolder
 from hopscotch.report.sweep import planned_overrides, refuse_other_folders
+from hopscotch.system import CONF as SHIPPED
 from hopscotch.system import PROJECT_ROOT
 
 CONF = PROJECT_ROOT / "scripts" / "studies" / "conf"  # as train.py searches it
 QUICK_SEED = "seed=0"
 THREADS = "OMP_NUM_THREADS"
+
+
+def compose_sweep(overrides: Sequence[str], more: Path | None = None) -> DictConfig:
+    """Compose what `python train.py -m <overrides>` starts with, Hydra's own part included, before there are jobs."""
+    register()
+    loader = Loader(create_config_search_path(str(SHIPPED)), more)
+    return loader.load_configuration(
+        "config", list(overrides), RunMode.MULTIRUN, from_shell=False, validate_sweep_overrides=False
+    )
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -26,7 +26,6 @@ from pathlib import Path
 
 REPORTS = ("report/index.html", "index.html")  # of a run, of a sweep
 WIDTHS = (1400, 400)  # pixels
-REPORT_HEIGHT = 3000  # pixels
 SCHEMES = {"light": 1, "dark": 0}  # Blink's numbers for the preferred colour scheme
 TABS = ("custom_scalars", "timeseries", "scalars", "images", "histograms", "text", "audio", "hparams")
 FLAGS = (
@@ -57,14 +56,17 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument(
         "--tabs", nargs="*", default=TABS, choices=TABS, help="of the dashboard; none: the report alone"
     )
-    parser.add_argument("--size", default="1400,2200", help="width,height in pixels")
+    parser.add_argument("--size", default="1400,2200", help="width,height of the dashboard in pixels")
+    parser.add_argument("--height", type=int, default=3000, help="of the report in pixels")
     arguments = parser.parse_args(words)
     browser = next(filter(None, map(shutil.which, NAMES)), None)
     if browser is None:
         sys.exit("No Chromium found. On Debian: apt-get install chromium")
     arguments.pictures.mkdir(parents=True, exist_ok=True)
     said = [
-        line for page in REPORTS for line in photograph_report(browser, arguments.logdir / page, arguments.pictures)
+        line
+        for page in REPORTS
+        for line in photograph_report(browser, arguments.logdir / page, arguments.pictures, arguments.height)
     ]
     if arguments.tabs:
         photograph_tabs(browser, arguments)
@@ -72,13 +74,13 @@ def main(words: Sequence[str]) -> None:
         sys.exit("\n".join(said))
 
 
-def photograph_report(browser: str, page: Path, pictures: Path) -> list[str]:
+def photograph_report(browser: str, page: Path, pictures: Path, height: int) -> list[str]:
     """Take a picture for every width and scheme, and return what the browser's console was told."""
     said = []
     for width, (scheme, number) in itertools.product(WIDTHS, SCHEMES.items()) if page.is_file() else ():
         picture = pictures / f"report_{width}_{scheme}.png"
         flags = [f"--blink-settings=preferredColorScheme={number}", "--enable-logging=stderr"]
-        output = photograph(browser, page.absolute().as_uri(), picture, f"{width},{REPORT_HEIGHT}", *flags)
+        output = photograph(browser, page.absolute().as_uri(), picture, f"{width},{height}", *flags)
         said += [f"{page}: {line}" for line in output.splitlines() if "CONSOLE" in line]
         print(f"{'report':<14} {picture}", flush=True)
     return said

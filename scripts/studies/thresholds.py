@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import mean
 
 from hopscotch.plain import read_json_lines
-from hopscotch.report.figures import COLOURS, new_figure, save
+from hopscotch.report.paint import COLOURS, new_figure, save
 
 STYLES = ("-", "--", ":", "-.")  # of lines that share a colour
 THRESHOLD, OPEN_RATE = "gate/threshold/layer_", "gate/open_rate/layer_"

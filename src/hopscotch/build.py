@@ -19,19 +19,20 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 
 from hopscotch.config.check import refuse_arguments
-from hopscotch.config.schema import OF_LIGHTNING
+from hopscotch.config.errors import plain_config
+from hopscotch.config.schema import ADDED, OF_LIGHTNING
 from hopscotch.config.targets import find
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.models.assemble import assemble
 from hopscotch.models.audio_model import AudioModel
-from hopscotch.models.encoder import Encoder
-from hopscotch.plain import as_written, nodes, shown
+from hopscotch.plain import as_written, shown
 from hopscotch.registry import check_stored
 from hopscotch.report.run_folder import PROFILE
 from hopscotch.training.calibration import resolve_target
+from hopscotch.training.freeze import Freeze
 from hopscotch.training.task import AudioTask
 
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
@@ -65,13 +66,6 @@ def _parts(node: Any) -> list[DictConfig]:
     return own + [part for key in node for part in _parts(node[key])]
 
 
-def refuse_absent(cfg: DictConfig) -> None:
-    """Refuse a `_target_` anywhere in the configuration that cannot be imported, before anything is built."""
-    for _, node in nodes(OmegaConf.to_container(cfg, resolve=True)):
-        if isinstance(node, Mapping) and "_target_" in node:
-            find(str(node["_target_"]))
-
-
 def build_data(cfg: DictConfig) -> AudioDataModule:
     waveform = None if cfg.augment.waveform is None else make(cfg.augment.waveform)
     data = make(cfg.data, seed=cfg.seed, augment=waveform, labels=task_of(cfg).labels)
@@ -81,9 +75,7 @@ def build_data(cfg: DictConfig) -> AudioDataModule:
 
 def build_stored_data(cfg: DictConfig, file: Path, trust: Sequence[str] = ()) -> AudioDataModule:
     """Build the data source of a stored configuration, if its classes are known."""
-    config = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(config, dict)
-    check_stored({str(key): value for key, value in config.items()}, shown(file), trust)
+    check_stored(plain_config(cfg), shown(file), trust)
     with as_written(file):
         return build_data(cfg)
 
@@ -100,7 +92,7 @@ def build_model(cfg: DictConfig, num_classes: int) -> AudioModel:
         num_outputs=num_classes,
     )
     if cfg.trainer.compile:
-        compile_static_parts(model.encoder, cfg.model.name)
+        compile_static_parts(model, cfg.model.name)
     return model
 
 
@@ -112,9 +104,9 @@ def task_of(cfg: DictConfig) -> type[AudioTask]:
     return kind
 
 
-def compile_static_parts(encoder: Encoder, name: str) -> None:
+def compile_static_parts(model: AudioModel, name: str) -> None:
     """Have static parts compiled at their first call; the names of weights, and so checkpoints, do not change."""
-    parts = encoder.static_parts()
+    parts = [*model.stem_layers, *model.encoder.static_parts()]
     if not parts:
         raise ValueError(
             f"trainer.compile must be false for model={name}: its encoder names no part that computes the same "
@@ -144,7 +136,7 @@ def build_task(cfg: DictConfig, model: AudioModel, data: AudioDataModule) -> Aud
     return make(
         cfg.task,
         model=model,
-        optimizer=maker(cfg.optimizer),
+        optimizer=maker(without_ours(cfg.optimizer, "optimizer")),
         scheduler=scheduler_of(cfg.scheduler),
         classes=data.classes,
         seed=cfg.seed,
@@ -153,6 +145,7 @@ def build_task(cfg: DictConfig, model: AudioModel, data: AudioDataModule) -> Aud
         budget_warmup=cfg.compute.warmup,
         entropy_weight=cfg.compute.entropy_weight,
         dense_weight=cfg.compute.dense_weight,
+        layer_decay=cfg.optimizer.get("layer_decay", 1.0),
     )
 
 
@@ -167,6 +160,10 @@ def scheduler_of(node: DictConfig) -> Callable[[torch.optim.Optimizer, int], dic
 
 def build_callbacks(cfg: DictConfig) -> list[Callback]:
     callbacks: list[Callback] = [make(node) for node in _nodes(cfg.callbacks)]
+    if cfg.trainer.freeze:
+        callbacks.append(Freeze(cfg.trainer.freeze, cfg.trainer.unfreeze_every))
+    elif cfg.trainer.unfreeze_every is not None:
+        rank_zero_warn(f"trainer.unfreeze_every={cfg.trainer.unfreeze_every} has no effect: trainer.freeze is empty.")
     if cfg.trainer.enable_progress_bar:
         return callbacks
     return [callback for callback in callbacks if not isinstance(callback, ProgressBar)]  # Lightning would refuse both
@@ -210,5 +207,10 @@ def _refuse_conflicts(cfg: DictConfig) -> None:
 
 
 def make_trainer(node: DictConfig, **more: Any) -> Trainer:
-    """Make Lightning's Trainer from the keys of `trainer` except `compile`, which concerns the model."""
-    return make(DictConfig({key: value for key, value in node.items() if key != "compile"}, key="trainer"), **more)
+    """Make Lightning's Trainer from the keys of `trainer` except those that concern the model."""
+    return make(without_ours(node, "trainer"), **more)
+
+
+def without_ours(node: DictConfig, group: str) -> DictConfig:
+    """Leave out the keys of a group that its class does not take: Hopscotch reads them itself."""
+    return DictConfig({key: value for key, value in node.items() if key not in ADDED[group]}, key=group)

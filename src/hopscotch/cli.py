@@ -72,7 +72,12 @@ def train(words: Sequence[str]) -> None:
     """Train a model; --help lists groups and choices."""
     from hopscotch.train import main as run
 
-    run([f"again={find_run(word[6:]).absolute()}" if word.startswith("again=") else word for word in words])
+    def resolved(word: str) -> str:
+        key, _, value = word.partition("=")
+        names_run = key == "again" or (key, value) == ("init_from", LATEST)
+        return f"{key}={find_run(value).absolute()}" if names_run else word
+
+    run([resolved(word) for word in words])
 
 
 def told(words: Sequence[str], text: str | None) -> bool:

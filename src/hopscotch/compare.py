@@ -19,16 +19,18 @@ The first 20 clips on which they disagree are shown; --out writes all of them.
 
 import argparse
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from hopscotch import plain
+from hopscotch.config.errors import flat
 from hopscotch.disagreements import Disagreement, Rows, disagreements, write_disagreements
 from hopscotch.plain import read_json
 from hopscotch.report.clips import ClipRow, read_clips
@@ -168,16 +170,8 @@ def read_config(folder: Path) -> dict[str, str]:
     """Map each key of the configuration to its value, without those that tell no configurations apart."""
     config = plain.read_config(folder / "config.yaml")
     own = str(config.get("run_dir"))
-    found: dict[str, str] = {}
-
-    def walk(node: Any, path: str) -> None:
-        if isinstance(node, Mapping) and node:
-            for key, child in node.items():
-                walk(child, f"{path}.{key}" if path else str(key))
-        else:
-            found[path] = str(node).replace(own, RUN)
-
-    walk(config, "")
+    every = flat(OmegaConf.create(config))
+    found = {key: str(node).replace(own, RUN) for key, node in every.items() if not (isinstance(node, dict) and node)}
     return {key: value for key, value in found.items() if key not in NOT_COMPARED and not key.startswith(COPIES)}
 
 

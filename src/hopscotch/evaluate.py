@@ -16,20 +16,21 @@ from hopscotch.build import build_data, build_model, build_task, make_trainer
 from hopscotch.conditions import passes, time_test
 from hopscotch.config.check import refuse_missing
 from hopscotch.config.compose import compose, register
-from hopscotch.config.errors import flat, nearest
+from hopscotch.config.errors import flat, nearest, plain_config
 from hopscotch.config.schema import Trainer as TrainerKeys
 from hopscotch.config.schema import is_number
 from hopscotch.config.typed import with_yaml_path
 from hopscotch.data.clips import some
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.evaluation import print_evaluation, write_budgets, write_evaluation
+from hopscotch.known import refuse_unknown
 from hopscotch.metrics import measure
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.plain import as_written, refuse_links, shown
 from hopscotch.registry import trusted
 from hopscotch.report.clips import SplitClips, clip_rows
-from hopscotch.report.figures import use_letters_of
-from hopscotch.report.run_folder import EVALUATION, RunFolder
+from hopscotch.report.paint import use_letters_of
+from hopscotch.report.run_folder import EVALUATION, RunFolder, config_of
 from hopscotch.restore import checkpoint_of, hold_to_rules, no_larger_than, stored_config, trained_classes
 from hopscotch.training.checkpoint import read_checkpoint, take_weights
 from hopscotch.training.task import AudioTask
@@ -79,17 +80,20 @@ def load(run: Path, overrides: Sequence[str] = (), ckpt: Path | None = None, tru
     data=<name of conf/data> takes other clips of the same classes: that file's keys replace the run's own data.
     """
     as_trained = stored_config(run, trust)
+    if not any(word.startswith("data=") for word in overrides):
+        refuse_unknown({"data": plain_config(as_trained)["data"]}, config_of(run), overrides)
     weights = checkpoint_of(run, ckpt)
     register()
     cfg = configuration(run, as_trained, overrides)
     checkpoint = read_checkpoint(weights)  # fails before clips are looked for
     with as_written(run):
         data = build_data(cfg)
-    if (classes := classes_of(run, as_trained, overrides)) is not None:
+    known = checkpoint.get("classes")
+    if classes := trained_classes(run) or (known if changes_data(overrides) else None):
         data.name_classes(classes)
     data.setup("validate")
     data.setup("test")
-    if (known := checkpoint.get("classes")) is not None and known != list(data.classes):
+    if known is not None and known != list(data.classes):
         raise ValueError(
             f"{shown(weights)} must know the classes of the data in their order, {shown(some(data.classes))}, "
             f"got {shown(some(known))}."
@@ -134,14 +138,6 @@ def configuration(run: Path, as_trained: DictConfig, overrides: Sequence[str]) -
 def changes_data(overrides: Sequence[str]) -> list[str]:
     """Select the overrides that choose other clips."""
     return [word for word in overrides if word.startswith(("data=", "data."))]
-
-
-def classes_of(run: Path, as_trained: DictConfig, overrides: Sequence[str]) -> list[str] | None:
-    """Return the classes in the order of the model's outputs, or None for a run's own clips without a summary."""
-    known = trained_classes(run)
-    if known or not changes_data(overrides):
-        return known or None
-    return build_data(as_trained).find_clips()[0]  # the run has not ended
 
 
 def evaluate(

@@ -18,6 +18,7 @@ from hopscotch.metrics import ClassRow, Metrics, as_json
 from hopscotch.plain import write_csv
 from hopscotch.report import figures, text
 from hopscotch.report.clips import ClipRow, write_clips
+from hopscotch.report.paint import save
 from hopscotch.report.run_folder import CLIPS, EVALUATION_METRICS
 
 CONDITIONS_PICTURE = "conditions.png"
@@ -47,7 +48,7 @@ def write_evaluation(
     if metrics is not None:
         _write(folder / "per_class", ClassRow._fields, metrics.per_class, class_table(metrics.per_class))
         ((drawn, _),) = figures.draw_confusion(np.array(metrics.confusion), classes)
-        figures.save(drawn, folder / "confusion.png")
+        save(drawn, folder / "confusion.png")
 
 
 def _write(path: Path, head: Sequence[str], rows: Iterable[Iterable[object]], table: text.Table) -> None:
@@ -63,10 +64,10 @@ def draw_conditions(conditions: Sequence[Condition], picture: Path) -> None:
     points = [(row.condition, (row.fraction, row.primary[1])) for row in conditions]
     if len(conditions) > len(names):
         curves = {name: [point for condition, point in points if condition == name] for name in names}
-        figures.save(figures.draw_budgets(curves, metric), picture)
+        save(figures.draw_budgets(curves, metric), picture)
     elif len(conditions) > 1:
         fractions, values = zip(*(point for _, point in points), strict=True)
-        figures.save(figures.draw_noise(names, values, fractions, metric), picture)
+        save(figures.draw_noise(names, values, fractions, metric), picture)
 
 
 def write_budgets(conditions: Sequence[Condition], folder: Path) -> None:
@@ -79,7 +80,7 @@ def write_budgets(conditions: Sequence[Condition], folder: Path) -> None:
     table = text.Table.of([budget_cells(point) | {metric: text.number(point.primary[1])} for point in points])
     _write(folder / "budgets", names, [[point.columns[name] for name in names] for point in points], table)
     drawn = figures.draw_budgets({"": [(point.fraction, point.primary[1]) for point in points]}, metric)
-    figures.save(drawn, folder / "budgets.png")
+    save(drawn, folder / "budgets.png")
 
 
 def budget_cells(row: Condition, has_budgets: bool = True) -> dict[str, str]:

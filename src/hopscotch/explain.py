@@ -19,7 +19,8 @@ from hopscotch.models.audio_model import AudioModel
 from hopscotch.plain import shown
 from hopscotch.report.clips import ClipRow, explained_clips, explained_file
 from hopscotch.report.decisions import JUMPED_OVER, LANDED, RAN, history_cells, let_in, watched
-from hopscotch.report.figures import BLUE, HISTORY_COLOURS, HISTORY_WORDS, INK, draw_mel, edges_of, plain, save
+from hopscotch.report.figures import HISTORY_COLOURS, HISTORY_WORDS, draw_mel, edges_of
+from hopscotch.report.paint import BLUE, INK, plain, save
 from hopscotch.types import SkipTrace
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Explanation(NamedTuple):
     waveform: Float[np.ndarray, " sample"]
     sample_rate: int
     mel: Float[np.ndarray, "time mel"]
+    hertz: Float[np.ndarray, " mel"]  # in the middle of each band
     hop_seconds: float  # from frame to frame
     token_seconds: float  # from position to position
     read: Bool[np.ndarray, "depth position"]  # tokens that a layer worked on, or read keys at
@@ -63,6 +65,7 @@ def explained(
         waveform=waveform.numpy(),
         sample_rate=sample_rate,
         mel=mel[0].float().cpu().numpy(),
+        hertz=model.frontend.hertz.numpy(),
         hop_seconds=hop,
         token_seconds=hop * int(np.prod(model.stem.strides)),
         read=tokens_read(trace, decisions, num_positions),
@@ -119,7 +122,7 @@ def draw(page: Explanation, name: str) -> "Figure":
     mel = figure.add_subplot(grid[1, :], sharex=heard)
     layers = figure.add_subplot(grid[2, :], sharex=heard)
     _draw_waveform(heard, page)
-    draw_mel(mel, page.mel, page.hop_seconds)
+    draw_mel(mel, page.mel, page.hop_seconds, page.hertz)
     mel.tick_params(labelbottom=False)
     _draw_layers(layers, page)
     _draw_bars(figure.add_subplot(grid[3, 0]), page)
@@ -134,7 +137,7 @@ def draw(page: Explanation, name: str) -> "Figure":
 
 def _draw_waveform(axes: "Axes", page: Explanation) -> None:
     seconds = np.arange(len(page.waveform)) / page.sample_rate
-    axes.plot(seconds, page.waveform, color="#606060", linewidth=0.5)
+    axes.plot(seconds, page.waveform, color="#808080", linewidth=0.5)
     axes.set(xlim=(0, len(page.waveform) / page.sample_rate), ylabel="waveform", yticks=[])
     axes.tick_params(labelbottom=False)
 
@@ -200,7 +203,7 @@ def _draw_cost(axes: "Axes", page: Explanation) -> None:
     macs, dense = int(page.trace.macs[0]), int(page.trace.dense_macs[0])
     axes.barh([0, 1], [dense / 1e6, macs / 1e6], color=["#d0d0d0", BLUE], height=0.6)
     for place, value in enumerate((dense, macs)):
-        axes.text(value / 1e6, place, f" {value / 1e6:.2f}", va="center", fontsize=8, color=INK)
+        axes.text((value + 0.02 * dense) / 1e6, place, f"{value / 1e6:.2f}", va="center", fontsize=8, color=INK)
     axes.set_yticks([0, 1], ["dense", "this clip"])
     axes.set(
         xlim=(0, 1.3 * dense / 1e6),

@@ -77,6 +77,12 @@ class LogMel(nn.Module):
         self.register_buffer("offset", torch.zeros(num_mels))  # mean per bin over the training set
         self.register_buffer("scale", torch.ones(num_mels))  # standard deviation per bin over the training set
 
+    @property
+    def hertz(self) -> Float[Tensor, " mel"]:
+        """Return the frequency in the middle of each band."""
+        bands = self.mel.mel_scale.get_buffer("fb")  # bin mel
+        return torch.linspace(0.0, self.mel.sample_rate / 2, len(bands)) @ bands.cpu() / bands.cpu().sum(dim=0)
+
     def frames(self, samples: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
         """Count the frames of clips of these lengths."""
         return samples // self.hop + 1

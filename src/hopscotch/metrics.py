@@ -7,10 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torchmetrics.functional.classification import (
-    multiclass_accuracy,
-    multiclass_calibration_error,
-)
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
 from hopscotch.report.collect import Evaluation
 from hopscotch.report.statistics import NUM_BINS, confusion

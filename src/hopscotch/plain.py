@@ -279,5 +279,7 @@ def refuse_links(folder: Path, names: Iterable[str]) -> None:
         path = folder / name
         above = [folder.joinpath(*Path(name).parts[:count]) for count in range(1, len(Path(name).parts) + 1)]
         below = path.rglob("*") if path.is_dir() and not path.is_symlink() else ()
-        if link := next((found for found in [*above, *below] if found.is_symlink()), None):
-            raise ValueError(f"{shown(link)} must not be a symbolic link: nothing of a run is written through one.")
+        for found in [*above, *below]:
+            if found.is_symlink() or (found.is_file() and found.stat().st_nlink > 1):
+                kind = "symbolic" if found.is_symlink() else "hard"
+                raise ValueError(f"{shown(found)} must not be a {kind} link: nothing of a run is written through one.")

@@ -130,11 +130,7 @@ class Predictor:
         return self._joined(results, are_windows=len(waveform) > self.windowing.longest)
 
     def predict(
-        self,
-        paths: Iterable[str | Path],
-        on_progress: Callable[[float], object] | None = None,
-        *,
-        num_workers: int = 0,
+        self, paths: Iterable[str | Path], on_progress: Callable[[float], object] | None = None, *, num_workers: int = 0
     ) -> Iterator[Answer]:
         """Yield an answer per file, in order; `on_progress` is called with every share of a file that is done.
 

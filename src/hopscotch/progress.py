@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -12,7 +12,7 @@ HEARTBEAT = 30.0  # seconds from line to line where there is no terminal for a b
 Item = TypeVar("Item")
 
 
-def with_progress(items: Iterable[Item], total: int, title: str) -> Iterator[Item]:
+def with_progress(items: Iterable[Item], total: int, title: str) -> Generator[Item, None, None]:
     """Yield the items again, with a bar on the terminal once they take longer than `PATIENCE`.
 
     Where the output is no terminal a line says so, then, and after every `HEARTBEAT`.
@@ -49,10 +49,7 @@ def progress_on_stderr(total: float, title: str) -> Iterator[Callable[[float], o
 
     console = Console(stderr=True)
     with Progress(
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-        redirect_stdout=sys.stdout.isatty(),
+        console=console, transient=True, disable=not console.is_terminal, redirect_stdout=sys.stdout.isatty()
     ) as progress:
         task = progress.add_task(title, total=total)
         yield lambda amount: progress.advance(task, amount)

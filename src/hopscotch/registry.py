@@ -127,8 +127,8 @@ def check_stored(config: Mapping[str, Any], file: object, trust: Sequence[str] =
             raise ValueError(
                 f"{file} must have no {specials[0]!r} at {path}: a stored configuration names classes alone."
             )
-        if "_target_" in node:
-            check_target(path, node["_target_"], file, trust)
+        if "_target_" in node and (path not in PLACES or node["_target_"] not in PLACES[path].names):
+            class_at(path, node["_target_"], file, trust)  # only a module that is trusted is imported to find out
     for path, place in PLACES.items():
         if not (place.may_be_null and _at(config, path) is None) and "_target_" not in found.get(path, {}):
             raise ValueError(f"{file} must name a class at {path}._target_, it does not.")
@@ -140,13 +140,6 @@ def without_cache(config: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(data, Mapping):
         return dict(config)
     return {**config, "data": {**data, **{key: value for key, value in ours.items() if key in data}}}
-
-
-def check_target(path: str, target: Any, file: object, trust: Sequence[str] = ()) -> None:
-    """Refuse a `target` that is not allowed at `path`; only a module that is trusted is imported to find out."""
-    place = PLACES.get(path)
-    if place is None or target not in place.names:
-        class_at(path, target, file, trust)
 
 
 def class_at(path: str, target: Any, file: object, trust: Sequence[str] = ()) -> type:

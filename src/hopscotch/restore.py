@@ -20,6 +20,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from hopscotch import plain
 from hopscotch.config.check import check_trained
+from hopscotch.config.errors import plain_config
 from hopscotch.data.clips import some
 from hopscotch.models.assemble import assemble
 from hopscotch.models.audio_model import AudioModel, Head, OutputHead
@@ -84,8 +85,8 @@ def build_stored_model(cfg: DictConfig, num_classes: int, file: Path, trust: Seq
     """Build the model of a stored configuration; no part is compiled: clips of every length come."""
     config = plain_config(cfg)
 
-    def part(key: str, node: Any) -> Any:
-        return make(node, key, plain.shown(file), trust)
+    def part(key: str, node: Any, **more: Any) -> Any:
+        return make({**node, **more} if more else node, key, plain.shown(file), trust)
 
     with plain.as_written(file):
         return assemble(
@@ -105,12 +106,6 @@ def head_of(target: str, file: Path, trust: Sequence[str] = ()) -> Callable[...,
         return Head
     kind: Any = class_at("task", target, plain.shown(file), trust)
     return kind.make_head
-
-
-def plain_config(cfg: DictConfig) -> dict[str, Any]:
-    config = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(config, dict)
-    return {str(key): value for key, value in config.items()}
 
 
 class _TooLargeError(Exception):

@@ -23,33 +23,33 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
-from hopscotch.build import (
-    build_callbacks,
-    build_data,
-    build_loggers,
-    build_model,
-    build_task,
-    build_trainer,
-    refuse_absent,
-)
+from hopscotch.build import build_callbacks, build_data, build_loggers, build_model, build_task, build_trainer
 from hopscotch.conditions import time_test
+from hopscotch.config.absent import refuse_absent_targets
 from hopscotch.config.compose import STARTED
+from hopscotch.config.errors import plain_config
 from hopscotch.config.monitors import refuse_unlogged
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.explain import explain_run
-from hopscotch.plain import sentence
+from hopscotch.known import remember
+from hopscotch.plain import refuse_links, sentence
 from hopscotch.report.collect import gather_everywhere
-from hopscotch.report.figures import use_letters_of
 from hopscotch.report.metrics_log import MetricsLog
+from hopscotch.report.paint import use_letters_of
 from hopscotch.report.progress import opening, print_profiles, quiet_lightning
+from hopscotch.report.run_folder import METRICS, OVERRIDES, PROFILE, SUMMARY
+from hopscotch.report.run_page import CARD
 from hopscotch.report.summary import Best, finish, write_summary
 from hopscotch.report.sweep import append_ledger
+from hopscotch.start import Start, start_from
 from hopscotch.system import warn_if_crowded
 from hopscotch.training.calibration import resolve_target
 from hopscotch.training.checkpoint import check_resumable, keep_budgets, load_weights, read_checkpoint, take_weights
+from hopscotch.training.freeze import check_frozen
 from hopscotch.training.task import AudioTask
 
 PYTHONS_WARNING = warnings.formatwarning
+WRITTEN = (OVERRIDES, METRICS, CARD, f"{SUMMARY}.unfinished", "report", "checkpoints", "csv", PROFILE)  # into a run
 EARLY = 0.5  # of the training steps: before, a budget is not yet met and little is learnt
 Ended = Literal["finished", "stopped"]
 REFUSALS = (ValueError, MisconfigurationException)  # of what a user gave
@@ -63,6 +63,7 @@ class Ready(NamedTuple):
     trainer: Trainer
     task: AudioTask
     data: AudioDataModule
+    origin: Start | None  # the trained model that it starts from
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
@@ -76,6 +77,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     run = Path(cfg.run_dir).absolute()
     is_job = hydra_config.mode == RunMode.MULTIRUN
     overrides = list(hydra_config.overrides.task)
+    with contextlib.suppress(ValueError):  # of a thread that is not the main one
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # Lightning has its own while it runs
     summary = attempt(cfg, run, overrides, time.time() if is_job else STARTED, is_job=is_job)
     if is_job:
         rank_zero_only(append_ledger)(run.parent, {"folder": run.name, "overrides": overrides, **summary})
@@ -96,6 +99,7 @@ def attempt(cfg: DictConfig, run: Path, overrides: list[str], started: float, *,
     try:
         refuse_taken(run)
         if is_job:
+            refuse_links(run.parent, [run.name])
             claim(run, cfg, overrides)
         claimed = is_job
         ready = prepare(cfg, run)
@@ -104,20 +108,21 @@ def attempt(cfg: DictConfig, run: Path, overrides: list[str], started: float, *,
         claimed = True
         return fit_and_test(cfg, run, ready, started)
     except (KeyboardInterrupt, SystemExit) as error:  # Lightning exits on a second Ctrl-C, and with code 0 on SIGTERM
-        summary = unfinished(cfg, "stopped", error)
+        caught, summary = error, unfinished(cfg, "stopped", error)
     except Exception as error:
         print_error(error)
-        summary = unfinished(cfg, "failed", error)
-        if not claimed and not isinstance(error, REFUSALS):  # a fault of ours, which is worth a record
-            claim(run, cfg, overrides)
-            claimed = True
+        caught, summary = error, unfinished(cfg, "failed", error)
+    if not claimed and not isinstance(caught, REFUSALS):  # a stop, or a fault of ours, which is worth a record
+        claim(run, cfg, overrides)
+        claimed = True
     leave(run, summary, started) if claimed else release(run)
     return summary
 
 
 @rank_zero_only
 def refuse_taken(run: Path) -> None:
-    """Refuse a folder that holds a run."""
+    """Refuse a folder that holds a run, or links in place of the files of one."""
+    refuse_links(run, WRITTEN)
     if (run / "config.yaml").exists():
         last = run / "checkpoints" / "last.ckpt"
         hint = f" To go on with that run choose a new folder and pass ckpt_path={last}." if last.is_file() else ""
@@ -134,6 +139,7 @@ def claim(run: Path, cfg: DictConfig, overrides: list[str]) -> None:
     except FileExistsError:
         refuse_taken(run)
     (run / "overrides.yaml").write_text(OmegaConf.to_yaml(overrides), encoding="utf-8")
+    remember(plain_config(cfg))
 
 
 @rank_zero_only
@@ -165,7 +171,8 @@ def print_error(error: Exception) -> None:
 
 def prepare(cfg: DictConfig, run: Path) -> Ready:
     """Check what was given, what needs no data first, and build what trains; nothing is written."""
-    keep_imports()
+    if gc.get_freeze_count() == 0:  # once, for what a sweep's first job leaves may go
+        gc.freeze()  # spares imports the search for garbage, a quarter of a second
     quiet()
     if cfg.ckpt_path is not None:
         found = Path(cfg.ckpt_path)
@@ -186,17 +193,22 @@ def prepare(cfg: DictConfig, run: Path) -> Ready:
     model = build_model(cfg, data.num_classes)
     task = build_task(cfg, model, data)
     refuse_unlogged(cfg, task.tags)
-    if cfg.ckpt_path is None:
+    origin = None
+    if cfg.init_from is not None:
+        config: Any = OmegaConf.to_container(cfg, resolve=True)
+        origin = start_from(Path(cfg.init_from), model, data.classes, config)
+    elif cfg.ckpt_path is None:
         model.frontend.measure(data.statistics_batches())
     else:  # a resumed model brings its scale along; Lightning loads it once more, and says less of what does not fit
         load_weights(task, Path(cfg.ckpt_path), "ckpt_path")
-    return Ready(trainer, task, data)
+    return Ready(trainer, task, data, origin)
 
 
 def refuse_target(cfg: DictConfig) -> None:
-    """Refuse a model that cannot be built, and a compute.target that it cannot reach at any length of clips."""
-    refuse_absent(cfg)
+    """Refuse a model that cannot be built, a compute.target out of its reach, and parts to freeze that it has not."""
+    refuse_absent_targets(cfg)
     model, errors = build_model(cfg, ANY_CLASSES), []
+    check_frozen(model, cfg.trainer.freeze)
     lengths = (cfg.data.scene_seconds,) if "scene_seconds" in cfg.data else WORD_SECONDS
     for seconds in lengths if "num_train" in cfg.data else FILE_SECONDS:
         try:
@@ -209,9 +221,9 @@ def refuse_target(cfg: DictConfig) -> None:
 
 def fit_and_test(cfg: DictConfig, run: Path, ready: Ready, started: float) -> dict[str, Any]:
     """Train, test on the best checkpoint, and write what the run leaves."""
-    trainer, task, data = ready
+    trainer, task, data, origin = ready
     tell_loggers(trainer, cfg)
-    rank_zero_only(print)(opening(trainer, task, data, run), flush=True)
+    rank_zero_only(print)(opening(trainer, task, data, run), *filter(None, [origin]), sep="\n", flush=True)
     interrupt = Interrupt(trainer)
     fit_started = time.time()
     with interrupt:
@@ -242,6 +254,7 @@ def fit_and_test(cfg: DictConfig, run: Path, ready: Ready, started: float) -> di
         early=early,
         explain=partial(explain_run, run, task.model, data),
         status=status,
+        init_from=None if origin is None else origin.facts(),
         model=cfg.model.name,
         seed=cfg.seed,
         started=datetime.fromtimestamp(started).astimezone().isoformat(timespec="seconds"),
@@ -255,17 +268,11 @@ def fit_and_test(cfg: DictConfig, run: Path, ready: Ready, started: float) -> di
     )
 
 
-def keep_imports() -> None:
-    """Spare imports the search for garbage, a quarter of a second; once, for what a sweep's first job leaves may go."""
-    if gc.get_freeze_count() == 0:
-        gc.freeze()
-
-
 def tell_loggers(trainer: Trainer, cfg: DictConfig) -> None:
     """Give the configuration to all loggers but TensorBoard's, for which our dashboard chooses some of it."""
     for logger in trainer.loggers:
         if not isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))  # pyright: ignore[reportArgumentType]
+            logger.log_hyperparams(plain_config(cfg))
 
 
 def quiet() -> None:

@@ -11,11 +11,11 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from omegaconf import OmegaConf
 
 from hopscotch import __version__
+from hopscotch.config.errors import plain_config
 from hopscotch.plain import as_written, read_json, shown
 from hopscotch.registry import NEVER_BUILT, check_stored
 from hopscotch.restore import Restored, build_stored_model, no_larger_than, restore
@@ -24,7 +24,7 @@ from hopscotch.training.checkpoint import BUDGETS, check_classes, check_seconds,
 
 CONFIG, WEIGHTS, MANIFEST = "config.json", "weights.safetensors", "manifest.json"
 FORMAT, VERSION = "hopscotch model", 1
-OF_THE_RUN = (*NEVER_BUILT, "run_dir", "ckpt_path", "seed")
+OF_THE_RUN = (*NEVER_BUILT, "run_dir", "ckpt_path", "init_from", "seed")
 OF_THE_DATA = ("_target_", "sample_rate")  # all that a model needs to know of its data
 
 
@@ -44,8 +44,7 @@ def export(run: Path, out: Path, ckpt: Path | None = None, trust: Sequence[str] 
     if out.exists() or out.is_symlink():
         raise ValueError(f"out must be a new folder, got {shown(out)}, which is there already.")
     restored = restore(run, ckpt, trust)
-    config: Any = OmegaConf.to_container(restored.cfg, resolve=True)
-    config = {key: value for key, value in config.items() if key not in OF_THE_RUN}
+    config = {key: value for key, value in plain_config(restored.cfg).items() if key not in OF_THE_RUN}
     config["data"] = {key: config["data"][key] for key in OF_THE_DATA}
     seconds = {"mean": restored.mean_seconds, "longest": restored.longest_seconds}
     content = {"config": config, "classes": restored.classes, "clip_seconds": seconds, BUDGETS: restored.budgets}

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from hopscotch import cli
+from hopscotch.known import notes
 from hopscotch.system import PROJECT_ROOT
 
 SECRET = "hush-5up3r-s3cr3t"
@@ -19,6 +20,7 @@ MAX_SECONDS = 5.0  # of this process, for other processes may keep the machine b
 MAX_MEMORY = 2**20  # KiB: 1 GB
 PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.startfile", "pty.spawn")
 NETWORK = ("socket.connect", "socket.bind", "socket.getaddrinfo", "urllib.Request", "ftplib.connect", "smtplib.connect")
+LISTING = ("os.listdir", "os.scandir")
 CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "shutil.rmtree")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
@@ -29,6 +31,7 @@ class Watch:
     def __init__(self) -> None:
         self.roots: tuple[str, ...] = ()
         self.foreign = ""  # code from there must not run
+        self.outside = ""  # what is there must not be looked for
         self.seen: list[str] = []
         self.is_on = False
 
@@ -39,6 +42,9 @@ class Watch:
             self.seen.append(f"{event} {arguments[:2]}")
         elif event == "exec" and getattr(arguments[0], "co_filename", "").startswith(self.foreign):
             self.seen.append(f"exec {arguments[0].co_filename}")
+        elif event in LISTING and self.outside and isinstance(arguments[0], str | os.PathLike):
+            if os.path.realpath(arguments[0]).startswith(self.outside):
+                self.seen.append(f"{event} {arguments[0]}")
         elif event in CHANGES:
             self._written(event, arguments[0])
         elif event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
@@ -73,10 +79,11 @@ def watched(run: Path, outside: Path) -> Iterator[list[str]]:
     if WATCH not in getattr(sys, "_hopscotch_hooks", []):
         sys.addaudithook(WATCH)
         sys._hopscotch_hooks = [WATCH]  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
-    caches = (PROJECT_ROOT / ".cache", Path.home() / ".cache", Path.home() / ".config" / "matplotlib")
+    caches = (PROJECT_ROOT / ".cache", Path.home() / ".cache", Path.home() / ".config" / "matplotlib", notes().parent)
     WATCH.roots = tuple(os.path.realpath(path) for path in (run, *caches))
     WATCH.foreign, WATCH.seen = str(run), []
     before = tree(outside)
+    WATCH.outside = os.path.realpath(outside)
     WATCH.is_on = True
     try:
         yield WATCH.seen

@@ -252,7 +252,8 @@ def yamls() -> Iterator[Case]:
     }
     for name, content in files.items():
         is_a_map = name in ("base_60", "json_bomb")  # of no keys of ours, whose report is an empty one
-        yield Case("yaml", name, text("config.yaml", content), LOADING if is_a_map else ALL)
+        commands = LOADING if is_a_map else (*ALL, "start") if name in ("alias_to_itself", "binary") else ALL
+        yield Case("yaml", name, text("config.yaml", content), commands)
     for name, content in {
         "python_apply": "x: !!python/object/apply:os.system ['id > OUTSIDE/canary']\n",
         "python_new": "x: !!python/object/new:os.system ['id > OUTSIDE/canary']\n",
@@ -422,7 +423,7 @@ def pickles() -> Iterator[Case]:
             pickled({"state_dict": {}}), compression=zipfile.ZIP_DEFLATED, more={"data/0": bytes(2**26)}
         ),
     }.items():
-        commands = ("predict", "evaluate", "resume") if name == "zip" else ("predict",)
+        commands = ("predict", "evaluate", "resume", "start") if name == "zip" else ("predict",)
         yield Case("pickle", name, raw_checkpoint(make), commands)
     yield Case(
         "pickle",
@@ -495,9 +496,11 @@ def odd_checkpoints() -> Iterator[Case]:
     for name, whole in {"list": [1], "text": "x", "tensor": torch.zeros(3), "empty": {}}.items():
         yield Case("checkpoint", f"is_{name}", checkpoint(lambda *_, whole=whole: whole))
     for name, value in {"nan": float("nan"), "inf": float("inf")}.items():
-        yield Case("checkpoint", f"weights_{name}", with_weight(lambda w, value=value: torch.full_like(w, value)))
-    yield Case("checkpoint", "weights_1e10_of_stride_0", with_weight(lambda _: torch.zeros(1).expand(10**10)))
-    yield Case("checkpoint", "weights_complex", with_weight(lambda w: w.to(torch.complex64)))
+        change = with_weight(lambda w, value=value: torch.full_like(w, value))
+        yield Case("checkpoint", f"weights_{name}", change, ("predict", "start"))
+    change = with_weight(lambda _: torch.zeros(1).expand(10**10))
+    yield Case("checkpoint", "weights_1e10_of_stride_0", change, ("predict", "start"))
+    yield Case("checkpoint", "weights_complex", with_weight(lambda w: w.to(torch.complex64)), ("predict", "start"))
     yield Case("checkpoint", "weights_whole_numbers", with_weight(lambda w: w.long()))
     yield Case("checkpoint", "weights_sparse", with_weight(lambda w: w.to_sparse()))
     yield Case("checkpoint", "weights_meta", with_weight(lambda w: w.to("meta")))
@@ -532,7 +535,7 @@ def instead_of_the_checkpoint(make: Callable[[Path, Path], object]) -> Change:
     return change
 
 
-def link(name: str, target: str) -> Change:
+def link(name: str, target: str, *, hard: bool = False) -> Change:
     def change(run: Path, outside: Path) -> None:
         path = run / name
         if path.is_dir() and not path.is_symlink():
@@ -541,7 +544,8 @@ def link(name: str, target: str) -> Change:
             path.rmdir()
         path.unlink(missing_ok=True)
         path.parent.mkdir(exist_ok=True, parents=True)
-        path.symlink_to(target.replace("OUTSIDE", str(outside)))
+        to = target.replace("OUTSIDE", str(outside))
+        path.hardlink_to(to) if hard else path.symlink_to(to)
 
     return change
 
@@ -584,6 +588,43 @@ def links() -> Iterator[Case]:
     yield Case(
         "link", "picture_to_a_secret", link("report/confusion.png", "OUTSIDE/secret"), ("report",), refused=False
     )
+
+
+def hard_links() -> Iterator[Case]:
+    for command, names in {
+        "report": ("report/index.html", "README.md"),
+        "evaluate": ("report/evaluation/clips.csv", "report/evaluation/metrics.json", "report/budgets.csv"),
+        "sweep": ("../index.html", "../groups.csv"),
+    }.items():
+        for name in names:
+            change = link(name, "OUTSIDE/precious", hard=True)
+            yield Case("hard link", f"{command}_{name.replace('/', '_')}", change, (command,))
+
+
+def links_of_a_new_run() -> Iterator[Case]:
+    """Of a folder without a run, in which somebody is to train."""
+    for hard in (False, True):
+        kind = "hard link" if hard else "link"
+        for name in ("overrides.yaml", "metrics.jsonl", "summary.json.unfinished", "README.md", "report/index.html"):
+            change = link(f"../new/{name}", "OUTSIDE/precious", hard=hard)
+            yield Case(kind, f"train_{name.replace('/', '_')}", change, ("train",))
+        for name in ("sweep.jsonl", "multirun.yaml", "index.html"):
+            change = link(f"../new/{name}", "OUTSIDE/precious", hard=hard)
+            yield Case(kind, f"multirun_{name}", change, ("multirun",))
+    yield Case("link", "train_checkpoints", link("../new/checkpoints", "OUTSIDE"), ("train",))
+
+
+def folders() -> Iterator[Case]:
+    """What is to be read and is not of the run: without the user's word it is not even listed."""
+    keys = {"data.root": "OUTSIDE", "data.manifest": "OUTSIDE/secret", "data.extra": {"deep": ["~/x"]}}
+    for key, value in keys.items():
+        yield Case("folder", f"evaluate_{key}", node(key, value), ("evaluate",))
+        yield Case("folder", f"report_{key}", node(key, value), ("report",), refused=False)
+        yield Case("folder", f"again_{key}", node(key, value), ("again",))
+    yield Case("folder", "evaluate_root_of_the_disk", node("data.root", "/"), ("evaluate",))
+    up = several([node("data.root", "OUTSIDE/../outside"), text("report/clips.csv", "")])
+    yield Case("folder", "evaluate_up", up, ("evaluate",))
+    yield Case("folder", "again_checkpoint", node("ckpt_path", "OUTSIDE/secret"), ("again",))
 
 
 def other_files() -> Iterator[Case]:
@@ -735,6 +776,9 @@ CASES = [
     *pickles(),
     *odd_checkpoints(),
     *links(),
+    *hard_links(),
+    *links_of_a_new_run(),
+    *folders(),
     *other_files(),
     *sweeps(),
     *paths_in_checkpoints(),

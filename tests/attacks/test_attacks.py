@@ -9,17 +9,20 @@ import inspect
 import pkgutil
 import shutil
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from omegaconf import DictConfig
 
 import hopscotch
+from hopscotch import restore
 from hopscotch.plain import read_config
 from hopscotch.registry import PLACES, check_stored, class_at
 from hopscotch.run import attempt
 from tests.attacks.guard import SECRET, Ended, assert_harmless, call, watched
 from tests.attacks.hostile import CASES, Case, make_outside
-from tests.tiny import CLASS_HZ, TINY_MODEL, TINY_RUN, prompt, tiny_config, tiny_folder, write_tone
+from tests.tiny import CLASS_HZ, TINY_RUN, prompt, tiny_config, tiny_folder, write_tone
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -35,10 +38,28 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i in range(4):
             write_tone(root / "tones" / name / f"{i}.wav", hz * (1 + 0.01 * i), 0.12 + 0.02 * i)
     run = root / "sweep" / "run"
-    summary = attempt(tiny_config(root / "tones", run, *MODEL), run, ["seed=0"], time.time(), is_job=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hopscotch.run.AudioTask.measure_budgets", lambda _: None)
+        summary = attempt(tiny_config(root / "tones", run, *MODEL), run, ["seed=0"], time.time(), is_job=False)
     assert summary["status"] == "finished", summary
     shutil.copytree(run, root / "other")
     return root
+
+
+@pytest.fixture(scope="module", autouse=True)
+def good_configuration_once(attacked: Path) -> Iterator[None]:
+    """A configuration that a case leaves as it was is held to the rules once, not for a hundred predictions."""
+    run, read = attacked / "sweep" / "run", restore.read_config
+    good, config = (run / "config.yaml").read_bytes(), read(run)
+
+    def read_config(run: Path, trust: Sequence[str] = ()) -> DictConfig:
+        file = run / "config.yaml"
+        is_good = file.is_file() and file.stat().st_size == len(good) and file.read_bytes() == good
+        return config.copy() if is_good else read(run, trust)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(restore, "read_config", read_config)
+        yield
 
 
 @pytest.fixture
@@ -55,17 +76,14 @@ def scene(attacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 def run_command(
     command: str, run: Path, attacked: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Ended:
-    if command == "resume":
-        monkeypatch.setattr("hopscotch.report.summary.draw_report", lambda *_: None)
-        monkeypatch.setattr("hopscotch.report.summary.write_report", lambda *_: None)
-        monkeypatch.setattr("hopscotch.run.explain_run", lambda *_: None)
-        monkeypatch.setattr("hopscotch.run.AudioTask.measure_budgets", lambda _: None)
-        train = prompt(monkeypatch, capsys)
-        words = [*tiny_folder(attacked / "tones"), *MODEL, *TINY_MODEL, *TINY_RUN]
-        checkpoint = run / "checkpoints" / "last.ckpt"
+    if command in ("resume", "start", "train"):
+        return train(command, run, attacked, capsys, monkeypatch)
+    if command in ("multirun", "again"):
+        words = ["-m", *tiny_folder(attacked / "tones"), *TINY_RUN, f"hydra.sweep.dir={run.parent}/new"]
         started = time.process_time()
-        ended = train(*words, "trainer.max_epochs=2", f"ckpt_path={checkpoint}", f"hydra.run.dir={run.parent}/resumed")
-        return Ended(*ended, seconds=time.process_time() - started, kib=0)
+        ended = prompt(monkeypatch, capsys)(*(words if command == "multirun" else [f"again={run}"]))
+        mark = "Error: " if command == "again" and ended.code else ""  # words are refused without it
+        return Ended(ended.code, ended.out, mark + ended.err, seconds=time.process_time() - started, kib=0)
     words = {
         "predict": [f"run={run}", attacked / "tones" / "low" / "0.wav"],
         "evaluate": [f"run={run}"],
@@ -76,7 +94,26 @@ def run_command(
     return call(command, words[command], capsys)
 
 
-@pytest.mark.parametrize("command", ["predict", "evaluate", "report", "compare", "sweep", "resume"])
+def train(
+    command: str, run: Path, attacked: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Ended:
+    """Go on with the run in `sweep/resumed`, or train in `sweep/new`, which somebody has prepared."""
+    for name in ("report.summary.write_report", "run.explain_run"):
+        monkeypatch.setattr(f"hopscotch.{name}", lambda *_: None)
+    monkeypatch.setattr("hopscotch.run.AudioTask.measure_budgets", lambda _: None)
+    folder = run.parent / ("new" if command == "train" else "resumed")
+    cfg = tiny_config(attacked / "tones", folder, *MODEL, "trainer.max_epochs=2")
+    cfg.ckpt_path = str(run / "checkpoints" / "last.ckpt") if command == "resume" else None
+    cfg.init_from = str(run) if command == "start" else None
+    capsys.readouterr()
+    started = time.process_time()
+    summary = attempt(cfg, folder, [], time.time(), is_job=False)
+    seconds = time.process_time() - started
+    out, err = capsys.readouterr()
+    return Ended(int(summary["status"] != "finished"), out, err, seconds=seconds, kib=0)
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate", "report", "compare", "sweep", "resume", "start"])
 def test_a_good_run_is_read(
     scene: Path, attacked: Path, command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,11 +22,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from hopscotch.system import PROJECT_ROOT, keep_freed_memory
 from scripts.studies.bench import suite
-from scripts.studies.bench.table import as_json, line, write
 
 ROUNDS, QUICK_ROUNDS = 9, 3
 
@@ -45,10 +42,7 @@ def main(words: Sequence[str]) -> None:
     )
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds instead of {ROUNDS}")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (2)")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default=device, help="what is measured (default: cuda if available)"
-    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="what is measured (default: cuda if available)")
     parser.add_argument(
         "--bf16", action="store_true", help=f"in bfloat16, by autocast; not {', '.join(suite.ELSEWHERE)}"
     )
@@ -58,6 +52,11 @@ def main(words: Sequence[str]) -> None:
         "--out", type=Path, default=out, metavar="DIR", help="folder for tables (outputs/benchmark_<now>)"
     )
     arguments = parser.parse_args(words)
+    import torch  # --help does without it
+
+    from scripts.studies.bench.table import as_json, line, write
+
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     items = arguments.only or [name for name in suite.ITEMS if not (arguments.bf16 and name in suite.ELSEWHERE)]
     if arguments.bf16:
         try:
@@ -71,7 +70,7 @@ def main(words: Sequence[str]) -> None:
     rows = []
     for item in items:
         rounds = QUICK_ROUNDS if arguments.quick else ROUNDS
-        for row in suite.measure(item, rounds, arguments.device, bf16=arguments.bf16):
+        for row in suite.measure(item, rounds, device, bf16=arguments.bf16):
             rows.append(row)
             print(line(row), flush=True)
         write(rows, arguments.out)

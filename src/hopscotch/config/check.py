@@ -1,19 +1,17 @@
 """Check a composed configuration against its schemas, and nodes without a schema against their own YAML file."""
 
 import dataclasses
-import importlib.util
 from typing import Any, get_args, get_origin
 
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigKeyError, InterpolationToMissingValueError, OmegaConfBaseException
 
-from hopscotch.config.errors import ConfigError, absent_package, flat, renamed, unknown_key, wrong_value
+from hopscotch.config.errors import ConfigError, flat, renamed, unknown_key, wrong_value
 from hopscotch.config.monitors import KNOWN, LOGGED, refuse_unlogged
 from hopscotch.config.schema import ADDED, ENCODER_RULES, GIVEN, OPTIMIZER_RULES, SCHEMAS, Config, Rule, Source, Trainer
 from hopscotch.config.targets import arguments, find
 from hopscotch.plain import joined
 
-PACKAGES = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}  # and extra, of loggers that need one
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list", dict: "a map"}
 CLOSED = ("data", "model.encoder")  # take what their YAML file has, unless another class is typed
 ABSENT = object()  # stands for a value that cannot be checked yet: ???, or an interpolation of one
@@ -77,14 +75,6 @@ def refuse_missing(cfg: DictConfig) -> None:
     for key, value in flat(cfg).items():
         if value == "???":
             raise ConfigError(f"{key} must be given, it has no default: add {key}=<value>")
-
-
-def refuse_absent_logger(cfg: DictConfig) -> None:
-    """Refuse a logger whose package is an extra that is not installed."""
-    for node in filter(None, cfg.logger.values()):
-        package = PACKAGES.get(_target(node).rpartition(".")[2])
-        if package is not None and importlib.util.find_spec(package) is None:
-            raise absent_package(f"logger={package}", package, package)
 
 
 def _target(node: DictConfig) -> str:

@@ -33,9 +33,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hopscotch.config.check import check, refuse_absent_logger, refuse_missing, without_hydra
+from hopscotch.config.absent import refuse_absent_packages, refuse_absent_paths
+from hopscotch.config.check import check, refuse_missing, without_hydra
 from hopscotch.config.errors import ConfigError, explain
-from hopscotch.config.typed import Again, in_order, prepare, refuse_absent_paths, with_absolute_paths
+from hopscotch.config.typed import Again, in_order, prepare, with_absolute_paths
 from hopscotch.system import CONF, outputs
 
 STARTED = time.time()  # as near to the start of the process as Python code gets
@@ -159,15 +160,6 @@ def compose(
     return cfg
 
 
-def compose_sweep(overrides: Sequence[str], more: Path | None = None) -> DictConfig:
-    """Compose what `python train.py -m <overrides>` starts with, Hydra's own part included, before there are jobs."""
-    register()
-    loader = Loader(create_config_search_path(str(CONF)), more)
-    return loader.load_configuration(
-        "config", list(overrides), RunMode.MULTIRUN, from_shell=False, validate_sweep_overrides=False
-    )
-
-
 def _remove_unused(sweep: Path) -> None:
     """Remove the folder that Hydra makes for a sweep before it composes the jobs, if there is no job in it."""
     if sweep.is_dir() and [path.name for path in sweep.iterdir()] == ["multirun.yaml"]:
@@ -205,7 +197,7 @@ def run_hydra(task_function: Callable[[DictConfig], Any], more: Path | None = No
                     self.sweep = cfg
                 elif not only_shown:
                     refuse_missing(cfg)
-                    refuse_absent_logger(cfg)
+                    refuse_absent_packages(cfg)
                     refuse_absent_paths(cfg)
             except ConfigError as error:
                 if asked.shell_completion:  # which suggests nothing then, and must not print

@@ -49,6 +49,7 @@ SYNONYMS = {  # as other programs call them
     "out": "hydra.run.dir",
     "output_dir": "hydra.run.dir",
     "resume": "ckpt_path",
+    "pretrained": "init_from",
     "ckpt": "ckpt_path",
     "root": "data.root",
 }
@@ -149,6 +150,11 @@ def flat(cfg: DictConfig) -> dict[str, Any]:
         maps = {path: node for path, node in level.items() if isinstance(node, dict)}
         level = {f"{path}.{key}": value for path, node in maps.items() for key, value in node.items()}
     return found
+
+
+def plain_config(cfg: DictConfig) -> dict[str, Any]:
+    """Resolve a configuration into plain data."""
+    return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
 
 
 def explain(error: Exception, overrides: list[str], loader: Any) -> ConfigError:

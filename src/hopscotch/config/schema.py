@@ -113,13 +113,14 @@ Model = node(
     dropout=(float, PART),
     convolution_width=(int, Rule("0, or an odd number of positions", lambda v: v == 0 or (v > 0 and v % 2 == 1))),
     stem_stride=(int, Rule("2 or 4", lambda value: value in (2, 4))),
+    stem_layers=(int, ZERO),
     positions=(str, one_of("sinusoidal", "convolutional", "none")),
     pooling=(str, one_of("statistics", "maxima")),
     residual_init_scale=(float, ZERO),
     open_rate=(float | None, SHARE),
     encoder=dict[str, Any],  # free: one class and one YAML make a new model
 )
-Trainer = node(  # the arguments of Lightning's Trainer, and `compile`
+Trainer = node(  # the arguments of Lightning's Trainer, and those of `ADDED`
     Object,
     max_epochs=(int, ONE),
     max_steps=(int, Rule("at least 1, or -1 for no limit", lambda value: value == -1 or value >= 1)),
@@ -147,10 +148,13 @@ Trainer = node(  # the arguments of Lightning's Trainer, and `compile`
     enable_model_summary=bool,
     use_distributed_sampler=bool,
     compile=bool,
+    freeze=list[str],
+    unfreeze_every=(int | None, ONE),
 )
 Config = node(  # the root: what `python train.py --cfg job` prints
     seed=(int, ZERO),
     ckpt_path=str | None,
+    init_from=str | None,
     run_dir=str,
     compute=Compute,
     data=Any,
@@ -250,6 +254,7 @@ OPTIMIZER_RULES: dict[str, Rule] = {
     "optimizer.weight_decay": ZERO,
     "optimizer.betas": TWO_MOMENTS,
     "optimizer.momentum": PART,
+    "optimizer.layer_decay": Rule("above 0 and up to 1", lambda value: 0 < value <= 1),
     "scheduler.num_steps": STEPS,
     "scheduler.total_steps": STEPS,
     "scheduler.warmup": SHARE,
@@ -258,7 +263,11 @@ OPTIMIZER_RULES: dict[str, Rule] = {
 }
 OF_LIGHTNING = ("interval", "frequency", "monitor")  # keys of a scheduler that Lightning reads, not its class
 # By node: keys that a class need not take, and arguments that `hopscotch.build` gives it.
-ADDED = {"trainer": {"compile"}, "scheduler": set(OF_LIGHTNING)}
+ADDED = {
+    "trainer": {"compile", "freeze", "unfreeze_every"},
+    "optimizer": {"layer_decay"},
+    "scheduler": set(OF_LIGHTNING),
+}
 GIVEN = {"trainer": {"callbacks", "logger", "default_root_dir"}, "optimizer": {"params"}, "scheduler": {"optimizer"}}
 
 # The types of an encoder's keys come from its YAML. Only what these cannot say, and no class checks, stands here.

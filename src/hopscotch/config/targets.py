@@ -11,6 +11,8 @@ from typing import Any
 
 from hopscotch.config.errors import ConfigError
 
+STUDIES = "scripts.studies."
+
 
 def find(path: str) -> Callable[..., Any]:
     """Import what `path` names.
@@ -21,7 +23,8 @@ def find(path: str) -> Callable[..., Any]:
     try:
         found = pkgutil.resolve_name(path)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"_target_ must name what can be imported; {path} is not there: {error}") from error
+        why = "it is a study, and those are in a checkout of Hopscotch alone" if path.startswith(STUDIES) else error
+        raise ConfigError(f"_target_ must name what can be imported; {path} is not there: {why}") from error
     if not callable(found):
         raise ConfigError(f"_target_ must name a class or function, got {path}, which is none.")
     return found

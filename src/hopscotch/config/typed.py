@@ -19,16 +19,16 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from hopscotch.config.errors import ConfigError, flat, synonym
+from hopscotch.config.absent import TABLES
+from hopscotch.config.errors import ConfigError, flat, plain_config, synonym
+from hopscotch.known import OF_A_PATH, refuse_unknown
 from hopscotch.plain import read_config, read_yaml, shown
 from hopscotch.registry import check_stored, trusted
 
-FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
-TABLES = ("data.table", "data.manifest", *(f"data.manifest.{split}" for split in ("train", "val", "test")))
+FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 PATTERN = "data.group_by"  # may have the same signs, and is no path
-PATHS = ("data.root", "data.cache_dir", *TABLES, "ckpt_path", *FOLDERS)
+PATHS = ("data.root", "data.cache_dir", *TABLES, "ckpt_path", "init_from", *FOLDERS)
 AGAIN = "again="
-OF_A_PATH = re.compile(r"[/\\~]|\$\{|\.\.")  # what a stored value may not have, but for the data and the checkpoint
 
 
 def quoted(value: object) -> str:
@@ -126,20 +126,6 @@ def escaped(path: str) -> str:
     return path.replace("${", "\\${")
 
 
-def refuse_absent_paths(cfg: DictConfig) -> None:
-    """Refuse a folder of data, a table or a checkpoint that does not exist, before any library is loaded."""
-    root, fetch = (OmegaConf.select(cfg, key) for key in ("data.root", "data.fetch"))
-    if isinstance(root, str) and not Path(root).is_dir() and not fetch:
-        problem = "is a file" if Path(root).exists() else "does not exist"
-        hint = "; several folders, parted by commas, need -m" if "," in Path(root).name else ""
-        raise ConfigError(f"data.root must be a folder, got {shown(root)}, which {problem}{hint}.")
-    for key in ("ckpt_path", *TABLES):
-        file = OmegaConf.select(cfg, key)
-        if isinstance(file, str) and not Path(file).is_file():
-            kind = "a checkpoint file" if key == "ckpt_path" else "a file"
-            raise ConfigError(f"{key} must be {kind}, got {shown(file)}, which is not there.")
-
-
 class Again:
     """Repeat a run from what its folder says was typed, and compare what becomes of that with what it was trained with.
 
@@ -160,6 +146,7 @@ class Again:
             return []
         file = self.folder / "overrides.yaml"
         self.stored, found = read_config(self.folder / "config.yaml"), read_yaml(file)
+        refuse_unknown(self.stored, self.folder / "config.yaml", self.own)
         if not isinstance(found, list) or not all(isinstance(word, str) for word in found):
             raise ValueError(f"{shown(file)} must be a list of what was typed.")
         return [word for typed in found for word in self._stored(typed, file)]
@@ -189,9 +176,8 @@ class Again:
 
     def check(self, cfg: DictConfig) -> None:
         """Refuse what the words of the run come to today if that is not its configuration, but for keys typed now."""
-        config = OmegaConf.to_container(cfg, resolve=True)
-        assert isinstance(config, dict)
-        check_stored({str(key): value for key, value in config.items()}, shown(self.folder), self.trust)
+        config = plain_config(cfg)
+        check_stored(config, shown(self.folder), self.trust)
         own = {word.partition("=")[0].lstrip("+~") for word in self.own}
         before, now = flat(OmegaConf.create({**self.stored})), flat(OmegaConf.create(config))
         was = str(self.stored.get("run_dir"))

@@ -71,6 +71,7 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, spec: BlockSpec, *, stride: int = 1) -> None:
         super().__init__()
+        self.spec = spec
         self.around = DepthwiseConvolution(spec.dim, spec.convolution_width) if spec.convolution_width else None
         self.attention_norm = nn.LayerNorm(spec.dim)
         self.attention = SkipAttention(spec.dim, spec.num_heads, stride=stride)
@@ -86,6 +87,10 @@ class TransformerBlock(nn.Module):
         x = self.look_around(x, lengths)
         x = x + self.dropout(self.attention(self.attention_norm(x), lengths, strides=strides))
         return self.feed_forward(x)
+
+    def macs(self, time: Count) -> Count:
+        """Count the MACs over `time` positions, every key read."""
+        return self.spec.macs(time)
 
     def look_around(self, x: Hidden, lengths: Lengths | None) -> Hidden:
         """Add the convolution's branch; padding counts as zeros."""

@@ -139,12 +139,7 @@ class SkipLayer(nn.Module):
             gate.update_threshold(loss, lr)
 
     def run(
-        self,
-        x: Hidden,
-        lengths: Lengths | None = None,
-        *,
-        bias: Tensor | float = 0.0,
-        repeat: Decisions | None = None,
+        self, x: Hidden, lengths: Lengths | None = None, *, bias: Tensor | float = 0.0, repeat: Decisions | None = None
     ) -> tuple[Hidden, SkipTrace]:
         """Run the block and record what every clip did.
 

@@ -13,6 +13,7 @@ Gumbel-softmax; evaluation takes the most likely one. Two ways to give the gate 
 In the original formulation an arg-max cut the gate off from the loss, and masks saved no compute.
 """
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -27,6 +28,7 @@ from hopscotch.types import Hidden, Lengths, valid_mask
 
 Estimator = Literal["selected", "soft", "reinforce", "gain"]
 LOGIT_SCALE = 0.1  # of a new gate's last layer: near-uniform strides at the start
+MOSTLY = 0.6  # of the draws of a gate that starts with stride 1, as of a new policy of jumps
 
 
 class StrideChoice(NamedTuple):
@@ -80,6 +82,14 @@ class StrideGate(nn.Module):
         one_hot = nn.functional.one_hot(draw.chosen, self.max_stride).to(draw.soft.dtype)
         weights = straight_through(one_hot, draw.soft) if self.training else one_hot
         return StrideChoice(draw.chosen + 1, weights, draw.probabilities, entropy_of(draw.probabilities))
+
+    @torch.no_grad()
+    def prefer_every_key(self) -> None:
+        """Let a new gate start with stride 1: always in evaluation, and in `MOSTLY` of the draws of training."""
+        if self.estimator != "gain" and self.max_stride > 1:
+            last = self.net[-1]
+            assert isinstance(last, nn.Linear)
+            last.bias[0] = math.log(MOSTLY / (1 - MOSTLY) * (self.max_stride - 1))
 
     def costs(self, pooled: Float[Tensor, "batch features"]) -> Float[Tensor, "batch strides"]:
         """Predict how much each stride adds to the loss of the clip, compared with stride 1."""

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from hopscotch.frontend import LogMel
-from hopscotch.layers.block import DepthwiseConvolution
+from hopscotch.layers.block import BlockSpec, DepthwiseConvolution, TransformerBlock
 from hopscotch.models.audio_model import AudioModel, OutputHead
 from hopscotch.models.encoder import Encoder
 from hopscotch.models.token_gate import GatedEncoder
@@ -30,7 +30,7 @@ def assemble(
     model: Mapping[str, Any],
     gate: Mapping[str, Any],
     *,
-    make_encoder: Callable[[], Encoder],
+    make_encoder: Callable[..., Encoder],
     frontend: LogMel,
     spectrogram_augment: nn.Module | None,
     make_head: Callable[..., OutputHead],
@@ -40,8 +40,11 @@ def assemble(
 
     Weights are drawn from the global generator, those of the encoder first: seed it before.
     """
+    num_first, depth = model["stem_layers"], model["depth"]
+    if num_first >= depth:
+        raise ValueError(f"model.stem_layers must be below model.depth, {depth}, got {num_first}.")
     with named("model.encoder"):
-        encoder = make_encoder()
+        encoder = make_encoder(depth=depth - num_first) if num_first else make_encoder()
     assert isinstance(encoder, Encoder)
     encoder = behind_gate(encoder, model, gate)
 
@@ -49,8 +52,11 @@ def assemble(
         return make_head(dim, num_outputs, pooling=model["pooling"], dropout=model["dropout"])
 
     own = {key: model[key] for key in ("name", "dim", "dropout", "stem_stride", "positions")}
+    options = {key: value for key, value in model["encoder"]["block"].items() if key != "_target_"}
+    layers = [TransformerBlock(BlockSpec(**options)) for _ in range(num_first)]
+    parts = {"frontend": frontend, "spectrogram_augment": spectrogram_augment, "stem_layers": layers}
     with named("model"):
-        return AudioModel(frontend=frontend, spectrogram_augment=spectrogram_augment, encoder=encoder, head=head, **own)
+        return AudioModel(encoder=encoder, head=head, **parts, **own)
 
 
 def behind_gate(encoder: Encoder, model: Mapping[str, Any], gate: Mapping[str, Any]) -> Encoder:

@@ -1,12 +1,15 @@
 """Assemble an audio model: waveform -> mel -> stem -> encoder -> head, and what that cost.
 
-    mel (batch, time, mel) -> stem (batch, position, dim) -> encoder -> head (batch, classes)
+    mel (batch, time, mel) -> stem, its layers (batch, position, dim) -> encoder -> head (batch, classes)
 
 The stem is two masked convolutions, 2 or 4 frames per position, and then positions:
 
     sinusoidal      + sin and cos of the position at geometrically spaced wavelengths (Vaswani et al. 2017)
     convolutional   + GELU(a convolution over `POSITION_WIDTH` positions, channel by channel): it depends on what
                     surrounds a position, wherever in the clip (Baevski et al. 2020, there in 16 groups of channels)
+
+The last layers of the stem are transformer blocks, if there are any: every position of every clip goes through them,
+so that a gate and what it lets in know what is around a position.
 
 The head is a linear layer on hidden states that are pooled over the clip's positions:
 
@@ -15,7 +18,7 @@ The head is a linear layer on hidden states that are pooled over the clip's posi
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -25,7 +28,7 @@ from torch import Tensor, nn
 
 from hopscotch.compute import Cost, convolution_macs, linear_macs
 from hopscotch.frontend import LogMel
-from hopscotch.layers.block import DepthwiseConvolution, over_time
+from hopscotch.layers.block import DepthwiseConvolution, TransformerBlock, over_time
 from hopscotch.layers.pooling import masked_mean_and_max, masked_mean_and_std
 from hopscotch.layers.sampling import Scheduled
 from hopscotch.models.encoder import Encoder, Planner
@@ -145,12 +148,14 @@ class AudioModel(nn.Module):
         dropout: float,
         stem_stride: int,
         positions: Positions,
+        stem_layers: Sequence[TransformerBlock] = (),
     ) -> None:
         super().__init__()
         self.name = name
         self.frontend = frontend
         self.spectrogram_augment = spectrogram_augment
         self.stem = ConvStem(frontend.num_mels, dim, stride=stem_stride, dropout=dropout, positions=positions)
+        self.stem_layers = nn.ModuleList(stem_layers)
         self.encoder = encoder
         self.head = head(dim)
         self.scheduled = [part for part in encoder.modules() if isinstance(part, Scheduled)]
@@ -176,6 +181,8 @@ class AudioModel(nn.Module):
         if self.training and self.spectrogram_augment is not None and keys is not None:
             mel = self.spectrogram_augment(mel, frames, keys)
         x, positions = self.stem(mel, frames)
+        for block in self.stem_layers:
+            x = block(x, positions)
         x, trace = self.encoder(x, positions, self.decision_bias, repeat)
         logits = self.head(x, valid_mask(positions, x.shape[1]))
         thresholds = {gate.layer: gate.threshold.detach() for gate in self.encoder.gates}
@@ -205,7 +212,12 @@ class AudioModel(nn.Module):
         return self.encoder.cost(int(self.stem.positions(frames))) + int(self._fixed_macs(frames))
 
     def _fixed_macs(self, frames: Tensor) -> Tensor:
-        return self.stem.macs(frames) + self.head.macs(self.stem.positions(frames))
+        positions = self.stem.positions(frames)
+        total = self.stem.macs(frames) + self.head.macs(positions)
+        for block in self.stem_layers:
+            assert isinstance(block, TransformerBlock)
+            total = total + block.macs(positions)
+        return total
 
     def _whole(self, trace: SkipTrace, frames: Tensor) -> SkipTrace:
         """Add stem and head to the encoder's trace, so that fractions are those of the whole model."""

@@ -3,9 +3,10 @@
     x_t <- x_t + open_t (encoder(x_open)_t - x_t)        closed tokens pass unchanged
 
 The encoder gets the open tokens of a clip as one short sequence, in their order, so that their number decides the cost
-of all its layers: scores of attention fall with its square. In evaluation on a CPU, clips with a similar number of
-open tokens go through it together, so that little is padding. Training begins with nearly all tokens open. It also
-computes a few random closed tokens, so that they can learn to open: open tokens attend to them, they stay unchanged.
+of all its layers: scores of attention fall with its square. A clip without an open token skips the encoder. In
+evaluation on a CPU, clips with a similar number of open tokens go through it together, so that little is padding.
+Training begins with nearly all tokens open. It also computes the first token of each clip and a few random closed ones,
+so that they can learn to open: open tokens attend to them, they stay unchanged.
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,33 +58,37 @@ class GatedEncoder(Encoder, Scheduled):
         else:
             decision = self.gate(x, mask, bias)
             is_open, computed = decision.is_open, decision.computed
-        computed = computed | (torch.arange(x.shape[1], device=x.device) == 0)  # an encoder needs one token of a clip
+        if self.training:  # every clip takes part, by its first token at least
+            computed = computed | (torch.arange(x.shape[1], device=x.device) == 0)
         counts = computed.sum(dim=1)
         sizes, times = torch.stack([counts, lengths]).tolist()  # the one synchronisation with the device
         # Open tokens first, in their order. Shorter clips are filled up with closed tokens, which change nothing.
         order = (~computed).to(torch.uint8).argsort(dim=1, stable=True)
         rows = order + x.shape[1] * torch.arange(len(x), device=x.device)[:, None]
-        groups = self._groups(sizes) if x.device.type == "cpu" and not self.training else []
-        if len(groups) < 2:
-            rows = rows[:, : max(sizes)]
-            changes, trace = self._changes(x, is_open, rows, counts, bias, repeat)
-        else:
-            parts = list[tuple[Tensor, Tensor, SkipTrace]]()
-            for clips in groups:
-                index = torch.tensor(clips)
-                here = rows[index, : max(sizes[clip] for clip in clips)]
-                same = None if repeat is None else repeat[index]
-                parts.append((here.flatten(), *self._changes(x, is_open, here, counts[index], bias, same)))
-            where, added, traces = zip(*parts, strict=True)
-            rows, changes = torch.cat(where), torch.cat(added)
-            as_run = torch.tensor([clip for clips in groups for clip in clips])
-            trace = SkipTrace.cat(traces)[as_run.argsort()]
-        x = x.flatten(0, 1).index_add(0, rows.flatten(), changes.to(x.dtype)).view_as(x)
+        parts = list[tuple[Tensor, Tensor, SkipTrace]]()
+        groups = self._groups(sizes, together=self.training or x.device.type != "cpu")
+        for clips in groups:
+            index = torch.tensor(clips, device=x.device)
+            here = rows[index, : max(1, *(sizes[clip] for clip in clips))]
+            same = None if repeat is None else repeat[index]
+            changes = self._changes(x, is_open, here, counts[index].clamp(min=1), bias, same)
+            parts.append((here.flatten(), *changes))
+        where, added, traces = zip(*parts, strict=True)
+        x = x.flatten(0, 1).index_add(0, torch.cat(where), torch.cat(added).to(x.dtype)).view_as(x)
+        place = [0] * len(sizes)  # of a clip among those that ran; a clip that did not gets the first one's row
+        for row, clip in enumerate(clip for clips in groups for clip in clips):
+            place[clip] = row
+        trace = without(SkipTrace.cat(traces)[torch.tensor(place, device=x.device)], counts == 0)
         return x, self._trace(trace, lengths, (is_open.detach() > 0) & mask, times)
 
-    def _groups(self, sizes: Sequence[int]) -> list[list[int]]:
-        """Group clips by size so that passes and dense MACs, each group padded to its largest, cost least."""
-        clips = sorted(range(len(sizes)), key=sizes.__getitem__)
+    def _groups(self, sizes: Sequence[int], *, together: bool = False) -> list[list[int]]:
+        """Group clips by size so that passes and dense MACs, each group padded to its largest, cost least.
+
+        Clips of size 0 are in no group, unless all are: one of them runs for its trace's shape.
+        """
+        clips = sorted((clip for clip, size in enumerate(sizes) if size), key=sizes.__getitem__) or [0]
+        if together or not sizes[clips[-1]]:
+            return [sorted(clips)]
         # For each number of shortest clips: the least cost, and the groups that have it.
         best: list[tuple[float, list[list[int]]]] = [(0.0, [])]
         for end in range(1, len(clips) + 1):
@@ -122,11 +127,10 @@ class GatedEncoder(Encoder, Scheduled):
         )
 
     def cost(self, time: int) -> Cost:
-        """Count the MACs of a clip; the cheapest has one token, the trained one as many as training ends with."""
+        """Count the MACs of a clip; the cheapest has no token, the trained one as many as training ends with."""
         kept = max(1, round(self.rates[1] * time))
-        everything = self.encoder_cost(time)
-        cheapest, trained = self.encoder_cost(1).cheapest, self.encoder_cost(kept).dense
-        return Cost(cheapest, trained, everything.dearest, everything.dense) + self.gate.macs(time)
+        everything, trained = self.encoder_cost(time), self.encoder_cost(kept).dense
+        return Cost(0, trained, everything.dearest, everything.dense) + self.gate.macs(time)
 
     def encoder_cost(self, time: int) -> Cost:
         """Count the encoder's own multiply-accumulates."""
@@ -136,6 +140,26 @@ class GatedEncoder(Encoder, Scheduled):
 
     def set_progress(self, progress: float) -> None:
         self.gate.open_rate = interpolate(*self.rates, min(1.0, progress / CLOSED))
+
+
+def without(trace: SkipTrace, absent: Bool[Tensor, " batch"]) -> SkipTrace:
+    """Clear what the encoder did for clips that never went through it."""
+    if not bool(absent.any()):
+        return trace
+    whole = absent[:, None]
+    decisions = replace(
+        trace.decisions,
+        strides=trace.strides.masked_fill(whole, 0),
+        jumps=trace.jumps.masked_fill(whole, -1),
+    )
+    per_clip = ("macs", "expected_compute", "log_prob", "entropy")
+    return replace(
+        trace,
+        decisions=decisions,
+        visited=trace.visited & ~whole,
+        landings=trace.landings & ~whole,
+        **{name: getattr(trace, name).masked_fill(absent, 0) for name in per_clip},
+    )
 
 
 def stretched(tokens: Bool[Tensor, "batch other"], others: Lengths, lengths: Lengths, time: int) -> Mask:

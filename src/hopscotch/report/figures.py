@@ -1,31 +1,40 @@
-"""Every figure of a run, in one style: what it skipped, how it learned, and how good it is by class, group and route.
+"""Every figure of a run: what it skipped, how it learned, and how good it is by class, group and route.
 
 A picture is drawn by one function, be it for a file, a page or TensorBoard. Figures for a page are small enough for a
 telephone; each comes with its caption.
 """
 
-import io
-import re
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 
-from hopscotch.plain import shown
 from hopscotch.report.clips import ClipRow, Group, by_cost, cells_of, open_rates_of, strides_of
-from hopscotch.report.collect import Evaluation
 from hopscotch.report.decisions import (
     JUMPED_OVER,
     LANDED,
-    LAYERS,
     RAN,
-    attention_layers,
     history_cells,
-    routes,
-    stride_shares,
+)
+from hopscotch.report.paint import (
+    BLUE,
+    COLOURS,
+    GREY,
+    INK,
+    LIGHT_GREY,
+    ON_COLOUR,
+    ORANGE,
+    SMALL,
+    blues,
+    cell_edges,
+    dark_to_light,
+    draw_cells,
+    legend,
+    margins,
+    new_figure,
+    plain,
+    shortened,
 )
 from hopscotch.report.run_folder import RunFolder
 from hopscotch.report.statistics import NUM_BINS, reliability
@@ -33,135 +42,21 @@ from hopscotch.types import SkipTrace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which stay apart for every kind of colour blindness.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#F0E442")
-BLUE, ORANGE = COLOURS[:2]
-INK, GREY, LIGHT_GREY, GRID = "#282828", "#999999", "#e2e2e2", "#e5e5e5"
+SPLIT_COLOURS = {"train": ORANGE, "val": BLUE}
 HISTORY_COLOURS = {RAN: BLUE, JUMPED_OVER: LIGHT_GREY, LANDED: ORANGE}
 HISTORY_WORDS = {RAN: "ran", JUMPED_OVER: "jumped over", LANDED: "landed on"}
-DARK_TO_LIGHT = ("#252562", "#228b8d", "#fde778")  # strides: dark for 1, where all is read; mel: dark is quiet
-FONT = "DejaVu Sans"  # comes with matplotlib; Latin, Greek, Cyrillic, Arabic
-DOTS_PER_INCH = 150
-ON_COLOUR = "#fefefe"  # words on a dark cell: white, of which `svg` makes no paper
-VECTOR_COLOURS = {  # of an SVG: what follows the scheme of the page
-    "#000000": "currentColor",
-    INK: "currentColor",
-    "#ffffff": "var(--paper)",
-    GRID: "var(--line)",
-    LIGHT_GREY: "var(--soft)",
-    "#f2f2f2": "var(--soft)",
-}
-SCHEME = """<style>svg{color:#222;--paper:#fff;--line:#e5e5e5;--soft:#e2e2e2}text{fill:currentColor}
-@media(prefers-color-scheme:dark){svg{color:#e4e4e4;--paper:#16181b;--line:#3a3d42;--soft:#33373c}}</style>"""
-SMALL = (3.5, 2.6)  # inches: three stand side by side on a screen, one on a telephone
-BAND = 0.92  # of the height of a layer in the history of its strides
 MAX_CLIPS = 40  # rows that can still be told apart
 MAX_PATTERNS = 8
 MAX_NUMBERED = 25  # classes whose counts can be read in the matrix
 MAX_NUMBERS = 120  # of a matrix, each an artist that takes a millisecond
+HERTZ = (250, 500, 1000, 2000, 4000, 8000)  # of a mel picture
 MIN_SPAN = 0.05  # of an axis of a metric: a few clips more or less are no mountain
 Captioned = tuple["Figure", str]
 
 
-# The style.
-
-
-def new_figure(
-    width: float = SMALL[0], height: float = SMALL[1], *grid: int, layout: str | None = "constrained", **shape: Any
-) -> tuple["Figure", Any]:
-    """Make a figure with one axes or, as matplotlib's `subplots` does, a grid of them; size in inches.
-
-    Without a layout the caller places them, which is several times faster: `margins`.
-    """
-    from matplotlib.figure import Figure  # without pyplot, which would keep every figure in memory
-
-    figure = Figure(figsize=(width, height), layout=layout)  # pyright: ignore[reportArgumentType]
-    made = figure.subplots(*grid, **shape)
-    for axes in figure.axes:
-        axes.tick_params(labelsize=9)
-        axes.grid(color=GRID)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure, made
-
-
-def use_letters_of(names: Iterable[str]) -> None:
-    """Have pictures draw names of any script: fonts of the machine stand in where the usual font lacks a letter.
-
-    A letter that no font has becomes a box; matplotlib would warn of each one.
-    """
-    if (letters := set().union(*names)) and max(letters).isascii():
-        return
-    from matplotlib import font_manager, rcParams
-    from matplotlib.ft2font import FT2Font
-
-    warnings.filterwarnings("ignore", message="Glyph .* missing from")
-    missing = {ord(letter) for letter in letters} - FT2Font(font_manager.findfont(FONT)).get_charmap().keys()
-    families = [FONT]
-    for font in sorted(font_manager.fontManager.ttflist, key=lambda font: "Sans" not in font.name):
-        is_usual = font.weight == 400 and font.style == "normal"
-        if not missing or not is_usual or font.name.startswith("Last Resort"):  # which has boxes for everything
-            continue
-        if found := missing & FT2Font(font.fname).get_charmap().keys():
-            families.append(font.name)
-            missing -= found
-    rcParams["font.family"] = families
-
-
-def plain(axes: "Axes") -> None:
-    """Draw no frame, no grid and no tick marks: the colours are the picture."""
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(which="both", length=0, colors=INK)
-    axes.title.set_fontsize(10)
-
-
-def margins(figure: "Figure", left: float, right: float, bottom: float, top: float, **gaps: float) -> None:
-    """Place the axes of a figure without layout; in inches."""
-    width, height = figure.get_size_inches()
-    edges = {"left": left / width, "right": 1 - right / width, "bottom": bottom / height, "top": 1 - top / height}
-    figure.subplots_adjust(**edges, **gaps)
-
-
-def save(figure: "Figure", path: Path) -> None:
-    """Write a PNG on white, or an SVG that is light or dark as its reader is."""
-    if path.suffix == ".svg":
-        path.write_text(svg(figure), encoding="utf-8")
-    else:
-        figure.savefig(path, dpi=DOTS_PER_INCH, facecolor="white")
-
-
-def svg(figure: "Figure") -> str:
-    """Draw in vectors: text stays text, in the reader's own fonts, and ink and paper follow the reader's scheme."""
-    from matplotlib import rc_context
-
-    file = io.StringIO()
-    with rc_context({"svg.fonttype": "none"}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # measured in matplotlib's font, drawn in the reader's
-        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(file, format="svg", dpi=DOTS_PER_INCH, transparent=True, metadata=metadata)
-    told = file.getvalue()
-    told = re.sub(r"(?<=[: ])#[0-9a-f]{6}(?=[;\"])", lambda found: VECTOR_COLOURS.get(found[0], found[0]), told)
-    told = re.sub(r"(font: [^;\"]*?[\d.]+px)[^;\"]*", r"\1 system-ui, sans-serif", told)
-    return re.sub(r"(<svg [^>]*>)", lambda found: found[0] + SCHEME, told[told.index("<svg") :], count=1)
-
-
-def shortened(name: str, size: int = 14) -> str:
-    """Fit a name beside a picture: a dollar is a dollar there, and begins no formula."""
-    name = shown(name)
-    return (name if len(name) <= size else f"{name[: size - 1]}…").replace("$", r"\$")
-
-
-def legend(figure: "Figure", colours: Mapping[str, Any], **options: Any) -> None:
-    """Say above a figure what its colours mean, word by word."""
-    from matplotlib.patches import Patch
-
-    patches = [Patch(facecolor=colour, label=word) for word, colour in colours.items()]
-    options = {"loc": "outside upper center", "ncols": len(patches), "frameon": False} | options
-    figure.legend(handles=patches, **options)
+# What was skipped.
 
 
 def history_legend(figure: "Figure", **options: Any) -> None:
@@ -173,12 +68,6 @@ def history_colours() -> Float[np.ndarray, "kind rgb"]:
     from matplotlib.colors import to_rgba_array
 
     return to_rgba_array([HISTORY_COLOURS[kind] for kind in (RAN, JUMPED_OVER, LANDED)])[:, :3]
-
-
-def dark_to_light() -> "Colormap":
-    from matplotlib.colors import LinearSegmentedColormap
-
-    return LinearSegmentedColormap.from_list("dark to light", DARK_TO_LIGHT)
 
 
 def stride_colours(max_stride: int) -> Float[np.ndarray, "stride rgb"]:
@@ -197,65 +86,6 @@ def spread(num: int, num_wanted: int) -> list[int]:
     return np.linspace(0, num - 1, min(num_wanted, num)).round().astype(int).tolist()
 
 
-def draw_cells(
-    axes: "Axes",
-    colours: Float[np.ndarray, "row column channel"],
-    words: Sequence[Sequence[str]],
-    *,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    font: float = 9,
-) -> None:
-    """Draw coloured cells parted by white lines, each with its word in an ink that can be read on it."""
-    axes.pcolormesh(*cell_edges(*colours.shape[:2]), colours, edgecolors="white", linewidth=1.0)
-    for row, line in enumerate(words):
-        for column, word in enumerate(line):
-            if word:
-                *rgb, alpha = [*colours[row, column], 1.0][:4]
-                ink = ON_COLOUR if 1 - alpha * (1 - sum(rgb) / 3) < 0.6 else INK
-                axes.text(column, row, word, ha="center", va="center", color=ink, fontsize=font)
-    axes.set_xticks(range(len(columns)), columns)
-    axes.set_yticks(range(len(rows)), rows)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    plain(axes)
-
-
-def cell_edges(num_rows: int, num_columns: int) -> tuple[Float[np.ndarray, " x"], Float[np.ndarray, " y"]]:
-    """Borders of cells whose centres are whole numbers."""
-    return np.arange(num_columns + 1) - 0.5, np.arange(num_rows + 1) - 0.5
-
-
-def blues(shares: Float[np.ndarray, "row column"]) -> Float[np.ndarray, "row column rgba"]:
-    """Paper for none, blue for all: a tint, which is right on light and on dark."""
-    from matplotlib.colors import to_rgb
-
-    return np.concatenate([np.broadcast_to(to_rgb(BLUE), (*shares.shape, 3)), shares[..., None]], axis=-1)
-
-
-# What was skipped.
-
-
-def draw_report(run_folder: Path, test: Evaluation, skips: frozenset[str]) -> list[Path]:
-    """Write `report/jump_history.png` and `report/skip_pattern.png`, those of the two that the model has."""
-    folder = run_folder / "report"
-    folder.mkdir(parents=True, exist_ok=True)
-    figures = {}
-    if skips & LAYERS:
-        rows = clips_by_compute(test.trace, MAX_CLIPS)
-        figures["jump_history.png"] = draw_histories(test.trace, rows, "test clips, cheapest first")
-    if "strides" in skips:
-        figures["skip_pattern.png"] = draw_patterns(test.trace)
-    for name, figure in figures.items():
-        save(figure, folder / name)
-    return [folder / name for name in figures]
-
-
-def clips_by_compute(trace: SkipTrace, num_clips: int) -> Int[np.ndarray, " row"]:
-    """Clips spread evenly from the cheapest to the costliest; those on the same route stand together."""
-    order = np.lexsort([*routes(trace).T[::-1], trace.fraction.numpy()])
-    return order[spread(len(order), num_clips)]
-
-
 def draw_histories(
     trace: SkipTrace, rows: Sequence[int] | Int[np.ndarray, " row"], words: str, names: Sequence[str] = ()
 ) -> "Figure":
@@ -267,14 +97,18 @@ def draw_histories(
 
     cells = history_cells(trace)[rows]
     num_rows, depth = cells.shape
-    shape = {"width_ratios": [3, 1], "height_ratios": [1, max(0.16 * num_rows, 1.5)], "sharex": "col", "sharey": "row"}
-    size = max(5.5, 2.6 + 0.62 * depth), 2.0 + 0.13 * num_rows
-    figure, grid = new_figure(*size, 2, 2, layout=None, **shape)
-    margins(figure, 2.0 if names else 0.6, 0.2, 0.55, 0.6, wspace=0.06, hspace=0.06)
-    (above, corner), (matrix, bars) = grid
-    corner.set_axis_off()
-    for axes in (above, matrix, bars):
-        plain(axes)
+    figure, ((above, corner), (matrix, bars)) = new_figure(
+        max(5.5, 2.6 + 0.62 * depth),
+        2.0 + 0.13 * num_rows,
+        2,
+        2,
+        layout=None,
+        width_ratios=[3, 1],
+        height_ratios=[1, max(0.16 * num_rows, 1.5)],
+    )
+    names = [shortened(name.rsplit("/", 1)[-1], 24) for name in names]
+    margins(figure, 0.6 + 0.06 * max(map(len, names), default=0), 0.2, 0.55, 0.6, wspace=0.06, hspace=0.06)
+    corner.remove()
 
     colours = ListedColormap(history_colours())
     matrix.pcolormesh(
@@ -284,90 +118,65 @@ def draw_histories(
     matrix.plot(layers, clips, ">", color="white", markersize=3.5, linestyle="none")  # a shape beside the colour
     matrix.set(xlabel="layer", ylabel=f"{num_rows} of {len(trace.visited)} {words}")
     matrix.set_xticks(range(depth))
-    matrix.set_yticks(range(len(names)), [shortened(name.rsplit("/", 1)[-1], 24) for name in names], fontsize=7)
-    matrix.invert_yaxis()
+    matrix.set_yticks(range(len(names)), names, fontsize=7)
+    matrix.set_ylim(num_rows - 0.5, -0.5)
 
     share = trace.visited.double().mean(dim=0).numpy()
     above.bar(range(depth), share, color=BLUE, width=0.92)
     for layer, value in enumerate(share):
         above.text(layer, value + 0.05, f"{value:.0%}", ha="center", va="bottom", fontsize=8, color=INK)
-    above.set(ylim=(0, 1.45), yticks=[], ylabel="ran it")
-    bars.barh(range(num_rows), trace.fraction.numpy()[rows], color="#7a7a7a", height=0.8)
-    bars.set(xlim=(0, 1), xlabel="compute fraction")
+    above.set(xlim=matrix.get_xlim(), ylim=(0, 1.45), xticks=[], yticks=[], ylabel="ran it")
+    bars.hlines(range(num_rows), 0, trace.fraction.numpy()[rows], color="#7a7a7a", linewidth=7)  # points
+    bars.set(xlim=(0, 1), ylim=matrix.get_ylim(), xticks=[0, 0.5, 1], yticks=[], xlabel="compute fraction")
     history_legend(figure, loc="upper center")
     return figure
 
 
-def draw_patterns(trace: SkipTrace) -> "Figure":
-    """Draw the share of clips by layer and stride, and beside it the patterns most used, layer by layer."""
-    layers = attention_layers(trace)
-    strides = trace.strides[:, layers].numpy()
-    shares = stride_shares(strides)
-    first = 0 if shares[:, 0].any() else 1
-    patterns, counts = np.unique(strides, axis=0, return_counts=True)
-    top = np.argsort(-counts, kind="stable")[:MAX_PATTERNS]
-    figure, (left, right) = new_figure(8.0, 1.4 + 0.36 * max(len(layers), len(top)), 1, 2)
-    names = [str(layer) for layer in layers]
-    words = [["·" if share == 0 else f"{share:.0%}" for share in line[first:]] for line in shares]
-    columns = stride_words(shares.shape[1] - 1)
-    draw_cells(left, blues(shares[:, first:]), words, rows=names, columns=columns[first:])
-    left.set(xlabel="stride", ylabel="layer", title="Share of test clips by stride")
-    draw_strides(right, patterns[top], counts[top] / counts.sum(), names)
-    covered = counts[top].sum() / counts.sum()
-    title = f"The {len(top)} commonest of {len(counts)} patterns ({covered:.0%})"
-    title = f"All {len(counts)} patterns in use" if len(top) == len(counts) else title
-    right.set(xlabel="layer", ylabel="share of test clips", title=title)
-    return figure
-
-
-def draw_strides(
-    axes: "Axes",
-    strides: Int[np.ndarray, "route depth"],
-    shares: Sequence[float] | Float[np.ndarray, " route"],
-    layers: Sequence[str],
-    cells: UInt8[np.ndarray, "route depth"] | None = None,
-) -> None:
-    """Draw a row per route, strides written in: coloured by them or, with `cells`, by what happened."""
-    colours = stride_colours(int(strides.max()))[strides] if cells is None else history_colours()[cells]
-    words = [[str(stride) if stride else "" for stride in line] for line in strides.tolist()]
-    draw_cells(axes, colours, words, rows=[f"{share:.0%}" for share in shares], columns=layers)
-
-
 def draw_pattern_history(patterns: Mapping[int, Float[np.ndarray, "depth stride"]], layers: Sequence[int]) -> "Figure":
-    """Draw a band per layer: by epoch, the share of the clips that use each stride.
+    """Draw a band per layer: by epoch, the share of the clips that use each stride, to a hundredth.
 
     Stride 1 lies at the bottom and clips that did not attend at the top. The figure keeps its width: epochs get
     narrower. An epoch that never used the larger strides has no column for them.
     """
     epochs, num_strides = list(patterns), max(shares.shape[1] for shares in patterns.values())
     padded = [np.pad(shares, ((0, 0), (0, num_strides - shares.shape[1]))) for shares in patterns.values()]
-    table = np.stack(padded)[:, layers]  # epoch layer stride
+    table = np.stack(padded, axis=1)[layers]  # layer epoch stride
     used = [*range(1, num_strides), *([0] if table[..., 0].any() else [])]
     colours, words = stride_colours(num_strides - 1), stride_words(num_strides - 1)
-    figure, axes = new_figure(SMALL[0], 1.4 + 0.5 * len(layers))
-    plain(axes)
-    edges = np.append(epochs, epochs[-1] + 1) - 0.5
-    for row in range(len(layers)):
-        floor = np.full(len(edges), row + BAND / 2)
-        for stride in used:
-            share = table[:, row, stride]
-            ceiling = floor - BAND * np.append(share, share[-1])
-            axes.fill_between(edges, floor, ceiling, step="post", color=colours[stride], linewidth=0)
-            floor = ceiling
-    axes.set(xlabel="epoch", ylabel="layer", xlim=(edges[0], edges[-1]), ylim=(len(layers) - 0.5, -0.5))
+    heights = np.arange(100)[::-1, None, None] + 0.5  # per cent, from above
+    places = (heights >= 100 * table[..., used[:-1]].cumsum(axis=-1)[:, None]).sum(axis=-1)  # layer height epoch
+    bands = np.pad(colours[used][places], ((0, 0), (4, 4), (0, 0), (0, 0)), constant_values=1.0).reshape(
+        -1, len(epochs), 3
+    )
+    bands = np.repeat(bands, np.diff([*epochs, epochs[-1] + 1]), axis=1)  # an epoch without validation is as the last
+    figure, axes = new_figure(SMALL[0], 1.4 + 0.5 * len(layers), layout=None)
+    margins(figure, 0.45, 0.1, 0.5, 0.85)
+    edges = epochs[0] - 0.5, epochs[-1] + 0.5
+    axes.imshow(bands, extent=(*edges, len(layers) - 0.5, -0.5), aspect="auto", interpolation="nearest")
+    axes.set(xlabel="epoch", ylabel="layer")
     axes.set_yticks(range(len(layers)), [str(layer) for layer in layers])
     axes.locator_params(axis="x", integer=True)
     title = "Stride by layer: share of validation clips"
-    legend(figure, {words[stride]: colours[stride] for stride in used}, ncols=5, title=title, fontsize=8)
+    shades = {words[stride]: colours[stride] for stride in used}
+    legend(figure, shades, loc="upper center", ncols=5, title=title, fontsize=8)
     return figure
 
 
-def draw_mel(axes: "Axes", mel: Float[np.ndarray, "time mel"], frame_seconds: float) -> None:
-    """Draw a mel picture over seconds, low frequencies at the bottom, from dark (quiet) to light (loud)."""
+def draw_mel(
+    axes: "Axes", mel: Float[np.ndarray, "time mel"], frame_seconds: float, hertz: Float[np.ndarray, " mel"]
+) -> None:
+    """Draw a mel picture over seconds, low frequencies at the bottom, from dark (quiet) to light (loud).
+
+    `hertz` are the middles of the bands.
+    """
     low, high = np.percentile(mel, [1.0, 99.0])
-    edges = edges_of(len(mel), frame_seconds), np.arange(mel.shape[1] + 1)
-    axes.pcolormesh(*edges, mel.T, cmap=dark_to_light(), vmin=low, vmax=max(high, low + 1e-6), rasterized=True)
-    axes.set(ylabel="mel bin", yticks=[0, mel.shape[1]])
+    shades = {"cmap": dark_to_light(), "vmin": low, "vmax": max(high, low + 1e-6)}
+    left, right = edges_of(len(mel), frame_seconds)[[0, -1]]
+    place = {"extent": (left, right, -0.5, mel.shape[1] - 0.5), "origin": "lower", "aspect": "auto"}
+    axes.imshow(mel.T, **place, **shades, interpolation="nearest")
+    told = [tick for tick in HERTZ if hertz[0] <= tick <= hertz[-1]]
+    axes.set_yticks(np.interp(told, hertz, np.arange(len(hertz))), [f"{tick:,}" for tick in told])
+    axes.set_ylabel("Hz")
     plain(axes)
 
 
@@ -379,6 +188,7 @@ def edges_of(num: int, seconds: float) -> Float[np.ndarray, " edge"]:
 def draw_heard(
     mel: Float[np.ndarray, "time mel"],
     frame_seconds: float,
+    hertz: Float[np.ndarray, " mel"],
     title: str,
     is_open: Bool[np.ndarray, "layer token"] | None = None,
     token_seconds: float = 0.0,
@@ -387,19 +197,20 @@ def draw_heard(
     from matplotlib.colors import ListedColormap
 
     num_layers = 0 if is_open is None else len(is_open)
-    heights = [2.4, 0.3 + 0.15 * num_layers] if num_layers else [2.4]  # inches
-    shape = {"sharex": True, "squeeze": False, "height_ratios": heights}
-    figure, grid = new_figure(5.0, sum(heights), len(heights), 1, **shape)
+    heights = [1.5, 0.12 * num_layers] if num_layers else [1.5]  # inches
+    shape = {"squeeze": False, "height_ratios": heights}
+    figure, grid = new_figure(SMALL[0], 0.8 + sum(heights), len(heights), 1, layout=None, **shape)
+    margins(figure, 0.65, 0.15, 0.5, 0.3, hspace=0.08)
     above, lowest = grid[0, 0], grid[-1, 0]
-    draw_mel(above, mel, frame_seconds)
-    above.set(title=title, xlim=edges_of(len(mel), frame_seconds)[[0, -1]])
-    lowest.set_xlabel("seconds")
+    draw_mel(above, mel, frame_seconds, hertz)
+    above.set(title=title, xlabel="seconds")
     if is_open is not None:
         edges = edges_of(is_open.shape[1], token_seconds), np.arange(num_layers + 1)
         lowest.pcolormesh(*edges, is_open, cmap=ListedColormap([LIGHT_GREY, BLUE]), vmin=0, vmax=1)
         for layer in range(1, num_layers):
             lowest.axhline(layer, color="white", linewidth=1.5)
-        lowest.set(ylim=(num_layers, 0), yticks=[], xlabel="seconds; a row per gated layer, open in blue")
+        above.set(xticks=[], xlabel="")
+        lowest.set(xlim=above.get_xlim(), ylim=(num_layers, 0), yticks=[], xlabel="seconds (blue: open, by layer)")
         plain(lowest)
     return figure
 
@@ -427,7 +238,7 @@ def draw_skips(rows: Sequence[ClipRow]) -> Captioned:
     matrix.set(ylabel=f"{num_rows} of {len(rows)} test clips, cheapest first", ylim=(num_rows - 0.5, -0.5))
     bars.barh(range(num_rows), [row.compute for row in drawn], color=BLUE, height=0.75)
     bars.axvline(Group("", tuple(rows)).compute, color=INK, linewidth=0.8, linestyle="--")
-    bars.set(xlim=(0, 1), xlabel="of the dense compute")
+    bars.set(xlim=(0, 1), xticks=[0, 0.5, 1], xlabel="of the dense compute")
     for axes in (matrix, bars):
         plain(axes)
     kinds = {"all read": (BLUE, 1.0), "half": (BLUE, 0.5)} | ({"jumped over": (GREY, 0.3)} if len(clips) else {})
@@ -456,7 +267,7 @@ def draw_difficulty(rows: Sequence[ClipRow]) -> list[Captioned]:
             axes.plot(loss[chosen], compute[chosen], ".", color=colour, markersize=4, alpha=0.6, label=word)
     axes.set(xlabel="loss of the clip", ylabel="compute")
     if is_wrong.any():
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(loc="upper right", frameon=False, fontsize=8)  # the best place takes long to find
     histogram, axes = new_figure()
     axes.hist(compute, bins=20, color=BLUE)
     axes.set(xlabel="of the dense compute", ylabel="test clips")
@@ -488,13 +299,15 @@ def draw_learning(run: RunFolder) -> list[Captioned]:
     target = (run.summary.get("compute") or {}).get("target")
     drawn = []
     for tag in ("loss", *run.metric_names, "compute_fraction"):
-        curves = {split: run.curve(f"{split}/{tag}") for split in ("train", "val")}
+        curves = {split: run.curve(f"{split}/{tag}") for split in SPLIT_COLOURS}
         if not any(curves.values()):
             continue
         figure, axes = new_figure()
-        for (split, points), colour in zip(curves.items(), (ORANGE, BLUE), strict=True):
+        for split, points in curves.items():
+            if not points:
+                continue
             mark = "o" if len(points) < 3 else ""  # a line needs two points to be seen
-            style = {"color": colour, "linewidth": 1.4, "label": split, "marker": mark, "markersize": 3}
+            style = {"color": SPLIT_COLOURS[split], "linewidth": 1.4, "label": split, "marker": mark, "markersize": 3}
             axes.plot(list(points), list(points.values()), **style)
         if tag == "compute_fraction" and target is not None:
             axes.axhline(target, color=INK, linewidth=0.8, linestyle="--", label="target")
@@ -542,8 +355,7 @@ def draw_confusion(counts: Int[np.ndarray, "label prediction"], classes: Sequenc
     words = [[str(count) if count and is_numbered else "" for count in line] for line in counts.tolist()]
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     draw_cells(axes, blues(shares), words, rows=names, columns=names, font=8)
-    axes.tick_params(labelsize=8 if cell > 0.2 else 6)
-    axes.tick_params(axis="x", rotation=90)
+    axes.tick_params(axis="x", labelrotation=90)
     axes.set(xlabel="taken for", ylabel="is")
     return [(figure, "Clips by what they are (rows) and were taken for (columns), as a share of the row")]
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hopscotch.report.figures import COLOURS, GREY, new_figure, save
+from hopscotch.report.paint import COLOURS, GREY, new_figure, save
 from hopscotch.report.records import COMPUTE, Group, Spread, time_measured
 
 if TYPE_CHECKING:

@@ -82,7 +82,7 @@ def link(words: str, address: str) -> Markup:
 
 def picture(drawn: "tuple[Figure, str]") -> Markup:
     """Show a matplotlib figure; a screen reader says its caption."""
-    from hopscotch.report.figures import svg
+    from hopscotch.report.paint import svg
 
     figure, caption = drawn
     return image("image/svg+xml", svg(figure).encode(), caption, round(figure.get_figwidth() * CSS_DOTS_PER_INCH))

@@ -22,6 +22,7 @@ from hopscotch.config.typed import with_yaml_path
 from hopscotch.data.audio import AudioFileError, rate_ratio, resampler
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.frontend import LogMel
+from hopscotch.known import refuse_unknown
 from hopscotch.plain import refuse_links, shown
 from hopscotch.registry import without_cache
 from hopscotch.report import figures
@@ -46,12 +47,14 @@ from hopscotch.report.clips import (
 from hopscotch.report.decisions import LAYERS, layers_of
 from hopscotch.report.findings import warnings_of
 from hopscotch.report.page import render_html, render_markdown, sound, thumbnail
-from hopscotch.report.run_folder import BEST, OF_ALL_TASKS, RunFolder
+from hopscotch.report.paint import dark_to_light, save, use_letters_of
+from hopscotch.report.run_folder import BEST, CONFIG, OF_ALL_TASKS, RunFolder
 from hopscotch.report.statistics import confusion, reliability, wilson
 from hopscotch.report.text import Table, interval, number
 from hopscotch.system import PROJECT_ROOT
 
 PAGE = Path("report") / "index.html"
+SKIPS = "skips.svg"  # beside the page: what each clip read in each layer
 CARD = "README.md"
 NUM_CLIPS = 10  # wrong ones that are listed
 NUM_ENDS = 5  # cheapest and costliest ones
@@ -70,17 +73,21 @@ DECISIONS = {  # prefix of what decision_value.json has -> whose decisions the c
 
 
 def write_report(run: RunFolder, sounds: "Sounds | None", why_silent: str = "") -> None:
-    """Write both files; the page says `why_silent` where `sounds` is None."""
+    """Write both files and their picture; the page says `why_silent` where `sounds` is None."""
     context = run_context(run) | {"sounds": sounds, "why_silent": why_silent}
-    refuse_links(run.path, [PAGE.as_posix(), CARD])
-    (run.path / PAGE).parent.mkdir(exist_ok=True)
+    picture = (run.path / PAGE).with_name(SKIPS)
+    refuse_links(run.path, [PAGE.as_posix(), CARD, picture.relative_to(run.path).as_posix()])
+    picture.parent.mkdir(exist_ok=True)
+    if run.clips and run.skips:
+        figure, context["skips_caption"] = figures.draw_skips(run.clips)
+        save(figure, picture)
     (run.path / PAGE).write_text(render_html("run.j2", context), encoding="utf-8")
     (run.path / CARD).write_text(render_markdown("run.j2", context), encoding="utf-8")
 
 
 def run_context(run: RunFolder) -> dict[str, Any]:
     """Collect the facts of a run for the template, which also draws and makes tables."""
-    figures.use_letters_of([*run.classes, *(row.path for row in run.clips)])
+    use_letters_of([*run.classes, *(row.path for row in run.clips)])
     context = {
         "run": run,
         "figures": figures,
@@ -189,7 +196,7 @@ def named(run: RunFolder) -> str:
     """Name the run to a command that is typed in the project's folder; empty without a checkpoint."""
     path = run.path.absolute()
     path = path.relative_to(PROJECT_ROOT) if path.is_relative_to(PROJECT_ROOT) else path
-    return shlex.quote(f"run={path}") if (run.path / BEST).is_file() else ""
+    return shlex.quote(str(path)) if (run.path / BEST).is_file() else ""
 
 
 def training(run: RunFolder) -> Table:
@@ -199,9 +206,6 @@ def training(run: RunFolder) -> Table:
     sizes = [f"{key} {model[key]}" for key in ("dim", "heads", "depth") if key in model]
     limit = (config.get("trainer") or {}).get("max_epochs")
     facts = {
-        "run": run.path.absolute().name,
-        "status": run.status,
-        "started": run.started,
         "model": ", ".join([str(model.get("name")), *sizes]),
         "seed": config.get("seed"),
         "parameters": f"{run.summary['parameters']:,}" if run.summary.get("parameters") else None,
@@ -230,7 +234,7 @@ def learning(run: RunFolder) -> Table:
         what = f"kept: best {kept.monitor}" if kept.monitor else "kept: the last checkpoint"
         best = {"step": kept.step, str(kept.monitor): kept.value}
         found = [(what, row | best) for row in rows if row["epoch"] == kept.epoch]
-    if rows:
+    if rows and (kept is None or rows[-1]["epoch"] != kept.epoch):
         found.append(("last", rows[-1] | {"step": rows[-1]["step"] + 1}))
     head = ["", "epoch", "steps", *(" ".join(reversed(tag.replace("_", " ").split("/"))) for tag in tags)]
     lines = [
@@ -321,7 +325,7 @@ def route_table(routes: Sequence[Route], run: RunFolder) -> Table:
 
 
 def measured(run: RunFolder) -> dict[str, Table]:
-    """Make tables of what `callbacks=decision_value` and scripts/evaluate.py measured after training."""
+    """Make tables of what `callbacks=decision_value` and `hopscotch evaluate` measured after training."""
     name, value = run.primary.name if run.primary else "", run.decision_value
     conditions = [
         {"condition": row["condition"]}
@@ -380,7 +384,7 @@ class Sounds:
         mel, _ = self.frontend(waveform[None], torch.tensor([len(waveform)]))
         low, high = mel.quantile(0.01), mel.quantile(0.99)
         shades = ((mel[0].T.flip(0) - low) / (high - low).clamp(min=1e-6)).clamp(0, 1).numpy()
-        drawn = thumbnail(figures.dark_to_light()(shades, bytes=True)[..., :3], THUMBNAIL)
+        drawn = thumbnail(dark_to_light()(shades, bytes=True)[..., :3], THUMBNAIL)
         if rate > MAX_RATE:
             waveform = resampler(*rate_ratio(rate, MAX_RATE))(waveform)
             rate = MAX_RATE
@@ -401,6 +405,7 @@ def find_sounds(
             raise ValueError(f"An override must be data.<key>=value with a key of the run's config, got {override!r}.")
         cfg.merge_with_dotlist([with_yaml_path(override)])
     try:
+        refuse_unknown({"data": run.config.get("data")}, run.path / CONFIG, overrides)
         cfg.data.cache_gib = 0.0  # a few clips are decoded, not all
         data = build(cfg)
         data.setup("test")

@@ -1,20 +1,19 @@
 """Intervals, ranks, groups of equal size and counts: all statistics of the reports, on plain arrays.
 
 Intervals hold the true value 95 times of 100: Wilson's for a share that was counted and that of a ratio of sums, both
-if clips were drawn independently of each other; the bootstrap for a mean over clips; Student's for a mean over seeds.
+if clips were drawn independently of each other; the bootstrap for a mean over clips.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, mean, stdev
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 DEVIATIONS = NormalDist().inv_cdf(0.975)
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 0.975 quantiles, 1 to 9 degrees of freedom
 NUM_DRAWS = 2000  # of the bootstrap
 NUM_BINS = 15  # of confidence, equally wide
 MAX_DRAWN = 2**20  # values that are drawn at once: 16 MiB
@@ -49,14 +48,6 @@ def ratio_interval(parts: Sequence[float], wholes: Sequence[float]) -> tuple[flo
     deviation = (np.array(parts, dtype=float) - ratio * whole).std(ddof=1)
     half = float(DEVIATIONS * math.sqrt(len(parts)) * deviation / whole.sum())
     return ratio - half, ratio + half
-
-
-def student(means: Sequence[float]) -> Interval | None:
-    """Mean over seeds, taken as drawn from a normal distribution; None with fewer than two."""
-    if len(means) < 2:
-        return None
-    half = STUDENT[min(len(means) - 1, len(STUDENT)) - 1] * stdev(means) / len(means) ** 0.5
-    return Interval(mean(means), mean(means) - half, mean(means) + half)
 
 
 def bootstrap(values: Float[np.ndarray, " clip"]) -> Interval:

@@ -20,7 +20,6 @@ from hopscotch.report import text
 from hopscotch.report.clips import ClipRow, clip_rows, clips_of, write_clips
 from hopscotch.report.collect import Evaluation
 from hopscotch.report.decisions import history_cells, layers_of, route_use
-from hopscotch.report.figures import draw_report
 from hopscotch.report.findings import find_warnings, overfitting
 from hopscotch.report.run_folder import CLIPS, SUMMARY, read_run
 from hopscotch.report.run_page import PAGE, Sounds, write_report
@@ -99,7 +98,7 @@ def finish(
     if by_heart and in_training is not None:
         summary["learned_by_heart"] = in_training
     write_summary(run, **summary)
-    write_pages(run, trainer, test, skips, explain)
+    write_pages(run, trainer, test, explain)
     print_summary(run, test, skips, summary | {"metrics": {name: tested[name] for name in task.metric_names}})
     return summary
 
@@ -108,12 +107,10 @@ def write_pages(
     run: Path,
     trainer: Trainer,
     test: Evaluation,
-    skips: frozenset[str],
     explain: Callable[[Sequence[ClipRow]], None] | None,
 ) -> None:
-    """Write pictures, clips, page and card; if that fails the training is done all the same, and its summary stays."""
+    """Write clips, pictures, page and card; if that fails the training is done all the same, and its summary stays."""
     try:
-        draw_report(run, test, skips)
         rows = clip_rows(test, clips_of(trainer, "test"))
         write_clips(rows, run / "report" / CLIPS)
         if explain is not None:

@@ -114,6 +114,10 @@ class SweepTable(Callback):
         """Store the plan, as Hydra's own sweeper does and others do not."""
         self.plan = planned_overrides(config)
         path = Path(config.hydra.sweep.dir) / PLAN
+        try:
+            refuse_links(path.parent, (PLAN, LEDGER, *WRITTEN))
+        except ValueError as error:  # of which Hydra would make a warning
+            raise SystemExit(f"Error: {error}") from None
         if not is_basic(config) and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             OmegaConf.save(OmegaConf.masked_copy(config, "hydra"), path)
@@ -175,7 +179,8 @@ def report_sweep(
     write_groups(groups, folder)
     draw_frontier(groups, folder)
     context = {
-        "title": f"Sweep {folder.resolve().name}",
+        "title": f"Sweep of {', '.join(dict.fromkeys(job.model for job in jobs if job.model)) or 'no model yet'}",
+        "subtitle": folder.resolve().name,
         "headline": counts(jobs, groups, missing),
         "warnings": warnings,
         "beside": [where.name for where in beside],
@@ -261,10 +266,19 @@ def sweep_page(folder: Path, jobs: Sequence[Record], groups: Sequence[Group], *,
         runs = sorted(one.records, key=lambda record: (record.seed, record.speaker))
         return Markup(", ").join(run_link(job.run, f"{job.seed} {job.speaker}".strip()) for job in runs if job.run)
 
-    linked = {"job": Column("job", lambda job: run_link(job.run, job.folder) if job.run and job.run.is_dir() else "-")}
+    def job_link(job: Record) -> Cell:
+        return run_link(job.run, str(JOBS["job"].of(job))) if job.run and job.run.is_dir() else "-"
+
+    linked = {"job": Column("job", job_link)}
+
+    def pareto_of(one: Group) -> Cell:
+        return ", ".join(["compute"] * (COMPUTE in one.best_by) + ["time"] * bool(one.best_by - {COMPUTE}))
+
+    short = {"seeds": Column("runs by seed", links_of), "pareto": Column("Pareto", pareto_of)}
+    short |= dict.fromkeys(("runs", "pareto_time"), Column("", lambda one: None))  # links and `Pareto` say so, too
     unfinished = [job for job in jobs if job.status != "finished"]
     tables = {
-        "groups": tell(GROUPS | {"links": Column("runs to look at", links_of)}, groups),
+        "groups": tell(GROUPS | short, groups),
         "unfinished": tell(JOBS | linked, unfinished),
         "jobs": jobs_table(jobs, JOBS | linked, search=search),
         "shared": " ".join(shared_overrides(jobs)),
@@ -284,7 +298,8 @@ def counts(jobs: Sequence[Record], groups: Sequence[Group], missing: int) -> lis
     if groups:
         larger = groups[0].records[0].larger_is_better
         best = max(groups, key=lambda group: group.value.mean if larger else -group.value.mean)
-        told.append((f"best {best.metric}: {best.name}", f"{best.value.mean:.4f}"))
+        spread = f", {best.value.low:.4f} to {best.value.high:.4f} by seed" if best.value.deviation is not None else ""
+        told.append((f"best {best.metric}: {best.name}{spread}", f"{best.value.mean:.4f}"))
     return told
 
 

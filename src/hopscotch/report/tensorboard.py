@@ -29,6 +29,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams as tensorboard_hparams
 
+from hopscotch.plain import shown
 from hopscotch.report.clips import SplitClips, clip_rows, clip_table, clips_of
 from hopscotch.report.collect import Evaluation, gather
 from hopscotch.report.decisions import (
@@ -44,9 +45,9 @@ from hopscotch.report.figures import (
     draw_heard,
     draw_histories,
     draw_pattern_history,
-    shortened,
     spread,
 )
+from hopscotch.report.paint import shortened
 from hopscotch.report.split_logger import place_of
 from hopscotch.report.statistics import confusion
 from hopscotch.report.text import Table, markdown
@@ -234,7 +235,7 @@ class HardestClips:
         self.num_clips = num_clips
         self.times_wrong: Counter[int] = Counter()
         self.num_evaluations = 0
-        self.shown: dict[int, int] = {}  # place -> clip, to write a clip once and not every epoch
+        self.shown: set[int] = set()  # clips: each is written once and not every epoch
 
     def update(self, evaluation: Evaluation) -> None:
         self.num_evaluations += 1
@@ -247,18 +248,19 @@ class HardestClips:
         return sorted(rows, key=lambda row: (-self.times_wrong[clips[row]], -losses[row]))[: self.num_clips]
 
     def write(self, writer: SummaryWriter, evaluation: Evaluation, clips: SplitClips, model: Any, step: int) -> None:
-        """Write a table of the leaders, and picture and sound of those that were not shown in their place before."""
+        """Write a table of the leaders, and picture and sound of each that was wrong twice: once is no habit."""
         worst = evaluation.select(torch.tensor(self.leaders(evaluation), dtype=torch.long))
         lines = []
-        for place, (clip, row) in enumerate(zip(worst.indices.tolist(), clip_rows(worst, clips), strict=True)):
+        for clip, row in zip(worst.indices.tolist(), clip_rows(worst, clips), strict=True):
             wrong = f"{self.times_wrong[clip]} of {self.num_evaluations}"
-            lines.append([str(place), row.path, wrong, row.label, row.prediction, f"{row.loss:.2f}"])
-            if self.shown.get(place) != clip:
-                self.shown[place] = clip
-                write_sound(writer, f"wrong/sound_{place}", clips, clip, step)
-                write_mel(writer, f"wrong/mel_{place}", clips, clip, model, step)
+            lines.append([row.path, wrong, row.label, row.prediction, f"{row.loss:.2f}"])
+            if self.times_wrong[clip] > 1 and clip not in self.shown:
+                self.shown.add(clip)
+                tag = f"wrong/{shown(row.path)} is {shown(row.label)}"
+                write_sound(writer, f"{tag}: sound", clips, clip, step)
+                write_mel(writer, f"{tag}: mel", clips, clip, model, step)
         if lines:
-            table = Table(["place", "clip", "wrong", "is", "taken for", "loss"], lines)
+            table = Table(["clip", "wrong", "is", "taken for", "loss"], lines)
             writer.add_text("wrong/clips", markdown(table), step)
 
     def state_dict(self) -> dict[str, object]:
@@ -288,6 +290,7 @@ def write_mel(writer: SummaryWriter, tag: str, clips: SplitClips, clip: int, mod
     figure = draw_heard(
         mel[0, :MAX_FRAMES].float().cpu().numpy().astype(np.float64),
         hop_seconds,
+        model.frontend.hertz.numpy(),
         f"{shortened(clips.name(clip), 48)}, {len(waveform) / clips.sample_rate:.2f} s",
         is_open,
         0.0 if is_open is None else hop_seconds * math.prod(model.stem.strides),

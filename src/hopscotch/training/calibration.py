@@ -9,13 +9,14 @@ needs no data.
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from hopscotch.models.audio_model import AudioModel
+from hopscotch.progress import with_progress
 from hopscotch.types import AudioBatch
 
 TOLERANCE = 0.004  # of the fraction; a tenth of what tests allow a run
@@ -129,7 +130,10 @@ def budget_table(model: AudioModel, batches: Sequence[AudioBatch]) -> list[Budge
     bias, was_training = float(model.decision_bias), model.training
     model.eval()
 
+    more = with_progress(count(), MAX_TABLE_PASSES, "Measuring budgets")
+
     def measured(x: float) -> Budget:
+        next(more)
         at = math.sinh(FINEST * math.sinh(x))
         model.decision_bias.fill_(at)
         return Budget(at, deterministic_fraction(model, batches))
@@ -143,6 +147,7 @@ def budget_table(model: AudioModel, batches: Sequence[AudioBatch]) -> list[Budge
         if gap <= widest:
             break
         seen[x] = measured(x)
+    more.close()
     model.decision_bias.fill_(bias)
     model.train(was_training)
     rows: list[Budget] = []

@@ -40,8 +40,14 @@ def load_weights(task: nn.Module, path: Path, key: str = "ckpt") -> None:
     take_weights(task, read_checkpoint(path, key)["state_dict"], path, key)
 
 
-def take_weights(module: nn.Module, weights: Mapping[str, Tensor], path: Path, key: str = "ckpt") -> None:
-    """Give a module its weights; the message of an error names `path`, where they came from, and its `key`."""
+def take_weights(
+    module: nn.Module,
+    weights: Mapping[str, Tensor],
+    path: Path,
+    key: str = "ckpt",
+    rule: str = "a checkpoint of the run's own model",
+) -> None:
+    """Give a module its weights; an error names `path`, where they came from, its `key` and the rule that it broke."""
     own = module.state_dict()
     faults = []
     if missing := [name for name in own if name not in weights]:
@@ -60,7 +66,7 @@ def take_weights(module: nn.Module, weights: Mapping[str, Tensor], path: Path, k
     elif wrong := [name for name in both if not torch.isfinite(weights[name]).all()]:
         faults.append(f"it has numbers that are not finite in {some(wrong)}")
     if faults:
-        raise ValueError(f"{key} must be a checkpoint of the run's own model, got {shown(path)}: {'; '.join(faults)}.")
+        raise ValueError(f"{key} must be {rule}, got {shown(path)}: {'; '.join(faults)}.")
     module.load_state_dict(weights)
 
 

@@ -29,6 +29,7 @@ from hopscotch.models.audio_model import AudioModel, Head, OutputHead, Pooling
 from hopscotch.training.calibration import Budget, Calibration, budget_table, calibrate
 from hopscotch.training.gains import fit_gains
 from hopscotch.training.losses import PolicyLoss
+from hopscotch.training.rates import parameter_groups, refuse_one_rate, take_shares
 from hopscotch.types import AudioBatch, ModelOutput, Primary, Step, key_bits
 
 STAGES = ("train", "val", "test")
@@ -50,7 +51,8 @@ class AudioTask(LightningModule):
 
     `optimizer` makes an optimizer from parameter groups; `scheduler` makes, from that and the number of training steps,
     what Lightning takes for a schedule. `target` is the compute fraction to train for, None for a model that decides
-    nothing. `budget_warmup` is a share of the training steps. `classes` are the names of the labels, in order. `steps`
+    nothing. `budget_warmup` is a share of the training steps. `layer_decay` is the ratio of the
+    learning rates of neighbouring layers (training/rates.py). `classes` are the names of the labels, in order. `steps`
     holds, for each stage, the steps of its latest epoch: validation falls into a training epoch.
     """
 
@@ -73,6 +75,7 @@ class AudioTask(LightningModule):
         budget_warmup: float,
         entropy_weight: float,
         dense_weight: float,
+        layer_decay: float = 1.0,
     ) -> None:
         super().__init__()
         self.model = model
@@ -81,6 +84,7 @@ class AudioTask(LightningModule):
         self.seed, self.threshold_lr = seed, threshold_lr
         self.target, self.budget_weight, self.budget_warmup = target, budget_weight, budget_warmup
         self.policy_loss, self.dense_weight = PolicyLoss(entropy_weight), dense_weight
+        self.layer_decay = layer_decay
         self.fractions = nn.ModuleDict({f"{stage}_fraction": MeanMetric() for stage in STAGES})
         self.stage_metrics = nn.ModuleDict({f"{stage}_metrics": self.metrics() for stage in STAGES})
         self.calibration: Calibration | None = None
@@ -321,15 +325,12 @@ class AudioTask(LightningModule):
         checkpoint["validation"] = {tag: float(value) for tag, value in logged if tag.startswith("val/")}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Make the optimizer, with weight decay on matrices only, and the schedule of its learning rate."""
-        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        groups = [
-            {"params": [p for p in parameters if p.ndim >= 2]},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        optimizer = self.make_optimizer(groups)
+        """Make the optimizer, with rates by layer and weight decay on matrices only, and the schedule of its rates."""
+        optimizer = take_shares(self.make_optimizer(parameter_groups(self.model, self.layer_decay)))
         num_steps = max(1, int(self.trainer.estimated_stepping_batches))
         # Counting made the iterator over the training batches, too early: Lightning restores only later where a resumed
         # run stands. Without its loader it makes another.
         self.trainer.fit_loop._combined_loader = None
-        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer, num_steps)}  # pyright: ignore[reportReturnType]
+        schedule = self.make_scheduler(optimizer, num_steps)
+        refuse_one_rate(optimizer, schedule["scheduler"])
+        return {"optimizer": optimizer, "lr_scheduler": schedule}  # pyright: ignore[reportReturnType]

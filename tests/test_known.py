@@ -1,0 +1,95 @@
+"""A run's folder names what is to be read only where the user has trained with it, or types it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hopscotch.config.typed import Again
+from hopscotch.evaluate import load
+from hopscotch.known import notes, paths_in, refuse_unknown, remember
+from tests.tiny import Command, tiny_folder, write_tones
+
+
+def moved_to(run: Path, root: Path) -> None:
+    """Let the stored configuration name another folder of data."""
+    config = (run / "config.yaml").read_text(encoding="utf-8")
+    lines = [f"  root: {root}" if line.startswith("  root: ") else line for line in config.splitlines()]
+    (run / "config.yaml").write_text("\n".join(lines), encoding="utf-8")
+
+
+def test_data_that_a_run_names_are_read_once_the_user_has_trained_with_them(
+    trained: Path, tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, root = Path(shutil.copytree(trained, tmp_path / "run")), write_tones(tmp_path / "other")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    moved_to(run, root)
+    with pytest.raises(ValueError, match=f"config.yaml names data.root={root}, with which you have not trained here"):
+        load(run)
+    with pytest.raises(ValueError, match=r"type data\.root=<path> too"):
+        load(run, ["data.batch_size=2"])
+    assert load(run, [f"data.root={root}"]).data.num_classes == 3
+    assert load(run, ["data=folder", f"data.root={root}"]).data.num_classes == 3
+    assert not notes().exists()  # what is typed for one command holds for that one
+    remember({"data": {"root": str(root)}})
+    assert load(run).data.num_classes == 3
+
+
+def test_training_notes_its_data_and_a_refused_one_does_not(
+    command: Command, tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    assert command(*tiny_folder(tones), "model.dim=16", "compute.budget=0.5").code == 1
+    assert not notes().exists()
+    words = ["model=dense", "model.dim=16", "model.heads=2", "model.depth=1", "debug=fdr", "~logger"]
+    assert command(*tiny_folder(tones), *words, "hydra.run.dir=run").code == 0
+    assert notes().read_text() == f'"{tones}"\n'
+
+
+def test_a_report_of_unknown_data_is_without_sound(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hopscotch.report.run_folder import RunFolder
+    from hopscotch.report.run_page import find_sounds
+
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    monkeypatch.setattr(RunFolder, "clips", ["one"])
+    moved_to(run, Path("/"))
+    sounds, why = find_sounds(RunFolder(run), lambda _: pytest.fail("its data are looked for"), [])
+    assert sounds is None
+    assert "names data.root=/, with which you have not trained here" in why
+
+
+def test_a_run_is_not_repeated_on_unknown_data(trained: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    (run / "overrides.yaml").write_text("- data=folder\n", encoding="utf-8")
+    moved_to(run, Path("/"))
+    with pytest.raises(ValueError, match=r"names data\.root=/, with which you have not trained"):
+        Again([f"again={run}"]).words()
+    assert Again([f"again={run}", f"data.root={tmp_path}"]).words() == ["data=folder"]
+
+
+def test_paths_are_the_data_the_checkpoint_and_all_that_look_like_one() -> None:
+    data = {"root": "here", "split": "official", "cache_dir": "/c", "manifest": "a/b.csv", "more": [{"x": "~x"}, 5]}
+    found = paths_in({"data": data, "ckpt_path": "last.ckpt", "run_dir": "/r"})
+    assert found == {"data.root": "here", "data.manifest": "a/b.csv", "data.more.0.x": "~x", "ckpt_path": "last.ckpt"}
+    assert paths_in({"data": 5, "ckpt_path": None}) == {}
+
+
+def test_a_path_is_known_letter_by_letter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    for _ in range(2):
+        remember({"data": {"root": "/clips\n2"}, "ckpt_path": None})
+    assert notes().read_text() == '"/clips\\n2"\n'
+    refuse_unknown({"data": {"root": "/clips\n2"}}, "config.yaml")
+    for other in ("/clips", "/clips\n2/..", "/", "2", ""):
+        with pytest.raises(ValueError, match="have not trained"):
+            refuse_unknown({"data": {"root": other}}, "config.yaml")
+
+
+def test_where_nothing_can_be_noted_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    remember({"data": {"root": "/clips"}})
+    with pytest.raises(ValueError, match="have not trained"):
+        refuse_unknown({"data": {"root": "/clips"}}, "config.yaml")
