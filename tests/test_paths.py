@@ -10,9 +10,10 @@ import pytest
 
 from hopscotch.cli import main
 from hopscotch.config import compose as composing
+from hopscotch.config.absent import refuse_absent_paths
 from hopscotch.config.compose import compose
 from hopscotch.config.errors import ConfigError
-from hopscotch.config.typed import PATHS, Again, in_order, prepare, refuse_absent_paths
+from hopscotch.config.typed import PATHS, Again, in_order, prepare
 from hopscotch.plain import read_config, read_json, read_yaml
 from hopscotch.system import PROJECT_ROOT
 from tests.tiny import TINY_MODEL, TINY_RUN, Command, tiny_folder, write_tones
