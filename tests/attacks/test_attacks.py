@@ -127,7 +127,8 @@ def test_a_hostile_folder_does_nothing(
     scene: Path, attacked: Path, case: Case, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hopscotch.report.page.picture", lambda _: "")  # drawing takes most of the time of a page
-    monkeypatch.setattr("hopscotch.report.figures.save", lambda *_: None)
+    for module in ("report.run_page", "report.frontier", "evaluation"):
+        monkeypatch.setattr(f"hopscotch.{module}.save", lambda *_: None)
     outside = scene.parent.parent / "outside"
     case.change(scene, outside)
     for command in case.commands:
