@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig, OmegaConf
 
-from hopscotch.build import build_callbacks, build_loggers, build_model, build_trainer, make, make_trainer
+from hopscotch.build import build_callbacks, build_data, build_loggers, build_model, build_trainer, make, make_trainer
 from hopscotch.config.compose import CONF, compose
 from hopscotch.frontend import LogMel
 from hopscotch.layers.block import BlockSpec
@@ -18,6 +18,7 @@ from hopscotch.layers.jump import SkipLayer
 from hopscotch.models.jumps import JumpAttention, JumpStack
 from hopscotch.models.stack import Stack
 from hopscotch.models.strides import LearnedStack
+from hopscotch.registry import without_cache
 from tests.small_models import classifier
 from tests.tiny import MODELS, build, skip_without_plugin, tiny_config, tiny_folder, write_tone
 
@@ -248,3 +249,16 @@ def test_defaults_of_the_front_end_are_those_of_the_configuration() -> None:
 def test_a_target_that_opens_more_tokens_than_training_does_is_warned_of(tones: Path, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"compute\.target=0\.950 is more than the 0\.\d+ that model\.open_rate=0\.4"):
         build(tiny_config(tones, tmp_path, "model=dense", "model.open_rate=0.4", "compute.target=0.95"))
+
+
+def test_a_source_is_told_what_the_label_of_a_clip_is_to_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = compose(["data=folder", "data.root=x"])
+    assert build_data(cfg).labels == "one"
+    monkeypatch.setattr("hopscotch.training.classify.ClassificationTask.labels", "several")
+    assert build_data(cfg).labels == "several"
+
+
+def test_a_stored_configuration_fetches_nothing() -> None:
+    stored = {"data": {"fetch": True, "root": "x"}, "seed": 0}
+    assert without_cache(stored) == {"data": {"fetch": False, "root": "x"}, "seed": 0}
+    assert without_cache({"seed": 0}) == {"seed": 0}

@@ -204,7 +204,7 @@ def test_an_extension_outside_of_the_package_is_trained_and_reported(
     given = [f"--config-dir={tmp_path / 'conf'}", *TINY_MODEL, *TINY_RUN, "hydra.run.dir=run"]
     given += [f"{group}={choice}" for group, choice in chosen.items()]
     if "data" in chosen:
-        given += [f"data.table={write_table(tones)}", "data.sample_rate=8000", "data.batch_size=4"]
+        given += [f"data.root={write_lists(tones)}", "data.sample_rate=8000", "data.batch_size=4"]
     else:
         given += tiny_folder(tones)
     ended = command(*given)
@@ -216,16 +216,15 @@ def test_an_extension_outside_of_the_package_is_trained_and_reported(
     assert (tmp_path / "run" / "report" / "index.html").is_file()
 
 
-def write_table(tones: Path) -> Path:
-    """List the tones in a CSV file, as the guide's source reads it: of each class one for validation, one for test."""
-    table = tones / "clips.csv"
-    rows = [
-        f"{path.relative_to(tones)},{path.parent.name},{ {0: 'test', 1: 'val'}.get(i, 'train') }"
-        for folder in sorted(path for path in tones.iterdir() if path.is_dir())
-        for i, path in enumerate(sorted(folder.iterdir()))
-    ]
-    table.write_text("\n".join(["file,label,split", *rows]) + "\n", encoding="utf-8")
-    return table
+def write_lists(tones: Path) -> Path:
+    """List the tones by split, as the guide's source reads them: of each class one for validation, one for test."""
+    lists: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for folder in sorted(path for path in tones.iterdir() if path.is_dir()):
+        for i, path in enumerate(sorted(folder.iterdir())):
+            lists[{0: "test", 1: "val"}.get(i, "train")].append(str(path.relative_to(tones)))
+    for split, names in lists.items():
+        (tones / f"{split}.txt").write_text("\n".join(names))
+    return tones
 
 
 # ---------------------------------------------------------------------------------------------------------- reference

@@ -166,10 +166,10 @@ def test_other_clips_of_the_same_classes_are_judged_with_the_batches_of_the_run(
     words = ["data=folder", f"data.root={root}", "data.test_fraction=0.5", "data.val_fraction=0.25"]
     cfg, _, data = load(run, words)
     assert (cfg.data.sample_rate, cfg.data.batch_size) == (8000, 4)
-    assert len(data.clips["test"]) == 6
+    assert len(data.clips["test"]) == 4  # of 12, by the hashes of their names
     folder = evaluate(run, words)
     assert {(root / row.path).exists() for row in read_clips(folder / "clips.csv")} == {True}
-    assert sum(row["clips"] for row in read_json(folder / "metrics.json")["per_class"]) == 6
+    assert sum(row["clips"] for row in read_json(folder / "metrics.json")["per_class"]) == 4
 
 
 def test_a_target_that_other_clips_cannot_reach_does_not_matter(run: Path, tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_classes_come_out_in_the_order_that_the_model_knows(run: Path) -> None:
     _, task, data = load(run)
     assert data.classes == order == task.classes  # pyright: ignore[reportAttributeAccessIssue]
     for clip in data.clips["test"]:
-        assert clip.name.startswith(order[clip.label])
+        assert clip.name.startswith(order[int(clip.label)])  # pyright: ignore[reportArgumentType]
     for batch in data.test_dataloader():
         assert batch.labels.tolist() == [data.clips["test"][index].label for index in batch.indices.tolist()]
 

@@ -48,7 +48,7 @@ def test_class_folders_are_dealt_into_three_splits_by_name(root: Path) -> None:
     data = folder(root)
     data.setup()
     assert data.classes == ["cat", "dog"]
-    assert {split: len(clips) for split, clips in data.clips.items()} == {"train": 12, "val": 4, "test": 4}
+    assert {split: len(clips) for split, clips in data.clips.items()} == {"train": 13, "val": 3, "test": 4}
     everything = [name for split in ("train", "val", "test") for name in names(data, split)]
     assert sorted(everything) == sorted(f"{c}/{i}.wav" for c in ("cat", "dog") for i in range(10))
     assert all(clip.label == ["cat", "dog"].index(clip.name[:3]) for clip in data.clips["train"])
@@ -108,6 +108,32 @@ def test_a_root_with_two_of_three_split_folders_is_not_taken_for_two_classes(tmp
     for split in ("train", "test"):
         add(tmp_path / split / "cat" / "0.wav")
     with pytest.raises(ValueError, match="with class folders in each; got test, train in"):
+        folder(tmp_path).setup()
+
+
+@pytest.mark.parametrize(
+    ("files", "config"),
+    [
+        (("yes/a_nohash_0.wav", "no/a_nohash_0.wav", "validation_list.txt"), "data=speech_commands."),
+        (("yes/0.wav", "no/0.wav", "_background_noise_/hum.wav"), "data=speech_commands."),
+        (("fold1/0.wav", "fold2/0.wav", "fold3/0.wav"), "data=table data.table=<csv with path, label and fold>."),
+        (("audio/0.wav", "meta/esc50.csv"), "data=esc50."),
+        (("audio/close/0.wav", "words20.csv"), "data=words20."),
+        (("audio/fold1/0.wav", "metadata/UrbanSound8K.csv"), "data=table data.table=<root>/metadata/UrbanSound8K.csv."),
+        (("audio/0.wav", "clips.tsv"), "data=table data.table=<root>/clips.tsv."),
+    ],
+)
+def test_a_data_set_whose_folders_are_no_classes_stops_with_the_config_that_is_meant(
+    tmp_path: Path, files: tuple[str, ...], config: str
+) -> None:
+    for name in files:
+        if name.endswith(".wav"):
+            add(tmp_path / name)
+        else:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).touch()
+    config = re.escape(config.replace("<root>", str(tmp_path)))
+    with pytest.raises(ValueError, match=f"must hold class folders, got .*: use {config}$"):
         folder(tmp_path).setup()
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from hopscotch.cli import main
 from hopscotch.config import compose as composing
+from hopscotch.config.absent import refuse_absent_paths
 from hopscotch.config.compose import compose
 from hopscotch.config.errors import ConfigError
 from hopscotch.config.typed import PATHS, Again, in_order, prepare
@@ -49,6 +50,23 @@ def test_what_is_no_path_stays_what_it_is() -> None:
         "data.root=${oc.env:HOME}/x",
         'data.root="~/x"',
     ]
+
+
+def test_manifests_are_recorded_by_absolute_paths_and_a_pattern_as_it_was_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cfg = compose(["data=manifest", "data.manifest.train=a b.json", "data.manifest.test=~/c.json"])
+    assert (cfg.data.manifest.train, cfg.data.manifest.val) == (f"{tmp_path}/a b.json", None)
+    assert compose(["data=manifest", "data.manifest=a.json"]).data.manifest == f"{tmp_path}/a.json"
+    pattern = r"data.group_by=^[^/]+/([a-z]+)_\d{2}"
+    assert compose(["data=folder", "data.root=x", pattern]).data.group_by == pattern.partition("=")[2]
+
+
+def test_a_root_that_is_to_be_fetched_need_not_be_there() -> None:
+    refuse_absent_paths(compose(["data=speech_commands", "data.root=nowhere", "data.fetch=true"]))
+    with pytest.raises(ValueError, match=r"data\.root must be a folder, got .*nowhere, which does not exist"):
+        refuse_absent_paths(compose(["data=speech_commands", "data.root=nowhere"]))
 
 
 def test_a_comma_parts_the_values_of_a_sweep_unless_a_folder_is_called_so(
@@ -119,6 +137,9 @@ def test_every_path_of_the_list_works_in_training_and_in_the_commands_after_it(
         (["data=folder", "data.root=nope"], "nope, which does not exist."),
         (["data=fsdd", "data.root=a,b"], "a,b, which does not exist; several folders, parted by commas, need -m."),
         (["ckpt_path=nope.ckpt"], "nope.ckpt, which is not there."),
+        (["data=table", "data.table=nope.csv"], "nope.csv, which is not there."),
+        (["data=manifest", "data.manifest=nope.json"], "data.manifest must be a file, got "),
+        (["data=manifest", "data.manifest.val=nope.json"], "data.manifest.val must be a file, got "),
     ],
 )
 def test_what_is_not_there_is_named_before_torch_is_imported_and_leaves_no_folder(

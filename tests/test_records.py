@@ -77,6 +77,17 @@ def test_the_spread_is_that_over_seeds_and_not_over_speakers() -> None:
     assert spread.deviation == pytest.approx(0.06 / 2**0.5)
 
 
+def test_the_interval_is_that_over_folds(tmp_path: Path) -> None:
+    for fold, acc in (("1", 0.7), ("2", 0.8), ("3", 0.75)):
+        write_run(tmp_path / fold, "model=dense", "seed=0", f"data.fold={fold}", acc=acc)
+    (one,) = group_records(points_of(read_records(tmp_path)))
+    assert one.runs == {("0", "fold 1"), ("0", "fold 2"), ("0", "fold 3")}
+    half = 4.303 * 0.05 / 3**0.5  # Student's with two degrees of freedom, deviation 0.05
+    assert one.value.mean == pytest.approx(0.75)
+    assert one.value.interval == f"{0.75 - half:.4f} to {0.75 + half:.4f}"
+    assert spread_of(one.records[:1], attrgetter("value")).interval == ""  # type: ignore[union-attr]
+
+
 def test_a_seed_that_lacks_a_speaker_counts_in_the_mean_and_not_in_the_spread() -> None:
     jobs = [
         job(value, seed=seed, speaker=speaker)

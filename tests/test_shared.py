@@ -40,7 +40,7 @@ def seal(folder: Path) -> None:
 
 
 def test_an_exported_model_answers_as_its_run_does(run: Path, model: Path, tones: Path) -> None:
-    clip = tones / "low" / "0.wav"
+    clip = min((tones / "low").iterdir())
     there, here = load(run)(clip), load(model)(clip)
     assert here == there
     assert sorted(path.name for path in model.iterdir()) == ["config.json", "manifest.json", "weights.safetensors"]
@@ -55,9 +55,9 @@ def test_the_command_exports_and_predicts(
     folder = capsys.readouterr().out.strip()
     assert folder == f"{run.name}-hopscotch"
     with pytest.raises(SystemExit) as end:
-        cli.main(["predict", folder, str(tones / "low" / "0.wav")])
+        cli.main(["predict", folder, str(min((tones / "low").iterdir()))])
     assert end.value.code == 0
-    assert "0.wav" in capsys.readouterr().out
+    assert min((tones / "low").iterdir()).name in capsys.readouterr().out
     with pytest.raises(SystemExit, match=r"must be a new folder, got .*-hopscotch, which is there already"):
         cli.main(["export", str(run)])
 

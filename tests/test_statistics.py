@@ -14,9 +14,9 @@ from hopscotch.report.statistics import (
     quantile_groups,
     ranks,
     ratio_interval,
+    student,
     wilson,
 )
-from scripts.studies.seeds import student
 
 
 def test_the_interval_of_an_accuracy_is_wilsons() -> None:

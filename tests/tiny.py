@@ -3,6 +3,7 @@
 import copy
 import functools
 import importlib.util
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from hopscotch.build import build_data, build_model, build_task, make_trainer
 from hopscotch.config.absent import PACKAGES
 from hopscotch.config.compose import CONF, compose, run_hydra
 from hopscotch.data.datamodule import AudioDataModule
+from hopscotch.data.splits import place
 from hopscotch.doctor import is_installed
 from hopscotch.train import task
 from hopscotch.training.task import AudioTask
@@ -63,10 +65,17 @@ def write_tone(path: Path, hz: float, seconds: float) -> None:
 
 
 def write_tones(root: Path, clips_per_class: int = 7) -> Path:
-    """A folder of class folders; clips differ in length and, by a few percent, in pitch."""
+    """A folder of class folders; clips differ in length and, by a few percent, in pitch.
+
+    By the hashes of their names one clip of each class is for test, one for validation, and the others for training.
+    """
     for name, hz in CLASS_HZ.items():
-        for i in range(clips_per_class):
-            write_tone(root / name / f"{i}.wav", hz * (1 + 0.01 * i), 0.12 + 0.02 * i)
+        order = sorted(range(clips_per_class), key=lambda i: place(f"{name}/{i}.wav"))
+        numbers = itertools.count()
+        for rank, i in enumerate(order):
+            low, high = ((0.0, 0.1), (0.9, 1.0), (0.1, 0.9))[min(rank, 2)]
+            file = next(f"{n:03d}.wav" for n in numbers if low <= place(f"{name}/{n:03d}.wav") < high)
+            write_tone(root / name / file, hz * (1 + 0.01 * i), 0.12 + 0.02 * i)
     return root
 
 

@@ -34,10 +34,9 @@ from hopscotch.report.records import (
     read_records,
     spread_of,
 )
-from hopscotch.report.statistics import bootstrap
+from hopscotch.report.statistics import bootstrap, student
 from hopscotch.report.sweep import cell
 from hopscotch.report.text import Table, markdown
-from scripts.studies.seeds import student
 from scripts.studies.thresholds import draw_thresholds
 
 SETS = ("clean", "mixed")

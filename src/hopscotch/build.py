@@ -68,7 +68,7 @@ def _parts(node: Any) -> list[DictConfig]:
 
 def build_data(cfg: DictConfig) -> AudioDataModule:
     waveform = None if cfg.augment.waveform is None else make(cfg.augment.waveform)
-    data = make(cfg.data, seed=cfg.seed, augment=waveform)
+    data = make(cfg.data, seed=cfg.seed, augment=waveform, labels=task_of(cfg).labels)
     assert isinstance(data, AudioDataModule)
     return data
 

@@ -16,10 +16,8 @@ from typing import Any
 from hopscotch.plain import nodes, shown
 
 OF_A_PATH = re.compile(r"[/\\~]|\$\{|\.\.")  # what a text has that may be a path
-ALWAYS, NEVER = (
-    ("data.root", "ckpt_path", "init_from"),
-    ("data.cache_dir",),
-)  # whatever the text is; clips are kept in our own
+ALWAYS = ("data.root", "data.group_by", "ckpt_path", "init_from")  # whatever the text is; a pattern may be slow
+NEVER = ("data.cache_dir",)  # clips are kept in our own
 
 
 def notes() -> Path:

@@ -29,10 +29,16 @@ class Place(NamedTuple):
 
 
 SOURCES = (
+    "hopscotch.data.esc50.Esc50",
     "hopscotch.data.folder.Folder",
     "hopscotch.data.fsdd.Fsdd",
+    "hopscotch.data.hugging_face.HuggingFace",
+    "hopscotch.data.manifest.Manifest",
+    "hopscotch.data.speech_commands.SpeechCommands",
     "hopscotch.data.synthetic.source.SyntheticScenes",
     "hopscotch.data.synthetic.source.SyntheticWords",
+    "hopscotch.data.table.Table",
+    "hopscotch.data.words20.Words20",
 )
 ENCODERS = (
     "hopscotch.models.jumps.JumpAttention",
@@ -71,7 +77,7 @@ KEYS_BY_LIMIT: dict[float, str] = {
     10: "hop_seconds window_seconds",
     64: "expansion ffn_ratio hidden_ratio stem_stride",
     256: "attention_depth depth num_workers",
-    1_000: "num_mel_masks num_time_masks",
+    1_000: "folds num_mel_masks num_time_masks",
     1_023: "convolution_width",
     1_024: "cache_gib heads num_heads num_mels",
     3_600: "scene_seconds silence_seconds",
@@ -129,11 +135,11 @@ def check_stored(config: Mapping[str, Any], file: object, trust: Sequence[str] =
 
 
 def without_cache(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Drop data.cache_dir, a folder of whoever trained the run: clips are kept in our own."""
-    data = config.get("data")
-    if not (isinstance(data, Mapping) and "cache_dir" in data):
+    """Drop data.cache_dir, a folder of whoever trained the run, as clips are kept in our own, and fetch nothing."""
+    data, ours = config.get("data"), {"cache_dir": None, "fetch": False}
+    if not isinstance(data, Mapping):
         return dict(config)
-    return {**config, "data": {**data, "cache_dir": None}}
+    return {**config, "data": {**data, **{key: value for key, value in ours.items() if key in data}}}
 
 
 def class_at(path: str, target: Any, file: object, trust: Sequence[str] = ()) -> type:

@@ -10,18 +10,24 @@ from hopscotch.config.errors import ConfigError, absent_package, plain_config
 from hopscotch.config.targets import find
 from hopscotch.plain import nodes, shown
 
+TABLES = ("data.table", "data.manifest", *(f"data.manifest.{split}" for split in ("train", "val", "test")))
 PACKAGES = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}  # and extra, of loggers that need one
 
 
 def refuse_absent_paths(cfg: DictConfig) -> None:
-    """Refuse a folder of data, a checkpoint or a model that does not exist, before any library is loaded."""
-    root, ckpt, start = (OmegaConf.select(cfg, key) for key in ("data.root", "ckpt_path", "init_from"))
-    if isinstance(root, str) and not Path(root).is_dir():
+    """Refuse a folder of data, a table, a checkpoint or a model that does not exist, before any library is loaded."""
+    root, fetch, ckpt, start = (
+        OmegaConf.select(cfg, key) for key in ("data.root", "data.fetch", "ckpt_path", "init_from")
+    )
+    if isinstance(root, str) and not Path(root).is_dir() and not fetch:
         problem = "is a file" if Path(root).exists() else "does not exist"
         hint = "; several folders, parted by commas, need -m" if "," in Path(root).name else ""
         raise ConfigError(f"data.root must be a folder, got {shown(root)}, which {problem}{hint}.")
-    if isinstance(ckpt, str) and not Path(ckpt).is_file():
-        raise ConfigError(f"ckpt_path must be a checkpoint file, got {shown(ckpt)}, which is not there.")
+    for key in ("ckpt_path", *TABLES):
+        file = OmegaConf.select(cfg, key)
+        if isinstance(file, str) and not Path(file).is_file():
+            kind = "a checkpoint file" if key == "ckpt_path" else "a file"
+            raise ConfigError(f"{key} must be {kind}, got {shown(file)}, which is not there.")
     if isinstance(start, str) and not Path(start).exists():
         raise ConfigError(
             f"init_from must be the folder of a run or a checkpoint, got {shown(start)}: nothing is there."

@@ -176,7 +176,20 @@ Source = node(  # what every data source has; the rules hold for sources without
 Corpus = node(
     Source, num_train=(int, ONE), num_val=(int, ONE), num_test=(int, ONE), corpus_seed=(int, ZERO), cache_dir=str | None
 )
-Files = node(Source, root=str, on_bad_file=(str, one_of("error", "skip")))
+FOLD = Rule("a fold: its number or name", lambda value: isinstance(value, int | str))
+Files = node(  # what every source of audio files has
+    Source,
+    root=str,
+    on_bad_file=(str, one_of("error", "skip")),
+    group_by=str | None,
+    folds=(int | None, at_least(3)),
+    fold=(Any, FOLD),
+)
+Splitting = node(Files, val_fraction=(float, PART), test_fraction=(float, PART))
+MANIFEST = Rule(
+    "a file, or a map of files with the keys train, val and test", lambda value: isinstance(value, str | dict)
+)
+COLUMN_KEYS = ("path", "label", "split", "fold", "group", "start", "end")
 SCHEMAS: dict[str, type] = {
     "hopscotch.data.synthetic.source.SyntheticWords": Corpus,
     "hopscotch.data.synthetic.source.SyntheticScenes": node(
@@ -184,7 +197,23 @@ SCHEMAS: dict[str, type] = {
         scene_seconds=(float, at_least(5)),  # five words of the slowest speaker take 3.7 s
         confusable=bool,
     ),
-    "hopscotch.data.folder.Folder": node(Files, val_fraction=(float, PART), test_fraction=(float, PART)),
+    "hopscotch.data.folder.Folder": Splitting,
+    "hopscotch.data.manifest.Manifest": node(Splitting, root=str | None, manifest=(Any, MANIFEST)),
+    "hopscotch.data.table.Table": node(
+        Splitting,
+        root=str | None,
+        table=str,
+        label_separator=str,
+        columns=node(**dict.fromkeys(COLUMN_KEYS, str | None)),
+    ),
+    "hopscotch.data.hugging_face.HuggingFace": node(
+        Splitting, audio_column=str, label_column=str, cache_dir=str | None
+    ),
+    "hopscotch.data.speech_commands.SpeechCommands": node(
+        Files, words=(str, one_of("all", "12")), fetch=bool, version=(str, one_of("v1", "v2"))
+    ),
+    "hopscotch.data.esc50.Esc50": Files,
+    "hopscotch.data.words20.Words20": Files,
     "hopscotch.data.fsdd.Fsdd": node(Files, split=(str, one_of("official", "speaker")), test_speaker=str | None),
     "hopscotch.data.augment.WaveformAugment": node(
         Object,

@@ -19,13 +19,15 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from hopscotch.config.absent import TABLES
 from hopscotch.config.errors import ConfigError, flat, plain_config, synonym
 from hopscotch.known import OF_A_PATH, refuse_unknown
 from hopscotch.plain import read_config, read_yaml, shown
 from hopscotch.registry import check_stored, trusted
 
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
-PATHS = ("data.root", "data.cache_dir", "ckpt_path", "init_from", *FOLDERS)
+PATTERN = "data.group_by"  # may have the same signs, and is no path
+PATHS = ("data.root", "data.cache_dir", *TABLES, "ckpt_path", "init_from", *FOLDERS)
 AGAIN = "again="
 
 
@@ -46,7 +48,7 @@ def prepare(words: Sequence[str], sweeps: bool = False) -> list[str]:
 
 def _prepared(word: str, sweeps: bool) -> str:
     key, equals, value = word.partition("=")
-    if key.lstrip("+") not in PATHS or not value:
+    if key.lstrip("+") not in (*PATHS, PATTERN) or not value:
         return word
     if sweeps and key not in FOLDERS and not os.path.exists(absolute(value)):
         parsed = _parsed(word)
@@ -154,6 +156,8 @@ class Again:
         name = key.lstrip("+~")
         if name.startswith(("hydra.", "hydra/", "hparams_search")):  # its folder and its sweep are not repeated
             return []
+        if name == PATTERN:
+            return [word]
         if name == "data.cache_dir":  # clips are kept in our own
             return []
         if name in PATHS:  # as typed it may be relative to a folder that is not known

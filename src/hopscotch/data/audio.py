@@ -45,6 +45,21 @@ def count_samples(path: Path, sample_rate: int) -> int:
         return _num_resampled(file, sample_rate)
 
 
+def read_part(path: Path, sample_rate: int, start: int, num_samples: int) -> Float[Tensor, " sample"]:
+    """Decode a part of a file, of `num_samples` from `start` on, both counted at `sample_rate` Hz."""
+    with _open(path) as file:
+        source, target = rate_ratio(file.samplerate, sample_rate)
+        begin = start * source // target
+        asked = min(-(-num_samples * source // target), file.frames - begin)
+        if asked < 1:
+            raise _bad(path, f"ends before sample {start}, where a clip begins.")
+        file.seek(begin)
+        waveform = _mono(_decode(path, file, asked))
+    _check_whole(path, asked, len(waveform), is_silent=not waveform.any())
+    waveform = waveform if source == target else resampler(source, target)(waveform)
+    return torch.nn.functional.pad(waveform, (0, num_samples - len(waveform)))
+
+
 def read_clip(path: Path, sample_rate: int) -> Float[Tensor, " sample"]:
     """Decode a whole file to the mean of its channels at `sample_rate` Hz, as float32; |x| may exceed 1."""
     waveform = read_up_to(path, sample_rate, None)
@@ -59,7 +74,7 @@ def read_up_to(path: Path, sample_rate: int, most: int | None) -> Float[Tensor, 
         if most is not None and length > most:
             return None
         waveform = _mono(_decode(path, file, file.frames))
-    _check_whole(path, file, len(waveform), is_silent=not waveform.any())
+    _check_whole(path, file.frames, len(waveform), is_silent=not waveform.any())
     source, target = rate_ratio(file.samplerate, sample_rate)
     if source == target:
         return waveform
@@ -91,7 +106,7 @@ def read_blocks(path: Path, sample_rate: int, seconds: float = BLOCK_SECONDS) ->
             yield whole[done * target // source - first : end - first]
             done, kept = ready, max(begin, (ready - reach) // source * source)
             held, begin = held[kept - begin :], kept
-    _check_whole(path, file, read, is_silent=is_silent)
+    _check_whole(path, file.frames, read, is_silent=is_silent)
 
 
 def _num_resampled(file: soundfile.SoundFile, sample_rate: int) -> int:
@@ -146,10 +161,10 @@ def _mono(samples: Float[np.ndarray, "frame channel"]) -> Float[Tensor, " frame"
     return torch.from_numpy(samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1))
 
 
-def _check_whole(path: Path, file: soundfile.SoundFile, num_read: int, *, is_silent: bool) -> None:
-    """Refuse a file that was read to its end and is cut or silent."""
-    if num_read != file.frames:
-        raise _bad(path, f"is cut: its header promises {file.frames} frames, got {num_read}.")
+def _check_whole(path: Path, num_frames: int, num_read: int, *, is_silent: bool) -> None:
+    """Refuse frames that should be there and are cut or silent."""
+    if num_read != num_frames:
+        raise _bad(path, f"is cut: its header promises {num_frames} frames, got {num_read}.")
     if is_silent:
         raise _bad(path, f"must not be silent, got {num_read} frames of zeros only, the channels averaged.")
 

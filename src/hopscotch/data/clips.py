@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -43,13 +43,15 @@ def some(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Clip:
-    """Describe one recording: its name, class and length."""
+    """Describe one recording, or a part of one: its name, label and length."""
 
     name: str  # path relative to the data's root; used in reports
-    label: int
+    label: int | tuple[int, ...] | float  # one class, several, or a number, as the task has it
     num_samples: int  # exact, at the data module's sample rate
     path: Path | None = None  # None if the source makes its clips itself
     facts: dict[str, str | float] = field(default_factory=dict, compare=False)  # such as speaker or snr_db
+    start: int | None = None  # the sample of the file where the clip begins, if it is a part of it
+    group: str | None = None  # a speaker or recording that has several clips
 
 
 class ClipStore:
@@ -127,9 +129,10 @@ def _attempt(load: Callable[[Clip], Tensor], clip: Clip) -> Tensor | AudioFileEr
 class Batches(Dataset[AudioBatch]):
     """Read, pad and augment the clips of a batch; the loader uses `__getitems__` for whole batches."""
 
-    def __init__(self, store: ClipStore, seed: int, augment: WaveformAugment | None) -> None:
-        """Augment with keys of `seed`; None augments nothing."""
+    def __init__(self, store: ClipStore, seed: int, augment: WaveformAugment | None, num_classes: int = 0) -> None:
+        """Augment with keys of `seed`, None augments nothing; clips of several labels need `num_classes`."""
         self.store = store
+        self.num_classes = num_classes
         self.seed = seed
         self.augment = augment
 
@@ -145,8 +148,18 @@ class Batches(Dataset[AudioBatch]):
             keys = torch.tensor([key_bits(self.seed, epoch, index) for epoch, index in pairs])
             if self.augment is not None:
                 waveform, lengths = self.augment(waveform, lengths, keys)
-        labels = torch.tensor([self.store.clips[index].label for _, index in pairs])
+        labels = _labels([self.store.clips[index].label for _, index in pairs], self.num_classes)
         return AudioBatch(waveform, lengths, labels, torch.tensor([index for _, index in pairs]), keys)
+
+
+def _labels(labels: Sequence[int | tuple[int, ...] | float], num_classes: int) -> Tensor:
+    """Make int64 class numbers, float32 numbers, or for several labels rows of 0 and 1."""
+    if not isinstance(labels[0], tuple):
+        return torch.tensor(labels)
+    rows = torch.zeros(len(labels), num_classes)
+    for row, several in zip(rows, labels, strict=True):
+        row[list(cast("tuple[int, ...]", several))] = 1.0
+    return rows
 
 
 class KeyedLoader(DataLoader[AudioBatch]):
@@ -198,14 +211,15 @@ def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
             yield item
 
 
-Packed = tuple[Tensor, Int64[np.ndarray, "4 batch"]]
+Packed = tuple[Tensor, np.ndarray, Int64[np.ndarray, "3 batch"]]
 
 
 def _packed(batch: Any) -> Packed:
-    """Pack a batch into few tensors: each takes its own connection between processes, some milliseconds."""
-    return batch.waveform, torch.stack(batch[1:]).numpy()
+    """Pack a batch into one tensor and arrays: a tensor takes its own connection between processes, milliseconds."""
+    return batch.waveform, batch.labels.numpy(), torch.stack([batch.lengths, batch.indices, batch.keys]).numpy()
 
 
 def _unpacked(packed: Packed) -> AudioBatch:
-    waveform, facts = packed
-    return AudioBatch(waveform, *torch.from_numpy(facts))
+    waveform, labels, facts = packed
+    lengths, indices, keys = torch.from_numpy(facts)
+    return AudioBatch(waveform, lengths, torch.from_numpy(labels), indices, keys)

@@ -4,7 +4,6 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,7 +12,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from hopscotch.data.audio import AudioFileError, count_samples, printable, read_clip
+from hopscotch.data.audio import AudioFileError, read_clip, read_part
 from hopscotch.data.augment import WaveformAugment
 from hopscotch.data.clips import Batches, Clip, ClipStore, KeyedLoader, decode, some
 from hopscotch.data.sampling import Pair, Position, ShuffledBatches, SortedBatches
@@ -23,6 +22,7 @@ log = logging.getLogger(__name__)
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+Labels = Literal["one", "several", "number"]  # of a clip: a class, any classes, or a number
 STAGES: dict[str | None, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 MAX_STATISTICS_CLIPS = 500
 MAX_GAIN_CLIPS = 4096
@@ -45,9 +45,13 @@ class AudioDataModule(LightningDataModule):
         cache_gib: float,
         seed: int,
         augment: WaveformAugment | None,
+        labels: Labels = "one",
         on_bad_file: str = "error",
     ) -> None:
-        """Take the keys of conf/data, where each is explained, the seed of the run, and what changes training clips."""
+        """Take the keys of conf/data, where each is explained, the seed of the run, and what changes training clips.
+
+        `labels` says what the task takes for the label of a clip.
+        """
         super().__init__()
         self.sample_rate = sample_rate
         self.batch_size = batch_size
@@ -55,6 +59,7 @@ class AudioDataModule(LightningDataModule):
         self.cache_gib = cache_gib
         self.seed = seed
         self.augment = augment
+        self.labels: Labels = labels
         self.on_bad_file = on_bad_file
         self.classes: list[str] = []
         self.clips: dict[Split, list[Clip]] = {}
@@ -76,16 +81,9 @@ class AudioDataModule(LightningDataModule):
     def load(self, clip: Clip) -> Float[Tensor, " sample"]:
         """Decode one clip; called from threads and loader workers, so it must not change anything."""
         assert clip.path is not None
-        return read_clip(clip.path, self.sample_rate)
-
-    def file_clip(self, path: Path, root: Path, label: int, **facts: str | float) -> Clip | None:
-        """Describe the clip in an audio file from its header; None if it is unreadable and `on_bad_file` is skip."""
-        name = printable(path.relative_to(root))
-        try:
-            return Clip(name, label, count_samples(path, self.sample_rate), path, facts)
-        except AudioFileError as error:
-            self._on_bad_file(name, error)
-            return None
+        if clip.start is None:
+            return read_clip(clip.path, self.sample_rate)
+        return read_part(clip.path, self.sample_rate, clip.start, clip.num_samples)
 
     # For the rest of the package.
 
@@ -164,7 +162,7 @@ class AudioDataModule(LightningDataModule):
         self, split: Split, indices: Sequence[int], augment: WaveformAugment | None
     ) -> Iterator[AudioBatch]:
         order = sorted(indices, key=lambda index: self.clips[split][index].num_samples)
-        batches = Batches(self._stores[split], self.seed, augment)
+        batches = Batches(self._stores[split], self.seed, augment, self.num_classes)
         for start in range(0, len(order), self.batch_size):
             yield batches.__getitems__([(0, index) for index in order[start : start + self.batch_size]])
 
@@ -192,9 +190,12 @@ class AudioDataModule(LightningDataModule):
     # Internals.
 
     def _check_clips(self, split: Split) -> None:
-        labels = {clip.label for clip in self.clips[split]}
-        if not labels:
+        if not self.clips[split]:
             raise ValueError(f"data: the {split} split must hold at least one usable clip, got none.")
+        if self.labels == "number":
+            return
+        found = (clip.label for clip in self.clips[split])
+        labels = {number for label in found for number in (label if isinstance(label, tuple) else (label,))}
         missing = [name for label, name in enumerate(self.classes) if label not in labels]
         if split == "train" and missing:
             raise ValueError(f"data: every class needs a usable training clip, got none of {', '.join(missing)}.")
@@ -211,7 +212,8 @@ class AudioDataModule(LightningDataModule):
         if self.trainer:
             options |= {"rank": self.trainer.global_rank, "num_ranks": self.trainer.world_size}
         drawn = sampler(self._lengths(split), self.batch_size, **options)
-        return KeyedLoader(Batches(self._stores[split], self.seed, augment), drawn, num_workers=self.num_workers)
+        batches = Batches(self._stores[split], self.seed, augment, self.num_classes)
+        return KeyedLoader(batches, drawn, num_workers=self.num_workers)
 
     def _on_bad_file(self, name: str, error: AudioFileError) -> None:
         if self.on_bad_file == "error":
@@ -227,7 +229,14 @@ def _renumbered(found: list[str], clips: dict[Split, list[Clip]], wanted: list[s
     if missing := [name for name in wanted if name not in found]:
         log.warning("data: %d of the %d classes have no clip here: %s", len(missing), len(wanted), some(missing))
     number = [wanted.index(name) for name in found]
-    return {split: [replace(clip, label=number[clip.label]) for clip in part] for split, part in clips.items()}
+
+    def renumbered(clip: Clip) -> Clip:
+        label = clip.label
+        if isinstance(label, tuple):
+            return replace(clip, label=tuple(number[one] for one in label))
+        return replace(clip, label=number[label]) if isinstance(label, int) else clip
+
+    return {split: [renumbered(clip) for clip in part] for split, part in clips.items()}
 
 
 def trainer_position(trainer: Trainer) -> Position:
@@ -253,5 +262,6 @@ def _fingerprint(clips: dict[Split, list[Clip]]) -> str:
     digest = hashlib.sha256()
     for split in SPLITS:
         for clip in clips[split]:
-            digest.update(f"{split}\t{clip.name}\t{clip.label}\t{clip.num_samples}\n".encode())
+            part = "" if clip.start is None else f"\t{clip.start}"
+            digest.update(f"{split}\t{clip.name}\t{clip.label}\t{clip.num_samples}{part}\n".encode())
     return digest.hexdigest()[:16]

@@ -3,12 +3,13 @@
 import difflib
 import logging
 import re
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
-from hopscotch.data.clips import Clip, some
-from hopscotch.data.datamodule import AudioDataModule, Split
-from hopscotch.data.files import files_in
+from hopscotch.data.clips import some
+from hopscotch.data.datamodule import Split
+from hopscotch.data.files import clip_name, files_in, listed
+from hopscotch.data.rows import Row, RowSource
 
 log = logging.getLogger(__name__)
 
@@ -18,37 +19,36 @@ TEST_TAKES = range(5)  # the data set's own test set
 VAL_TAKES = range(5, 10)  # our share of its training set
 
 
-class Fsdd(AudioDataModule):
+class Fsdd(RowSource):
     """Split by take, with all speakers in all splits (`split=official`), or hold one speaker out (`split=speaker`)."""
 
-    def __init__(self, *, root: str, split: str, test_speaker: str | None, **common: Any) -> None:
-        """Take the arguments of `AudioDataModule` as `common`; `test_speaker` is the held-out one."""
+    order: ClassVar = DIGITS
+
+    def __init__(self, *, split: str, test_speaker: str | None, **common: Any) -> None:
+        """Take the arguments of `RowSource` as `common`; `test_speaker` is the held-out one."""
         super().__init__(**common)
         if split == "speaker" and test_speaker is None:
             raise ValueError("data.split=speaker needs data.test_speaker=<name>, the speaker to test on, got none.")
         if split == "official" and test_speaker is not None:
             raise ValueError(f"data.test_speaker={test_speaker} has no effect unless data.split=speaker, got official.")
-        self.root = Path(root)
         self.test_speaker = test_speaker
 
-    def find_clips(self) -> tuple[list[str], dict[Split, list[Clip]]]:
-        """Read the headers of all recordings with the data set's names, and name the others in the log."""
+    def rows(self) -> Iterator[Row]:
+        """List all recordings with the data set's names, and name the others in the log."""
         recordings = self.root / "recordings"
         if not recordings.is_dir():
             raise ValueError(f"data.root must be a folder that holds recordings/, got {self.root}.")
-        found = [(path, match) for path in sorted(recordings.iterdir()) if (match := NAME.fullmatch(path.name))]
+        found = [(path, match) for path in listed(recordings) if (match := NAME.fullmatch(path.name))]
         if not found:
             raise ValueError(f"data.root: {recordings} must hold <digit>_<speaker>_<take>.wav files, got none.")
         if others := [path.name for path in files_in(recordings) if not NAME.fullmatch(path.name)]:
             rule = "data.root: recordings not named <digit>_<speaker>_<take>.wav are not used, %d of %d: %s"
             log.warning(rule, len(others), len(others) + len(found), some(others))
         self._check_speaker(sorted({match["speaker"] for _, match in found}))
-        clips: dict[Split, list[Clip]] = {"train": [], "val": [], "test": []}
         for path, match in found:
-            clip = self.file_clip(path, self.root, int(match["digit"]), speaker=match["speaker"])
-            if clip is not None:
-                clips[self._split_of(match["speaker"], int(match["take"]))].append(clip)
-        return DIGITS, clips
+            digit, speaker, take = DIGITS[int(match["digit"])], match["speaker"], int(match["take"])
+            facts = {"speaker": speaker}
+            yield Row(path, clip_name(path, self.root), digit, self._split_of(speaker, take), facts=facts)
 
     def _split_of(self, speaker: str, take: int) -> Split:
         is_test = take in TEST_TAKES if self.test_speaker is None else speaker == self.test_speaker

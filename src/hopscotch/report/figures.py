@@ -48,7 +48,6 @@ SPLIT_COLOURS = {"train": ORANGE, "val": BLUE}
 HISTORY_COLOURS = {RAN: BLUE, JUMPED_OVER: LIGHT_GREY, LANDED: ORANGE}
 HISTORY_WORDS = {RAN: "ran", JUMPED_OVER: "jumped over", LANDED: "landed on"}
 MAX_CLIPS = 40  # rows that can still be told apart
-MAX_PATTERNS = 8
 MAX_NUMBERED = 25  # classes whose counts can be read in the matrix
 MAX_NUMBERS = 120  # of a matrix, each an artist that takes a millisecond
 HERTZ = (250, 500, 1000, 2000, 4000, 8000)  # of a mel picture

@@ -1,8 +1,8 @@
-"""Describe the runs of a sweep as records, and join those that differ in nothing but seed and held-out speaker.
+"""Describe the runs of a sweep as records, and join those that differ in nothing but seed and speaker or fold held out.
 
 The mean of a group is the mean over speakers of the mean over seeds; its deviation is that of seeds alone, because how
 much harder one speaker is than another says nothing about how sure a mean is. A seed counts in the deviation if it ran
-every speaker of the group.
+every speaker of the group. The interval is for other speakers, or folds, than those that were held out.
 """
 
 import math
@@ -22,9 +22,9 @@ LEDGER = "sweep.jsonl"
 FILES = (CONFIG, OVERRIDES, SUMMARY)  # a job's folder has at least one of them
 STUDY_JOB = re.compile(r"(.*_)?seed-\d+(_.*)?|.*_[0-9a-f]{8}")  # as scripts.studies.runner.job_names has it
 NOT_FAILED = ("finished", "stopped")
-SPEAKER = "data.test_speaker"
+HELD_OUT = {"data.test_speaker": "", "data.fold": "fold "}  # key, and a word before its value
 DECISION_VALUE = "decision_value.json"  # of callbacks=decision_value: the same run at other budgets
-HIDDEN = {"seed", SPEAKER, "experiment", "data.root", "callbacks.decision_value.levels"}  # do not tell groups apart
+HIDDEN = {"seed", *HELD_OUT, "experiment", "data.root", "callbacks.decision_value.levels"}  # do not tell groups apart
 HIDDEN |= {"trainer.enable_progress_bar", "hydra.run.dir"}
 COMPUTE = "macs_m"  # millions, per test clip
 FIGURES = ("value", COMPUTE, "compute_fraction", "fit_seconds", "clip_ms")  # of a record, joined in a group
@@ -50,7 +50,7 @@ class Record:
     error: str | None = None
     fit_seconds: float | None = None
     clip_ms: float | None = None  # of the test pass, per clip
-    speaker: str = ""  # held out from training, and tested
+    speaker: str = ""  # or fold: held out from training, and tested
     metric: str = VALUE  # the name of the primary metric
     larger_is_better: bool = True
     score: float | None = None  # what a search goes by
@@ -118,7 +118,7 @@ def make_record(run: Path | None, overrides: Sequence[str], summary: Mapping[str
         error=summary.get("error"),
         fit_seconds=seconds.get("fit"),
         clip_ms=1e3 * seconds["test_clip"] if "test_clip" in seconds else None,
-        speaker=given.get(SPEAKER, ""),
+        speaker=next((f"{word}{given[key]}" for key, word in HELD_OUT.items() if key in given), ""),
         metric=primary.get("name", VALUE),
         larger_is_better=primary.get("larger_is_better", True),
         score=None if score == FAILED else score,
@@ -203,6 +203,15 @@ class Spread(NamedTuple):
 
     mean: float
     seeds: tuple[float, ...]  # the mean of each seed that has all held-out speakers
+    speakers: tuple[float, ...] = ()  # the mean of each speaker
+
+    @property
+    def interval(self) -> str:
+        """Return the interval of the mean over speakers; an empty text with fewer than two."""
+        from hopscotch.report.statistics import student  # which needs numpy
+
+        found = student(self.speakers)
+        return "" if found is None else f"{found.low:.4f} to {found.high:.4f}"
 
     @property
     def low(self) -> float:
@@ -226,7 +235,8 @@ def spread_of(records: Iterable[Record], of: Callable[[Record], float | None]) -
         own = group(members, by=lambda pair: (pair[0].speaker, pair[0].overrides))
         if own.keys() == cells.keys():
             means.append(mean(mean(number for _, number in cell) for cell in own.values()) if known else 0.0)
-    return Spread(means[0], tuple(means[1:])) if known else None
+    held_out = tuple(mean(number for _, number in cell) for cell in cells.values())
+    return Spread(means[0], tuple(means[1:]), held_out) if known else None
 
 
 @dataclass

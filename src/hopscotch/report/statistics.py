@@ -7,12 +7,13 @@ if clips were drawn independently of each other; the bootstrap for a mean over c
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from statistics import NormalDist, mean, stdev
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 0.975 quantiles, 1 to 9 degrees of freedom
 DEVIATIONS = NormalDist().inv_cdf(0.975)
 NUM_DRAWS = 2000  # of the bootstrap
 NUM_BINS = 15  # of confidence, equally wide
@@ -48,6 +49,14 @@ def ratio_interval(parts: Sequence[float], wholes: Sequence[float]) -> tuple[flo
     deviation = (np.array(parts, dtype=float) - ratio * whole).std(ddof=1)
     half = float(DEVIATIONS * math.sqrt(len(parts)) * deviation / whole.sum())
     return ratio - half, ratio + half
+
+
+def student(means: Sequence[float]) -> Interval | None:
+    """Mean over seeds, taken as drawn from a normal distribution; None with fewer than two."""
+    if len(means) < 2:
+        return None
+    half = STUDENT[min(len(means) - 1, len(STUDENT)) - 1] * stdev(means) / len(means) ** 0.5
+    return Interval(mean(means), mean(means) - half, mean(means) + half)
 
 
 def bootstrap(values: Float[np.ndarray, " clip"]) -> Interval:

@@ -65,12 +65,13 @@ GROUPS = {  # name in groups.csv -> column, where value stands for the primary m
     "model": Column("model", lambda one: one.model),
     "overrides": Column("overrides", lambda one: " ".join(w for w in one.words if not w.startswith("model="))),
     "seeds": Column("seeds", lambda one: " ".join(sorted({seed for seed, _ in one.runs}))),
-    "speakers": Column("held-out speakers", lambda one: " ".join(sorted({who for _, who in one.runs if who}))),
+    "speakers": Column("held out", lambda one: " ".join(sorted({who for _, who in one.runs if who}))),
     "runs": Column("runs", lambda one: len(one.records), 0),
     "value": Column("test value", mean_of("value"), 4),
     "value_sd": Column("deviation", lambda one: one.value.deviation, 4),
     "value_low": Column("lowest", lambda one: one.value.low if one.value.deviation is not None else None, 4),
     "value_high": Column("highest", lambda one: one.value.high if one.value.deviation is not None else None, 4),
+    "value_interval": Column("95 % over held-out", lambda one: one.value.interval),
     "fraction": Column("compute", mean_of("compute_fraction"), 3),
     "macs_m": Column("M MACs", mean_of(COMPUTE), 3),
     "seconds": Column("s of training", mean_of("fit_seconds"), 1),
@@ -91,7 +92,7 @@ JOBS = {
     "seconds": Column("seconds", lambda one: one.seconds, 1),
     "reason": Column("reason", lambda one: one.error),
 }
-IN_TERMINAL = "number model overrides runs value value_sd fraction macs_m clip_ms pareto"  # of GROUPS
+IN_TERMINAL = "number model overrides runs value value_sd value_interval fraction macs_m clip_ms pareto"  # of GROUPS
 
 
 class SweepTable(Callback):

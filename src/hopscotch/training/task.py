@@ -12,7 +12,7 @@ can be repeated and resumed bit by bit.
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypedDict
+from typing import Any, ClassVar, TypedDict
 
 import torch
 from jaxtyping import Float
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 
 from hopscotch.config.monitors import tags
+from hopscotch.data.datamodule import Labels
 from hopscotch.models.audio_model import AudioModel, Head, OutputHead, Pooling
 from hopscotch.training.calibration import Budget, Calibration, budget_table, calibrate
 from hopscotch.training.gains import fit_gains
@@ -56,6 +57,7 @@ class AudioTask(LightningModule):
     """
 
     primary: Primary
+    labels: ClassVar[Labels] = "one"  # what the label of a clip is, so that a data source can make it
     also_logged: tuple[str, ...] = ()  # tags that a task logs of its own, so that they can be monitored
     trainer: Any  # Lightning's property raises outside of a run; its type says no more
 

@@ -1,0 +1,86 @@
+"""Find audio that stands in two splits, where a test on it says too much: links, copies and groups."""
+
+import hashlib
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from hopscotch.data.clips import Clip, some
+from hopscotch.data.datamodule import SPLITS, Split
+
+log = logging.getLogger(__name__)
+
+PROBE = 4096  # bytes from the middle of a file, which tell most files of equal size apart
+
+Placed = tuple[Split, Clip]
+
+
+def refuse_links(clips: Mapping[Split, Sequence[Clip]]) -> None:
+    """Refuse a file, or a part of one, that is in two splits by a link of either kind."""
+    for same in _shared([(split, clip) for split in SPLITS for clip in clips[split]], _inode):
+        same.sort(key=lambda placed: placed[1].start or 0)
+        for (split, clip), (other, later) in pairwise(same):
+            if split != other and (clip.start is None or (later.start or 0) < clip.start + clip.num_samples):
+                raise ValueError(
+                    f"data.root: a file must be in one split alone, got {clip.name} in {split} and {later.name} in "
+                    f"{other}, which are the same file."
+                )
+
+
+def warn_of_copies(clips: Mapping[Split, Sequence[Clip]]) -> None:
+    """Say how many clips of validation and test have their bytes in training, too; few files are read for it."""
+    found: list[list[Placed]] = [[(split, clip) for split in SPLITS for clip in clips[split] if clip.start is None]]
+    for sign in (_size, _probe, _content):
+        found = [same for group in found for same in _shared(group, sign)]
+    for split in SPLITS[1:]:
+        copies = [
+            f"{clip.name} (of {same[0][1].name})"
+            for same in found
+            for placed, clip in same
+            if placed == split and same[0][0] == "train"
+        ]
+        if copies:
+            log.warning(
+                "data: %d of %d %s clips are copies of training clips, so that their accuracy says too much: %s. "
+                "Remove them, or keep them on one side with data.group_by.",
+                len(copies), len(clips[split]), split, some(copies),
+            )  # fmt: skip
+
+
+def warn_of_groups(clips: Mapping[Split, Sequence[Clip]]) -> None:
+    """Say which groups stand in training and in another split."""
+    groups = {split: {clip.group for clip in part if clip.group is not None} for split, part in clips.items()}
+    if shared := sorted(groups["train"] & (groups["val"] | groups["test"]), key=str):
+        log.warning("data: %d groups stand in training and in validation or test: %s", len(shared), some(shared))
+
+
+def _shared(placed: Iterable[Placed], sign: Callable[[Path], Hashable]) -> list[list[Placed]]:
+    """Collect the clips that have the same sign, if they are in several splits."""
+    found: dict[Hashable, list[Placed]] = defaultdict(list)
+    for split, clip in placed:
+        assert clip.path is not None
+        found[sign(clip.path)].append((split, clip))
+    return [same for same in found.values() if len({split for split, _ in same}) > 1]
+
+
+def _inode(path: Path) -> Hashable:
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+def _size(path: Path) -> Hashable:
+    return path.stat().st_size
+
+
+def _probe(path: Path) -> Hashable:
+    with path.open("rb") as file:
+        file.seek(max(0, (os.fstat(file.fileno()).st_size - PROBE) // 2))
+        return file.read(PROBE)
+
+
+def _content(path: Path) -> Hashable:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
