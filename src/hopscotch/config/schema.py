@@ -171,7 +171,12 @@ Config = node(  # the root: what `python train.py --cfg job` prints
     logger=dict,
 )
 Source = node(  # what every data source has; the rules hold for sources without a schema, too
-    Object, sample_rate=(int, RATE), batch_size=(int, ONE), num_workers=(int, ZERO), cache_gib=(float, ZERO)
+    Object,
+    sample_rate=(int, RATE),
+    batch_size=(int, ONE),
+    num_workers=(int, ZERO),
+    cache_gib=(float, ZERO),
+    max_seconds=(float | None, ABOVE_ZERO),
 )
 Corpus = node(
     Source, num_train=(int, ONE), num_val=(int, ONE), num_test=(int, ONE), corpus_seed=(int, ZERO), cache_dir=str | None

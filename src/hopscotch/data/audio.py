@@ -45,18 +45,27 @@ def count_samples(path: Path, sample_rate: int) -> int:
         return _num_resampled(file, sample_rate)
 
 
-def read_part(path: Path, sample_rate: int, start: int, num_samples: int) -> Float[Tensor, " sample"]:
-    """Decode a part of a file, of `num_samples` from `start` on, both counted at `sample_rate` Hz."""
+def read_part(
+    path: Path, sample_rate: int, start: int, num_samples: int, *, silent_ok: bool = False
+) -> Float[Tensor, " sample"]:
+    """Decode a part of a file, of `num_samples` from `start` on, both counted at `sample_rate` Hz.
+
+    It is what a slice of the whole would be: samples around it are read as far as the resampler's filter extends.
+    """
     with _open(path) as file:
         source, target = rate_ratio(file.samplerate, sample_rate)
-        begin = start * source // target
-        asked = min(-(-num_samples * source // target), file.frames - begin)
-        if asked < 1:
+        reach = _reach(source, target)
+        begin = max(0, (start * source // target - reach) // source * source)
+        asked = min(-(-(start + num_samples) * source // target) + reach, file.frames) - begin
+        skipped = start - begin * target // source
+        if start * source // target >= file.frames:
             raise _bad(path, f"ends before sample {start}, where a clip begins.")
         file.seek(begin)
         waveform = _mono(_decode(path, file, asked))
-    _check_whole(path, asked, len(waveform), is_silent=not waveform.any())
+    read = len(waveform)
     waveform = waveform if source == target else resampler(source, target)(waveform)
+    waveform = waveform[skipped : skipped + num_samples]
+    _check_whole(path, asked, read, is_silent=not silent_ok and not waveform.any())
     return torch.nn.functional.pad(waveform, (0, num_samples - len(waveform)))
 
 
@@ -91,7 +100,7 @@ def read_blocks(path: Path, sample_rate: int, seconds: float = BLOCK_SECONDS) ->
     """
     with _open(path) as file:
         source, target = rate_ratio(file.samplerate, sample_rate)
-        reach = 0 if source == target else source * (2 + resampler(source, target).width // source)
+        reach = _reach(source, target)
         held, begin, done, read, is_silent = torch.zeros(0), 0, 0, 0, True  # counted in frames of the file
         while len(block := _decode(path, file, max(1, round(seconds * file.samplerate)))):
             waveform = _mono(block)
@@ -107,6 +116,11 @@ def read_blocks(path: Path, sample_rate: int, seconds: float = BLOCK_SECONDS) ->
             done, kept = ready, max(begin, (ready - reach) // source * source)
             held, begin = held[kept - begin :], kept
     _check_whole(path, file.frames, read, is_silent=is_silent)
+
+
+def _reach(source: int, target: int) -> int:
+    """Return how many frames around a part have a share in it when it is resampled: a multiple of `source`."""
+    return 0 if source == target else source * (2 + resampler(source, target).width // source)
 
 
 def _num_resampled(file: soundfile.SoundFile, sample_rate: int) -> int:

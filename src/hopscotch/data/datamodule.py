@@ -14,8 +14,9 @@ from torch.utils.data import Sampler
 
 from hopscotch.data.audio import AudioFileError, read_clip, read_part
 from hopscotch.data.augment import WaveformAugment
-from hopscotch.data.clips import Batches, Clip, ClipStore, KeyedLoader, decode, some
+from hopscotch.data.clips import Batches, Clip, ClipStore, KeyedLoader, decode, load_part, some
 from hopscotch.data.sampling import Pair, Position, ShuffledBatches, SortedBatches
+from hopscotch.data.windows import Windowing
 from hopscotch.types import AudioBatch, key_bits
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ MAX_STATISTICS_CLIPS = 500
 MAX_GAIN_CLIPS = 4096
 MAX_CALIBRATION_CLIPS = 256
 BYTES_PER_SAMPLE = 4
+FRAME_SECONDS = 0.025  # the window of the front end, unless it has been changed
 
 
 class AudioDataModule(LightningDataModule):
@@ -47,6 +49,7 @@ class AudioDataModule(LightningDataModule):
         augment: WaveformAugment | None,
         labels: Labels = "one",
         on_bad_file: str = "error",
+        max_seconds: float | None = None,
     ) -> None:
         """Take the keys of conf/data, where each is explained, the seed of the run, and what changes training clips.
 
@@ -61,6 +64,8 @@ class AudioDataModule(LightningDataModule):
         self.augment = augment
         self.labels: Labels = labels
         self.on_bad_file = on_bad_file
+        self.max_seconds = max_seconds
+        self.longest = None if max_seconds is None else max(1, round(max_seconds * sample_rate))  # samples
         self.classes: list[str] = []
         self.clips: dict[Split, list[Clip]] = {}
         self.skipped: dict[str, str] = {}  # clip name -> why it is not used
@@ -83,7 +88,7 @@ class AudioDataModule(LightningDataModule):
         assert clip.path is not None
         if clip.start is None:
             return read_clip(clip.path, self.sample_rate)
-        return read_part(clip.path, self.sample_rate, clip.start, clip.num_samples)
+        return read_part(clip.path, self.sample_rate, clip.start, clip.num_samples, silent_ok=clip.is_cut)
 
     # For the rest of the package.
 
@@ -103,6 +108,7 @@ class AudioDataModule(LightningDataModule):
             if self._order is not None:
                 self.classes, self.clips = self._order, _renumbered(self.classes, self.clips, self._order)
             self._fingerprint = _fingerprint(self.clips)
+            self._tell_lengths()
             for split in SPLITS if stage == "fit" else ():
                 self._check_clips(split)  # a test split without clips is found before hours of training
         gib = sum(clip.num_samples for clips in self.clips.values() for clip in clips) * BYTES_PER_SAMPLE / 2**30
@@ -126,6 +132,10 @@ class AudioDataModule(LightningDataModule):
         """Return a clip without augmentation: from memory if its split was decoded, else from its source."""
         store = self._stores.get(split)
         return self.load(self.clips[split][index]) if store is None else store[index]
+
+    def first_window(self, clip: Clip) -> Float[Tensor, " sample"]:
+        """Decode a clip, or the first `data.max_seconds` of it."""
+        return load_part(clip, self.load, 0, self.longest)
 
     def train_dataloader(self) -> KeyedLoader:
         """Load shuffled, augmented training batches, from where training stands."""
@@ -161,8 +171,8 @@ class AudioDataModule(LightningDataModule):
     def _sorted_batches(
         self, split: Split, indices: Sequence[int], augment: WaveformAugment | None
     ) -> Iterator[AudioBatch]:
-        order = sorted(indices, key=lambda index: self.clips[split][index].num_samples)
-        batches = Batches(self._stores[split], self.seed, augment, self.num_classes)
+        order = sorted(indices, key=self._lengths(split).__getitem__)
+        batches = self._batches(split, augment)
         for start in range(0, len(order), self.batch_size):
             yield batches.__getitems__([(0, index) for index in order[start : start + self.batch_size]])
 
@@ -171,13 +181,18 @@ class AudioDataModule(LightningDataModule):
         lengths = self._lengths("train")
         return sum(lengths) / len(lengths)
 
+    def longest_samples(self) -> int:
+        """Return the length of the longest clip that is not cut."""
+        return max(length for split in SPLITS for length in self._lengths(split))
+
     def fingerprint(self) -> str:
         """Return a hash of the names, labels, lengths and splits of all clips."""
         return self._fingerprint
 
     def summary(self) -> dict[str, object]:
         """Summarise the data for the run's summary.json."""
-        seconds = {split: round(sum(self._lengths(split)) / self.sample_rate, 1) for split in self.clips}
+        samples = {split: sum(clip.num_samples for clip in clips) for split, clips in self.clips.items()}
+        seconds = {split: round(total / self.sample_rate, 1) for split, total in samples.items()}
         return {
             "fingerprint": self._fingerprint,
             "classes": list(self.classes),
@@ -201,7 +216,21 @@ class AudioDataModule(LightningDataModule):
             raise ValueError(f"data: every class needs a usable training clip, got none of {', '.join(missing)}.")
 
     def _lengths(self, split: Split) -> list[int]:
-        return [clip.num_samples for clip in self.clips[split]]
+        """List the samples of each clip that a model has before it at once."""
+        lengths = [clip.num_samples for clip in self.clips[split]]
+        return lengths if self.longest is None else [min(length, self.longest) for length in lengths]
+
+    def _tell_lengths(self) -> None:
+        clips = [clip for split in SPLITS for clip in self.clips[split]]
+        if self.longest is not None and (found := [clip.name for clip in clips if clip.num_samples > self.longest]):
+            rule = f"longer than data.max_seconds={self.max_seconds:g}, cropped in training and windowed elsewhere"
+            log.warning("data: %d clips are %s: %s", len(found), rule, some(found))
+        frame = FRAME_SECONDS * self.sample_rate
+        if found := [clip.name for clip in clips if clip.num_samples < frame]:
+            log.warning("data: %d clips are shorter than a frame of %g s: %s", len(found), FRAME_SECONDS, some(found))
+
+    def _batches(self, split: Split, augment: WaveformAugment | None, **options: Any) -> Batches:
+        return Batches(self._stores[split], self.seed, augment, self.num_classes, longest=self.longest, **options)
 
     def _position(self) -> Position:
         return trainer_position(self.trainer) if self.trainer else Position(0, 0)
@@ -212,7 +241,9 @@ class AudioDataModule(LightningDataModule):
         if self.trainer:
             options |= {"rank": self.trainer.global_rank, "num_ranks": self.trainer.world_size}
         drawn = sampler(self._lengths(split), self.batch_size, **options)
-        batches = Batches(self._stores[split], self.seed, augment, self.num_classes)
+        windowing = None if self.longest is None else Windowing(self.longest, self.longest, self.longest)
+        starts = None if windowing is None or split == "train" else windowing.starts
+        batches = self._batches(split, augment, starts=starts)
         return KeyedLoader(batches, drawn, num_workers=self.num_workers)
 
     def _on_bad_file(self, name: str, error: AudioFileError) -> None:

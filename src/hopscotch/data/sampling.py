@@ -18,6 +18,7 @@ from torch.utils.data import Sampler
 
 from hopscotch.types import key_bits
 
+CROPPING = 200  # a stream of its own: where a long clip is cropped
 STEP = -0x61C8864680B583EB  # 2^64 / golden ratio, as the signed number that int64 holds; products wrap
 
 
@@ -30,6 +31,11 @@ def keyed_uniform(keys: Int[Tensor, " batch"], stream: int, count: int) -> Float
     """Draw numbers in [0, 1), with 24 bits each."""
     bits = keyed_bits(keys, stream, torch.arange(count, device=keys.device))
     return (bits >> 40 & 0xFFFFFF).float() * 2.0**-24
+
+
+def crop_start(key: int, num_spare: int) -> int:
+    """Draw where the crop of a clip starts, of which `num_spare` samples are left out."""
+    return int(keyed_bits(torch.tensor([key]), CROPPING, torch.tensor([0]))) % (num_spare + 1)
 
 
 def _mix(x: Tensor) -> Tensor:
