@@ -25,14 +25,21 @@ class Counting(AudioDataModule):
 
     def find_clips(self) -> tuple[list[str], dict[Split, list[Clip]]]:
         clips = [Clip(f"{i}", 0, length) for i, length in enumerate(LENGTHS)]
-        return ["a"], {split: clips for split in SPLITS}
+        return ["a"], {split: list(clips) for split in SPLITS}
 
     def load(self, clip: Clip) -> Tensor:
         return torch.arange(clip.num_samples, dtype=torch.float32)
 
 
 def counting(**changes: Any) -> Counting:
-    keys = {"sample_rate": RATE, "batch_size": 4, "num_workers": 0, "cache_gib": 1.0, "seed": 0, "augment": None}
+    keys: dict[str, Any] = {
+        "sample_rate": RATE,
+        "batch_size": 4,
+        "num_workers": 0,
+        "cache_gib": 1.0,
+        "seed": 0,
+        "augment": None,
+    }
     data = Counting(**(keys | {"max_seconds": 0.25} | changes))
     data.setup()
     return data
@@ -149,3 +156,40 @@ def test_a_batch_without_windows_is_the_model_s_own() -> None:
     output, same = evaluated(says(logits), given)
     assert torch.equal(output.logits, logits)
     assert same is given
+
+
+def padded(data: AudioDataModule) -> list[int]:
+    return [batch.waveform.numel() for batch in data.train_dataloader()]
+
+
+class Many(Counting):
+    """A long clip among 2,000 short ones, or none."""
+
+    lengths = (50,) * 2000
+
+    def find_clips(self) -> tuple[list[str], dict[Split, list[Clip]]]:
+        clips = [Clip(f"{i}", 0, length) for i, length in enumerate(self.lengths)]
+        return ["a"], {split: list(clips) for split in SPLITS}
+
+
+class OneLong(Many):
+    lengths = (*Many.lengths, 60_000)
+
+
+def test_a_long_clip_adds_its_own_cost_and_makes_no_batch_of_training_long() -> None:
+    keys: Any = {"sample_rate": 100, "batch_size": 32, "num_workers": 0, "cache_gib": 1.0, "seed": 0, "augment": None}
+    short, long = (kind(**keys, max_seconds=30.0, batch_seconds="auto") for kind in (Many, OneLong))
+    short.setup()
+    long.setup()
+    assert sum(padded(short)) == 2000 * 50
+    assert sum(padded(long)) == 2000 * 50 + 3000
+    assert max(padded(long)) == 3000
+    rows = [len(batch.indices) for batch in long.val_dataloader()]
+    assert rows == [len(batch.indices) for batch in short.val_dataloader()] + [20]  # windows of 30 s
+    for batches in (long.statistics_batches(), long.gain_batches(), long.calibration_batches()):
+        assert max(batch.waveform.numel() for batch in batches) <= 8 * 32 * long.mean_samples()
+
+
+def test_without_a_bound_in_seconds_windows_count_as_clips() -> None:
+    data = counting(batch_size=2)
+    assert sorted(len(batch.indices) for batch in data.val_dataloader()) == [1, 2, 5]

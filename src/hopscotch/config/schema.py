@@ -40,6 +40,7 @@ def at_least(low: int | float) -> Rule:
 
 
 ONE, ZERO = at_least(1), at_least(0)
+SECONDS = Rule("auto, or a number above 0", lambda v: v == "auto" or (is_number(v) and v > 0))
 RATE = at_least(1000)  # Hz
 ABOVE_ZERO = Rule("above 0", lambda value: value > 0)
 SHARE = Rule("between 0 and 1", lambda value: 0 <= value <= 1)
@@ -177,6 +178,7 @@ Source = node(  # what every data source has; the rules hold for sources without
     num_workers=(int, ZERO),
     cache_gib=(float, ZERO),
     max_seconds=(float | None, ABOVE_ZERO),
+    batch_seconds=(Any, SECONDS),
 )
 Corpus = node(
     Source, num_train=(int, ONE), num_val=(int, ONE), num_test=(int, ONE), corpus_seed=(int, ZERO), cache_dir=str | None

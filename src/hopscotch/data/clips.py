@@ -167,8 +167,8 @@ class Batches(Dataset[AudioBatch]):
     ) -> None:
         """Augment with keys of `seed`, None augments nothing; clips of several labels need `num_classes`.
 
-        Of a clip of more than `longest` samples a part is drawn by its key. With `starts`, which lists where the windows
-        of so many samples begin, all of its windows are taken: neighbouring rows with the same index.
+        Of a clip of more than `longest` samples a part is drawn by its key. With `starts`, which lists where windows of
+        so many samples begin, all of its windows are taken: neighbouring rows with the same index.
         """
         self.longest, self.starts = longest, starts
         self.store = store

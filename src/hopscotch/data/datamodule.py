@@ -28,6 +28,7 @@ STAGES: dict[str | None, tuple[Split, ...]] = {"fit": ("train", "val"), "validat
 MAX_STATISTICS_CLIPS = 500
 MAX_GAIN_CLIPS = 4096
 MAX_CALIBRATION_CLIPS = 256
+USUAL = 8  # mean training clips per clip of a batch, up to which `batch_seconds=auto` takes clips as they come
 BYTES_PER_SAMPLE = 4
 FRAME_SECONDS = 0.025  # the window of the front end, unless it has been changed
 
@@ -50,6 +51,7 @@ class AudioDataModule(LightningDataModule):
         labels: Labels = "one",
         on_bad_file: str = "error",
         max_seconds: float | None = None,
+        batch_seconds: float | Literal["auto"] | None = None,
     ) -> None:
         """Take the keys of conf/data, where each is explained, the seed of the run, and what changes training clips.
 
@@ -64,7 +66,7 @@ class AudioDataModule(LightningDataModule):
         self.augment = augment
         self.labels: Labels = labels
         self.on_bad_file = on_bad_file
-        self.max_seconds = max_seconds
+        self.max_seconds, self.batch_seconds = max_seconds, batch_seconds
         self.longest = None if max_seconds is None else max(1, round(max_seconds * sample_rate))  # samples
         self.classes: list[str] = []
         self.clips: dict[Split, list[Clip]] = {}
@@ -172,9 +174,16 @@ class AudioDataModule(LightningDataModule):
         self, split: Split, indices: Sequence[int], augment: WaveformAugment | None
     ) -> Iterator[AudioBatch]:
         order = sorted(indices, key=self._lengths(split).__getitem__)
-        batches = self._batches(split, augment)
-        for start in range(0, len(order), self.batch_size):
-            yield batches.__getitems__([(0, index) for index in order[start : start + self.batch_size]])
+        batches, lengths, most = self._batches(split, augment), self._lengths(split), self._most()
+        pairs: list[Pair] = []
+        for index in order:
+            is_full = most is not None and (len(pairs) + 1) * lengths[index] > most
+            if pairs and (is_full or len(pairs) == self.batch_size):
+                yield batches.__getitems__(pairs)
+                pairs = []
+            pairs.append((0, index))
+        if pairs:
+            yield batches.__getitems__(pairs)
 
     def mean_samples(self) -> float:
         """Average the lengths of the training clips."""
@@ -220,6 +229,12 @@ class AudioDataModule(LightningDataModule):
         lengths = [clip.num_samples for clip in self.clips[split]]
         return lengths if self.longest is None else [min(length, self.longest) for length in lengths]
 
+    def _most(self) -> int | None:
+        """Return how many samples a batch may come to with its padding; None: as its clips have it."""
+        if self.batch_seconds == "auto":
+            return round(USUAL * self.batch_size * self.mean_samples())
+        return None if self.batch_seconds is None else round(self.batch_seconds * self.sample_rate)
+
     def _tell_lengths(self) -> None:
         clips = [clip for split in SPLITS for clip in self.clips[split]]
         if self.longest is not None and (found := [clip.name for clip in clips if clip.num_samples > self.longest]):
@@ -240,9 +255,14 @@ class AudioDataModule(LightningDataModule):
     ) -> KeyedLoader:
         if self.trainer:
             options |= {"rank": self.trainer.global_rank, "num_ranks": self.trainer.world_size}
-        drawn = sampler(self._lengths(split), self.batch_size, **options)
         windowing = None if self.longest is None else Windowing(self.longest, self.longest, self.longest)
         starts = None if windowing is None or split == "train" else windowing.starts
+        lengths, most = self._lengths(split), self._most()
+        if starts is not None:  # a row for each window
+            most = self.batch_size * max(lengths) if most is None else most
+            found = self.clips[split]
+            lengths = [len(starts(clip.num_samples)) * one for clip, one in zip(found, lengths, strict=True)]
+        drawn = sampler(lengths, self.batch_size, most=most, **options)
         batches = self._batches(split, augment, starts=starts)
         return KeyedLoader(batches, drawn, num_workers=self.num_workers)
 
