@@ -187,7 +187,9 @@ FOLD = Rule("a fold: its number or name", lambda value: isinstance(value, int | 
 Files = node(  # what every source of audio files has
     Source,
     root=str,
-    on_bad_file=(str, one_of("error", "skip")),
+    on_bad=(str, one_of("raise", "skip")),
+    max_bad=(float, SHARE),
+    silent_ok=bool,
     group_by=str | None,
     folds=(int | None, at_least(3)),
     fold=(Any, FOLD),

@@ -99,11 +99,16 @@ class ClipStore:
 
 
 def decode(
-    clips: Sequence[Clip], load: Callable[[Clip], Tensor], *, keep: bool, on_bad: Callable[[Clip, AudioFileError], None]
+    clips: Sequence[Clip],
+    load: Callable[[Clip], Tensor],
+    *,
+    keep: bool,
+    on_bad: Callable[[Clip, AudioFileError], None],
+    on_good: Callable[[Clip, Tensor], None] = lambda *_: None,
 ) -> ClipStore:
     """Decode every clip once, and keep the waveforms if `keep` is set.
 
-    `on_bad` is called for a clip that cannot be read; if it does not raise, the clip is left out.
+    `on_bad` is called for a clip that cannot be read, which is left out; `on_good` for each of the others.
     """
     waveforms = torch.empty(sum(clip.num_samples for clip in clips)) if keep else None
     good: list[Clip] = []
@@ -115,6 +120,7 @@ def decode(
                 continue
             assert len(result) == clip.num_samples, f"{clip.name}: {len(result)} samples, not {clip.num_samples}"
             good.append(clip)
+            on_good(clip, result)
             if waveforms is not None:
                 waveforms[filled : filled + clip.num_samples] = result
                 filled += clip.num_samples

@@ -66,7 +66,7 @@ class Tier(NamedTuple):
 def tiers(lengths: Int[Tensor, " clip"], batch_size: int, most: int | None, num_ranks: int) -> list[Tier]:
     """Divide clips so that no batch of clips of one tier comes to more than `most` samples with its padding.
 
-    A clip longer than that is a batch. Sizes are functions of the lengths, so that all epochs have equally many batches.
+    A clip longer than that is a batch. Sizes follow from the lengths, so that all epochs have equally many batches.
     Their number is a multiple of the ranks: the largest ones are halved until it is.
     """
     room = torch.full_like(lengths, batch_size) if most is None else (most // lengths).clamp(1, batch_size)
