@@ -39,8 +39,9 @@ def counting(**changes: Any) -> Counting:
         "cache_gib": 1.0,
         "seed": 0,
         "augment": None,
+        "max_seconds": 0.25,
     }
-    data = Counting(**(keys | {"max_seconds": 0.25} | changes))
+    data = Counting(**(keys | changes))
     data.setup()
     return data
 

@@ -38,10 +38,10 @@ MAX_FRAMES_PER_BYTE = 2**16  # of a file: a FLAC of silence comes to some thousa
 class AudioFileError(ValueError):
     """A file that cannot be used as a clip; the message names file, rule and value."""
 
-    def __init__(self, message: str, problem: str = "") -> None:
+    def __init__(self, message: str | None, problem: str = "") -> None:
         """Take the whole message, and what is said in it of the file."""
         super().__init__(message)
-        self.problem = problem or message
+        self.problem = problem or str(message)
 
     @property
     def kind(self) -> str:

@@ -151,9 +151,9 @@ def _attempt(load: Callable[[Clip], Tensor], clip: Clip) -> Tensor | AudioFileEr
 
 
 class Part(NamedTuple):
-    """Name a row of a batch: the clip, the sample of it where the row starts, and the key of the row's noise."""
+    """Name a row of a batch: the index of its clip, the sample where it starts there, and the key of its noise."""
 
-    index: int
+    clip: int
     start: int
     key: int
 
@@ -189,14 +189,14 @@ class Batches(Dataset[AudioBatch]):
         """Make the batch of these (epoch, index) pairs."""
         with one_thread():
             parts = [part for pair in pairs for part in self._parts(*pair)]
-            clips = [self.store.part(part.index, part.start, self.longest) for part in parts]
+            clips = [self.store.part(part.clip, part.start, self.longest) for part in parts]
             waveform = pad_sequence(clips, batch_first=True)
             lengths = torch.tensor([len(clip) for clip in clips])
             keys = torch.tensor([part.key for part in parts])
             if self.augment is not None:
                 waveform, lengths = self.augment(waveform, lengths, keys)
-        labels = _labels([self.store.clips[part.index].label for part in parts], self.num_classes)
-        return AudioBatch(waveform, lengths, labels, torch.tensor([part.index for part in parts]), keys)
+        labels = _labels([self.store.clips[part.clip].label for part in parts], self.num_classes)
+        return AudioBatch(waveform, lengths, labels, torch.tensor([part.clip for part in parts]), keys)
 
     def _parts(self, epoch: int, index: int) -> list[Part]:
         """List what is taken of a clip: all of it, a crop or its windows."""

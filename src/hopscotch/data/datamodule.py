@@ -129,7 +129,7 @@ class AudioDataModule(LightningDataModule):
         keep = gib <= self.cache_gib
         if not keep and not self._stores:
             log.info("Clips take %.2f GiB, more than data.cache_gib=%g: decoding on demand.", gib, self.cache_gib)
-        missing = [split for split in STAGES.get(stage, SPLITS) if split not in self._stores]
+        missing: list[Split] = [split for split in STAGES.get(stage, SPLITS) if split not in self._stores]
         for split in missing:
             self._stores[split] = self._store(split, keep=keep)
             self.clips[split] = list(self._stores[split].clips)
@@ -255,9 +255,10 @@ class AudioDataModule(LightningDataModule):
 
     def _most(self) -> int | None:
         """Return how many samples a batch may come to with its padding; None: as its clips have it."""
-        if self.batch_seconds == "auto":
-            return round(USUAL * self.batch_size * self.mean_samples())
-        return None if self.batch_seconds is None else round(self.batch_seconds * self.sample_rate)
+        if self.batch_seconds is None:
+            return None
+        usual = USUAL * self.batch_size * self.mean_samples()
+        return round(usual if isinstance(self.batch_seconds, str) else self.batch_seconds * self.sample_rate)
 
     def _tell_lengths(self) -> None:
         clips = [clip for split in SPLITS for clip in self.clips[split]]
@@ -294,8 +295,8 @@ class AudioDataModule(LightningDataModule):
         self._bad[split][name] = error
 
     def _note_cancelled(self, clip: Clip, waveform: Tensor) -> None:
-        is_quiet = clip.path is not None and waveform.square().mean() < QUIET**2
-        if is_quiet and channels_cancel(clip.path):
+        path = clip.path
+        if path is not None and waveform.square().mean() < QUIET**2 and channels_cancel(path):
             self._cancelled.append(clip.name)
 
     def _judge_bad(self) -> None:
