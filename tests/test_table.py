@@ -103,7 +103,7 @@ def test_every_wrong_row_is_named_with_its_line(root: Path) -> None:
 def test_a_file_that_is_not_there_is_named_with_its_line(root: Path) -> None:
     rows = ["path,label", *(f"wav/{i}.wav,{'ab'[i % 2]}" for i in range(5)), "wav/99.wav,a"]
     with pytest.raises(ValueError, match=r"t\.csv line 7: Audio file .*99\.wav: cannot be opened"):
-        table(root, rows).find_clips()
+        table(root, rows).setup()
 
 
 def test_a_name_is_found_on_a_disk_that_has_its_accents_apart(root: Path) -> None:
