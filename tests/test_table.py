@@ -132,4 +132,4 @@ def test_a_cell_may_hold_signs_and_line_breaks_and_lines_are_counted_on(root: Pa
         csv.writer(file).writerows([["path", "label", "note"], ['a,"b".wav', "x", "two\nlines"], ["no.wav", "y", ""]])
     text = (root / "t.csv").read_text().splitlines()
     with pytest.raises(ValueError, match=r"t\.csv line 4: Audio file .*no\.wav"):
-        table(root, [*text, "wav/1.wav,x,"]).find_clips()
+        table(root, [*text, "wav/1.wav,x,"]).setup()
