@@ -310,17 +310,17 @@ class AudioDataModule(LightningDataModule):
         rows = [(split, name, error) for split in SPLITS for name, error in self._bad[split].items()]
         if not rows:
             return
-        if self.bad_audio is not None:
+        is_written = self.bad_audio is not None and (self.on_bad == "skip" or len(rows) > MAX_NAMED)
+        if self.bad_audio is not None and is_written:  # a refusal that names all leaves no folder
             table = [(split, name, error.kind, str(error)) for split, name, error in rows]
             rank_zero_only(write_csv)(self.bad_audio, ("split", "clip", "reason", "message"), table)
         errors = [error for _, _, error in rows]
         kinds = ", ".join(f"{count} ({kind})" for kind, count in Counter(e.kind for e in errors).most_common())
-        where = "" if self.bad_audio is None else f" {self.bad_audio} names all."
+        where = f" {self.bad_audio} names all." if is_written else ""
         if self.on_bad == "raise":
             what = "" if len(errors) == 1 else f"data: {len(errors)} bad files: {kinds}. "
             first = " ".join(map(str, errors[:MAX_NAMED]))
-            rest = where if len(errors) > 1 else ""
-            raise AudioFileError(f"{what}{first}{rest} Repair or remove them, or pass data.on_bad=skip.")
+            raise AudioFileError(f"{what}{first}{where} Repair or remove them, or pass data.on_bad=skip.")
         log.warning("data: %d bad files are left out: %s: %s.%s", len(errors), kinds, some([r[1] for r in rows]), where)
         for split in SPLITS:
             num_bad, num_good = len(self._bad[split]), len(self.clips[split])
