@@ -261,6 +261,7 @@ def test_an_old_name_in_a_stored_configuration_is_named_with_the_new_one(old: st
 
 def test_every_new_name_exists() -> None:
     cfgs = [compose(["callbacks=decision_value", model]) for model in ("model=learned_skip", "model=skip_layer")]
+    cfgs.append(compose(["data=folder"]))
     for new in RENAMED.values():
         name, _, choice = new.partition("=")
         files = [folder / name / f"{choice}.yaml" for folder in (CONF, STUDIES)]

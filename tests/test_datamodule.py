@@ -268,20 +268,6 @@ def test_a_batch_is_made_while_its_predecessor_is_used_by_a_thread_that_ends_wit
     assert not thread.is_alive()
 
 
-def test_a_bad_file_stops_the_decoding_of_the_rest() -> None:
-    class Bad(Tones):
-        def load(self, clip: Clip) -> Tensor:
-            if clip.name == "train/0":
-                raise AudioFileError("Audio file train/0: is cut.")
-            time.sleep(0.01)
-            return super().load(clip)
-
-    data = Bad(sample_rate=8000, batch_size=4, num_workers=0, cache_gib=1.0, seed=0, augment=None)
-    with pytest.raises(AudioFileError, match=r"is cut\. Repair or remove it, or pass data\.on_bad_file=skip\."):
-        data.setup()
-    assert data.num_loads < 20
-
-
 def test_clips_shared_with_workers_lie_in_one_tensor() -> None:
     store = tones()._stores["train"]
     assert store.is_kept

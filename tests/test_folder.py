@@ -16,7 +16,7 @@ from hopscotch.data.folder import Folder
 
 def folder(root: Path, **changes: object) -> Folder:
     keys = {"root": str(root), "val_fraction": 0.2, "test_fraction": 0.2, "sample_rate": 8000, "batch_size": 4}
-    keys |= {"num_workers": 0, "cache_gib": 1.0, "on_bad_file": "error", "seed": 0, "augment": None}
+    keys |= {"num_workers": 0, "cache_gib": 1.0, "on_bad": "raise", "seed": 0, "augment": None}
     return Folder(**(keys | changes))  # pyright: ignore[reportArgumentType]
 
 
@@ -224,7 +224,7 @@ def test_a_class_without_training_clips_is_named(tmp_path: Path) -> None:
 
 def test_a_text_file_named_wav_stops_with_its_name_and_the_way_round_it(root: Path) -> None:
     (root / "cat" / "fake.wav").write_text("hello")
-    with pytest.raises(ValueError, match=r"fake.wav: libsndfile cannot read it .* pass data.on_bad_file=skip"):
+    with pytest.raises(ValueError, match=r"fake.wav: libsndfile cannot read it .* pass data.on_bad=skip"):
         folder(root).setup()
 
 
@@ -232,7 +232,7 @@ def test_a_text_file_named_wav_stops_with_its_name_and_the_way_round_it(root: Pa
 def test_bad_files_can_be_skipped_counted_and_named_with_their_reason(root: Path, cache_gib: float) -> None:
     (root / "cat" / "fake.wav").write_text("hello")  # its header fails
     soundfile.write(root / "dog" / "silent.wav", np.zeros(400), 8000)  # only decoding shows it
-    data = folder(root, on_bad_file="skip", cache_gib=cache_gib)
+    data = folder(root, on_bad="skip", max_bad=1.0, cache_gib=cache_gib)
     data.setup()
     skipped = {name.replace("\\", "/"): reason for name, reason in data.skipped.items()}
     assert set(skipped) == {"cat/fake.wav", "dog/silent.wav"}

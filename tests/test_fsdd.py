@@ -15,7 +15,7 @@ SPEAKERS = ["ann", "ben"]
 
 def fsdd(root: Path, **changes: object) -> Fsdd:
     keys = {"root": str(root), "split": "official", "test_speaker": None, "sample_rate": 8000, "batch_size": 8}
-    keys |= {"num_workers": 0, "cache_gib": 1.0, "on_bad_file": "error", "seed": 0, "augment": None}
+    keys |= {"num_workers": 0, "cache_gib": 1.0, "on_bad": "raise", "seed": 0, "augment": None}
     return Fsdd(**(keys | changes))  # pyright: ignore[reportArgumentType]
 
 

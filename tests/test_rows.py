@@ -114,7 +114,7 @@ def test_a_part_that_is_the_whole_file_but_for_rounding_is_the_file(rows: list[R
 @pytest.mark.parametrize(("start", "end"), [(0.02, 0.01), (0.5, None), (0.0, 1.0), (-0.1, 0.04)])
 def test_a_part_beyond_the_file_is_named(rows: list[Row], start: float, end: float | None) -> None:
     with pytest.raises(ValueError, match=r"ann_0\.wav: a clip must lie within its 0\.05 s, got "):
-        given([replace(rows[0], start=start, end=end), *rows[1:]]).find_clips()
+        given([replace(rows[0], start=start, end=end), *rows[1:]]).setup()
 
 
 def test_a_clip_that_is_there_twice_is_named(rows: list[Row]) -> None:

@@ -219,3 +219,32 @@ def test_uniform_numbers_fill_the_range_evenly_and_without_correlation() -> None
     assert (counts - 1600).abs().max() < 160  # four standard deviations
     both = torch.cat([numbers, keyed_uniform(keys, 1, 4)], dim=1)
     assert (torch.corrcoef(both.T) - torch.eye(8)).abs().max() < 0.08
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize("long", [[], [5000], [5000] * 7, [2000, 3000, 5000, 9000]])
+def test_batches_keep_their_bound_and_every_epoch_and_rank_has_equally_many(num_ranks: int, long: list[int]) -> None:
+    lengths = [*LENGTHS, *long]
+    options: Any = {"seed": 0, "position": lambda: Position(0, 0), "most": 9000, "num_ranks": num_ranks}
+    parts = [ShuffledBatches(lengths, 8, rank=rank, **options) for rank in range(num_ranks)]
+    plain = [SortedBatches(lengths, 8, most=9000, rank=rank, num_ranks=num_ranks) for rank in range(num_ranks)]
+    for drawn in ([part.batches(0) for part in parts], [part.batches(1) for part in parts], [list(p) for p in plain]):
+        assert {len(batches) for batches in drawn} == {len(parts[0])}
+        batches = [[index for _, index in batch] for one in drawn for batch in one]
+        assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+        assert max(len(batch) * max(lengths[index] for index in batch) for batch in batches) <= 9000
+        assert max(map(len, batches)) <= 8
+
+
+def test_a_bound_that_no_clip_reaches_changes_no_batch() -> None:
+    bounded = ShuffledBatches(LENGTHS, 8, seed=0, position=lambda: Position(0, 0), most=8 * 1000)
+    assert [bounded.batches(epoch) for epoch in range(3)] == [shuffled().batches(epoch) for epoch in range(3)]
+
+
+def test_a_clip_beyond_the_bound_is_a_batch_and_ranks_without_one_get_it_too() -> None:
+    parts = [
+        ShuffledBatches([9, 8], 8, seed=0, position=lambda: Position(0, 0), most=4, rank=r, num_ranks=3)
+        for r in range(3)
+    ]
+    assert [len(part) for part in parts] == [1, 1, 1]
+    assert {index for part in parts for batch in part.batches(0) for _, index in batch} == {0, 1}

@@ -103,7 +103,7 @@ def test_every_wrong_row_is_named_with_its_line(root: Path) -> None:
 def test_a_file_that_is_not_there_is_named_with_its_line(root: Path) -> None:
     rows = ["path,label", *(f"wav/{i}.wav,{'ab'[i % 2]}" for i in range(5)), "wav/99.wav,a"]
     with pytest.raises(ValueError, match=r"t\.csv line 7: Audio file .*99\.wav: cannot be opened"):
-        table(root, rows).find_clips()
+        table(root, rows).setup()
 
 
 def test_a_name_is_found_on_a_disk_that_has_its_accents_apart(root: Path) -> None:
@@ -132,4 +132,4 @@ def test_a_cell_may_hold_signs_and_line_breaks_and_lines_are_counted_on(root: Pa
         csv.writer(file).writerows([["path", "label", "note"], ['a,"b".wav', "x", "two\nlines"], ["no.wav", "y", ""]])
     text = (root / "t.csv").read_text().splitlines()
     with pytest.raises(ValueError, match=r"t\.csv line 4: Audio file .*no\.wav"):
-        table(root, [*text, "wav/1.wav,x,"]).find_clips()
+        table(root, [*text, "wav/1.wav,x,"]).setup()

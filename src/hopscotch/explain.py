@@ -100,7 +100,7 @@ def explain_run(run: Path, model: AudioModel, data: AudioDataModule, rows: Seque
     model.eval()
     clips = {clip.name: clip for clip in data.clips["test"]}
     for word, row in explained_clips(rows).items() if rows and rows[0].has_classes else ():
-        waveform = data.load(clips[row.path]).to(torch.float32)
+        waveform = data.first_window(clips[row.path]).to(torch.float32)
         file = run / "report" / explained_file(word)
         save_page(explained(model, waveform, data.sample_rate, list(data.classes)), shown(Path(row.path).name), file)
     model.train(was_training)

@@ -188,6 +188,7 @@ def prepare(cfg: DictConfig, run: Path) -> Ready:
     if trainer.strategy.root_device.type == "cpu":
         warn_if_crowded()
     data = build_data(cfg)
+    data.bad_audio = run / "bad_audio.csv"
     data.setup("fit")
     use_letters_of([*data.classes, *(clip.name for clips in data.clips.values() for clip in clips)])
     model = build_model(cfg, data.num_classes)

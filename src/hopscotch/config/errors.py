@@ -29,6 +29,8 @@ RENAMED = {
     "model.encoder.policy.heads=per_layer": "model.encoder.policy.tied=false",
     "callbacks.adaptation": "callbacks.decision_value",
     "callbacks.adaptation.reaches": "callbacks.decision_value.levels",
+    "data.on_bad_file=error": "data.on_bad=raise",
+    "data.on_bad_file": "data.on_bad",
     "task.optimizer": "optimizer",
     "task.optimizer.lr": "optimizer.lr",
     "task.warmup": "scheduler.warmup",

@@ -40,6 +40,7 @@ def at_least(low: int | float) -> Rule:
 
 
 ONE, ZERO = at_least(1), at_least(0)
+SECONDS = Rule("auto, or a number above 0", lambda v: v == "auto" or (is_number(v) and v > 0))
 RATE = at_least(1000)  # Hz
 ABOVE_ZERO = Rule("above 0", lambda value: value > 0)
 SHARE = Rule("between 0 and 1", lambda value: 0 <= value <= 1)
@@ -171,7 +172,13 @@ Config = node(  # the root: what `python train.py --cfg job` prints
     logger=dict,
 )
 Source = node(  # what every data source has; the rules hold for sources without a schema, too
-    Object, sample_rate=(int, RATE), batch_size=(int, ONE), num_workers=(int, ZERO), cache_gib=(float, ZERO)
+    Object,
+    sample_rate=(int, RATE),
+    batch_size=(int, ONE),
+    num_workers=(int, ZERO),
+    cache_gib=(float, ZERO),
+    max_seconds=(float | None, ABOVE_ZERO),
+    batch_seconds=(Any, SECONDS),
 )
 Corpus = node(
     Source, num_train=(int, ONE), num_val=(int, ONE), num_test=(int, ONE), corpus_seed=(int, ZERO), cache_dir=str | None
@@ -180,7 +187,9 @@ FOLD = Rule("a fold: its number or name", lambda value: isinstance(value, int | 
 Files = node(  # what every source of audio files has
     Source,
     root=str,
-    on_bad_file=(str, one_of("error", "skip")),
+    on_bad=(str, one_of("raise", "skip")),
+    max_bad=(float, SHARE),
+    silent_ok=bool,
     group_by=str | None,
     folds=(int | None, at_least(3)),
     fold=(Any, FOLD),

@@ -6,6 +6,8 @@ here fails with an `AudioFileError` that names the file, the rule and the value.
 
 import math
 import os
+import re
+import shlex
 import stat
 from collections.abc import Iterator
 from fractions import Fraction
@@ -26,12 +28,25 @@ MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; a header outside this range is taken 
 MAX_TERM = 1_000  # of the resampling ratio, see `rate_ratio`
 BLOCK_SECONDS = 20.0  # of a recording that is read in blocks
 MAX_MAGNITUDE = 1e12  # of a sample, 1 being full scale; the powers of larger ones overflow float32
+VALUE = re.compile(r"[:,;(\[]| \d")  # where a rule ends and its value begins
+CANCELLED = 0.01  # of the channels' root mean square, what is left in their mean: -40 dB
+FOREIGN = {b"ftyp": 4, b"\x1aE\xdf\xa3": 0}  # how MP4 (m4a) and Matroska (webm) begin, and at which byte
 UNKNOWN_SIZE = 0x7FFF_F000  # bytes; writers to a pipe put this or more where they do not know the length
 MAX_FRAMES_PER_BYTE = 2**16  # of a file: a FLAC of silence comes to some thousands
 
 
 class AudioFileError(ValueError):
     """A file that cannot be used as a clip; the message names file, rule and value."""
+
+    def __init__(self, message: str | None, problem: str = "") -> None:
+        """Take the whole message, and what is said in it of the file."""
+        super().__init__(message)
+        self.problem = problem or str(message)
+
+    @property
+    def kind(self) -> str:
+        """Return the rule without the value, by which files are counted."""
+        return VALUE.split(self.problem)[0].strip(" .")
 
 
 def printable(path: Path) -> str:
@@ -45,36 +60,47 @@ def count_samples(path: Path, sample_rate: int) -> int:
         return _num_resampled(file, sample_rate)
 
 
-def read_part(path: Path, sample_rate: int, start: int, num_samples: int) -> Float[Tensor, " sample"]:
-    """Decode a part of a file, of `num_samples` from `start` on, both counted at `sample_rate` Hz."""
+def read_part(
+    path: Path, sample_rate: int, start: int, num_samples: int, *, silent_ok: bool = False
+) -> Float[Tensor, " sample"]:
+    """Decode a part of a file, of `num_samples` from `start` on, both counted at `sample_rate` Hz.
+
+    It is what a slice of the whole would be: samples around it are read as far as the resampler's filter extends.
+    """
     with _open(path) as file:
         source, target = rate_ratio(file.samplerate, sample_rate)
-        begin = start * source // target
-        asked = min(-(-num_samples * source // target), file.frames - begin)
-        if asked < 1:
+        reach = _reach(source, target)
+        begin = max(0, (start * source // target - reach) // source * source)
+        asked = min(-(-(start + num_samples) * source // target) + reach, file.frames) - begin
+        skipped = start - begin * target // source
+        if start * source // target >= file.frames:
             raise _bad(path, f"ends before sample {start}, where a clip begins.")
         file.seek(begin)
         waveform = _mono(_decode(path, file, asked))
-    _check_whole(path, asked, len(waveform), is_silent=not waveform.any())
+    read = len(waveform)
     waveform = waveform if source == target else resampler(source, target)(waveform)
+    waveform = waveform[skipped : skipped + num_samples]
+    _check_whole(path, asked, read, is_silent=not silent_ok and not waveform.any())
     return torch.nn.functional.pad(waveform, (0, num_samples - len(waveform)))
 
 
-def read_clip(path: Path, sample_rate: int) -> Float[Tensor, " sample"]:
+def read_clip(path: Path, sample_rate: int, *, silent_ok: bool = False) -> Float[Tensor, " sample"]:
     """Decode a whole file to the mean of its channels at `sample_rate` Hz, as float32; |x| may exceed 1."""
-    waveform = read_up_to(path, sample_rate, None)
+    waveform = read_up_to(path, sample_rate, None, silent_ok=silent_ok)
     assert waveform is not None
     return waveform
 
 
-def read_up_to(path: Path, sample_rate: int, most: int | None) -> Float[Tensor, " sample"] | None:
+def read_up_to(
+    path: Path, sample_rate: int, most: int | None, *, silent_ok: bool = False
+) -> Float[Tensor, " sample"] | None:
     """Return what `read_clip` returns, or None if that is more than `most` samples; the file is opened once."""
     with _open(path) as file:
         length = _num_resampled(file, sample_rate)
         if most is not None and length > most:
             return None
         waveform = _mono(_decode(path, file, file.frames))
-    _check_whole(path, file.frames, len(waveform), is_silent=not waveform.any())
+    _check_whole(path, file.frames, len(waveform), is_silent=not silent_ok and not waveform.any())
     source, target = rate_ratio(file.samplerate, sample_rate)
     if source == target:
         return waveform
@@ -91,7 +117,7 @@ def read_blocks(path: Path, sample_rate: int, seconds: float = BLOCK_SECONDS) ->
     """
     with _open(path) as file:
         source, target = rate_ratio(file.samplerate, sample_rate)
-        reach = 0 if source == target else source * (2 + resampler(source, target).width // source)
+        reach = _reach(source, target)
         held, begin, done, read, is_silent = torch.zeros(0), 0, 0, 0, True  # counted in frames of the file
         while len(block := _decode(path, file, max(1, round(seconds * file.samplerate)))):
             waveform = _mono(block)
@@ -107,6 +133,21 @@ def read_blocks(path: Path, sample_rate: int, seconds: float = BLOCK_SECONDS) ->
             done, kept = ready, max(begin, (ready - reach) // source * source)
             held, begin = held[kept - begin :], kept
     _check_whole(path, file.frames, read, is_silent=is_silent)
+
+
+def channels_cancel(path: Path) -> bool:
+    """Tell whether the channels of a file are nearly each other's negative, by its first seconds."""
+    with _open(path) as file:
+        if file.channels < 2:
+            return False
+        samples = _decode(path, file, min(file.frames, round(BLOCK_SECONDS * file.samplerate)))
+    mean = samples.mean(axis=1, dtype=np.float64)
+    return bool(np.square(mean).mean() < CANCELLED**2 * np.square(samples, dtype=np.float64).mean())
+
+
+def _reach(source: int, target: int) -> int:
+    """Return how many frames around a part have a share in it when it is resampled: a multiple of `source`."""
+    return 0 if source == target else source * (2 + resampler(source, target).width // source)
 
 
 def _num_resampled(file: soundfile.SoundFile, sample_rate: int) -> int:
@@ -170,7 +211,7 @@ def _check_whole(path: Path, num_frames: int, num_read: int, *, is_silent: bool)
 
 
 def _bad(path: Path, problem: str) -> AudioFileError:
-    return AudioFileError(f"Audio file {shown(printable(path))}: {problem}")
+    return AudioFileError(f"Audio file {shown(printable(path))}: {problem}", problem)
 
 
 def _open(path: Path) -> soundfile.SoundFile:
@@ -186,8 +227,8 @@ def _open(path: Path) -> soundfile.SoundFile:
     try:
         file = soundfile.SoundFile(name)
     except soundfile.LibsndfileError as error:
-        problem = f"libsndfile cannot read it ({error.error_string.rstrip('.')}); is it audio, as its name says?"
-        raise _bad(path, problem) from None
+        hint = _way_to_convert(path) or "is it audio, as its name says?"
+        raise _bad(path, f"libsndfile cannot read it ({error.error_string.rstrip('.')}); {hint}") from None
     if MIN_RATE <= file.samplerate <= MAX_RATE and 0 < file.frames <= MAX_FRAMES_PER_BYTE * found.st_size:
         return file
     file.close()
@@ -196,6 +237,16 @@ def _open(path: Path) -> soundfile.SoundFile:
     if file.frames < 1:
         raise _bad(path, f"must hold at least one frame, got {file.frames}.")
     raise _bad(path, f"rate must lie in [{MIN_RATE}, {MAX_RATE}] Hz, got {file.samplerate}.")
+
+
+def _way_to_convert(path: Path) -> str:
+    """Return the command that makes a WAV of audio in a container that libsndfile does not know, or an empty text."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    if not any(head.startswith(mark, place) for mark, place in FOREIGN.items()):
+        return ""
+    old, new = (shlex.quote(printable(name)) for name in (path, path.with_suffix(".wav")))
+    return f"convert it: ffmpeg -i {old} {new}"
 
 
 def _check_riff(path: Path, size: int) -> None:

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hopscotch.data.audio import AudioFileError
 from hopscotch.data.augment import WaveformAugment
-from hopscotch.data.sampling import Pair
+from hopscotch.data.sampling import Pair, crop_start
 from hopscotch.plain import shown
 from hopscotch.progress import with_progress
 from hopscotch.types import AudioBatch, key_bits
@@ -52,6 +52,18 @@ class Clip:
     facts: dict[str, str | float] = field(default_factory=dict, compare=False)  # such as speaker or snr_db
     start: int | None = None  # the sample of the file where the clip begins, if it is a part of it
     group: str | None = None  # a speaker or recording that has several clips
+    is_cut: bool = False  # a crop or window of a longer clip, which may be silent where the whole is not
+
+
+def load_part(
+    clip: Clip, load: Callable[[Clip], Float[Tensor, " sample"]], start: int, most: int | None
+) -> Float[Tensor, " sample"]:
+    """Decode up to `most` samples of a clip from `start` on; of a file nothing else is read."""
+    if most is None or clip.num_samples <= most:
+        return load(clip)
+    if clip.path is None:
+        return load(clip)[start : start + most]
+    return load(replace(clip, start=(clip.start or 0) + start, num_samples=most, is_cut=True))
 
 
 class ClipStore:
@@ -79,13 +91,24 @@ class ClipStore:
             return self._load(self.clips[index])
         return self._waveforms[self._offsets[index] : self._offsets[index + 1]]
 
+    def part(self, index: int, start: int, most: int | None) -> Float[Tensor, " sample"]:
+        """Return up to `most` samples of a clip from `start` on."""
+        if self._waveforms is None:
+            return load_part(self.clips[index], self._load, start, most)
+        return self[index] if most is None else self[index][start : start + most]
+
 
 def decode(
-    clips: Sequence[Clip], load: Callable[[Clip], Tensor], *, keep: bool, on_bad: Callable[[Clip, AudioFileError], None]
+    clips: Sequence[Clip],
+    load: Callable[[Clip], Tensor],
+    *,
+    keep: bool,
+    on_bad: Callable[[Clip, AudioFileError], None],
+    on_good: Callable[[Clip, Tensor], None] = lambda *_: None,
 ) -> ClipStore:
     """Decode every clip once, and keep the waveforms if `keep` is set.
 
-    `on_bad` is called for a clip that cannot be read; if it does not raise, the clip is left out.
+    `on_bad` is called for a clip that cannot be read, which is left out; `on_good` for each of the others.
     """
     waveforms = torch.empty(sum(clip.num_samples for clip in clips)) if keep else None
     good: list[Clip] = []
@@ -97,6 +120,7 @@ def decode(
                 continue
             assert len(result) == clip.num_samples, f"{clip.name}: {len(result)} samples, not {clip.num_samples}"
             good.append(clip)
+            on_good(clip, result)
             if waveforms is not None:
                 waveforms[filled : filled + clip.num_samples] = result
                 filled += clip.num_samples
@@ -126,11 +150,33 @@ def _attempt(load: Callable[[Clip], Tensor], clip: Clip) -> Tensor | AudioFileEr
         return error
 
 
+class Part(NamedTuple):
+    """Name a row of a batch: the index of its clip, the sample where it starts there, and the key of its noise."""
+
+    clip: int
+    start: int
+    key: int
+
+
 class Batches(Dataset[AudioBatch]):
     """Read, pad and augment the clips of a batch; the loader uses `__getitems__` for whole batches."""
 
-    def __init__(self, store: ClipStore, seed: int, augment: WaveformAugment | None, num_classes: int = 0) -> None:
-        """Augment with keys of `seed`, None augments nothing; clips of several labels need `num_classes`."""
+    def __init__(
+        self,
+        store: ClipStore,
+        seed: int,
+        augment: WaveformAugment | None,
+        num_classes: int = 0,
+        *,
+        longest: int | None = None,
+        starts: Callable[[int], list[int]] | None = None,
+    ) -> None:
+        """Augment with keys of `seed`, None augments nothing; clips of several labels need `num_classes`.
+
+        Of a clip of more than `longest` samples a part is drawn by its key. With `starts`, which lists where windows of
+        so many samples begin, all of its windows are taken: neighbouring rows with the same index.
+        """
+        self.longest, self.starts = longest, starts
         self.store = store
         self.num_classes = num_classes
         self.seed = seed
@@ -142,14 +188,24 @@ class Batches(Dataset[AudioBatch]):
     def __getitems__(self, pairs: list[Pair]) -> AudioBatch:
         """Make the batch of these (epoch, index) pairs."""
         with one_thread():
-            clips = [self.store[index] for _, index in pairs]
+            parts = [part for pair in pairs for part in self._parts(*pair)]
+            clips = [self.store.part(part.clip, part.start, self.longest) for part in parts]
             waveform = pad_sequence(clips, batch_first=True)
             lengths = torch.tensor([len(clip) for clip in clips])
-            keys = torch.tensor([key_bits(self.seed, epoch, index) for epoch, index in pairs])
+            keys = torch.tensor([part.key for part in parts])
             if self.augment is not None:
                 waveform, lengths = self.augment(waveform, lengths, keys)
-        labels = _labels([self.store.clips[index].label for _, index in pairs], self.num_classes)
-        return AudioBatch(waveform, lengths, labels, torch.tensor([index for _, index in pairs]), keys)
+        labels = _labels([self.store.clips[part.clip].label for part in parts], self.num_classes)
+        return AudioBatch(waveform, lengths, labels, torch.tensor([part.clip for part in parts]), keys)
+
+    def _parts(self, epoch: int, index: int) -> list[Part]:
+        """List what is taken of a clip: all of it, a crop or its windows."""
+        key, num_samples = key_bits(self.seed, epoch, index), self.store.clips[index].num_samples
+        if self.longest is None or num_samples <= self.longest:
+            return [Part(index, 0, key)]
+        if self.starts is None:
+            return [Part(index, crop_start(key, num_samples - self.longest), key)]
+        return [Part(index, start, key_bits(key, start)) for start in self.starts(num_samples)]
 
 
 def _labels(labels: Sequence[int | tuple[int, ...] | float], num_classes: int) -> Tensor:

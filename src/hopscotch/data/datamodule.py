@@ -2,20 +2,26 @@
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from hopscotch.data.audio import AudioFileError, read_clip, read_part
+from hopscotch.data.audio import AudioFileError, channels_cancel, read_clip, read_part
 from hopscotch.data.augment import WaveformAugment
-from hopscotch.data.clips import Batches, Clip, ClipStore, KeyedLoader, decode, some
+from hopscotch.data.clips import MAX_NAMED, Batches, Clip, ClipStore, KeyedLoader, decode, load_part, some
 from hopscotch.data.sampling import Pair, Position, ShuffledBatches, SortedBatches
+from hopscotch.data.windows import Windowing
+from hopscotch.plain import write_csv
 from hopscotch.types import AudioBatch, key_bits
 
 log = logging.getLogger(__name__)
@@ -23,11 +29,14 @@ log = logging.getLogger(__name__)
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 Labels = Literal["one", "several", "number"]  # of a clip: a class, any classes, or a number
-STAGES: dict[str | None, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+STAGES: dict[str | None, tuple[Split, ...]] = {"validate": ("val",), "test": ("test",)}  # before training: all
+QUIET = 0.01  # root mean square of a clip, full scale being 1, below which its channels are looked at
 MAX_STATISTICS_CLIPS = 500
 MAX_GAIN_CLIPS = 4096
 MAX_CALIBRATION_CLIPS = 256
+USUAL = 8  # mean training clips per clip of a batch, up to which `batch_seconds=auto` takes clips as they come
 BYTES_PER_SAMPLE = 4
+FRAME_SECONDS = 0.025  # the window of the front end, unless it has been changed
 
 
 class AudioDataModule(LightningDataModule):
@@ -46,7 +55,11 @@ class AudioDataModule(LightningDataModule):
         seed: int,
         augment: WaveformAugment | None,
         labels: Labels = "one",
-        on_bad_file: str = "error",
+        on_bad: str = "raise",
+        max_bad: float = 0.05,
+        silent_ok: bool = False,
+        max_seconds: float | None = None,
+        batch_seconds: float | Literal["auto"] | None = None,
     ) -> None:
         """Take the keys of conf/data, where each is explained, the seed of the run, and what changes training clips.
 
@@ -60,10 +73,14 @@ class AudioDataModule(LightningDataModule):
         self.seed = seed
         self.augment = augment
         self.labels: Labels = labels
-        self.on_bad_file = on_bad_file
+        self.on_bad, self.max_bad, self.silent_ok = on_bad, max_bad, silent_ok
+        self.bad_audio: Path | None = None  # the file that names all bad ones
+        self.max_seconds, self.batch_seconds = max_seconds, batch_seconds
+        self.longest = None if max_seconds is None else max(1, round(max_seconds * sample_rate))  # samples
         self.classes: list[str] = []
         self.clips: dict[Split, list[Clip]] = {}
-        self.skipped: dict[str, str] = {}  # clip name -> why it is not used
+        self._bad: dict[Split, dict[str, AudioFileError]] = {split: {} for split in SPLITS}  # by the name of the clip
+        self._cancelled: list[str] = []
         self._order: list[str] | None = None
         self._stores: dict[Split, ClipStore] = {}
         self._fingerprint = ""
@@ -82,8 +99,9 @@ class AudioDataModule(LightningDataModule):
         """Decode one clip; called from threads and loader workers, so it must not change anything."""
         assert clip.path is not None
         if clip.start is None:
-            return read_clip(clip.path, self.sample_rate)
-        return read_part(clip.path, self.sample_rate, clip.start, clip.num_samples)
+            return read_clip(clip.path, self.sample_rate, silent_ok=self.silent_ok)
+        silent_ok = self.silent_ok or clip.is_cut
+        return read_part(clip.path, self.sample_rate, clip.start, clip.num_samples, silent_ok=silent_ok)
 
     # For the rest of the package.
 
@@ -103,29 +121,31 @@ class AudioDataModule(LightningDataModule):
             if self._order is not None:
                 self.classes, self.clips = self._order, _renumbered(self.classes, self.clips, self._order)
             self._fingerprint = _fingerprint(self.clips)
-            for split in SPLITS if stage == "fit" else ():
-                self._check_clips(split)  # a test split without clips is found before hours of training
+            self._tell_lengths()
+            if stage == "fit" and not self.skipped:
+                for split in SPLITS:
+                    self._check_clips(split)  # what is missing is found before anything is decoded
         gib = sum(clip.num_samples for clips in self.clips.values() for clip in clips) * BYTES_PER_SAMPLE / 2**30
         keep = gib <= self.cache_gib
         if not keep and not self._stores:
             log.info("Clips take %.2f GiB, more than data.cache_gib=%g: decoding on demand.", gib, self.cache_gib)
-        for split in STAGES.get(stage, SPLITS):
-            if split in self._stores:
-                continue
-            if keep or self.on_bad_file == "skip":  # which files to skip is known after decoding only
-                store = decode(
-                    self.clips[split], self.load, keep=keep, on_bad=lambda c, e: self._on_bad_file(c.name, e)
-                )
-                self.clips[split] = list(store.clips)
-            else:
-                store = ClipStore(self.clips[split], self.load)
+        missing: list[Split] = [split for split in STAGES.get(stage, SPLITS) if split not in self._stores]
+        for split in missing:
+            self._stores[split] = self._store(split, keep=keep)
+            self.clips[split] = list(self._stores[split].clips)
+        if missing:
+            self._judge_bad()
+        for split in missing:
             self._check_clips(split)
-            self._stores[split] = store
 
     def waveform(self, split: Split, index: int) -> Float[Tensor, " sample"]:
         """Return a clip without augmentation: from memory if its split was decoded, else from its source."""
         store = self._stores.get(split)
         return self.load(self.clips[split][index]) if store is None else store[index]
+
+    def first_window(self, clip: Clip) -> Float[Tensor, " sample"]:
+        """Decode a clip, or the first `data.max_seconds` of it."""
+        return load_part(clip, self.load, 0, self.longest)
 
     def train_dataloader(self) -> KeyedLoader:
         """Load shuffled, augmented training batches, from where training stands."""
@@ -161,15 +181,26 @@ class AudioDataModule(LightningDataModule):
     def _sorted_batches(
         self, split: Split, indices: Sequence[int], augment: WaveformAugment | None
     ) -> Iterator[AudioBatch]:
-        order = sorted(indices, key=lambda index: self.clips[split][index].num_samples)
-        batches = Batches(self._stores[split], self.seed, augment, self.num_classes)
-        for start in range(0, len(order), self.batch_size):
-            yield batches.__getitems__([(0, index) for index in order[start : start + self.batch_size]])
+        order = sorted(indices, key=self._lengths(split).__getitem__)
+        batches, lengths, most = self._batches(split, augment), self._lengths(split), self._most()
+        pairs: list[Pair] = []
+        for index in order:
+            is_full = most is not None and (len(pairs) + 1) * lengths[index] > most
+            if pairs and (is_full or len(pairs) == self.batch_size):
+                yield batches.__getitems__(pairs)
+                pairs = []
+            pairs.append((0, index))
+        if pairs:
+            yield batches.__getitems__(pairs)
 
     def mean_samples(self) -> float:
         """Average the lengths of the training clips."""
         lengths = self._lengths("train")
         return sum(lengths) / len(lengths)
+
+    def longest_samples(self) -> int:
+        """Return the length of the longest clip that is not cut."""
+        return max(length for split in SPLITS for length in self._lengths(split))
 
     def fingerprint(self) -> str:
         """Return a hash of the names, labels, lengths and splits of all clips."""
@@ -177,17 +208,34 @@ class AudioDataModule(LightningDataModule):
 
     def summary(self) -> dict[str, object]:
         """Summarise the data for the run's summary.json."""
-        seconds = {split: round(sum(self._lengths(split)) / self.sample_rate, 1) for split in self.clips}
+        samples = {split: sum(clip.num_samples for clip in clips) for split, clips in self.clips.items()}
+        seconds = {split: round(total / self.sample_rate, 1) for split, total in samples.items()}
         return {
             "fingerprint": self._fingerprint,
             "classes": list(self.classes),
             "clips": {split: len(clips) for split, clips in self.clips.items()},
             "seconds": seconds,
             "kept_in_memory": all(store.is_kept for store in self._stores.values()),
-            "skipped": dict(self.skipped),
+            "skipped": self.skipped,
+            "bad": {split: len(bad) for split, bad in self._bad.items()},
         }
 
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Map the clips that are left out to the reason."""
+        return {name: str(error) for bad in self._bad.values() for name, error in bad.items()}
+
     # Internals.
+
+    def _store(self, split: Split, *, keep: bool) -> ClipStore:
+        """Read all files once, kept or not: only decoding shows which are bad."""
+        clips = self.clips[split]
+        if not keep and all(clip.path is None for clip in clips):
+            return ClipStore(clips, self.load)
+        bad = partial(self._note_bad, split)
+        return decode(
+            clips, self.load, keep=keep, on_bad=lambda c, error: bad(c.name, error), on_good=self._note_cancelled
+        )
 
     def _check_clips(self, split: Split) -> None:
         if not self.clips[split]:
@@ -201,7 +249,28 @@ class AudioDataModule(LightningDataModule):
             raise ValueError(f"data: every class needs a usable training clip, got none of {', '.join(missing)}.")
 
     def _lengths(self, split: Split) -> list[int]:
-        return [clip.num_samples for clip in self.clips[split]]
+        """List the samples of each clip that a model has before it at once."""
+        lengths = [clip.num_samples for clip in self.clips[split]]
+        return lengths if self.longest is None else [min(length, self.longest) for length in lengths]
+
+    def _most(self) -> int | None:
+        """Return how many samples a batch may come to with its padding; None: as its clips have it."""
+        if self.batch_seconds is None:
+            return None
+        usual = USUAL * self.batch_size * self.mean_samples()
+        return round(usual if isinstance(self.batch_seconds, str) else self.batch_seconds * self.sample_rate)
+
+    def _tell_lengths(self) -> None:
+        clips = [clip for split in SPLITS for clip in self.clips[split]]
+        if self.longest is not None and (found := [clip.name for clip in clips if clip.num_samples > self.longest]):
+            rule = f"longer than data.max_seconds={self.max_seconds:g}, cropped in training and windowed elsewhere"
+            log.warning("data: %d clips are %s: %s", len(found), rule, some(found))
+        frame = FRAME_SECONDS * self.sample_rate
+        if found := [clip.name for clip in clips if clip.num_samples < frame]:
+            log.warning("data: %d clips are shorter than a frame of %g s: %s", len(found), FRAME_SECONDS, some(found))
+
+    def _batches(self, split: Split, augment: WaveformAugment | None, **options: Any) -> Batches:
+        return Batches(self._stores[split], self.seed, augment, self.num_classes, longest=self.longest, **options)
 
     def _position(self) -> Position:
         return trainer_position(self.trainer) if self.trainer else Position(0, 0)
@@ -211,15 +280,55 @@ class AudioDataModule(LightningDataModule):
     ) -> KeyedLoader:
         if self.trainer:
             options |= {"rank": self.trainer.global_rank, "num_ranks": self.trainer.world_size}
-        drawn = sampler(self._lengths(split), self.batch_size, **options)
-        batches = Batches(self._stores[split], self.seed, augment, self.num_classes)
+        windowing = None if self.longest is None else Windowing(self.longest, self.longest, self.longest)
+        starts = None if windowing is None or split == "train" else windowing.starts
+        lengths, most = self._lengths(split), self._most()
+        if starts is not None:  # a row for each window
+            most = self.batch_size * max(lengths) if most is None else most
+            found = self.clips[split]
+            lengths = [len(starts(clip.num_samples)) * one for clip, one in zip(found, lengths, strict=True)]
+        drawn = sampler(lengths, self.batch_size, most=most, **options)
+        batches = self._batches(split, augment, starts=starts)
         return KeyedLoader(batches, drawn, num_workers=self.num_workers)
 
-    def _on_bad_file(self, name: str, error: AudioFileError) -> None:
-        if self.on_bad_file == "error":
-            raise AudioFileError(f"{error} Repair or remove it, or pass data.on_bad_file=skip.") from None
-        self.skipped[name] = str(error)
-        log.warning("Skipped: %s", error)
+    def _note_bad(self, split: Split, name: str, error: AudioFileError) -> None:
+        self._bad[split][name] = error
+
+    def _note_cancelled(self, clip: Clip, waveform: Tensor) -> None:
+        path = clip.path
+        if path is not None and waveform.square().mean() < QUIET**2 and channels_cancel(path):
+            self._cancelled.append(clip.name)
+
+    def _judge_bad(self) -> None:
+        """Name all bad files at once: raise, or go on if they are few enough of each split."""
+        if names := self._cancelled:
+            told = (
+                "the channels of %d clips cancel each other (anti-phase), which leaves nearly nothing of their mean: %s"
+            )
+            log.warning(f"data: {told}", len(names), some(names))
+            self._cancelled = []
+        rows = [(split, name, error) for split in SPLITS for name, error in self._bad[split].items()]
+        if not rows:
+            return
+        is_written = self.bad_audio is not None and (self.on_bad == "skip" or len(rows) > MAX_NAMED)
+        if self.bad_audio is not None and is_written:  # a refusal that names all leaves no folder
+            table = [(split, name, error.kind, str(error)) for split, name, error in rows]
+            rank_zero_only(write_csv)(self.bad_audio, ("split", "clip", "reason", "message"), table)
+        errors = [error for _, _, error in rows]
+        kinds = ", ".join(f"{count} ({kind})" for kind, count in Counter(e.kind for e in errors).most_common())
+        where = f" {self.bad_audio} names all." if is_written else ""
+        if self.on_bad == "raise":
+            what = "" if len(errors) == 1 else f"data: {len(errors)} bad files: {kinds}. "
+            first = " ".join(map(str, errors[:MAX_NAMED]))
+            raise AudioFileError(f"{what}{first}{where} Repair or remove them, or pass data.on_bad=skip.")
+        log.warning("data: %d bad files are left out: %s: %s.%s", len(errors), kinds, some([r[1] for r in rows]), where)
+        for split in SPLITS:
+            num_bad, num_good = len(self._bad[split]), len(self.clips[split])
+            if num_bad > self.max_bad * (num_bad + num_good):
+                raise AudioFileError(
+                    f"data: at most data.max_bad={self.max_bad:g} of a split may be bad files, "
+                    f"got {num_bad} of {num_bad + num_good} for {split}: {kinds}.{where}"
+                )
 
 
 def _renumbered(found: list[str], clips: dict[Split, list[Clip]], wanted: list[str]) -> dict[Split, list[Clip]]:

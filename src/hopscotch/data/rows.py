@@ -108,7 +108,7 @@ class RowSource(AudioDataModule):
         number = {name: place for place, name in enumerate(classes)}
         clips: dict[Split, list[Clip]] = {split: [] for split in SPLITS}
         for row, label, split in zip(rows, labels, self._splits(rows, labels), strict=True):
-            clip = self._clip(row, _numbered(label, number))
+            clip = self._clip(row, _numbered(label, number), split)
             if clip is not None:
                 clips[split].append(clip)
         leaks.refuse_links(clips)
@@ -191,8 +191,8 @@ class RowSource(AudioDataModule):
         drawn = into_splits(units, self.val_fraction, 0.0)
         return [drawn[row.unit] if split == "train" else split for row, split in zip(rows, given, strict=True)]
 
-    def _clip(self, row: Row, label: int | tuple[int, ...] | float) -> Clip | None:
-        """Describe the clip of a row; None if its file is unreadable and `on_bad_file` is skip."""
+    def _clip(self, row: Row, label: int | tuple[int, ...] | float, split: Split) -> Clip | None:
+        """Describe the clip of a row; None if its file is unreadable, which is noted."""
         more = {"fold": row.fold, "group": None if row.group in row.facts.values() else row.group}
         facts = {**row.facts, **{key: value for key, value in more.items() if value is not None}}
         try:
@@ -200,14 +200,15 @@ class RowSource(AudioDataModule):
             start, end = round((row.start or 0.0) * rate), total if row.end is None else round(row.end * rate)
             if not 0 <= start < min(end, total) or end > total + SLACK * rate:
                 told = f"{row.start or 0:g} s to {'its end' if row.end is None else f'{row.end:g} s'}"
-                rule = f"Audio file {shown(row.name)}: a clip must lie within its {total / rate:g} s"
-                raise AudioFileError(f"{rule}, got {told}.")
+                rule = f"a clip must lie within its {total / rate:g} s, got {told}."
+                raise AudioFileError(f"Audio file {shown(row.name)}: {rule}", rule)
             if start == 0 and end >= total - ROUNDING * rate:
                 return Clip(row.name, label, total, row.path, facts, group=row.group)
             end = min(end, total)
             return Clip(row.clip_name, label, end - start, row.path, facts, start, row.group)
         except AudioFileError as error:
-            self._on_bad_file(row.clip_name, AudioFileError(f"{row.where}: {error}") if row.where else error)
+            named = AudioFileError(f"{row.where}: {error}", error.problem) if row.where else error
+            self._note_bad(split, row.clip_name, named)
             return None
 
 

@@ -18,6 +18,7 @@ from torch.utils.data import Sampler
 
 from hopscotch.types import key_bits
 
+CROPPING = 200  # a stream of its own: where a long clip is cropped
 STEP = -0x61C8864680B583EB  # 2^64 / golden ratio, as the signed number that int64 holds; products wrap
 
 
@@ -30,6 +31,11 @@ def keyed_uniform(keys: Int[Tensor, " batch"], stream: int, count: int) -> Float
     """Draw numbers in [0, 1), with 24 bits each."""
     bits = keyed_bits(keys, stream, torch.arange(count, device=keys.device))
     return (bits >> 40 & 0xFFFFFF).float() * 2.0**-24
+
+
+def crop_start(key: int, num_spare: int) -> int:
+    """Draw where the crop of a clip starts, of which `num_spare` samples are left out."""
+    return int(keyed_bits(torch.tensor([key]), CROPPING, torch.tensor([0]))) % (num_spare + 1)
 
 
 def _mix(x: Tensor) -> Tensor:
@@ -50,11 +56,38 @@ class Position(NamedTuple):
     num_batches_done: int  # of this epoch
 
 
+class Tier(NamedTuple):
+    """Hold clips of which equally many fit into a batch."""
+
+    indices: Int[Tensor, " clip"]
+    sizes: list[int]  # of the batches
+
+
+def tiers(lengths: Int[Tensor, " clip"], batch_size: int, most: int | None, num_ranks: int) -> list[Tier]:
+    """Divide clips so that no batch of clips of one tier comes to more than `most` samples with its padding.
+
+    A clip longer than that is a batch. Sizes follow from the lengths, so that all epochs have equally many batches.
+    Their number is a multiple of the ranks: the largest ones are halved until it is.
+    """
+    room = torch.full_like(lengths, batch_size) if most is None else (most // lengths).clamp(1, batch_size)
+    kinds = room.unique().flip(0).tolist()  # short clips first
+    indices = [(room == kind).nonzero().flatten() for kind in kinds]
+    if len(kinds) == 1:
+        return [Tier(indices[0], batch_sizes(len(lengths), kinds[0], num_ranks))]
+    sizes = [batch_sizes(len(part), kind, 1) for part, kind in zip(indices, kinds, strict=True)]
+    for _ in range(-sum(map(len, sizes)) % num_ranks):
+        largest = max(sizes, key=max)
+        halved = largest.pop(largest.index(max(largest)))
+        largest += [max(1, halved // 2), (halved + 1) // 2]
+    return [Tier(*tier) for tier in zip(indices, sizes, strict=True)]
+
+
 class ShuffledBatches(Sampler[list[Pair]]):
     """Draw training batches: shuffled, then clips of similar length together, each clip once per epoch.
 
-    Batch sizes differ by at most one. All ranks get equally many batches, and those of one step hold clips of similar
-    length; if there are fewer clips than the ranks need, clips from the front of the order come twice.
+    Batch sizes differ by at most one where nothing is long. All ranks get equally many batches, and those of one step
+    hold clips of similar length; if there are fewer clips than the ranks need, clips from the front of the order come
+    twice. With `most`, a batch of long clips holds fewer, see `tiers`.
     """
 
     def __init__(
@@ -64,19 +97,20 @@ class ShuffledBatches(Sampler[list[Pair]]):
         *,
         seed: int,
         position: Callable[[], Position],
+        most: int | None = None,
         rank: int = 0,
         num_ranks: int = 1,
     ) -> None:
         """Draw batches for one rank; `position` is called at the start of every iteration."""
         self.lengths = torch.tensor(lengths)
-        self.sizes = batch_sizes(len(lengths), batch_size, num_ranks)
+        self.tiers = tiers(self.lengths, batch_size, most, num_ranks)
         self.seed = seed
         self.position = position
         self.rank = rank
         self.num_ranks = num_ranks
 
     def __len__(self) -> int:
-        return len(self.sizes) // self.num_ranks
+        return sum(len(tier.sizes) for tier in self.tiers) // self.num_ranks
 
     def __iter__(self) -> Iterator[list[Pair]]:
         """Start with the next batch of the current epoch."""
@@ -86,31 +120,49 @@ class ShuffledBatches(Sampler[list[Pair]]):
     def batches(self, epoch: int) -> list[list[Pair]]:
         """List this rank's batches of one epoch, in order."""
         generator = torch.Generator().manual_seed(key_bits(self.seed, epoch))
-        order = torch.randperm(len(self.lengths), generator=generator)
-        order = order.repeat(-(-sum(self.sizes) // len(order)))[: sum(self.sizes)]
-        in_a_bucket = BATCHES_PER_BUCKET * self.num_ranks
-        bucket_sizes = [int(bucket.sum()) for bucket in torch.tensor(self.sizes).split(in_a_bucket)]
-        buckets = [bucket[self.lengths[bucket].argsort(stable=True)] for bucket in order.split(bucket_sizes)]
-        batches = [[(epoch, index) for index in batch.tolist()] for batch in torch.cat(buckets).split(self.sizes)]
+        batches = [
+            [(epoch, index) for index in batch.tolist()]
+            for indices, sizes in self.tiers
+            for batch in self._shuffled(indices, sizes, generator)
+        ]
         steps = torch.randperm(len(self), generator=generator).tolist()
         return [batches[step * self.num_ranks + self.rank] for step in steps]
+
+    def _shuffled(
+        self, indices: Int[Tensor, " clip"], sizes: list[int], generator: torch.Generator
+    ) -> Sequence[Int[Tensor, " batch"]]:
+        order = _drawn(indices[torch.randperm(len(indices), generator=generator)], sizes)
+        in_a_bucket = BATCHES_PER_BUCKET * self.num_ranks
+        bucket_sizes = [int(bucket.sum()) for bucket in torch.tensor(sizes).split(in_a_bucket)]
+        buckets = [bucket[self.lengths[bucket].argsort(stable=True)] for bucket in order.split(bucket_sizes)]
+        return torch.cat(buckets).split(sizes)
 
 
 class SortedBatches(Sampler[list[Pair]]):
     """Make validation and test batches: every clip exactly once, shortest first."""
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, *, rank: int = 0, num_ranks: int = 1) -> None:
-        """Take the `lengths` of the clips in samples; batch i is for rank i modulo `num_ranks`."""
-        sizes = batch_sizes(len(lengths), batch_size, num_ranks)
-        order = torch.tensor(lengths).argsort(stable=True)
-        order = order.repeat(-(-sum(sizes) // len(order)))[: sum(sizes)]
-        self._batches = [[(0, index) for index in batch.tolist()] for batch in order.split(sizes)][rank::num_ranks]
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, *, most: int | None = None, rank: int = 0, num_ranks: int = 1
+    ) -> None:
+        """Take the `lengths` of the clips in samples, of all windows; batch i is for rank i modulo `num_ranks`."""
+        samples = torch.tensor(lengths)
+        batches = [
+            batch.tolist()
+            for indices, sizes in tiers(samples, batch_size, most, num_ranks)
+            for batch in _drawn(indices[samples[indices].argsort(stable=True)], sizes).split(sizes)
+        ]
+        self._batches = [[(0, index) for index in batch] for batch in batches][rank::num_ranks]
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[list[Pair]]:
         return iter(self._batches)
+
+
+def _drawn(order: Int[Tensor, " clip"], sizes: list[int]) -> Int[Tensor, " drawn"]:
+    """Repeat clips from the front until there are enough for all batches."""
+    return order.repeat(-(-sum(sizes) // len(order)))[: sum(sizes)]
 
 
 def batch_sizes(num_clips: int, batch_size: int, num_ranks: int) -> list[int]:

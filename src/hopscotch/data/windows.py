@@ -1,7 +1,10 @@
-"""Cut files into the pieces that a model labels: short files are one clip, long recordings become windows.
+"""Cut recordings into the pieces that a model labels: short files are one clip, long recordings become windows.
 
 Files are opened one after the other, and few pieces are in memory at a time. A recording's windows start every `hop`
 samples, and the last one ends with the recording, so that all windows are equally long.
+
+Of a clip in validation or a test that is longer than `data.max_seconds`, the windows are rows of one batch: `evaluated`
+makes one row of their outputs.
 
 Many files are shared out among processes with one core each, because small models gain little from threads.
 """
@@ -10,6 +13,7 @@ import gc
 import glob
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,8 +25,10 @@ from torch.utils.data import DataLoader
 from hopscotch.data.audio import AudioFileError, count_samples, read_blocks, read_up_to
 from hopscotch.data.clips import one_thread
 from hopscotch.data.files import audio_files
+from hopscotch.types import AudioBatch, ModelOutput, SkipTrace
 
 MAX_SAMPLES = 2**22  # of the pieces in memory together: 16 MiB
+LEAST = 1e-6  # probability, and distance from 1, of a label that all windows agree on
 GLOB_SIGNS = "*?["
 MOST = 1024  # files of a share, enough to choose batches of similar length from
 MAX_BYTES = 2**24  # of a share of more than one file, so that long recordings show progress
@@ -43,6 +49,46 @@ class Windowing(NamedTuple):
             return [0]
         last = num_samples - self.window
         return [*range(0, last, self.hop), last]
+
+
+def evaluated(model: Callable[[Tensor, Tensor], ModelOutput], batch: AudioBatch) -> tuple[ModelOutput, AudioBatch]:
+    """Run a model on a batch, and make one row of the windows of a clip, which are neighbours with the same index.
+
+    Outputs are averaged: numbers as they are, labels as probabilities. Costs are sums. Decisions, like the waveforms of
+    the batch that is returned, are those of the first window.
+    """
+    is_first = torch.ones_like(batch.indices, dtype=torch.bool)
+    is_first[1:] = batch.indices[1:] != batch.indices[:-1]
+    if bool(is_first.all()):
+        return model(batch.waveform, batch.lengths), batch
+    together = max(1, MAX_SAMPLES // batch.waveform.shape[1])
+    parts = zip(batch.waveform.split(together), batch.lengths.split(together), strict=True)
+    outputs = [model(waveform, lengths) for waveform, lengths in parts]
+    clip, first = is_first.cumsum(0) - 1, is_first.nonzero().flatten()
+
+    def total(rows: Tensor) -> Tensor:
+        return rows.new_zeros(len(first), *rows.shape[1:]).index_add_(0, clip, rows)
+
+    def mean(rows: Tensor) -> Tensor:
+        return total(rows) / total(torch.ones_like(rows))
+
+    logits = torch.cat([output.logits for output in outputs]).float()
+    if not batch.labels.is_floating_point():
+        logits = mean(logits.softmax(dim=-1)).clamp(min=torch.finfo(torch.float32).tiny).log()
+    elif batch.labels.dim() > 1:
+        logits = mean(logits.sigmoid()).logit(eps=LEAST)
+    else:
+        logits = mean(logits)
+    trace = SkipTrace.cat([output.trace for output in outputs])
+    costs = {name: total(getattr(trace, name)) for name in ("macs", "dense_macs")}
+    output = ModelOutput(
+        logits=logits,
+        trace=replace(trace[first], **costs, expected_compute=mean(trace.expected_compute)),
+        thresholds=outputs[0].thresholds,
+        frontend_macs=total(torch.cat([output.frontend_macs for output in outputs])),
+        positions=total(torch.cat([output.positions for output in outputs])),
+    )
+    return output, AudioBatch(*(column[first] for column in batch))
 
 
 class Piece(NamedTuple):

@@ -25,6 +25,7 @@ from torchmetrics import MeanMetric, MetricCollection
 
 from hopscotch.config.monitors import tags
 from hopscotch.data.datamodule import Labels
+from hopscotch.data.windows import evaluated
 from hopscotch.models.audio_model import AudioModel, Head, OutputHead, Pooling
 from hopscotch.training.calibration import Budget, Calibration, budget_table, calibrate
 from hopscotch.training.gains import fit_gains
@@ -173,7 +174,7 @@ class AudioTask(LightningModule):
         return self._evaluation_step("test", batch)
 
     def _evaluation_step(self, stage: str, batch: AudioBatch) -> StepOutput:
-        output = self.model(batch.waveform, batch.lengths)
+        output, batch = evaluated(self.model, batch)
         losses = self.losses(output, batch)
         rows = self.rows(output, batch)
         if {"label", "prediction"} <= rows.keys() and rows["prediction"].is_floating_point():
@@ -315,11 +316,10 @@ class AudioTask(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what prediction and reports need to know; plain types, so that weights_only loads them."""
         data = self.trainer.datamodule
-        longest = max(clip.num_samples for clips in data.clips.values() for clip in clips)
         checkpoint["classes"] = list(self.classes)
         checkpoint["clip_seconds"] = {
             "mean": data.mean_samples() / data.sample_rate,  # of the training clips
-            "longest": longest / data.sample_rate,  # of all
+            "longest": data.longest_samples() / data.sample_rate,  # of all
         }
         logged = self.trainer.callback_metrics.items()
         checkpoint["validation"] = {tag: float(value) for tag, value in logged if tag.startswith("val/")}
