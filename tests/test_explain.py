@@ -25,7 +25,7 @@ def test_the_tokens_read_are_those_that_were_paid_for(name: str) -> None:
         page = explained(model, waveform[clip, :length], SAMPLE_RATE, ["a", "b", "c"])
         one = page.trace
         assert torch.equal(one.macs, trace.macs[clip : clip + 1])
-        assert sum(page.probabilities.values()) == pytest.approx(1.0)
+        assert sum(page.said.probabilities.values()) == pytest.approx(1.0)
         positions = page.read.shape[1]
         for layer, read in enumerate(page.read):
             stride, rate = int(one.strides[0, layer]), float(one.open_rate[0, layer])
@@ -90,5 +90,5 @@ def test_a_run_is_explained_as_it_is_predicted(trained: Path, tones: Path) -> No
     from hopscotch.data.audio import read_clip
 
     page = explained(model.model, read_clip(clip, model.sample_rate), model.sample_rate, model.classes)
-    assert page.probabilities == pytest.approx(prediction.probabilities, abs=2e-5)
+    assert page.said.probabilities == pytest.approx(prediction.probabilities, abs=2e-5)
     assert page.trace.histories == [prediction.history]

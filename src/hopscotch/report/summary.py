@@ -6,7 +6,6 @@ import platform
 import shlex
 import shutil
 import sys
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -15,12 +14,12 @@ from typing import Any, Literal, NamedTuple
 from lightning.pytorch import Trainer
 from rich.console import Console
 
-from hopscotch.data.datamodule import AudioDataModule
+from hopscotch.metrics import class_facts, commonest
 from hopscotch.report import text
 from hopscotch.report.clips import ClipRow, clip_rows, clips_of, write_clips
 from hopscotch.report.collect import Evaluation
 from hopscotch.report.decisions import history_cells, layers_of, route_use
-from hopscotch.report.findings import find_warnings, overfitting
+from hopscotch.report.findings import find_warnings, no_better, overfitting
 from hopscotch.report.run_folder import CLIPS, SUMMARY, read_run
 from hopscotch.report.run_page import PAGE, Sounds, write_report
 from hopscotch.report.statistics import wilson
@@ -79,7 +78,9 @@ def finish(
     )
     by_heart = bool(trainer.overfit_batches)  # pyright: ignore[reportAttributeAccessIssue]  # clips that are meant to be over-fitted
     if not (early or by_heart):
-        warnings += overfitting(task.primary, in_training, tested[name], "test")
+        warnings += overfitting(task.primary, in_training, tested[name], "test", test.num_clips)
+    if (by_class := class_facts(test, data)) and not early:
+        warnings += no_better(test, by_class["majority_baseline"], data.classes[commonest(data)])
     target = {} if task.target is None else {"target": task.target}
     summary: dict[str, Any] = {
         "test": tested,
@@ -93,7 +94,7 @@ def finish(
         "data": data.summary(),
         **facts,
         "time_fraction": facts["seconds"]["test_clip"] / facts["seconds"]["test_clip_dense"],
-        **classes_of(test, data),
+        **by_class,
     }
     if by_heart and in_training is not None:
         summary["learned_by_heart"] = in_training
@@ -119,15 +120,6 @@ def write_pages(
     except (Exception, KeyboardInterrupt) as error:
         why = f"{type(error).__name__}: {error}"
         print(f"warning: the run is finished, its report is not whole: {why}", file=sys.stderr)
-
-
-def classes_of(test: Evaluation, data: AudioDataModule) -> dict[str, float]:
-    """Measure by classes: macro F1, and the accuracy of always saying the class with most training clips."""
-    if not test.has_classes:
-        return {}
-    ((most, _),) = Counter(c.label for c in data.clips["train"] if isinstance(c.label, int)).most_common(1)
-    majority = (test.rows["label"] == most).double().mean().item()
-    return {"macro_f1": test.macro_f1(len(data.classes)), "majority_baseline": majority}
 
 
 def write_summary(run_folder: str | Path, *, status: Status, model: str, seed: int, **facts: object) -> Path:
