@@ -10,13 +10,9 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from hopscotch.build import task_of
-from hopscotch.config.compose import compose
 from hopscotch.evaluate import evaluate
-from hopscotch.models.heads import HEADS, NumberHead
+from hopscotch.models.heads import NumberHead
 from hopscotch.predict import load
-from hopscotch.registry import TASKS
-from hopscotch.restore import head_of
 from hopscotch.shared import export
 from tests.small_models import DIM
 from tests.tiny import SAMPLE_RATE, TINY_MODEL, TINY_RUN, Command, write_tone
@@ -121,10 +117,13 @@ def test_an_answer_without_confidence_is_written(form: str, capsys: pytest.Captu
     assert "nan" not in out
 
 
-def test_every_task_that_ships_has_the_head_that_restores_it() -> None:
-    assert set(HEADS) == set(TASKS)
-    for name in ("classify", "regress", "tag"):
-        cfg = compose([f"task={name}"])
-        kind = task_of(cfg)
-        made = kind.make_head(8, 3, pooling="statistics", dropout=0.0)
-        assert type(made) is head_of(cfg.task._target_, Path("config.yaml"))
+def test_a_run_that_always_says_the_commonest_class_warns_of_it(command: Command, tmp_path: Path) -> None:
+    table = write_table(tmp_path / "tones", lambda i: "rare" if i in (0, 12, 18) else "common")
+    ended = command(*typed(table, "model=dense", "optimizer.lr=1e-9"))
+    assert ended.code == 0, ended.err
+    summary = json.loads(Path("run/summary.json").read_text())
+    assert summary["majority_baseline"] == pytest.approx(5 / 6)
+    words = "no better than always saying 'common' (0.833)."
+    assert (words in summary["warnings"]) == (summary["test"]["acc"] <= 5 / 6 + 1e-6)
+    assert words in summary["warnings"]
+    assert "macro F1" in ended.out

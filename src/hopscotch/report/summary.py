@@ -81,12 +81,11 @@ def finish(
         warnings += overfitting(task.primary, in_training, tested[name], "test", test.num_clips)
     if (by_class := class_facts(test, data)) and not early:
         warnings += no_better(test, by_class["majority_baseline"], data.classes[commonest(data)])
-    target = {} if task.target is None else {"target": task.target}
     summary: dict[str, Any] = {
         "test": tested,
         "primary": {**task.primary._asdict(), "val": validation.get(f"val/{name}"), "test": tested[name]},
         "kept": kept,
-        "compute": {**test.compute, "floor": floor, **target},
+        "compute": {**test.compute, "floor": floor, **({} if task.target is None else {"target": task.target})},
         "parameters": task.num_parameters,
         "warnings": warnings,
         "epochs": trainer.current_epoch,
