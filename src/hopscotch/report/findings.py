@@ -137,7 +137,7 @@ def stuck_gates(rates: Mapping[int, float]) -> list[str]:
 
 def no_better(test: Evaluation, majority: float, label: str) -> list[str]:
     """Compare the accuracy on test clips with that of always saying the class with most training clips."""
-    right = 1.0 - test.is_wrong.double().mean().item()
+    right = (~test.is_wrong).double().mean().item()  # to the last bit as the other is
     return [] if right > majority else [f"no better than always saying {label!r} ({majority:.3f})."]
 
 

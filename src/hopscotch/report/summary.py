@@ -76,11 +76,11 @@ def finish(
         validated=task.calibration is not None or bool(task.model.decision_bias),
         early=early,
     )
+    if (by_class := class_facts(test, data)) and not early:
+        warnings += no_better(test, by_class["majority_baseline"], data.classes[commonest(data)])
     by_heart = bool(trainer.overfit_batches)  # pyright: ignore[reportAttributeAccessIssue]  # clips that are meant to be over-fitted
     if not (early or by_heart):
         warnings += overfitting(task.primary, in_training, tested[name], "test", test.num_clips)
-    if (by_class := class_facts(test, data)) and not early:
-        warnings += no_better(test, by_class["majority_baseline"], data.classes[commonest(data)])
     summary: dict[str, Any] = {
         "test": tested,
         "primary": {**task.primary._asdict(), "val": validation.get(f"val/{name}"), "test": tested[name]},
