@@ -8,6 +8,7 @@ import torch
 
 from hopscotch.build import build_data, build_model, build_task
 from hopscotch.config.compose import compose
+from hopscotch.config.monitors import LOGGED
 from hopscotch.training.regress import RegressionTask
 from hopscotch.types import AudioBatch
 from tests.test_tasks import CASES, SPLITS, typed, write_table
@@ -29,6 +30,7 @@ def test_targets_are_standardised_by_the_training_clips(tmp_path: Path) -> None:
     numbers = [float(str(CASES["regress"].label(i))) for i, split in enumerate(SPLITS) if split == "train"]
     assert task.head.mean.item() == pytest.approx(np.mean(numbers))
     assert task.head.deviation.item() == pytest.approx(np.std(numbers))
+    assert sorted(task.tags) == sorted(LOGGED["hopscotch.training.regress.RegressionTask"])
     assert {"model.head.mean", "model.head.deviation"} <= task.state_dict().keys()
     torch.nn.init.zeros_(task.head.linear.weight)
     torch.nn.init.constant_(task.head.linear.bias, 1.0)
