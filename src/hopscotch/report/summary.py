@@ -14,7 +14,6 @@ from typing import Any, Literal, NamedTuple
 from lightning.pytorch import Trainer
 from rich.console import Console
 
-from hopscotch.metrics import class_facts, commonest
 from hopscotch.report import text
 from hopscotch.report.clips import ClipRow, clip_rows, clips_of, write_clips
 from hopscotch.report.collect import Evaluation
@@ -57,7 +56,7 @@ def finish(
 
     `in_training` is the primary metric on training clips; `explain` draws pages of single test clips. `early` says that
     the training ended too soon to be judged. `facts` are further keys of the summary: `status`, `model`, `seed`,
-    `seconds`.
+    `seconds`, and where there are classes those of `hopscotch.metrics.class_facts`.
     """
     data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  # Lightning sets it in fit
     floor, skips = task.model.cost(round(data.mean_samples())).floor, task.model.encoder.skips
@@ -76,8 +75,8 @@ def finish(
         validated=task.calibration is not None or bool(task.model.decision_bias),
         early=early,
     )
-    if (by_class := class_facts(test, data)) and not early:
-        warnings += no_better(test, by_class["majority_baseline"], data.classes[commonest(data)])
+    if "majority_class" in facts and not early:
+        warnings += no_better(test, facts["majority_baseline"], facts["majority_class"])
     by_heart = bool(trainer.overfit_batches)  # pyright: ignore[reportAttributeAccessIssue]  # clips that are meant to be over-fitted
     if not (early or by_heart):
         warnings += overfitting(task.primary, in_training, tested[name], "test", test.num_clips)
@@ -93,7 +92,6 @@ def finish(
         "data": data.summary(),
         **facts,
         "time_fraction": facts["seconds"]["test_clip"] / facts["seconds"]["test_clip_dense"],
-        **by_class,
     }
     if by_heart and in_training is not None:
         summary["learned_by_heart"] = in_training
