@@ -20,6 +20,7 @@ from hopscotch.models.stack import Stack
 from hopscotch.models.strides import LearnedStack
 from hopscotch.registry import without_cache
 from tests.small_models import classifier
+from tests.test_tasks import CASES, write_table
 from tests.tiny import MODELS, build, skip_without_plugin, tiny_config, tiny_folder, write_tone
 
 ELSEWHERE = {"trainer=ddp", "trainer=gpu"}  # need processes, or a GPU: they are composed in test_config.py
@@ -64,6 +65,9 @@ def overrides_for(choice: str, tones: Path, digits: Path, folder: Path) -> list[
     if choice == "data=fsdd" or choice.startswith("experiment="):
         speaker = ["data.test_speaker=theo"] if choice == "experiment=fsdd_speakers" else []
         return [choice, f"data.root={digits}", *speaker, *model, *QUICK]
+    if choice == "task=regress":  # no class folder is a number
+        table = write_table(folder / "numbers", CASES["regress"].label)
+        return [choice, "data=table", f"data.table={table}", *model, *QUICK]
     less = {
         "gate=original": ["model.open_rate=null"],
         "debug=overfit": ["trainer.overfit_batches=1"],

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hopscotch.explain import Explanation, draw, explained, layer_in_words, save_page, tokens_read
+from hopscotch.models.audio_model import Said
 from hopscotch.predict import load
 from tests.hand_made import LANDINGS, OPEN_RATE, VISITED, make_trace
 from tests.small_models import SAMPLE_RATE, decide_at_random, make_clips, make_model
@@ -25,7 +26,7 @@ def test_the_tokens_read_are_those_that_were_paid_for(name: str) -> None:
         page = explained(model, waveform[clip, :length], SAMPLE_RATE, ["a", "b", "c"])
         one = page.trace
         assert torch.equal(one.macs, trace.macs[clip : clip + 1])
-        assert sum(page.probabilities.values()) == pytest.approx(1.0)
+        assert sum(page.said.probabilities.values()) == pytest.approx(1.0)
         positions = page.read.shape[1]
         for layer, read in enumerate(page.read):
             stride, rate = int(one.strides[0, layer]), float(one.open_rate[0, layer])
@@ -63,7 +64,7 @@ def hand_made() -> Explanation:
         read=read,
         is_gated=[True, True, False],
         trace=one,
-        probabilities={"yes": 0.75, "no$x$": 0.25},
+        said=Said("yes", 0.75, {"yes": 0.75, "no$x$": 0.25}),
     )
 
 
@@ -90,5 +91,13 @@ def test_a_run_is_explained_as_it_is_predicted(trained: Path, tones: Path) -> No
     from hopscotch.data.audio import read_clip
 
     page = explained(model.model, read_clip(clip, model.sample_rate), model.sample_rate, model.classes)
-    assert page.probabilities == pytest.approx(prediction.probabilities, abs=2e-5)
+    assert page.said.probabilities == pytest.approx(prediction.probabilities, abs=2e-5)
     assert page.trace.histories == [prediction.history]
+
+
+def test_a_number_is_its_title_and_has_no_bars() -> None:
+    page = hand_made()._replace(said=Said("23.4", None, {}))
+    figure = draw(page, "a.wav")
+    assert figure.get_suptitle().startswith("a.wav: 23.4, for ")
+    (bars,) = [axes for axes in figure.axes if axes.get_title() == "What it says"]
+    assert len(bars.patches) == 0

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hopscotch.report.collect import Evaluation
-from hopscotch.report.findings import find_warnings, overfitting, warnings_so_far
+from hopscotch.report.findings import find_warnings, no_better, overfitting, warnings_so_far
 from hopscotch.report.run_folder import RunFolder
 from hopscotch.types import Primary, SkipTrace
 from tests.hand_made import jump_trace, make_evaluation, make_trace, stride_trace
@@ -105,3 +105,19 @@ def test_a_run_on_its_way_is_judged_by_the_same_rules(
     assert [words in warning for warning in found if words] == [True] * (words is not None)
     assert len(found) == (words is not None)
     assert warnings_so_far(RunFolder(tmp_path / "none")) == []
+
+
+def test_a_model_that_says_the_commonest_class_of_every_clip_is_named() -> None:
+    clips = torch.arange(100) // 97
+    trace = make_trace(strides=torch.full((100, 3), 2))
+    always = make_evaluation(trace, predictions=0 * clips, labels=clips)
+    assert no_better(always, 0.97, "common") == ["no better than always saying 'common' (0.970)."]
+    assert no_better(always, 0.96, "common") == []
+
+
+def test_a_gap_that_a_handful_of_clips_has_by_chance_is_no_over_fitting() -> None:
+    share = Primary("acc", larger_is_better=True)
+    assert overfitting(share, 0.49, 1 / 3, "test", 12) == []
+    (warning,) = overfitting(share, 0.49, 1 / 3, "test", 1200)
+    assert warning.startswith("over-fitting")
+    assert len(overfitting(share, 0.99, 0.5, "test", 12)) == 1

@@ -34,7 +34,7 @@ class Window(NamedTuple):
     start: float  # seconds
     end: float
     label: str
-    confidence: float
+    confidence: float | None
     probabilities: dict[str, float]
     macs: int
     dense_macs: int
@@ -60,7 +60,7 @@ class Prediction(NamedTuple):
     """
 
     label: str
-    confidence: float  # probability of the label
+    confidence: float | None  # probability of the label, of several the largest; None of a number
     probabilities: dict[str, float]
     macs: int  # multiply-accumulates
     dense_macs: int  # of a model that skips nothing
@@ -128,7 +128,7 @@ def merged(windows: Iterable[Window]) -> Iterator[tuple[Window, int]]:
             start=columns["start"][0],
             end=columns["end"][-1],
             label=label,
-            confidence=fmean(columns["confidence"]),
+            confidence=None if None in columns["confidence"] else fmean(columns["confidence"]),
             probabilities={name: fmean(w.probabilities[name] for w in found) for name in found[0].probabilities},
             macs=sum(columns["macs"]),
             dense_macs=sum(columns["dense_macs"]),
@@ -207,7 +207,7 @@ def write_table(answers: Iterable[Answer], file: Sink, *, classes: Sequence[str]
                 wide = max(len("strides"), 2 * num_layers - 1), max(len("route"), num_layers)
                 columns = f"{{:<{label_width}}}  {{:>10}}  {{:>7}}  {{:<{wide[0]}}}  {{:<{wide[1]}}}  {{}}\n"
                 file.write(columns.format("label", "confidence", "compute", "strides", "route", "file"))
-            numbers = f"{part.confidence:.3f}", f"{part.compute:.3f}"
+            numbers = "" if part.confidence is None else f"{part.confidence:.3f}", f"{part.compute:.3f}"
             likely = "" if top is None else f"  [{in_words(part, top)}]"
             file.write(columns.format(shown(part.label), *numbers, strides, route, shown(what) + likely))
         file.flush()

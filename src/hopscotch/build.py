@@ -137,7 +137,7 @@ def build_task(cfg: DictConfig, model: AudioModel, data: AudioDataModule) -> Aud
             f"model.open_rate={cfg.model.open_rate} leaves of the dense compute: tests will keep more tokens than "
             "training does at its end. Lower the target, or raise model.open_rate."
         )
-    return make(
+    task = make(
         cfg.task,
         model=model,
         optimizer=maker(without_ours(cfg.optimizer, "optimizer")),
@@ -151,6 +151,8 @@ def build_task(cfg: DictConfig, model: AudioModel, data: AudioDataModule) -> Aud
         dense_weight=cfg.compute.dense_weight,
         layer_decay=cfg.optimizer.get("layer_decay", 1.0),
     )
+    task.look_at(data)
+    return task
 
 
 def scheduler_of(node: DictConfig) -> Callable[[torch.optim.Optimizer, int], dict[str, Any]]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.layers.gate import GateDecision
-from hopscotch.models.audio_model import AudioModel
+from hopscotch.models.audio_model import AudioModel, Said
 from hopscotch.plain import shown
 from hopscotch.report.clips import ClipRow, explained_clips, explained_file
 from hopscotch.report.decisions import JUMPED_OVER, LANDED, RAN, history_cells, let_in, watched
@@ -44,7 +44,7 @@ class Explanation(NamedTuple):
     read: Bool[np.ndarray, "depth position"]  # tokens that a layer worked on, or read keys at
     is_gated: list[bool]  # by layer: tokens were opened one by one
     trace: SkipTrace  # of one clip
-    probabilities: dict[str, float]
+    said: Said
 
 
 @torch.inference_mode()
@@ -58,7 +58,7 @@ def explained(
         output = model(batch, lengths)
     mel, frames = model.frontend(batch, lengths)
     trace = SkipTrace.kept([output.trace])
-    probabilities = output.logits[0].float().softmax(dim=-1).tolist()
+    scores = model.head.scores(output.logits[0].float()).tolist()
     hop = model.frontend.hop / sample_rate
     num_positions = int(model.stem.positions(frames))
     return Explanation(
@@ -71,7 +71,7 @@ def explained(
         read=tokens_read(trace, decisions, num_positions),
         is_gated=[not bool(rate.isnan()) for rate in trace.open_rate[0]],
         trace=trace,
-        probabilities=dict(zip(classes, probabilities, strict=True)),
+        said=model.head.said(scores, classes),
     )
 
 
@@ -129,8 +129,9 @@ def draw(page: Explanation, name: str) -> "Figure":
     _draw_cost(figure.add_subplot(grid[3, 1]), page)
     for axes in figure.axes:
         plain(axes)
-    label, confidence = max(page.probabilities.items(), key=lambda item: item[1])
-    title = figure.suptitle(f"{name}: {label} ({confidence:.0%}), for {page.trace.fraction[0]:.0%} of a dense model")
+    label, confidence, _ = page.said
+    sure = "" if confidence is None else f" ({confidence:.0%})"
+    title = figure.suptitle(f"{name}: {label}{sure}, for {page.trace.fraction[0]:.0%} of a dense model")
     title.set_parse_math(False)  # a dollar in a file's name is a dollar
     return figure
 
@@ -186,9 +187,9 @@ def layer_in_words(page: Explanation, layer: int) -> str:
 
 
 def _draw_bars(axes: "Axes", page: Explanation) -> None:
-    likely = sorted(page.probabilities.items(), key=lambda item: -item[1])[:MAX_BARS]
+    likely = sorted(page.said.probabilities.items(), key=lambda item: -item[1])[:MAX_BARS]
     names, shares = [name for name, _ in likely], [share for _, share in likely]
-    colours = [BLUE] + ["#b5b5b5"] * (len(likely) - 1)
+    colours = [BLUE, *["#b5b5b5"] * MAX_BARS][: len(likely)]
     axes.barh(range(len(likely)), shares, color=colours, height=0.75)
     for place, share in enumerate(shares):
         axes.text(share + 0.01, place, f"{share:.1%}", va="center", fontsize=8, color=INK)

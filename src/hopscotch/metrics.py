@@ -1,5 +1,6 @@
 """Judge classes that were given to clips: macro F1, top-k, calibration, class by class, and who is taken for whom."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
+from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.report.collect import Evaluation
 from hopscotch.report.statistics import NUM_BINS, confusion
 from hopscotch.types import Step
@@ -56,6 +58,16 @@ def measure(evaluation: Evaluation, steps: Sequence[Step], classes: Sequence[str
         per_class=[class_row(evaluation, counts, classes, label) for label in range(num_classes)],
         confusion=counts.tolist(),
     )
+
+
+def class_facts(test: Evaluation, data: AudioDataModule) -> dict[str, Any]:
+    """Measure by classes: macro F1, the class with most training clips, and the accuracy of always saying it."""
+    if not test.has_classes:
+        return {}
+    ((most, _),) = Counter(clip.label for clip in data.clips["train"] if isinstance(clip.label, int)).most_common(1)
+    majority = (test.rows["label"] == most).double().mean().item()
+    macro_f1 = test.macro_f1(len(data.classes))
+    return {"macro_f1": macro_f1, "majority_class": data.classes[most], "majority_baseline": majority}
 
 
 def scores_of(steps: Sequence[Step]) -> Float[Tensor, "clip classes"]:

@@ -49,7 +49,7 @@ class WindowResult(NamedTuple):
 
     start: int  # samples from the beginning of its file
     num_samples: int
-    probabilities: list[float]  # of the classes
+    scores: list[float]  # as the head has them: probabilities of the classes, or a number
     macs: int
     dense_macs: int
     strides: list[int]
@@ -216,21 +216,22 @@ class Predictor:
         lengths = [waveform.shape[0] for _, waveform in clips]
         output = self.model(waveform.to(self.device), torch.tensor(lengths, device=self.device))
         trace = SkipTrace.kept([output.trace])
-        probabilities = output.logits.float().softmax(dim=-1)
-        tensors = (probabilities, trace.macs, trace.dense_macs, trace.strides, history_cells(trace))
+        tensors = (
+            self.model.head.scores(output.logits.float()),
+            trace.macs,
+            trace.dense_macs,
+            trace.strides,
+            history_cells(trace),
+        )
         columns = ([start for start, _ in clips], lengths, *(tensor.tolist() for tensor in tensors))
         return [WindowResult(*facts) for facts in zip(*columns, strict=True)]
 
     def _joined(self, parts: list[WindowResult], *, are_windows: bool) -> Prediction:
-        columns = zip(*(part.probabilities for part in parts), strict=True)
+        columns = zip(*(part.scores for part in parts), strict=True)
         mean = [sum(column) / len(parts) for column in columns]
-        probabilities = dict(zip(self.classes, mean, strict=True))
-        label = max(self.classes, key=probabilities.__getitem__)
         last = parts[-1]
         return Prediction(
-            label=label,
-            confidence=probabilities[label],
-            probabilities=probabilities,
+            *self.model.head.said(mean, self.classes),
             macs=sum(part.macs for part in parts),
             dense_macs=sum(part.dense_macs for part in parts),
             strides=None if are_windows else last.strides,
@@ -241,14 +242,10 @@ class Predictor:
         )
 
     def _window(self, part: WindowResult) -> Window:
-        probabilities = dict(zip(self.classes, part.probabilities, strict=True))
-        label = max(self.classes, key=probabilities.__getitem__)
         return Window(
-            start=part.start / self.sample_rate,
-            end=(part.start + part.num_samples) / self.sample_rate,
-            label=label,
-            confidence=probabilities[label],
-            probabilities=probabilities,
+            part.start / self.sample_rate,
+            (part.start + part.num_samples) / self.sample_rate,
+            *self.model.head.said(part.scores, self.classes),
             macs=part.macs,
             dense_macs=part.dense_macs,
             strides=part.strides,

@@ -46,6 +46,11 @@ ENCODERS = (
     "hopscotch.models.stack.Stack",
     "hopscotch.models.strides.LearnedStack",
 )
+TASKS = (
+    "hopscotch.training.classify.ClassificationTask",
+    "hopscotch.training.regress.RegressionTask",
+    "hopscotch.training.tag.TaggingTask",
+)
 OPTIMIZERS = ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.NAdam", "torch.optim.RAdam", "torch.optim.SGD")
 SCHEDULERS = (
     "hopscotch.training.schedules.Constant",
@@ -64,7 +69,7 @@ PLACES = {
     "model": Place("hopscotch.models.audio_model.AudioModel"),
     "model.encoder": Place("hopscotch.models.encoder.Encoder", ENCODERS),
     "model.encoder.block": Place("hopscotch.layers.block.BlockSpec", may_be_null=True),
-    "task": Place("hopscotch.training.task.AudioTask", ("hopscotch.training.classify.ClassificationTask",)),
+    "task": Place("hopscotch.training.task.AudioTask", TASKS),
     "optimizer": Place("torch.optim.Optimizer", OPTIMIZERS),
     "scheduler": Place("torch.optim.lr_scheduler.LRScheduler", SCHEDULERS),
     "trainer": Place("lightning.pytorch.Trainer"),

@@ -23,8 +23,9 @@ from hopscotch.config.check import check_trained
 from hopscotch.config.errors import plain_config
 from hopscotch.data.clips import some
 from hopscotch.models.assemble import assemble
-from hopscotch.models.audio_model import AudioModel, Head, OutputHead
-from hopscotch.registry import PLACES, check_stored, class_at, make, without_cache
+from hopscotch.models.audio_model import AudioModel, OutputHead
+from hopscotch.models.heads import HEADS
+from hopscotch.registry import check_stored, class_at, make, without_cache
 from hopscotch.report.run_folder import BEST, SUMMARY, RunFolder, config_of
 from hopscotch.training.calibration import Budget, bias_for
 from hopscotch.training.checkpoint import BUDGETS, check_classes, read_checkpoint, take_weights
@@ -101,9 +102,9 @@ def build_stored_model(cfg: DictConfig, num_classes: int, file: Path, trust: Seq
 
 
 def head_of(target: str, file: Path, trust: Sequence[str] = ()) -> Callable[..., OutputHead]:
-    """Find what makes the head of a task. Tasks of ours have that of `AudioTask`: none is imported to ask it."""
-    if target in PLACES["task"].names:
-        return Head
+    """Find what makes the head of a task. Those of our tasks are known: none is imported to ask it."""
+    if target in HEADS:
+        return HEADS[target]
     kind: Any = class_at("task", target, plain.shown(file), trust)
     return kind.make_head
 

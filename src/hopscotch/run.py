@@ -32,6 +32,7 @@ from hopscotch.config.monitors import refuse_unlogged
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.explain import explain_run
 from hopscotch.known import remember
+from hopscotch.metrics import class_facts
 from hopscotch.plain import refuse_links, sentence
 from hopscotch.report.collect import gather_everywhere
 from hopscotch.report.metrics_log import MetricsLog
@@ -266,6 +267,7 @@ def fit_and_test(cfg: DictConfig, run: Path, ready: Ready, started: float) -> di
             "test_clip_dense": times.dense,
             "total": time.time() - started,
         },
+        **class_facts(test, data),
     )
 
 

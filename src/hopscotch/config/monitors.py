@@ -16,7 +16,11 @@ def tags(metrics: Iterable[str]) -> list[str]:
     return [f"{split}/{name}" for split in ("val", "train") for name in names]
 
 
-LOGGED = {"hopscotch.training.classify.ClassificationTask": [*tags(["acc"]), "val/macro_f1"]}  # known without an import
+LOGGED = {  # known without an import
+    "hopscotch.training.classify.ClassificationTask": [*tags(["acc"]), "val/macro_f1"],
+    "hopscotch.training.regress.RegressionTask": tags(["mae", "rmse", "pearson"]),
+    "hopscotch.training.tag.TaggingTask": tags(["map", "auc", "f1"]),
+}
 
 
 def refuse_unlogged(cfg: DictConfig, logged: Iterable[str]) -> None:

@@ -58,6 +58,7 @@ SOME_BATCHES = Rule(
     "a number of batches of at least 1, or a fraction above 0.0 and up to 1.0",
     lambda value: value > 0 and (isinstance(value, int) or value <= 1),
 )
+WEIGHTS = Rule("balanced, null, or a map of classes to weights", lambda v: v == "balanced" or isinstance(v, dict))
 SPEEDS = Rule("at least one, within 0.5 and 2", lambda value: len(value) > 0 and all(0.5 <= v <= 2 for v in value))
 TWO_MOMENTS = Rule("two numbers, each at least 0 and below 1", lambda v: len(v) == 2 and all(0 <= b < 1 for b in v))
 LOW_HIGH = Rule("two numbers, the lower one first", lambda value: len(value) == 2 and value[0] <= value[1])
@@ -252,8 +253,10 @@ SCHEMAS: dict[str, type] = {
         top_db=(float, ABOVE_ZERO),
     ),
     "hopscotch.training.classify.ClassificationTask": node(
-        Object, label_smoothing=(float, PART), threshold_lr=(float, ZERO)
+        Object, label_smoothing=(float, PART), class_weights=(Any, WEIGHTS), threshold_lr=(float, ZERO)
     ),
+    "hopscotch.training.regress.RegressionTask": node(Object, threshold_lr=(float, ZERO)),
+    "hopscotch.training.tag.TaggingTask": node(Object, class_weights=(Any, WEIGHTS), threshold_lr=(float, ZERO)),
 }
 
 # Of whatever optimizer and scheduler, where they have the key; types come from their YAML.

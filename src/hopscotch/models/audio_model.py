@@ -20,7 +20,7 @@ The head is a linear layer on hidden states that are pooled over the clip's posi
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -97,6 +97,14 @@ def sinusoids(time: int, dim: int, device: torch.device) -> Float[Tensor, "time 
     return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :dim]
 
 
+class Said(NamedTuple):
+    """Put what a head said of a clip into words."""
+
+    label: str
+    confidence: float | None  # probability of the label; None of a number
+    probabilities: dict[str, float]  # by class; none of a number
+
+
 class OutputHead(nn.Module):
     """Serve as base of the heads, which read the hidden states of the encoder for a task."""
 
@@ -107,6 +115,16 @@ class OutputHead(nn.Module):
     def macs(self, time: Lengths) -> Lengths:
         """Count the multiply-accumulates of clips of so many positions."""
         raise NotImplementedError
+
+    def scores(self, logits: Float[Tensor, "*batch outputs"]) -> Float[Tensor, "*batch outputs"]:
+        """Turn outputs into what the windows of a recording are averaged by: probabilities of the classes."""
+        return logits.softmax(dim=-1)
+
+    def said(self, scores: list[float], classes: list[str]) -> Said:
+        """Say the scores of a clip in words."""
+        probabilities = dict(zip(classes, scores, strict=True))
+        label = max(classes, key=probabilities.__getitem__)
+        return Said(label, probabilities[label], probabilities)
 
 
 class Head(OutputHead):

@@ -13,7 +13,7 @@ from hopscotch.data.clips import some
 from hopscotch.report.collect import Evaluation
 from hopscotch.report.decisions import RouteUse, layer_means, route_use
 from hopscotch.report.run_folder import SUMMARY, RunFolder
-from hopscotch.report.statistics import ratio_interval
+from hopscotch.report.statistics import ratio_interval, wilson
 from hopscotch.types import Primary
 
 BUDGET_TOLERANCE = 0.1  # of the reachable range [floor, 1]
@@ -135,12 +135,19 @@ def stuck_gates(rates: Mapping[int, float]) -> list[str]:
     return warnings
 
 
-def overfitting(primary: Primary, train: float | None, held_out: float | None, clips: str) -> list[str]:
-    """Compare the primary metric on training clips and on clips that were not trained on."""
+def no_better(test: Evaluation, majority: float, label: str) -> list[str]:
+    """Compare the accuracy on test clips with that of always saying the class with most training clips."""
+    right = (~test.is_wrong).double().mean().item()  # to the last bit as the other is
+    return [] if right > majority else [f"no better than always saying {label!r} ({majority:.3f})."]
+
+
+def overfitting(primary: Primary, train: float | None, held_out: float | None, clips: str, count: int = 0) -> list[str]:
+    """Compare the primary metric on training clips with `count` others; a share that so few explain is no worse."""
     if train is None or held_out is None:
         return []
-    is_worse = train - held_out > OVERFIT_GAP if primary.larger_is_better else held_out > OVERFIT_RATIO * train
-    if not is_worse:
+    chance = wilson(held_out, count)[1] if count and primary.larger_is_better and 0 <= held_out <= 1 else held_out
+    gap = train - held_out > OVERFIT_GAP and train > chance
+    if not (gap if primary.larger_is_better else held_out > OVERFIT_RATIO * train):
         return []
     return [
         f"over-fitting: {primary.name} is {train:.3f} on training clips and {held_out:.3f} on {clips} clips. "

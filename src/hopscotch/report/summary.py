@@ -6,7 +6,6 @@ import platform
 import shlex
 import shutil
 import sys
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -15,12 +14,11 @@ from typing import Any, Literal, NamedTuple
 from lightning.pytorch import Trainer
 from rich.console import Console
 
-from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.report import text
 from hopscotch.report.clips import ClipRow, clip_rows, clips_of, write_clips
 from hopscotch.report.collect import Evaluation
 from hopscotch.report.decisions import history_cells, layers_of, route_use
-from hopscotch.report.findings import find_warnings, overfitting
+from hopscotch.report.findings import find_warnings, no_better, overfitting
 from hopscotch.report.run_folder import CLIPS, SUMMARY, read_run
 from hopscotch.report.run_page import PAGE, Sounds, write_report
 from hopscotch.report.statistics import wilson
@@ -58,7 +56,7 @@ def finish(
 
     `in_training` is the primary metric on training clips; `explain` draws pages of single test clips. `early` says that
     the training ended too soon to be judged. `facts` are further keys of the summary: `status`, `model`, `seed`,
-    `seconds`.
+    `seconds`, and where there are classes those of `hopscotch.metrics.class_facts`.
     """
     data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  # Lightning sets it in fit
     floor, skips = task.model.cost(round(data.mean_samples())).floor, task.model.encoder.skips
@@ -77,15 +75,16 @@ def finish(
         validated=task.calibration is not None or bool(task.model.decision_bias),
         early=early,
     )
+    if "majority_class" in facts and not early:
+        warnings += no_better(test, facts["majority_baseline"], facts["majority_class"])
     by_heart = bool(trainer.overfit_batches)  # pyright: ignore[reportAttributeAccessIssue]  # clips that are meant to be over-fitted
     if not (early or by_heart):
-        warnings += overfitting(task.primary, in_training, tested[name], "test")
-    target = {} if task.target is None else {"target": task.target}
+        warnings += overfitting(task.primary, in_training, tested[name], "test", test.num_clips)
     summary: dict[str, Any] = {
         "test": tested,
         "primary": {**task.primary._asdict(), "val": validation.get(f"val/{name}"), "test": tested[name]},
         "kept": kept,
-        "compute": {**test.compute, "floor": floor, **target},
+        "compute": {**test.compute, "floor": floor, **({} if task.target is None else {"target": task.target})},
         "parameters": task.num_parameters,
         "warnings": warnings,
         "epochs": trainer.current_epoch,
@@ -93,7 +92,6 @@ def finish(
         "data": data.summary(),
         **facts,
         "time_fraction": facts["seconds"]["test_clip"] / facts["seconds"]["test_clip_dense"],
-        **classes_of(test, data),
     }
     if by_heart and in_training is not None:
         summary["learned_by_heart"] = in_training
@@ -119,15 +117,6 @@ def write_pages(
     except (Exception, KeyboardInterrupt) as error:
         why = f"{type(error).__name__}: {error}"
         print(f"warning: the run is finished, its report is not whole: {why}", file=sys.stderr)
-
-
-def classes_of(test: Evaluation, data: AudioDataModule) -> dict[str, float]:
-    """Measure by classes: macro F1, and the accuracy of always saying the class with most training clips."""
-    if not test.has_classes:
-        return {}
-    ((most, _),) = Counter(c.label for c in data.clips["train"] if isinstance(c.label, int)).most_common(1)
-    majority = (test.rows["label"] == most).double().mean().item()
-    return {"macro_f1": test.macro_f1(len(data.classes)), "majority_baseline": majority}
 
 
 def write_summary(run_folder: str | Path, *, status: Status, model: str, seed: int, **facts: object) -> Path:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 
 from hopscotch.config.monitors import tags
-from hopscotch.data.datamodule import Labels
+from hopscotch.data.datamodule import AudioDataModule, Labels
 from hopscotch.data.windows import evaluated
 from hopscotch.models.audio_model import AudioModel, Head, OutputHead, Pooling
 from hopscotch.training.calibration import Budget, Calibration, budget_table, calibrate
@@ -101,6 +101,9 @@ class AudioTask(LightningModule):
     def make_head(cls, dim: int, num_outputs: int, *, pooling: Pooling, dropout: float) -> OutputHead:
         """Make the head, which reads the hidden states of the encoder."""
         return Head(dim, num_outputs, pooling=pooling, dropout=dropout)
+
+    def look_at(self, data: AudioDataModule) -> None:
+        """Learn from the labels of the training clips what the loss needs, before training; a checkpoint overrides."""
 
     def losses(self, output: ModelOutput, batch: AudioBatch) -> Float[Tensor, " batch"]:
         """Compute the loss of each clip."""
