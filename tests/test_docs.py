@@ -73,6 +73,7 @@ def commands() -> list[str]:
 
 COMMANDS = commands()
 NAMES = sorted({snippet.name for snippet in snippets()})
+AS_IN_TEST_OPEN = ("extending/schedule", "extending/callback")  # what they show is held there, too
 EXTENSIONS = [name for name in NAMES if any(file.startswith("conf/") for file in files_of(name))]
 
 # ------------------------------------------------------------------------------------------------------------- README
@@ -190,7 +191,9 @@ def test_the_snippet_of_many_files_names_the_one_that_is_missing(
     assert second.startswith("missing.wav Audio file missing.wav")
 
 
-@pytest.mark.parametrize("name", EXTENSIONS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in AS_IN_TEST_OPEN)) for name in EXTENSIONS]
+)
 def test_an_extension_outside_of_the_package_is_trained_and_reported(
     name: str, tones: Path, tmp_path: Path, command: Command, pages: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -121,7 +121,7 @@ def loaded_by(program: str, folder: Path) -> set[str]:
     return set(result.stdout.splitlines()[-1].split())
 
 
-@pytest.mark.parametrize("form", ["--json", "--csv", ""])
+@pytest.mark.parametrize("form", ["--json", *(pytest.param(form, marks=pytest.mark.slow) for form in ("--csv", ""))])
 def test_a_prediction_loads_nothing_that_trains_or_draws(form: str, trained: Path, tones: Path, tmp_path: Path) -> None:
     """Of a folder too: its files are found without the class that trains on them."""
     program = (

@@ -242,6 +242,7 @@ def test_pages_of_three_clips_are_shown_where_they_were_drawn_and_run_nothing(tm
     assert "The median" not in written(run)[0]
 
 
+@pytest.mark.slow  # seconds of drawing
 def test_a_page_of_60_epochs_and_3000_clips_stays_small(tmp_path: Path) -> None:
     run, data = make_run(tmp_path / "run", num_epochs=60, num_clips=3000, num_words=35), Noise(3000, 35)
     data.setup("test")

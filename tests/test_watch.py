@@ -10,7 +10,7 @@ from scripts.studies.watch import COLUMNS
 from tests.tiny import TINY_MODEL, TINY_RUN, Command, tiny_folder
 
 
-@pytest.mark.parametrize("model", ["dense", "learned_skip"])
+@pytest.mark.parametrize("model", [pytest.param("dense", marks=pytest.mark.slow), "learned_skip"])
 def test_the_best_epoch_is_watched_with_the_accuracy_that_the_run_ends_with(
     command: Command, tones: Path, tmp_path: Path, model: str
 ) -> None:
