@@ -258,8 +258,10 @@ def test_a_run_that_is_stopped_while_its_data_are_made_leaves_a_summary(
 
     monkeypatch.setattr(hopscotch.run, "build_data", stopped)
     before = signal.getsignal(signal.SIGTERM)
+    pressed = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores the signal
     ended = command(*tiny_folder(tones), *TINY)
     signal.signal(signal.SIGTERM, before)
+    signal.signal(signal.SIGINT, pressed)
     assert ended.code == 130
     assert (summary()["status"], summary()["test"]) == ("stopped", None)
     assert Path("run/config.yaml").is_file()
