@@ -197,8 +197,7 @@ def prepare(cfg: DictConfig, run: Path) -> Ready:
     refuse_unlogged(cfg, task.tags)
     origin = None
     if cfg.init_from is not None:
-        config: Any = OmegaConf.to_container(cfg, resolve=True)
-        origin = start_from(Path(cfg.init_from), model, data.classes, config)
+        origin = start_from(Path(cfg.init_from), model, data.classes, plain_config(cfg))
     elif cfg.ckpt_path is None:
         model.frontend.measure(data.statistics_batches())
     else:  # a resumed model brings its scale along; Lightning loads it once more, and says less of what does not fit

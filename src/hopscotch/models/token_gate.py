@@ -78,7 +78,11 @@ class GatedEncoder(Encoder, Scheduled):
         place = [0] * len(sizes)  # of a clip among those that ran; a clip that did not gets the first one's row
         for row, clip in enumerate(clip for clips in groups for clip in clips):
             place[clip] = row
-        trace = without(SkipTrace.cat(traces)[torch.tensor(place, device=x.device)], counts == 0)
+        trace = SkipTrace.cat(traces)
+        if place != list(range(len(place))):
+            trace = trace[torch.tensor(place, device=x.device)]
+        if 0 in sizes:
+            trace = without(trace, counts == 0)
         return x, self._trace(trace, lengths, (is_open.detach() > 0) & mask, times)
 
     def _groups(self, sizes: Sequence[int], *, together: bool = False) -> list[list[int]]:
@@ -144,8 +148,6 @@ class GatedEncoder(Encoder, Scheduled):
 
 def without(trace: SkipTrace, absent: Bool[Tensor, " batch"]) -> SkipTrace:
     """Clear what the encoder did for clips that never went through it."""
-    if not bool(absent.any()):
-        return trace
     whole = absent[:, None]
     decisions = replace(
         trace.decisions,
