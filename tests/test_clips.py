@@ -133,9 +133,9 @@ def test_a_task_without_classes_has_its_own_columns(tmp_path: Path) -> None:
     assert [row.rows for row in read][1] == {"target": -6.0, "estimate": -6.0}
     assert not read[0].has_classes
     assert clip_table(read, frozenset()).head == ["clip", "target", "estimate", "compute", "seconds"]
-    name, value, (low, high) = Group("", tuple(read)).quality
-    assert (name, value) == ("loss", pytest.approx(0.15))
-    assert low < value < high
+    name, found = Group("", tuple(read)).quality
+    assert (name, found.value, found.over) == ("loss", pytest.approx(0.15), "4 clips")
+    assert found.low < found.value < found.high
     taken = dataclasses.replace(evaluation, rows={"loss": evaluation.losses})
     with pytest.raises(ValueError, match=r"must not name a column as clips\.csv does, got loss"):
         clip_rows(taken, SplitClips(data, "test"))

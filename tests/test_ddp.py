@@ -25,4 +25,4 @@ def test_two_processes_report_all_clips(tones: Path, tmp_path: Path) -> None:
     assert len(rows) == len({row["path"] for row in rows}) == summary["data"]["clips"]["test"]
     right = sum(row["label"] == row["prediction"] for row in rows)
     assert f"test acc           {right / len(rows):.4f}  (" in ended.stdout
-    assert f" with 95 %, {len(rows)} clips)" in ended.stdout
+    assert f", 95 % over {len(rows)} clips)" in ended.stdout

@@ -9,6 +9,7 @@ import torch
 
 from hopscotch.conditions import Condition
 from hopscotch.evaluation import class_table, print_evaluation, write_budgets, write_evaluation
+from hopscotch.intervals import Interval
 from hopscotch.metrics import NUM_BINS, ClassRow, Metrics, measure, scores_of
 from hopscotch.report.collect import Evaluation, gather
 from hopscotch.report.text import markdown
@@ -111,10 +112,11 @@ def test_the_wrong_label_given_most_often_is_named() -> None:
 def test_of_many_classes_those_recognised_worst_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [ClassRow(f"class{i:03d}", 1, i / 100, 1.0, 1.0, "", 0.5, 0.5, 1e6) for i in range(100)]
     condition = Condition("clean", None, None, None, 0.5, 1e6, {"acc": 0.5, "f1": 0.5})
-    print_evaluation(
-        Metrics(0.5, {}, 0.1, rows[::-1], []), [condition], num_clips=100, times=(0.004, 0.008), warnings=["so it is"]
-    )
+    sure = Interval(0.5, 0.3, 0.7, "10 speakers")
+    more = {"num_clips": 100, "sure": sure, "times": (0.004, 0.008), "warnings": ["so it is"]}
+    print_evaluation(Metrics(0.5, {}, 0.1, rows[::-1], []), [condition], **more)
     printed = capsys.readouterr().out
+    assert "test acc           0.5000  (0.300 to 0.700, 95 % over 10 speakers; 100 clips)" in printed
     assert "class000" in printed
     assert "class039" in printed
     assert "class040" not in printed

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hopscotch.intervals import Interval, Units, share_interval
 from hopscotch.report.collect import Evaluation
 from hopscotch.report.findings import find_warnings, no_better, overfitting, warnings_so_far
 from hopscotch.report.run_folder import RunFolder
@@ -117,7 +118,13 @@ def test_a_model_that_says_the_commonest_class_of_every_clip_is_named() -> None:
 
 def test_a_gap_that_a_handful_of_clips_has_by_chance_is_no_over_fitting() -> None:
     share = Primary("acc", larger_is_better=True)
-    assert overfitting(share, 0.49, 1 / 3, "test", 12) == []
-    (warning,) = overfitting(share, 0.49, 1 / 3, "test", 1200)
+    assert overfitting(share, 0.49, 1 / 3, "test", sure(4, 12)) == []
+    (warning,) = overfitting(share, 0.49, 1 / 3, "test", sure(400, 1200))
     assert warning.startswith("over-fitting")
-    assert len(overfitting(share, 0.99, 0.5, "test", 12)) == 1
+    assert len(overfitting(share, 0.99, 0.5, "test", sure(6, 12))) == 1
+    by_speaker = share_interval([True] * 400 + [False] * 800, Units.of([f"speaker: {i // 400}" for i in range(1200)]))
+    assert overfitting(share, 0.49, 1 / 3, "test", by_speaker) == []
+
+
+def sure(right: int, count: int) -> Interval:
+    return share_interval([True] * right + [False] * (count - right), Units.of([None] * count))

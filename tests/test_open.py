@@ -156,8 +156,8 @@ def test_a_logger_of_ones_own_gets_every_number_and_the_configuration(mine: Any,
         (["+trainer.logger=true"], "there is no key trainer.logger."),
         (["+optimizer.dampening=0.1"], "there is no key optimizer.dampening."),
         (["+callbacks.early_stopping.verbos=true"], "Did you mean callbacks.early_stopping.verbose?"),
-        (["callbacks.checkpoint.monitor=val/f1"], "callbacks.checkpoint.monitor must be one of val/loss, val/acc,"),
-        (["callbacks.early_stopping.monitor=val/f1"], "got val/f1. Did you mean val/macro_f1?"),
+        (["callbacks.checkpoint.monitor=val/mae"], "callbacks.checkpoint.monitor must be one of val/loss, val/acc,"),
+        (["callbacks.early_stopping.monitor=val/macro_f1"], "got val/macro_f1. Did you mean val/macs?"),
         (["scheduler=plateau", "scheduler.monitor=loss"], "scheduler.monitor must be one of val/loss,"),
         (["scheduler.num_steps=0"], "scheduler.num_steps must be auto, or a whole number, at least 1, got 0."),
         (["~scheduler"], "scheduler must be given"),
@@ -239,7 +239,7 @@ def test_everything_that_can_be_monitored_is_logged(tones: Path, tmp_path: Path)
 
 
 def test_a_monitor_of_a_task_of_ones_own_is_checked_before_training() -> None:
-    cfg = compose(["callbacks.early_stopping.monitor=val/macro_f1"])
+    cfg = compose(["callbacks.early_stopping.monitor=val/f1"])
     with pytest.raises(ConfigError, match=r"^callbacks\.early_stopping\.monitor must be one of val/loss, val/mae, got"):
         refuse_unlogged(cfg, ["val/loss", "val/mae"])
 
@@ -249,7 +249,7 @@ def test_a_callback_of_ones_own_may_log_what_is_monitored(mine: Any) -> None:
     assert compose(words).callbacks.checkpoint.monitor == "my/own"
 
 
-@pytest.mark.parametrize("monitor", ["val/macro_f1", "train/loss", "val/macs"])
+@pytest.mark.parametrize("monitor", ["val/f1", "train/loss", "val/macs"])
 def test_the_best_checkpoint_follows_what_is_monitored(monitor: str, command: Command, tones: Path) -> None:
     stops = f"callbacks.early_stopping.monitor={monitor}"
     ended = command(*typed(tones, f"callbacks.checkpoint.monitor={monitor}", stops))

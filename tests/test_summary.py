@@ -16,7 +16,7 @@ def facts(test: Evaluation, **more) -> dict:
     return {
         "metrics": {"acc": 0.5, "f1": 0.25},
         "majority_baseline": 0.5,
-        "macro_f1": 1 / 3,
+        "primary": {"interval": {"value": 0.5, "low": 0.15, "high": 0.85, "over": "4 clips"}},
         "compute": test.compute,
         "seconds": {"test_clip": 0.0043, "test_clip_dense": 0.007, "total": 174.0, "fit": 144.0},
         "kept": {"epoch": 10, "step": 110, "monitor": "val/loss", "value": 0.51234},
@@ -81,16 +81,18 @@ def test_terminal_says_first_what_one_asks_first(tmp_path: Path) -> None:
     test = make_evaluation(stride_trace())
     assert printed(tmp_path, test).split("\n\n")[0].splitlines() == [
         "",
-        "test acc           0.5000  (0.150 to 0.850 with 95 %, 4 clips)",
-        "test f1            0.2500",
+        "test acc           0.5000  (0.150 to 0.850, 95 % over 4 clips)",
+        "test macro F1      0.2500",
         "majority baseline  0.5000",
-        "macro F1           0.3333",
         "compute fraction   0.6500  (0.00 of 0.00 million MACs a clip)",
         "time fraction      0.61  (4.30 of 7.00 milliseconds a clip)",
         "kept               epoch 11 of 12, val/loss 0.5123",
         "minutes            2.9  (2.4 of training)",
         "parameters         1,234",
     ]
+    primary = {"interval": {"value": 0.5, "low": 0.1, "high": 0.9, "over": "2 speakers, too few to be sure"}}
+    words = "0.5000  (0.100 to 0.900, 95 % over 2 speakers, too few to be sure; 4 clips)"
+    assert words in printed(tmp_path, test, primary=primary)
     compute = {"fraction": 0.6, "macs": 6e6, "target": 0.58}
     assert "0.6000  (6.00 of 10.00 million MACs a clip, target 0.5800)" in printed(tmp_path, test, compute=compute)
     assert "warning: so it is" in printed(tmp_path, test, warnings=["so it is"])
@@ -105,9 +107,9 @@ def test_nothing_is_named_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_metric_that_is_no_share_of_clips_has_no_interval(tmp_path: Path) -> None:
     test = make_evaluation(stride_trace())
-    assert "test mae           2.5000  (4 clips)\n" in printed(tmp_path, test, metrics={"mae": 2.5})
+    assert "test mae           2.5000  (4 clips)\n" in printed(tmp_path, test, metrics={"mae": 2.5}, primary={})
     del test.rows["label"]
-    assert "majority" not in printed(tmp_path, test, metrics={"mae": 2.5})
+    assert "majority" not in printed(tmp_path, test, metrics={"mae": 2.5}, primary={})
 
 
 def test_a_run_that_had_to_learn_by_heart_says_whether_it_did(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from hopscotch.report.records import (
     read_records,
     spread_of,
 )
-from hopscotch.report.statistics import bootstrap, student
+from hopscotch.intervals import Units, bootstrap, student
 from hopscotch.report.sweep import cell
 from hopscotch.report.text import Table, markdown
 from scripts.studies.thresholds import draw_thresholds
@@ -162,7 +162,7 @@ def worth(records: Sequence[Record], found: Found, means: Mapping[str, float]) -
     for name in SETS:
         for words, (better, worse) in PAIRS.items():
             values = clips.loc[name, better] - clips.loc[name, worse]
-            row[f"{words} {name}"] = bootstrap(np.asarray(values, dtype=np.float64))
+            row[f"{words} {name}"] = bootstrap(np.asarray(values, dtype=np.float64), Units.of([None] * len(values)))
         saved = spread_of(records, lambda one, name=name: found[one][name]["shuffled_loss"] - found[one][name]["loss"])
         row[f"loss saved {name} by seed"] = saved and student(saved.seeds)
         row[f"compute over shuffled {name}"] = means[f"{name}.fraction"] - means[f"{name}.shuffled_fraction"]

@@ -5,15 +5,16 @@
     Figures: mean (lowest to highest seed)
                            A: dense, seeds 0 1           B: learned_skip, seed 0
     test acc          0.9867 (0.9833 to 0.9900)                          0.9833
-      95 % over clips          0.9767 to 0.9967                0.9667 to 0.9967
+      95 % over 300 clips      0.9767 to 0.9967                0.9667 to 0.9967
     ...
-    accuracy of B minus A on the same clips  -0.003 (-0.015 to +0.008)  95 % over clips
+    accuracy of B minus A on the same clips  -0.003 (-0.015 to +0.008)  95 % over 300 clips
 
     hopscotch compare outputs/<run> outputs/<run> --evaluation   by the last hopscotch evaluate of each
 
 Runs that differ in nothing but the seed are one column. Its accuracy has two intervals, which answer two questions:
-over seeds (would training again give the same?) from the lowest run to the highest, and over clips (would other clips
-give the same?) by bootstrap of each clip's mean over the seeds. Columns are compared on pairs: the same clip in both.
+over seeds (would training again give the same?) from the lowest run to the highest, and over clips or, where they are
+known, speakers or recordings (would others give the same?) by bootstrap of each clip's mean over the seeds. Columns are
+compared on pairs: the same clip in both.
 The first 20 clips on which they disagree are shown; --out writes all of them.
 """
 
@@ -32,13 +33,13 @@ from rich.console import Console
 from hopscotch import plain
 from hopscotch.config.errors import flat
 from hopscotch.disagreements import Disagreement, Rows, disagreements, write_disagreements
+from hopscotch.intervals import Interval, Units, bootstrap
 from hopscotch.plain import read_json
 from hopscotch.report.clips import ClipRow, read_clips
 from hopscotch.report.records import each_once, group
 from hopscotch.report.run_folder import CLIPS as CLIPS_FILE
 from hopscotch.report.run_folder import EVALUATION as FOLDER
 from hopscotch.report.run_folder import EVALUATION_METRICS as METRICS_FILE
-from hopscotch.report.statistics import Interval, bootstrap
 from hopscotch.report.text import Table, make_console, print_table
 from hopscotch.report.text import rich_text as escape
 
@@ -97,6 +98,11 @@ class Column:
         """Map each clip path to the share of runs that are right."""
         return {path: mean(row.is_right for row in rows) for path, rows in self.clips.items()}
 
+    @property
+    def units(self) -> Units:
+        """What the intervals are over: the clips of `right`, or their groups."""
+        return Units.of([rows[0].shared for rows in self.clips.values()])
+
 
 def main(arguments: Sequence[str]) -> None:
     """Run `hopscotch compare`."""
@@ -141,7 +147,8 @@ def compare_runs(folders: Sequence[Path], out: Path | None, *, evaluated: bool =
             raise ValueError(f"--out has nothing to write: {reason}")
         return
     for letter, interval in paired_differences(columns):
-        console.print(f"accuracy of {letter} minus A on the same clips  {interval}  95 % over clips", highlight=False)
+        words = f"accuracy of {letter} minus A on the same clips  {interval}  95 % over {interval.over}"
+        console.print(words, highlight=False)
     show_clips(voices(columns), console, out)
 
 
@@ -204,8 +211,9 @@ def metric_rows(columns: Sequence[Column]) -> list[tuple[str, list[str]]]:
     for name, place in (tested | PLACES).items():
         rows.append((name, [over_seeds(column, *place) for column in columns]))
         if name == "test acc" and has_clips:
-            intervals = [bootstrap(np.array([*column.right.values()], dtype=np.float64)) for column in columns]
-            rows.append(("  95 % over clips", [f"{found.low:.4f} to {found.high:.4f}" for found in intervals]))
+            intervals = [bootstrap(np.array([*one.right.values()], dtype=np.float64), one.units) for one in columns]
+            over = " or ".join(dict.fromkeys(found.over for found in intervals))
+            rows.append((f"  95 % over {over}", [f"{found.low:.4f} to {found.high:.4f}" for found in intervals]))
     rows.append(("parameters", [f"{column.runs[0].summary['parameters']:,}" for column in columns]))
     return rows
 
@@ -252,7 +260,8 @@ def paired_differences(columns: Sequence[Column]) -> list[tuple[str, Interval]]:
     """Return the accuracy of every column minus that of the first, over the same clips."""
     first, *others = [column.right for column in columns]
     differences = [np.array([of[path] - first[path] for path in first], dtype=np.float64) for of in others]
-    return [(column.letter, bootstrap(found)) for column, found in zip(columns[1:], differences, strict=True)]
+    units = columns[0].units
+    return [(column.letter, bootstrap(found, units)) for column, found in zip(columns[1:], differences, strict=True)]
 
 
 def voices(columns: Sequence[Column]) -> list[Column]:

@@ -38,7 +38,7 @@ class Condition(NamedTuple):
     calibrated: float | None  # what the validation clips came to under that budget
     fraction: float  # of the test clips
     macs: float  # mean per test clip
-    metrics: dict[str, float]  # of the task, the primary one first; with classes also f1, the mean over them
+    metrics: dict[str, float]  # of the task, the primary one first
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -78,8 +78,6 @@ def passes(
             evaluation = gather(task.steps["test"])
             logged = {tag.removeprefix("test/"): float(value) for tag, value in trainer.callback_metrics.items()}
             metrics = {name: logged[name] for name in task.metric_names}
-            if evaluation.has_classes:
-                metrics.setdefault("f1", evaluation.macro_f1(len(task.classes)))
             condition = Condition(
                 condition=name,
                 snr_db=level,

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -162,6 +162,7 @@ def evaluate(
     metrics = measure(first.evaluation, task.steps["test"], data.classes) if first.evaluation.has_classes else None
     conditions = [first.condition, *(later.condition for later in all_passes)]
     times = time_test(task, data, trainer)
+    sure = first.evaluation.interval(first.condition.primary[1], data.clips["test"])
     use_letters_of(data.classes)
     facts = {
         "run": str(run),
@@ -169,6 +170,7 @@ def evaluate(
         "overrides": list(overrides),
         "data": data.summary(),
         "test": first.logged,  # these two are as in summary.json
+        "interval": sure and asdict(sure),  # of the primary metric
         "compute": first.evaluation.compute,
         "time_fraction": times.fraction if task.model.decides else None,  # at the budget of training
     }
@@ -179,7 +181,7 @@ def evaluate(
     was, warnings = RunFolder(run).data, []
     if was and was.get("fingerprint") != data.fingerprint() and not changes_data(overrides):
         warnings.append("the test set differs from the one of the training run (clips added, removed or changed).")
-    print_evaluation(metrics, conditions, num_clips=len(clips), times=times, warnings=warnings)
+    print_evaluation(metrics, conditions, num_clips=len(clips), sure=sure, times=times, warnings=warnings)
     return folder
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from hopscotch.conditions import Condition
+from hopscotch.intervals import Interval
 from hopscotch.metrics import ClassRow, Metrics, as_json
 from hopscotch.plain import write_csv
 from hopscotch.report import figures, text
@@ -125,6 +126,7 @@ def print_evaluation(
     conditions: Sequence[Condition],
     *,
     num_clips: int,
+    sure: Interval | None,
     times: tuple[float, float],
     warnings: Sequence[str],
 ) -> None:
@@ -137,7 +139,7 @@ def print_evaluation(
         lines["calibration error"] = f"{metrics.calibration_error:.4f}"
     lines |= text.compute_facts(first.fraction, first.macs) | text.time_facts(*times)
     console.print()
-    text.print_facts(text.test_facts(first.metrics, num_clips) | lines, console)
+    text.print_facts(text.test_facts(first.metrics, num_clips, sure) | lines, console)
     if metrics is not None:
         console.print()
         rows, title = metrics.per_class, "By class"

@@ -17,7 +17,7 @@ def tags(metrics: Iterable[str]) -> list[str]:
 
 
 LOGGED = {  # known without an import
-    "hopscotch.training.classify.ClassificationTask": [*tags(["acc"]), "val/macro_f1"],
+    "hopscotch.training.classify.ClassificationTask": tags(["acc", "f1"]),
     "hopscotch.training.regress.RegressionTask": tags(["mae", "rmse", "pearson"]),
     "hopscotch.training.tag.TaggingTask": tags(["map", "auc", "f1"]),
 }

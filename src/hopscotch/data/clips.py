@@ -54,6 +54,14 @@ class Clip:
     group: str | None = None  # a speaker or recording that has several clips
     is_cut: bool = False  # a crop or window of a longer clip, which may be silent where the whole is not
 
+    @property
+    def shared(self) -> str | None:
+        """Say what other clips may share with this one, such as `speaker: ann`: of that figures are a sample."""
+        if self.group is None:
+            return f"speaker: {self.facts['speaker']}" if "speaker" in self.facts else None
+        kind = next((key for key, value in self.facts.items() if value == self.group), "group")
+        return f"{kind}: {self.group}"
+
 
 def load_part(
     clip: Clip, load: Callable[[Clip], Float[Tensor, " sample"]], start: int, most: int | None

@@ -17,15 +17,17 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from hopscotch.data.datamodule import AudioDataModule
+from hopscotch.intervals import Interval, Units, ratio_interval, share_interval
 from hopscotch.plain import read_csv, sentence, shown, write_csv
 from hopscotch.report.collect import Evaluation
 from hopscotch.report.decisions import LAYERS, LETTERS, history_cells
-from hopscotch.report.statistics import quantile_groups, ratio_interval, wilson
+from hopscotch.report.statistics import quantile_groups
 from hopscotch.report.text import Table
 
 CELLS = {letter: cell for cell, letter in LETTERS.items()}
 NUM_GROUPS = 5  # of clips by duration or loudness
 ENDS = {"seconds": "{:.2f} to {:.2f} s", "decibels": "{:.0f} to {:.0f} dB"}  # how such a group is called
+SHARED = "group"  # column, after those of the task, of what clips share: Clip.shared
 CLASS_WORDS = {"label": "is", "prediction": "taken for"}
 EXPLAINED = {"cheapest": 0.0, "median": 0.5, "costliest": 1.0}  # clips with a page of their own -> their rank by cost
 PARSERS: Mapping[str, Callable[[str], Any]] = {
@@ -53,6 +55,9 @@ class SplitClips:
 
     def name(self, index: int) -> str:
         return self.datamodule.clips[self.split][index].name
+
+    def shared(self, index: int) -> str | None:
+        return self.datamodule.clips[self.split][index].shared
 
     def waveform(self, index: int) -> Float[Tensor, " sample"]:
         """Unaugmented samples."""
@@ -87,6 +92,11 @@ class ClipRow(NamedTuple):
         return {"label", "prediction"} <= self.rows.keys()
 
     @property
+    def shared(self) -> str | None:
+        """What other clips may share with this one, such as `speaker: ann`."""
+        return self.rows.get(SHARED) or None
+
+    @property
     def label(self) -> str:
         return self.rows["label"]
 
@@ -109,12 +119,15 @@ def clip_rows(evaluation: Evaluation, clips: SplitClips) -> list[ClipRow]:
     trace = evaluation.trace
     histories, fractions, cells = trace.histories, trace.fraction, history_cells(trace)
     told = {name: column.tolist() for name, column in evaluation.rows.items()}
-    if taken := told.keys() & {"path", *OWN_COLUMNS}:
+    if taken := told.keys() & {"path", SHARED, *OWN_COLUMNS}:
         raise ValueError(f"rows() of a task must not name a column as clips.csv does, got {sorted(taken)[0]}.")
     if evaluation.has_classes:
         told |= {name: [clips.classes[place] for place in told[name]] for name in ("label", "prediction")}
+    indices = evaluation.indices.tolist()
+    if any(shared := [clips.shared(index) for index in indices]):
+        told[SHARED] = shared
     rows = []
-    for i, index in enumerate(evaluation.indices.tolist()):
+    for i, index in enumerate(indices):
         waveform = clips.waveform(index)
         rows.append(
             ClipRow(
@@ -166,7 +179,7 @@ def read_clips(path: Path) -> list[ClipRow]:
 
 def parse_cell(name: str, text: str) -> str | float:
     """Read a cell of a task: a class is a word, be it a digit; anything else a number, if it is one."""
-    if name in ("label", "prediction"):
+    if name in ("label", "prediction", SHARED):
         return text
     try:
         return float(text)
@@ -229,12 +242,18 @@ class Group:
         return sum(row.is_right for row in self.rows) / len(self.rows)
 
     @property
-    def quality(self) -> tuple[str, float, tuple[float, float]]:
-        """How good the answers were, with the name of that and its interval: the accuracy or, without classes, loss."""
+    def units(self) -> Units:
+        """What the intervals are over."""
+        return Units.of([row.shared for row in self.rows])
+
+    @property
+    def quality(self) -> tuple[str, Interval]:
+        """How good the answers were, with the name of that: the accuracy or, without classes, the loss."""
         if self.rows[0].has_classes:
-            return "accuracy", self.accuracy, wilson(self.accuracy, len(self.rows))
-        losses = [row.loss for row in self.rows]
-        return "loss", sum(losses) / len(losses), ratio_interval(losses, [1.0] * len(losses))
+            return "accuracy", share_interval([row.is_right for row in self.rows], self.units)
+        losses, units = [row.loss for row in self.rows], self.units
+        ends = ratio_interval(units.totals(losses), units.totals([1.0] * len(losses)))
+        return "loss", Interval(sum(losses) / len(losses), *ends, units.words)
 
     @property
     def compute(self) -> float:
@@ -242,8 +261,9 @@ class Group:
 
     @property
     def compute_interval(self) -> tuple[float, float]:
-        """NaN for a single clip."""
-        return ratio_interval([row.macs for row in self.rows], [row.dense_macs for row in self.rows])
+        """NaN for a single clip or group."""
+        units = self.units
+        return ratio_interval(*(units.totals([getattr(row, n) for row in self.rows]) for n in ("macs", "dense_macs")))
 
     @property
     def macs(self) -> float:

@@ -1,5 +1,6 @@
 """Join the steps of an epoch into one evaluation: everything the reports say is about a whole split."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hopscotch.data.clips import Clip
+from hopscotch.intervals import Interval, Units, share_interval
 from hopscotch.types import SkipTrace, Step
 
 
@@ -44,6 +47,14 @@ class Evaluation:
         """Compute fraction, and multiply-accumulates per clip: of the model as it ran and of the dense one."""
         means = {name: getattr(self.trace, name).double().mean().item() for name in ("macs", "dense_macs")}
         return {"fraction": self.compute_fraction, **means}
+
+    def interval(self, value: float, clips: Sequence[Clip]) -> Interval | None:
+        """Return the interval of a metric of these `clips` of a split, if it is the share of those that are right."""
+        if not self.has_classes:
+            return None
+        units = Units.of([clips[index].shared for index in self.indices.tolist()])
+        found = share_interval((~self.is_wrong).numpy(), units)
+        return found if math.isclose(value, found.value, abs_tol=1e-6) else None
 
     def macro_f1(self, num_classes: int) -> float:
         """Average F1 over the classes that were shown or named."""

@@ -324,7 +324,7 @@ def draw_groups(groups: Sequence[Group], words: str) -> list[Captioned]:
     """Draw how good and how costly each group is, with 95 % intervals, groups from above."""
     name, *_ = groups[0].quality
     kinds = (
-        (name, BLUE, [group.quality[1:] for group in groups]),
+        (name, BLUE, [(found.value, (found.low, found.high)) for _, found in (group.quality for group in groups)]),
         ("compute fraction", ORANGE, [(group.compute, group.compute_interval) for group in groups]),
     )
     sizes, drawn = [len(group.rows) for group in groups], []

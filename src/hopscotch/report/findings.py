@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from hopscotch.data.clips import some
+from hopscotch.intervals import Interval, ratio_interval
 from hopscotch.report.collect import Evaluation
 from hopscotch.report.decisions import RouteUse, layer_means, route_use
 from hopscotch.report.run_folder import SUMMARY, RunFolder
-from hopscotch.report.statistics import ratio_interval, wilson
 from hopscotch.types import Primary
 
 BUDGET_TOLERANCE = 0.1  # of the reachable range [floor, 1]
@@ -141,11 +141,13 @@ def no_better(test: Evaluation, majority: float, label: str) -> list[str]:
     return [] if right > majority else [f"no better than always saying {label!r} ({majority:.3f})."]
 
 
-def overfitting(primary: Primary, train: float | None, held_out: float | None, clips: str, count: int = 0) -> list[str]:
-    """Compare the primary metric on training clips with `count` others; a share that so few explain is no worse."""
+def overfitting(
+    primary: Primary, train: float | None, held_out: float | None, clips: str, sure: Interval | None = None
+) -> list[str]:
+    """Compare the primary metric on training clips with others; what their interval explains is no worse."""
     if train is None or held_out is None:
         return []
-    chance = wilson(held_out, count)[1] if count and primary.larger_is_better and 0 <= held_out <= 1 else held_out
+    chance = held_out if sure is None else sure.high
     gap = train - held_out > OVERFIT_GAP and train > chance
     if not (gap if primary.larger_is_better else held_out > OVERFIT_RATIO * train):
         return []

@@ -18,6 +18,7 @@ from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.plain import shown
 from hopscotch.progress import HEARTBEAT
 from hopscotch.report.run_folder import PROFILE
+from hopscotch.report.text import WORDS
 from hopscotch.training.task import AudioTask
 
 REFRESH_SECONDS = 0.5  # reading a number waits for the device, so not at every step
@@ -47,7 +48,7 @@ def numbers_in_words(trainer: Trainer, pl_module: Any, *splits: str) -> dict[str
     name, metrics = pl_module.primary.name, trainer.callback_metrics
     numbers = {}
     for split in splits:
-        for tag, word in {"loss": "loss", name: name, "macro_f1": "macro F1", "compute_fraction": "compute"}.items():
+        for tag, word in {"loss": "loss", name: name, **WORDS, "compute_fraction": "compute"}.items():
             if f"{split}/{tag}" in metrics and (split, tag) != ("val", "loss"):
                 numbers[f"val {word}" if split == "val" else word] = f"{metrics[f'{split}/{tag}'].item():.3f}"
     return numbers

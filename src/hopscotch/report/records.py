@@ -27,7 +27,7 @@ DECISION_VALUE = "decision_value.json"  # of callbacks=decision_value: the same 
 HIDDEN = {"seed", *HELD_OUT, "experiment", "data.root", "callbacks.decision_value.levels"}  # do not tell groups apart
 HIDDEN |= {"trainer.enable_progress_bar", "hydra.run.dir"}
 COMPUTE = "macs_m"  # millions, per test clip
-FIGURES = ("value", COMPUTE, "compute_fraction", "fit_seconds", "clip_ms")  # of a record, joined in a group
+FIGURES = ("value", "f1", COMPUTE, "compute_fraction", "fit_seconds", "clip_ms")  # of a record, joined in a group
 SLACK = 0.01  # of a search, as a share of the dense compute: decisions of few layers cannot meet every fraction
 FAILED = -1.0  # below every score, so that a search turns away from what fails
 Item = TypeVar("Item")
@@ -44,6 +44,7 @@ class Record:
     overrides: tuple[str, ...]  # without model and seed
     status: str
     value: float | None = None  # of the primary metric, on the test clips
+    f1: float | None = None  # the mean over classes, likewise, where there are any
     compute_fraction: float | None = None
     macs: float | None = None
     seconds: float | None = None  # of the whole job
@@ -112,6 +113,7 @@ def make_record(run: Path | None, overrides: Sequence[str], summary: Mapping[str
         overrides=tuple(f"{key}={value}" for key, value in given.items() if key not in ("model", "seed")),
         status=shown(summary.get("status", status)),
         value=primary.get("test"),
+        f1=(summary.get("test") or {}).get("f1"),
         compute_fraction=compute.get("fraction"),
         macs=compute.get("macs"),
         seconds=seconds.get("total"),
@@ -169,6 +171,7 @@ def at_budgets(record: Record) -> list[tuple[Record, Mapping[str, Any]]]:
             own,
             overrides=(*words, f"at_budget={budget['level']:g}"),
             value=clean.get(record.metric),
+            f1=clean.get("f1"),
             macs=clean["macs"],
             compute_fraction=clean["fraction"],
             clip_ms=time,
@@ -208,7 +211,7 @@ class Spread(NamedTuple):
     @property
     def interval(self) -> str:
         """Return the interval of the mean over speakers; an empty text with fewer than two."""
-        from hopscotch.report.statistics import student  # which needs numpy
+        from hopscotch.intervals import student  # which needs numpy
 
         found = student(self.speakers)
         return "" if found is None else f"{found.low:.4f} to {found.high:.4f}"

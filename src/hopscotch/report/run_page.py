@@ -49,8 +49,8 @@ from hopscotch.report.findings import warnings_of
 from hopscotch.report.page import render_html, render_markdown, sound, thumbnail
 from hopscotch.report.paint import dark_to_light, save, use_letters_of
 from hopscotch.report.run_folder import BEST, CONFIG, OF_ALL_TASKS, RunFolder
-from hopscotch.report.statistics import confusion, reliability, wilson
-from hopscotch.report.text import Table, interval, number
+from hopscotch.report.statistics import confusion, reliability
+from hopscotch.report.text import WORDS, Table, interval, number, sure
 from hopscotch.system import PROJECT_ROOT
 
 PAGE = Path("report") / "index.html"
@@ -155,13 +155,10 @@ def headline(run: RunFolder) -> list[tuple[str, str]]:
     """(word, figure): metric, compute and time of the test, or of the last validation where there was no test."""
     summary, facts = run.summary, []
     test, compute, seconds = (summary.get(key) or {} for key in ("test", "compute", "seconds"))
-    clips = f"{len(run.clips) or (run.data.get('clips') or {}).get('test')} clips"
     primary = run.primary.name if run.primary else ""
     for name in sorted((name for name in test if name not in OF_ALL_TASKS), key=lambda name: name != primary):
-        right = Group("", tuple(run.clips)).accuracy if run.has_classes else None
-        is_share = right is not None and name == primary and math.isclose(test[name], right, abs_tol=1e-6)
-        sure = f"{interval(*wilson(test[name], len(run.clips)))} with 95 %, " if is_share else ""
-        facts.append((f"test {name}, {sure}{clips}" if name == primary else f"test {name}", number(test[name])))
+        words = f"test {WORDS.get(name, name)}"
+        facts.append((f"{words}, {sure_of(run, test[name])}" if name == primary else words, number(test[name])))
     if compute:
         target = f", target {compute['target']:.3f}" if "target" in compute else ""
         macs, dense = (number(compute[key] / 1e6, 2) for key in ("macs", "dense_macs"))
@@ -176,6 +173,13 @@ def headline(run: RunFolder) -> list[tuple[str, str]]:
         facts += [(f"{told}, so far", number(value)) for told, value in known.items() if value is not None]
         facts.append(("optimizer steps so far", f"{max(line['step'] for line in run.metrics) + 1:,}"))
     return facts
+
+
+def sure_of(run: RunFolder, value: float) -> str:
+    """Write the interval of the primary metric if it is an accuracy, and how many clips there are."""
+    num_clips = len(run.clips) or (run.data.get("clips") or {}).get("test") or 0
+    found = Group("", tuple(run.clips)).quality[1] if run.has_classes else None
+    return sure(found if found is not None and math.isclose(value, found.value, abs_tol=1e-6) else None, num_clips)
 
 
 def time_facts(seconds: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -261,9 +265,9 @@ def class_table(run: RunFolder) -> Table:
         right, taken = sum(row.is_right for row in group.rows), named[group.name]
         f1.append(2 * right / (len(group.rows) + taken))
         figures = [right / taken if taken else None, group.accuracy, f1[-1], group.compute]
-        sure = interval(*wilson(group.accuracy, len(group.rows)))
         cells = [number(value, 3) for value in figures]
-        rows.append([group.name, str(len(group.rows)), *cells[:2], sure, *cells[2:], number(group.macs / 1e6, 2)])
+        cells.insert(2, quality_cells(group)[1])
+        rows.append([group.name, str(len(group.rows)), *cells, number(group.macs / 1e6, 2)])
     unheard = sum(name not in {row.label for row in run.clips} for name in named)  # they count as F1 of 0
     rows.append(["all: the mean", str(len(run.clips)), "", "", "", number(sum(f1) / (len(f1) + unheard), 3), "", ""])
     head = ["class", "clips", "precision", "recall", "95 % interval", "F1", "compute", "million MACs a clip"]
@@ -293,8 +297,8 @@ def group_table(groups: Sequence[Group], word: str) -> Table:
 
 
 def quality_cells(group: Group) -> tuple[str, str]:
-    _, value, (low, high) = group.quality
-    return number(value), interval(low, high)
+    _, found = group.quality
+    return number(found.value), interval(found.low, found.high)
 
 
 def confusion_table(run: RunFolder) -> Table:

@@ -1,12 +1,12 @@
 """End a run: `summary.json` for programs, a page for its reader, a few lines in the terminal for its owner."""
 
-import math
 import os
 import platform
 import shlex
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 from lightning.pytorch import Trainer
 from rich.console import Console
 
+from hopscotch.intervals import Interval
 from hopscotch.report import text
 from hopscotch.report.clips import ClipRow, clip_rows, clips_of, write_clips
 from hopscotch.report.collect import Evaluation
@@ -21,7 +22,6 @@ from hopscotch.report.decisions import history_cells, layers_of, route_use
 from hopscotch.report.findings import find_warnings, no_better, overfitting
 from hopscotch.report.run_folder import CLIPS, SUMMARY, read_run
 from hopscotch.report.run_page import PAGE, Sounds, write_report
-from hopscotch.report.statistics import wilson
 from hopscotch.system import IS_CHECKOUT, commit
 from hopscotch.training.task import AudioTask
 
@@ -67,6 +67,7 @@ def finish(
     if kept is not None:
         del kept["validation"], kept["path"]
     name = task.primary.name
+    sure = test.interval(tested[name], data.clips["test"])
     warnings = find_warnings(
         test,
         decides=task.model.decides,
@@ -79,10 +80,15 @@ def finish(
         warnings += no_better(test, facts["majority_baseline"], facts["majority_class"])
     by_heart = bool(trainer.overfit_batches)  # pyright: ignore[reportAttributeAccessIssue]  # clips that are meant to be over-fitted
     if not (early or by_heart):
-        warnings += overfitting(task.primary, in_training, tested[name], "test", test.num_clips)
+        warnings += overfitting(task.primary, in_training, tested[name], "test", sure)
     summary: dict[str, Any] = {
         "test": tested,
-        "primary": {**task.primary._asdict(), "val": validation.get(f"val/{name}"), "test": tested[name]},
+        "primary": {
+            **task.primary._asdict(),
+            "val": validation.get(f"val/{name}"),
+            "test": tested[name],
+            "interval": sure and asdict(sure),
+        },
         "kept": kept,
         "compute": {**test.compute, "floor": floor, **({} if task.target is None else {"target": task.target})},
         "parameters": task.num_parameters,
@@ -178,19 +184,16 @@ def print_summary(
 def headline(test: Evaluation, summary: Mapping[str, Any]) -> dict[str, str]:
     """Say what one asks first of a run that was tested."""
     compute, seconds, kept = summary["compute"], summary["seconds"], summary["kept"]
-    facts = text.test_facts(summary["metrics"], test.num_clips)
-    (name, value), *_ = summary["metrics"].items()
+    found = (summary.get("primary") or {}).get("interval")
+    facts = text.test_facts(summary["metrics"], test.num_clips, found and Interval(**found))
     if test.has_classes:
-        right = 1.0 - test.is_wrong.double().mean().item()
-        if math.isclose(value, right, abs_tol=1e-6):
-            sure = text.interval(*wilson(right, test.num_clips))
-            facts[f"test {name}"] = f"{text.number(value)}  ({sure} with 95 %, {test.num_clips} clips)"
         facts["majority baseline"] = text.number(summary["majority_baseline"])
-        facts["macro F1"] = text.number(summary["macro_f1"])
     facts |= text.compute_facts(compute["fraction"], compute["macs"], compute.get("target"))
     facts |= text.time_facts(seconds["test_clip"], seconds["test_clip_dense"])
     if "learned_by_heart" in summary:
-        facts[f"training {name}"] = f"{text.number(summary['learned_by_heart'])}  (of the batches to learn by heart)"
+        facts[f"training {next(iter(summary['metrics']))}"] = (
+            f"{text.number(summary['learned_by_heart'])}  (of the batches to learn by heart)"
+        )
     if kept is not None:
         value = "" if kept["value"] is None else f", {kept['monitor']} {kept['value']:.4f}"
         last = max(summary["epochs"], kept["epoch"] + 1)

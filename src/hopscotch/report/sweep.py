@@ -44,7 +44,9 @@ PLAN = "multirun.yaml"
 PAGE = "index.html"
 WRITTEN = (PAGE, "frontier.csv", "frontier.png", "groups.csv", "groups.md")
 MAX_JOBS = 10_000  # of a plan
-RUN_COLUMNS = "folder model seed overrides status value compute_fraction macs seconds error fit_seconds clip_ms speaker"
+RUN_COLUMNS = (
+    "folder model seed overrides status value f1 compute_fraction macs seconds error fit_seconds clip_ms speaker"
+)
 Cell = str | int | float | None  # Markup is a str
 
 
@@ -72,6 +74,7 @@ GROUPS = {  # name in groups.csv -> column, where value stands for the primary m
     "value_low": Column("lowest", lambda one: one.value.low if one.value.deviation is not None else None, 4),
     "value_high": Column("highest", lambda one: one.value.high if one.value.deviation is not None else None, 4),
     "value_interval": Column("95 % over held-out", lambda one: one.value.interval),
+    "f1": Column("macro F1", mean_of("f1"), 4),
     "fraction": Column("compute", mean_of("compute_fraction"), 3),
     "macs_m": Column("M MACs", mean_of(COMPUTE), 3),
     "seconds": Column("s of training", mean_of("fit_seconds"), 1),
@@ -87,12 +90,13 @@ JOBS = {
     "status": Column("status", lambda one: one.status),
     "score": Column("score", lambda one: one.score, 4),
     "value": Column("test value", lambda one: one.value, 4),
+    "f1": Column("macro F1", lambda one: one.f1, 4),
     "fraction": Column("compute", lambda one: one.compute_fraction, 4),
     "macs_m": Column("M MACs", lambda one: one.macs_m, 2),
     "seconds": Column("seconds", lambda one: one.seconds, 1),
     "reason": Column("reason", lambda one: one.error),
 }
-IN_TERMINAL = "number model overrides runs value value_sd value_interval fraction macs_m clip_ms pareto"  # of GROUPS
+IN_TERMINAL = "number model overrides runs value value_sd value_interval f1 fraction macs_m clip_ms pareto"  # of GROUPS
 
 
 class SweepTable(Callback):

@@ -11,8 +11,11 @@ from hopscotch.plain import shown
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from hopscotch.intervals import Interval
+
 
 LEAST_WORD = 12  # columns of a terminal that a column of words keeps, if its words are as long
+WORDS = {"f1": "macro F1"}  # for the name of a metric
 WITHOUT_TERMINAL = 160  # columns; rich assumes 80 and would fold tables
 
 
@@ -46,6 +49,15 @@ def number(value: float | None, digits: int = 4) -> str:
 def interval(low: float, high: float) -> str:
     """Write an interval of shares."""
     return "" if math.isnan(low) else f"{low:.3f} to {high:.3f}"
+
+
+def sure(found: "Interval | None", num_clips: int) -> str:
+    """Write the interval of a figure of so many clips with what it is over, or their number alone."""
+    clips = f"{num_clips:,} clip{'s' * (num_clips != 1)}"
+    if found is None:
+        return clips
+    rest = "" if found.over.startswith(clips) else f"; {clips}"
+    return f"{interval(found.low, found.high)}, 95 % over {found.over}{rest}"
 
 
 def percent(shares: Iterable[float]) -> list[str]:
@@ -99,10 +111,10 @@ def print_facts(facts: Mapping[str, str], console: "Console") -> None:
         console.print(f"[bold]{words:<{width}}[/bold]  {value}", highlight=False)
 
 
-def test_facts(metrics: Mapping[str, float], num_clips: int) -> dict[str, str]:
-    """Say what the test came to, and of how many clips."""
-    facts = {f"test {name}": number(value) for name, value in metrics.items()}
-    facts[next(iter(facts))] += f"  ({num_clips} clips)"
+def test_facts(metrics: Mapping[str, float], num_clips: int, found: "Interval | None") -> dict[str, str]:
+    """Say what the test came to, the first metric with its interval, if it has one, and the number of clips."""
+    facts = {f"test {WORDS.get(name, name)}": number(value) for name, value in metrics.items()}
+    facts[next(iter(facts))] += f"  ({sure(found, num_clips)})"
     return facts
 
 

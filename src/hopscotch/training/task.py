@@ -59,7 +59,6 @@ class AudioTask(LightningModule):
 
     primary: Primary
     labels: ClassVar[Labels] = "one"  # what the label of a clip is, so that a data source can make it
-    also_logged: tuple[str, ...] = ()  # tags that a task logs of its own, so that they can be monitored
     trainer: Any  # Lightning's property raises outside of a run; its type says no more
 
     def __init__(
@@ -141,7 +140,7 @@ class AudioTask(LightningModule):
     @property
     def tags(self) -> list[str]:
         """List what a checkpoint, early stopping or a schedule can monitor."""
-        return [*tags(self.metric_names), *self.also_logged]
+        return tags(self.metric_names)
 
     @property
     def num_parameters(self) -> int:
