@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hopscotch.intervals import Units, bootstrap, student
 from hopscotch.plain import quoted, refuse_links, shown
 from hopscotch.report.frontier import draw_frontier
 from hopscotch.report.records import (
@@ -34,7 +35,6 @@ from hopscotch.report.records import (
     read_records,
     spread_of,
 )
-from hopscotch.intervals import Units, bootstrap, student
 from hopscotch.report.sweep import cell
 from hopscotch.report.text import Table, markdown
 from scripts.studies.thresholds import draw_thresholds

@@ -128,6 +128,10 @@ def build_task(cfg: DictConfig, model: AudioModel, data: AudioDataModule) -> Aud
         rank_zero_warn(
             f"compute.dense_weight={cfg.compute.dense_weight} has no effect: {model.name} makes no decisions."
         )
+    if data.balance is not None and cfg.task.get("class_weights") == "balanced":
+        rank_zero_warn(
+            f"task.class_weights=balanced and data.balance={data.balance} make up for rare classes twice: one is enough."
+        )
     samples = data.mean_samples()
     target = resolve_target(cfg.compute.target, model, samples, cfg.compute.level)
     cost = model.cost(round(samples))

@@ -180,6 +180,7 @@ Source = node(  # what every data source has; the rules hold for sources without
     cache_gib=(float, ZERO),
     max_seconds=(float | None, ABOVE_ZERO),
     batch_seconds=(Any, SECONDS),
+    balance=(str | None, one_of("classes")),
 )
 Corpus = node(
     Source, num_train=(int, ONE), num_val=(int, ONE), num_test=(int, ONE), corpus_seed=(int, ZERO), cache_dir=str | None
@@ -193,6 +194,8 @@ Files = node(  # what every source of audio files has
     silent_ok=bool,
     group_by=str | None,
     folds=(int | None, at_least(3)),
+    negatives=list[str],
+    negatives_name=str,
     fold=(Any, FOLD),
 )
 Splitting = node(Files, val_fraction=(float, PART), test_fraction=(float, PART))

@@ -207,8 +207,9 @@ class Batches(Dataset[AudioBatch]):
         return AudioBatch(waveform, lengths, labels, torch.tensor([part.clip for part in parts]), keys)
 
     def _parts(self, epoch: int, index: int) -> list[Part]:
-        """List what is taken of a clip: all of it, a crop or its windows."""
-        key, num_samples = key_bits(self.seed, epoch, index), self.store.clips[index].num_samples
+        """List what is taken of a clip: all of it, a crop or its windows; an index beyond the clips begins anew."""
+        key, index = key_bits(self.seed, epoch, index), index % len(self.store)
+        num_samples = self.store.clips[index].num_samples
         if self.longest is None or num_samples <= self.longest:
             return [Part(index, 0, key)]
         if self.starts is None:

@@ -60,6 +60,7 @@ class AudioDataModule(LightningDataModule):
         silent_ok: bool = False,
         max_seconds: float | None = None,
         batch_seconds: float | Literal["auto"] | None = None,
+        balance: Literal["classes"] | None = None,
     ) -> None:
         """Take the keys of conf/data, where each is explained, the seed of the run, and what changes training clips.
 
@@ -75,6 +76,9 @@ class AudioDataModule(LightningDataModule):
         self.labels: Labels = labels
         self.on_bad, self.max_bad, self.silent_ok = on_bad, max_bad, silent_ok
         self.bad_audio: Path | None = None  # the file that names all bad ones
+        if balance is not None and labels != "one":
+            raise ValueError(f"data.balance={balance} needs clips of one class each, which this task has not.")
+        self.balance = balance
         self.max_seconds, self.batch_seconds = max_seconds, batch_seconds
         self.longest = None if max_seconds is None else max(1, round(max_seconds * sample_rate))  # samples
         self.classes: list[str] = []
@@ -149,7 +153,9 @@ class AudioDataModule(LightningDataModule):
 
     def train_dataloader(self) -> KeyedLoader:
         """Load shuffled, augmented training batches, from where training stands."""
-        return self._loader("train", ShuffledBatches, self.augment, seed=self.seed, position=self._position)
+        classes = None if self.balance is None else [clip.label for clip in self.clips["train"]]
+        order = {"seed": self.seed, "position": self._position, "classes": classes}
+        return self._loader("train", ShuffledBatches, self.augment, **order)
 
     def val_dataloader(self) -> KeyedLoader:
         """Load every validation clip once."""

@@ -4,6 +4,7 @@ import logging
 import math
 import re
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 
 SLACK = 0.1  # seconds by which a row may go beyond the end of its file: tables round
 ROUNDING = 0.02  # seconds before its end within which a row from the start is the whole file
+
+NEGATIVES = "none of these"
 
 Label = str | tuple[str, ...] | float
 
@@ -77,10 +80,16 @@ class RowSource(AudioDataModule):
         fold: int | str | None = None,
         val_fraction: float | None = None,
         test_fraction: float | None = None,
+        negatives: Sequence[str] = (),
+        negatives_name: str = NEGATIVES,
         **common: Any,
     ) -> None:
         """Take the keys of conf/data/parts/rows.yaml, and the arguments of `AudioDataModule` as `common`."""
         super().__init__(**common)
+        if negatives and self.labels == "number":
+            raise ValueError("data.negatives must be empty for a task that predicts a number, which has no classes.")
+        self.negatives, self.negatives_name = [nfc(str(name)) for name in negatives], nfc(negatives_name)
+        self._num_negatives: Counter[str] = Counter()
         val, test = val_fraction, test_fraction
         if val is not None and test is not None and not (val > 0 and test > 0 and val + test < 1):
             raise ValueError(
@@ -103,7 +112,7 @@ class RowSource(AudioDataModule):
         refuse_all(f"{row.told} is there a second time" for row in _again(rows))
         found = [self._label(row) for row in rows]
         refuse_all(words for words, _ in found if words)
-        labels = [label for _, label in found]
+        labels = self._without_negatives([label for _, label in found])
         classes = self._classes(labels)
         number = {name: place for place, name in enumerate(classes)}
         clips: dict[Split, list[Clip]] = {split: [] for split in SPLITS}
@@ -154,11 +163,32 @@ class RowSource(AudioDataModule):
             return f"{row.told} must have one label for this task, got {len(names)}", ""
         return "", names[0]
 
+    def _without_negatives(self, labels: Sequence[Label]) -> Sequence[Label]:
+        """Give the classes that are to be negatives one name, and count the clips of each."""
+        if not self.negatives:
+            return labels
+        self._num_negatives = Counter(name for label in labels for name in _names(label) if name in self.negatives)
+        if absent := [name for name in self.negatives if name not in self._num_negatives]:
+            known = some(sorted({name for label in labels for name in _names(label)}))
+            raise ValueError(f"data.negatives must name classes of the data ({known}), got {some(absent)}.")
+
+        def renamed(label: Label) -> Label:
+            names = dict.fromkeys(self.negatives_name if name in self.negatives else name for name in _names(label))
+            return tuple(names) if isinstance(label, tuple) else next(iter(names))
+
+        return [renamed(label) for label in labels]
+
+    def summary(self) -> dict[str, object]:
+        """Add how many clips are negatives, by what they were called."""
+        return super().summary() | ({"negatives": dict(self._num_negatives)} if self.negatives else {})
+
     def _classes(self, labels: Sequence[Label]) -> list[str]:
         if self.labels == "number":
             return [self.label_name]
         found = sorted({name for label in labels for name in _names(label)})
-        classes = found if self.order is None else list(self.order)
+        classes = found if self.order is None else [name for name in self.order if name not in self.negatives]
+        if self.negatives:
+            classes = [*(name for name in classes if name != self.negatives_name), self.negatives_name]  # the last one
         if len(classes) < 2 and self.labels == "one":
             raise ValueError(f"data must have at least two classes, got {', '.join(classes) or 'none'}.")
         return classes

@@ -21,6 +21,7 @@ from hopscotch.report.run_folder import PROFILE
 from hopscotch.report.text import WORDS
 from hopscotch.training.task import AudioTask
 
+UNSAID = {("val", "loss"), ("train", "f1")}  # of an epoch's line, which would be too long
 REFRESH_SECONDS = 0.5  # reading a number waits for the device, so not at every step
 
 
@@ -49,7 +50,7 @@ def numbers_in_words(trainer: Trainer, pl_module: Any, *splits: str) -> dict[str
     numbers = {}
     for split in splits:
         for tag, word in {"loss": "loss", name: name, **WORDS, "compute_fraction": "compute"}.items():
-            if f"{split}/{tag}" in metrics and (split, tag) != ("val", "loss"):
+            if f"{split}/{tag}" in metrics and (split, tag) not in UNSAID:
                 numbers[f"val {word}" if split == "val" else word] = f"{metrics[f'{split}/{tag}'].item():.3f}"
     return numbers
 
