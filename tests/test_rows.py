@@ -184,6 +184,37 @@ def test_a_row_without_the_split_that_others_have_is_named(rows: list[Row]) -> N
         given([rows[0], *(replace(row, split="train") for row in rows[1:])]).find_clips()
 
 
+@pytest.mark.parametrize("labels", ["one", "several"])
+def test_clips_of_negatives_are_one_class_the_last_and_are_counted(rows: list[Row], labels: str) -> None:
+    named = [replace(row, label=("noise", "yes", "hum", "no")[i % 4]) for i, row in enumerate(rows)]
+    data = given(named, negatives=["hum", "noise"], labels=labels)
+    data.setup()
+    assert data.classes == ["no", "yes", "none of these"]
+    assert data.summary()["negatives"] == {"noise": 5, "hum": 5}
+    was = {row.name: row.label for row in named}
+    for clip in (clip for clips in data.clips.values() for clip in clips):
+        (number,) = clip.label if isinstance(clip.label, tuple) else (clip.label,)
+        assert data.classes[int(number)] == {"noise": "none of these", "hum": "none of these"}.get(
+            str(was[clip.name]), was[clip.name]
+        )
+    assert "negatives" not in given(named).summary()
+    assert given(named, negatives=["hum"], negatives_name="a").find_clips()[0] == ["no", "noise", "yes", "a"]
+
+
+def test_negatives_among_several_labels_are_named_once(rows: list[Row]) -> None:
+    several = [replace(row, label=(("hum", "noise", "yes"), ("yes", "no"))[i % 2]) for i, row in enumerate(rows)]
+    classes, clips = given(several, negatives=["hum", "noise"], labels="several").find_clips()
+    assert classes == ["no", "yes", "none of these"]
+    assert {clip.label for part in clips.values() for clip in part} == {(1, 2), (0, 1)}
+
+
+def test_negatives_that_are_no_class_and_those_of_numbers_are_refused(rows: list[Row]) -> None:
+    with pytest.raises(ValueError, match=r"data\.negatives must name classes of the data \(a, b\), got hum\."):
+        given(rows, negatives=["a", "hum"]).find_clips()
+    with pytest.raises(ValueError, match=r"data\.negatives must be empty for a task that predicts a number"):
+        given(rows, negatives=["a"], labels="number")
+
+
 def test_accents_apart_or_composed_are_the_same_clips_in_the_same_splits(tmp_path: Path) -> None:
     splits = []
     for form in FORMS:

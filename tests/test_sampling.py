@@ -2,14 +2,14 @@
 
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from hopscotch.data.clips import Clip
+from hopscotch.data.clips import Batches, Clip, ClipStore
 from hopscotch.data.datamodule import SPLITS, AudioDataModule, Split
 from hopscotch.data.sampling import (
     Position,
@@ -113,20 +113,27 @@ class Kill(Callback):
             raise InterruptedError
 
 
-CLIPS = [Clip(f"{i}", 0, 4 + i) for i in range(23)]  # 6 batches of 4 or fewer
+CLIPS = [Clip(f"{i}", i // 20, 4 + i) for i in range(23)]  # 6 batches of 4 or fewer
 
 
 class Counted(AudioDataModule):
     """The same clips in every split, each of them its number over and over."""
 
     def find_clips(self) -> tuple[list[str], dict[Split, list[Clip]]]:
-        return ["a"], dict.fromkeys(SPLITS, CLIPS)
+        return ["a", "b"], dict.fromkeys(SPLITS, CLIPS)
 
     def load(self, clip: Clip) -> torch.Tensor:
         return torch.full((clip.num_samples,), float(clip.name))
 
 
-def fit(folder: Path, *callbacks: Callback, ckpt_path: Path | None = None, num_workers: int = 0, **options: Any) -> Any:
+def fit(
+    folder: Path,
+    *callbacks: Callback,
+    ckpt_path: Path | None = None,
+    num_workers: int = 0,
+    balance: Literal["classes"] | None = None,
+    **options: Any,
+) -> Any:
     trainer = Trainer(
         **{"max_epochs": 3, "num_sanity_val_steps": 0, "default_root_dir": folder} | options,
         accelerator="cpu",
@@ -138,7 +145,8 @@ def fit(folder: Path, *callbacks: Callback, ckpt_path: Path | None = None, num_w
     )
     module = Recorder()
     with contextlib.suppress(InterruptedError):
-        data = Counted(sample_rate=8000, batch_size=4, num_workers=num_workers, cache_gib=1.0, seed=0, augment=None)
+        keys: Any = {"sample_rate": 8000, "batch_size": 4, "cache_gib": 1.0, "seed": 0, "augment": None}
+        data = Counted(num_workers=num_workers, balance=balance, **keys)
         trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
     return module
 
@@ -248,3 +256,62 @@ def test_a_clip_beyond_the_bound_is_a_batch_and_ranks_without_one_get_it_too() -
     ]
     assert [len(part) for part in parts] == [1, 1, 1]
     assert {index for part in parts for batch in part.batches(0) for _, index in batch} == {0, 1}
+
+
+CLASSES = [int(i % 11 == 0) + 2 * (i % 50 == 1) for i in range(len(LENGTHS))]  # 180, 19 and 4 clips
+
+
+def balanced(rank: int = 0, num_ranks: int = 1, most: int | None = None, lengths: list[int] = LENGTHS) -> Any:
+    options: Any = {"seed": 0, "position": lambda: Position(0, 0), "classes": CLASSES, "most": most}
+    return ShuffledBatches(lengths, 8, rank=rank, num_ranks=num_ranks, **options)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 3])
+@pytest.mark.parametrize("most", [None, 7200])
+def test_balanced_classes_come_equally_often_in_equally_many_batches_of_similar_length(
+    num_ranks: int, most: int | None
+) -> None:
+    lengths = [*LENGTHS[:-3], 20_000, 50_000, 2000]
+    parts = [balanced(rank, num_ranks, most, lengths) for rank in range(num_ranks)]
+    assert {len(part.batches(epoch)) for part in parts for epoch in range(4)} == {len(parts[0])}
+    batches = [[index % 203 for _, index in batch] for part in parts for batch in part.batches(2)]
+    counts = torch.tensor([CLASSES[index] for batch in batches for index in batch]).bincount()
+    assert counts.tolist() == [68, 68, 67]
+    if most is not None:
+        assert max(len(batch) * max(lengths[i] for i in batch) for batch in batches if len(batch) > 1) <= most
+    padding = sum(max(lengths[i] for i in batch) * len(batch) - sum(lengths[i] for i in batch) for batch in batches)
+    assert most is None or padding < 0.3 * sum(lengths[i] for batch in batches for i in batch)
+
+
+def test_a_balanced_epoch_repeats_rare_clips_with_other_noise_and_leaves_out_other_common_ones() -> None:
+    epochs = [[index for batch in balanced().batches(epoch) for _, index in batch] for epoch in (0, 0, 1)]
+    assert epochs[0] == epochs[1] != epochs[2]
+    assert len({*epochs[0]}) == 203  # each has a key of its own
+    rare = [index % 203 for index in epochs[0] if CLASSES[index % 203] == 2]
+    assert sorted({*rare}) == [1, 51, 101, 151, 201]
+    assert {rare.count(index) for index in rare} == {13, 14}
+    common = [{index for index in epoch if CLASSES[index % 203] == 0} for epoch in epochs]
+    assert all(index < 203 for index in common[0])
+    assert common[0] != common[2]
+
+
+def test_a_clip_that_comes_again_has_another_key() -> None:
+    store = ClipStore([Clip(f"{i}", 0, 4) for i in range(3)], lambda clip: torch.zeros(4))
+    batch = Batches(store, 0, None).__getitems__([(2, 1), (2, 1 + 3), (2, 1 + 6)])
+    assert batch.indices.tolist() == [1, 1, 1]
+    assert batch.keys.tolist() == [key_bits(0, 2, index) for index in (1, 4, 7)]
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists")  # resuming in the same folder is meant
+def test_a_balanced_epoch_resumes_in_its_middle(tmp_path: Path) -> None:
+    straight = fit(tmp_path, balance="classes")
+    fit(tmp_path, keeper(tmp_path, "after a step"), Kill(8), balance="classes")
+    again = fit(tmp_path, keeper(tmp_path, "after a step"), ckpt_path=tmp_path / "last.ckpt", balance="classes")
+    assert again.seen == straight.seen[8:]
+    assert any(len({*indices}) < len(indices) for indices, _ in straight.seen)  # the rare class
+
+
+def test_balance_is_for_clips_of_one_class() -> None:
+    common: Any = {"sample_rate": 8000, "batch_size": 4, "num_workers": 0, "cache_gib": 1.0, "seed": 0, "augment": None}
+    with pytest.raises(ValueError, match=r"data\.balance=classes needs clips of one class each"):
+        Counted(**common, labels="several", balance="classes")

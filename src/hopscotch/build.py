@@ -4,6 +4,7 @@ A `_target_` may name anything that can be imported, because the user typed it o
 The configuration of a run folder passes through `hopscotch.registry.check_stored` first.
 """
 
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +34,7 @@ from hopscotch.registry import check_stored
 from hopscotch.report.run_folder import PROFILE
 from hopscotch.training.calibration import resolve_target
 from hopscotch.training.freeze import Freeze
+from hopscotch.training.schedules import Warmed
 from hopscotch.training.task import AudioTask
 
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
@@ -130,7 +132,7 @@ def build_task(cfg: DictConfig, model: AudioModel, data: AudioDataModule) -> Aud
         )
     if data.balance is not None and cfg.task.get("class_weights") == "balanced":
         rank_zero_warn(
-            f"task.class_weights=balanced and data.balance={data.balance} make up for rare classes twice: one is enough."
+            f"task.class_weights=balanced and data.balance={data.balance} make up for rare classes twice: one will do."
         )
     samples = data.mean_samples()
     target = resolve_target(cfg.compute.target, model, samples, cfg.compute.level)
@@ -159,13 +161,22 @@ def build_task(cfg: DictConfig, model: AudioModel, data: AudioDataModule) -> Aud
     return task
 
 
-def scheduler_of(node: DictConfig) -> Callable[[torch.optim.Optimizer, int], dict[str, Any]]:
+def scheduler_of(node: DictConfig) -> Callable[[torch.optim.Optimizer, float], dict[str, Any]]:
     """Return what makes a scheduler, with Lightning's keys beside it, once optimizer and number of steps are known."""
     own = {str(key): value for key, value in node.items() if key not in OF_LIGHTNING}
     counts = [key for key, value in own.items() if value == "auto"]
     make_one = maker(DictConfig({key: value for key, value in own.items() if key not in counts}, key="scheduler"))
     rest = {key: node[key] for key in OF_LIGHTNING if key in node}
-    return lambda optimizer, steps: {"scheduler": make_one(optimizer, **dict.fromkeys(counts, steps)), **rest}
+
+    def made(optimizer: torch.optim.Optimizer, steps: float) -> dict[str, Any]:
+        if counts and math.isinf(steps) and not issubclass(find(node._target_), Warmed):
+            raise ValueError(
+                f"scheduler.{counts[0]} must be a number of steps where a clock ends the training "
+                "(trainer.max_epochs=-1), got auto. scheduler=cosine, linear and constant go by the clock."
+            )
+        return {"scheduler": make_one(optimizer, **dict.fromkeys(counts, steps)), **rest}
+
+    return made
 
 
 def build_callbacks(cfg: DictConfig) -> list[Callback]:
@@ -213,6 +224,13 @@ def _refuse_conflicts(cfg: DictConfig) -> None:
         raise ValueError(
             f"trainer.val_check_interval must be a multiple of trainer.accumulate_grad_batches, {step}, got {every}: "
             "a checkpoint in the middle of a step forgets its first batches."
+        )
+    if trainer.max_epochs == -1 and trainer.max_time is None and trainer.max_steps == -1:
+        raise ValueError("trainer.max_epochs=-1 needs trainer.max_time or trainer.max_steps, which end the training.")
+    if trainer.check_val_every_n_epoch is None and not isinstance(every, int):
+        raise ValueError(
+            "trainer.check_val_every_n_epoch=null, validation by steps across epochs, needs a whole number of batches "
+            f"as trainer.val_check_interval, got {every}."
         )
 
 

@@ -41,6 +41,7 @@ def at_least(low: int | float) -> Rule:
 
 ONE, ZERO = at_least(1), at_least(0)
 SECONDS = Rule("auto, or a number above 0", lambda v: v == "auto" or (is_number(v) and v > 0))
+LIMIT = Rule("at least 1, or -1 for no limit", lambda value: value == -1 or value >= 1)
 RATE = at_least(1000)  # Hz
 ABOVE_ZERO = Rule("above 0", lambda value: value > 0)
 SHARE = Rule("between 0 and 1", lambda value: 0 <= value <= 1)
@@ -124,8 +125,8 @@ Model = node(
 )
 Trainer = node(  # the arguments of Lightning's Trainer, and those of `ADDED`
     Object,
-    max_epochs=(int, ONE),
-    max_steps=(int, Rule("at least 1, or -1 for no limit", lambda value: value == -1 or value >= 1)),
+    max_epochs=(int, LIMIT),
+    max_steps=(int, LIMIT),
     max_time=str | None,
     accelerator=(str, one_of("auto", "cpu", "gpu", "cuda", "mps")),
     devices=(Any, DEVICES),
@@ -140,7 +141,7 @@ Trainer = node(  # the arguments of Lightning's Trainer, and those of `ADDED`
     limit_test_batches=(int | float, SOME_BATCHES),
     overfit_batches=(int | float, BATCHES),
     val_check_interval=(int | float, SOME_BATCHES),
-    check_val_every_n_epoch=(int, ONE),
+    check_val_every_n_epoch=(int | None, ONE),
     num_sanity_val_steps=(int, at_least(-1)),
     log_every_n_steps=(int, ONE),
     fast_dev_run=(Any, FAST_DEV_RUN),

@@ -209,11 +209,12 @@ def training(run: RunFolder) -> Table:
     model, source = config.get("model") or {}, config.get("data") or {}
     sizes = [f"{key} {model[key]}" for key in ("dim", "heads", "depth") if key in model]
     limit = (config.get("trainer") or {}).get("max_epochs")
+    most = "" if limit in (None, -1) else f" of at most {limit}"
     facts = {
         "model": ", ".join([str(model.get("name")), *sizes]),
         "seed": config.get("seed"),
         "parameters": f"{run.summary['parameters']:,}" if run.summary.get("parameters") else None,
-        "epochs": f"{run.summary.get('epochs', len(run.epochs))} of at most {limit}",
+        "epochs": f"{run.summary.get('epochs', len(run.epochs))}{most}",
         "data": f"{source.get('_target_', '').rpartition('.')[2]}, {source.get('root') or 'made on the spot'}",
         "sample rate": f"{source.get('sample_rate')} Hz",
         "data fingerprint": data.get("fingerprint"),

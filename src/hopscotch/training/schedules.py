@@ -2,15 +2,23 @@
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+CLOCK_STEPS = 1000  # parts of a training that a clock ends
+
 
 class Warmed(LambdaLR):
-    """Let the rate rise along a line in a share `warmup` of `num_steps`, then follow `share`."""
+    """Let the rate rise along a line in a share `warmup` of `num_steps`, then follow `share`.
 
-    def __init__(self, optimizer: Optimizer, num_steps: int, warmup: float) -> None:
+    Where the number of steps is infinite a clock ends the training, and `follow` says how much of it has passed.
+    """
+
+    def __init__(self, optimizer: Optimizer, num_steps: float, warmup: float) -> None:
+        self.is_clocked = math.isinf(num_steps)
+        num_steps = CLOCK_STEPS if self.is_clocked else int(num_steps)
         num_warmup = max(1, round(warmup * num_steps))
         rest = max(1, num_steps - num_warmup)
 
@@ -18,6 +26,12 @@ class Warmed(LambdaLR):
             return (step + 1) / num_warmup if step < num_warmup else self.share(min(step - num_warmup, rest), rest)
 
         super().__init__(optimizer, rate)
+
+    def follow(self, progress: Callable[[], float]) -> None:
+        """Take the share of the training that is done for the number of steps."""
+        self.lr_lambdas = [
+            lambda _, rate=rate: rate(round(CLOCK_STEPS * progress())) for rate in self.lr_lambdas
+        ]  # which no checkpoint has
 
     @abstractmethod
     def share(self, done: int, steps: int) -> float:

@@ -10,6 +10,7 @@ Random numbers of a step (dropout, Gumbel noise, sampled routes) are seeded by (
 can be repeated and resumed bit by bit.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypedDict
@@ -17,6 +18,7 @@ from typing import Any, ClassVar, TypedDict
 import torch
 from jaxtyping import Float
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -31,6 +33,7 @@ from hopscotch.training.calibration import Budget, Calibration, budget_table, ca
 from hopscotch.training.gains import fit_gains
 from hopscotch.training.losses import PolicyLoss
 from hopscotch.training.rates import parameter_groups, refuse_one_rate, take_shares
+from hopscotch.training.schedules import Warmed
 from hopscotch.types import AudioBatch, ModelOutput, Primary, Step, key_bits
 
 STAGES = ("train", "val", "test")
@@ -66,7 +69,7 @@ class AudioTask(LightningModule):
         *,
         model: AudioModel,
         optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer],
-        scheduler: Callable[[torch.optim.Optimizer, int], dict[str, Any]],
+        scheduler: Callable[[torch.optim.Optimizer, float], dict[str, Any]],
         classes: Sequence[str],
         seed: int,
         threshold_lr: float,
@@ -148,8 +151,14 @@ class AudioTask(LightningModule):
 
     @property
     def progress(self) -> float:
-        """Return the share of the training steps done, 0 to 1."""
-        return min(1.0, self.global_step / max(1, self.trainer.estimated_stepping_batches))
+        """Return the share of the training steps done, 0 to 1; of its time, where that alone ends it."""
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps):
+            (timer,) = (callback for callback in self.trainer.callbacks if isinstance(callback, Timer))
+            passed = timer.time_elapsed()
+            share = passed / (passed + timer.time_remaining())
+            return min(1.0, self.trainer.strategy.broadcast(share))  # the same rate in all processes
+        return min(1.0, self.global_step / max(1, steps))
 
     def training_step(self, batch: AudioBatch, batch_idx: int) -> StepOutput:
         self._seed(key_bits(self.seed, self.current_epoch, batch_idx, self.global_rank))
@@ -329,10 +338,12 @@ class AudioTask(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make the optimizer, with rates by layer and weight decay on matrices only, and the schedule of its rates."""
         optimizer = take_shares(self.make_optimizer(parameter_groups(self.model, self.layer_decay)))
-        num_steps = max(1, int(self.trainer.estimated_stepping_batches))
+        num_steps = max(1, self.trainer.estimated_stepping_batches)
         # Counting made the iterator over the training batches, too early: Lightning restores only later where a resumed
         # run stands. Without its loader it makes another.
         self.trainer.fit_loop._combined_loader = None
         schedule = self.make_scheduler(optimizer, num_steps)
         refuse_one_rate(optimizer, schedule["scheduler"])
+        if isinstance(schedule["scheduler"], Warmed) and schedule["scheduler"].is_clocked:
+            schedule["scheduler"].follow(lambda: self.progress)
         return {"optimizer": optimizer, "lr_scheduler": schedule}  # pyright: ignore[reportReturnType]
