@@ -72,6 +72,12 @@ def test_a_class_weighs_as_given_in_training_alone(
     torch.testing.assert_close(task.losses(output, batch), plain * torch.tensor(wanted)[batch.labels])
 
 
+def test_weights_and_draws_that_both_make_up_for_rare_classes_are_warned_of(tones: Path, tmp_path: Path) -> None:
+    words = ("model=dense", "task.class_weights=balanced", "data.balance=classes")
+    with pytest.warns(UserWarning, match=r"task\.class_weights=balanced and data\.balance=classes make up for rare"):
+        classification(tiny_config(tones, tmp_path, *words))
+
+
 def test_balanced_weights_make_classes_count_alike(tones: Path, tmp_path: Path) -> None:
     task, data = classification(tiny_config(tones, tmp_path, "model=dense", "task.class_weights=balanced"))
     clips = data.clips["train"]
