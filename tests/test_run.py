@@ -85,7 +85,7 @@ def test_the_summary_holds_what_a_program_asks_for(command: Command, tones: Path
     assert 0 < own < found["seconds"]["total"]
     assert found["time_fraction"] == own / dense
     assert found["majority_baseline"] == pytest.approx(1 / 3)
-    assert 0 <= found["macro_f1"] <= 1
+    assert 0 <= found["test"]["f1"] <= 1
     assert found["parameters"] > 0
     assert isinstance(found["warnings"], list)
     assert found["versions"]["torch"] == torch.__version__.partition("+")[0]
