@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 
 from hopscotch import conditions
 from hopscotch.build import make_trainer
-from hopscotch.conditions import TestBatches, passes
+from hopscotch.conditions import TestBatches, passes, settings
 from hopscotch.training.calibration import calibrate
 from hopscotch.training.task import AudioTask
 from tests.tiny import build, tiny_config
@@ -18,7 +18,7 @@ from tests.tiny import build, tiny_config
 def noise_of(data, snr_db: float) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
     """(clip, its noise) by position in the split."""
     found = {}
-    clean, noisy = TestBatches(data, None, ""), TestBatches(data, snr_db, "")
+    clean, noisy = (TestBatches(data, setting) for setting in settings(data.sample_rate, [snr_db]))
     for without, batch in zip(clean, noisy, strict=True):
         assert torch.equal(without.indices, batch.indices)
         for row, index in enumerate(batch.indices.tolist()):

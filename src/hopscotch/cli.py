@@ -132,6 +132,8 @@ def evaluate(words: Sequence[str]) -> None:
     hopscotch evaluate RUN                                 the test of the run again, with tables and figures
     hopscotch evaluate RUN compute.budget=[0.7,0.8,0.9]    one checkpoint, many budgets
     hopscotch evaluate RUN snr=[20,10,5,0]                 in noise at these SNRs in dB; always the same noise
+    hopscotch evaluate RUN snr=[20,10,0] noise=FOLDER      the noise is from these recordings
+    hopscotch evaluate RUN impulse_responses=FOLDER        in the rooms of these recordings, too
     hopscotch evaluate RUN data=folder data.root=F         other clips of the same classes, from any conf/data
     hopscotch evaluate RUN ckpt=FILE out=FOLDER            another checkpoint; another folder for the results
 
@@ -140,11 +142,11 @@ def evaluate(words: Sequence[str]) -> None:
         clean          0.700          0.702    0.696          5.11    0.9933    0.9933
         ...
 
-    Budgets and noise combine: every budget without noise, then at every level. Budgets are fractions of the dense
-    compute, met on validation clips as closely as the model can; a model that makes no decisions refuses them.
-    data=folder tests a tenth of the clips unless it has train/, val/ and test/; data.test_fraction=0.9
-    data.val_fraction=0.05 tests more. Other keys of the run's configuration may be changed too: data.batch_size=64,
-    trainer.accelerator=cpu.
+    Budgets, rooms and noise combine: every budget with the clips as they are, then in rooms, then at every level.
+    Budgets are fractions of the dense compute, met on validation clips as closely as the model can; a model that makes
+    no decisions refuses them. data=folder tests a tenth of the clips unless it has train/, val/ and test/;
+    data.test_fraction=0.9 data.val_fraction=0.05 tests more. Other keys of the run's configuration may be changed too:
+    data.batch_size=64, trainer.accelerator=cpu.
 
     Results go to RUN/report/evaluation/: clips.csv, metrics.json, per_class.csv and .md, confusion.png, conditions.csv
     and its figure. The curve of compute.budget (budgets.csv and .png) goes there too, or, for the best checkpoint on
