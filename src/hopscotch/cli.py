@@ -1,6 +1,7 @@
 """Train audio models that learn what to skip, and use what was trained.
 
     hopscotch train model=learned_skip               train; key=value overrides, -m for sweeps, --help for all groups
+    hopscotch look data=folder data.root=F           see and hear augmented training clips before training
     hopscotch runs                                   list the runs, newest first
     hopscotch predict latest clip.wav folder         predict classes, and what each prediction cost
     hopscotch explain latest clip.wav                draw one page on one clip
@@ -31,8 +32,8 @@ _hopscotch() {
     local word=${COMP_WORDS[COMP_CWORD]}
     if [ "$COMP_CWORD" -eq 1 ]; then
         COMPREPLY=($(compgen -W "VERBS" -- "$word"))
-    elif [ "${COMP_WORDS[1]}" = train ]; then
-        local line="hopscotch ${COMP_LINE#*train}"
+    elif [[ "${COMP_WORDS[1]}" = train || "${COMP_WORDS[1]}" = look ]]; then
+        local line="hopscotch ${COMP_LINE#*"${COMP_WORDS[1]}"}"
         COMPREPLY=($(COMP_LINE="$line" COMP_POINT=${#line} COMP_CWORD=1 hopscotch train -sc query=bash 2>/dev/null))
         [[ ${COMPREPLY[0]} == *= || ${COMPREPLY[0]} == *. ]] && compopt -o nospace
     else
@@ -78,6 +79,33 @@ def train(words: Sequence[str]) -> None:
         return f"{key}={find_run(value).absolute()}" if names_run else word
 
     run([resolved(word) for word in words])
+
+
+def look(words: Sequence[str]) -> None:
+    """Write a page of training clips as they come out of augmentation, to see and hear before training.
+
+    hopscotch look data=folder data.root=F                        24 training clips: as they are, and two versions
+    hopscotch look data=folder data.root=F augment=speakers       with stronger augmentation; any key of training
+    hopscotch look data=folder data.root=F augment.noise=FOLDER   mixed with recordings of noise
+    hopscotch look clips=60 out=FILE.html seed=1                  more clips, another page, other draws
+
+    Each version has its sound, its mel spectrogram with masks, and what was drawn for it: speed, gain, silence, the
+    room, and the noise with its level. Versions are those of the first two epochs of a training with the same keys.
+    Nothing is trained, and the same words make the same page. The line printed is the page, which is outputs/look.html
+    unless out= names another file.
+    """
+    if told(words, look.__doc__):
+        return
+    own = {key: value for key, _, value in (word.partition("=") for word in words) if key in ("clips", "out")}
+    if not own.get("clips", "1").isdecimal() or int(own.get("clips", 1)) < 1:
+        raise ValueError(f"clips must be a whole number, at least 1, got {own['clips']}.")
+    out = Path(own.get("out") or outputs() / "look.html").expanduser()
+    from hopscotch.look import NUM_CLIPS
+    from hopscotch.look import look as write
+    from hopscotch.plain import shown
+
+    rest = [word for word in words if word.partition("=")[0] not in own]
+    print(shown(write(rest, out, int(own.get("clips", NUM_CLIPS)))))
 
 
 def told(words: Sequence[str], text: str | None) -> bool:
@@ -411,5 +439,5 @@ def completion(words: Sequence[str]) -> None:
 
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     verb.__name__: verb
-    for verb in (train, runs, predict, explain, evaluate, report, export, compare, sweep, doctor, completion)
+    for verb in (train, look, runs, predict, explain, evaluate, report, export, compare, sweep, doctor, completion)
 }

@@ -20,9 +20,10 @@ from hopscotch.config.compose import compose, register
 from hopscotch.config.errors import flat, nearest, plain_config
 from hopscotch.config.schema import Trainer as TrainerKeys
 from hopscotch.config.schema import is_number
-from hopscotch.config.typed import with_yaml_path
+from hopscotch.config.typed import absolute, with_yaml_path
 from hopscotch.data.clips import some
 from hopscotch.data.datamodule import AudioDataModule
+from hopscotch.data.leaks import warn_of_recordings
 from hopscotch.data.recordings import MAX_IMPULSE_SECONDS, Recordings
 from hopscotch.evaluation import print_evaluation, write_budgets, write_evaluation
 from hopscotch.known import refuse_unknown
@@ -59,7 +60,8 @@ def parse(words: Sequence[str]) -> dict[str, Any]:
             own[key] = value
     if not own.get("run"):
         raise ValueError("run must be given: run=outputs/<run>; --help has examples.")
-    paths = {key: Path(own[key]).expanduser() for key in ("run", "ckpt", "out", *MIXED) if key in own}
+    paths = {key: Path(own[key]).expanduser() for key in ("run", "ckpt", "out") if key in own}
+    paths |= {key: Path(absolute(own[key])) for key in MIXED if key in own}
     for key in MIXED:
         refuse_no_folder(key, str(paths[key]) if key in paths else None)
     if "noise" in own and "snr" not in own:
@@ -169,6 +171,7 @@ def evaluate(
     if out is None:
         refuse_links(run, [str(EVALUATION), *(f"report/budgets.{end}" for end in ("csv", "md", "png"))])
     folder = run / EVALUATION if out is None else out
+    warn_of_recordings(data.clips, [one for one in (recorded, rooms) if one is not None])
     trainer = tester(cfg, run)
     all_passes = passes(task, data, trainer, budgets(cfg.compute.budget, task.model), snr, recorded, rooms)
     first = next(all_passes)

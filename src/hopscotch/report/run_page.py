@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from hydra.errors import HydraException
+from jaxtyping import Float
 from markupsafe import Markup
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
 
 from hopscotch.config.typed import with_yaml_path
 from hopscotch.data.audio import AudioFileError, rate_ratio, resampler
@@ -372,23 +374,30 @@ class Sounds:
         return self.heard(name)[1]
 
     def heard(self, name: str) -> tuple[Markup, Markup]:
-        """Draw the beginning of a clip, low tones below and loud ones light, and encode it."""
+        """Draw and encode the beginning of a clip."""
         if name not in self.clips:
             return Markup(""), Markup("")
         try:
             waveform = self.data.first_window(self.clips[name]).to(torch.float32)
         except AudioFileError:  # it changed since the run: the fingerprint knows names and lengths
             return Markup(""), Markup("cannot be read")
-        rate = self.data.sample_rate
-        waveform = waveform[: round(MAX_SECONDS * rate)]
+        waveform = waveform[: round(MAX_SECONDS * self.data.sample_rate)]
         mel, _ = self.frontend(waveform[None], torch.tensor([len(waveform)]))
-        low, high = mel.quantile(0.01), mel.quantile(0.99)
-        shades = ((mel[0].T.flip(0) - low) / (high - low).clamp(min=1e-6)).clamp(0, 1).numpy()
-        drawn = thumbnail(dark_to_light()(shades, bytes=True)[..., :3], THUMBNAIL)
-        if rate > MAX_RATE:
-            waveform = resampler(*rate_ratio(rate, MAX_RATE))(waveform)
-            rate = MAX_RATE
-        return drawn, sound(waveform, rate)
+        return seen(mel[0]), played(waveform, self.data.sample_rate)
+
+
+def seen(mel: Float[Tensor, "time mel"]) -> Markup:
+    """Draw mel frames, low tones below and loud ones light."""
+    low, high = mel.quantile(0.01), mel.quantile(0.99)
+    shades = ((mel.T.flip(0) - low) / (high - low).clamp(min=1e-6)).clamp(0, 1).numpy()
+    return thumbnail(dark_to_light()(shades, bytes=True)[..., :3], THUMBNAIL)
+
+
+def played(waveform: Float[Tensor, " sample"], rate: int) -> Markup:
+    """Make a player of samples at no more than `MAX_RATE`."""
+    if rate > MAX_RATE:
+        waveform, rate = resampler(*rate_ratio(rate, MAX_RATE))(waveform), MAX_RATE
+    return sound(waveform, rate)
 
 
 def find_sounds(
