@@ -38,9 +38,7 @@ def heard(cell: str) -> np.ndarray:
     return soundfile.read(io.BytesIO(base64.b64decode(content)))[0]
 
 
-def test_each_clip_is_shown_as_it_is_and_as_two_epochs_get_it(
-    tones: Path, tmp_path: Path, folders: list[str]
-) -> None:
+def test_each_clip_is_shown_as_it_is_and_as_two_epochs_get_it(tones: Path, tmp_path: Path, folders: list[str]) -> None:
     words = [*tiny_folder(tones), SPEAKERS, *folders]
     page = look(words, tmp_path / "made" / "look.html", 100).read_text(encoding="utf-8")
     data = build_data(compose(words))
@@ -59,7 +57,13 @@ def test_each_clip_is_shown_as_it_is_and_as_two_epochs_get_it(
 
 
 def test_what_was_drawn_is_said(tones: Path, tmp_path: Path, folders: list[str]) -> None:
-    sure = ["noise_probability=1.0", "noise_snr_db=[12.0,12.0]", "impulse_probability=1.0", "gain_db=0.0", "speeds=[1.1]"]
+    sure = [
+        "noise_probability=1.0",
+        "noise_snr_db=[12.0,12.0]",
+        "impulse_probability=1.0",
+        "gain_db=0.0",
+        "speeds=[1.1]",
+    ]
     words = [*tiny_folder(tones), *folders, *(f"augment.waveform.{word}" for word in sure)]
     page = look([*words, "augment.waveform.silence_probability=1.0"], tmp_path / "look.html", 1).read_text()
     ((*_, plain, first, second),) = rows_of(page)
@@ -87,6 +91,14 @@ def test_without_augmentation_versions_are_the_clip_and_the_page_says_so(tones: 
         assert plain == first == second
 
 
+def test_masks_are_shown_without_any_change_of_the_waveform(tones: Path, tmp_path: Path) -> None:
+    page = look([*tiny_folder(tones), "augment.waveform=null"], tmp_path / "look.html", 2).read_text()
+    assert "augments nothing" not in page
+    for *_, plain, first, second in rows_of(page):
+        assert len({plain, first, second}) == 3
+        assert np.array_equal(heard(plain), heard(first))
+
+
 def test_a_clip_that_cannot_be_read_is_named_in_its_place(tmp_path: Path) -> None:
     for label in ("a", "b"):
         for split in ("train", "val", "test"):
@@ -94,7 +106,10 @@ def test_a_clip_that_cannot_be_read_is_named_in_its_place(tmp_path: Path) -> Non
     silent = tmp_path / "data" / "train" / "a" / "x.wav"
     soundfile.write(silent, np.zeros(800), 8000)
     rows = rows_of(look(tiny_folder(tmp_path / "data"), tmp_path / "look.html").read_text())
-    assert rows[0][3] == f"<div>Audio file {silent}: must not be silent, got 800 frames of zeros only, the channels averaged.</div>"
+    assert (
+        rows[0][3]
+        == f"<div>Audio file {silent}: must not be silent, got 800 frames of zeros only, the channels averaged.</div>"
+    )
     assert "audio/wav" in rows[1][3]
 
 

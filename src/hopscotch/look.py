@@ -1,8 +1,7 @@
 """Show training clips as they come out of augmentation: one page, to see and hear before anything is trained."""
 
 import shlex
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,13 @@ from hopscotch.data.clips import Batches, ClipStore
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.plain import shown
 from hopscotch.report.page import render_html
-from hopscotch.report.run_page import MAX_SECONDS, played, seen
+from hopscotch.report.run_page import MAX_SECONDS, seen_and_heard
 from hopscotch.report.text import Table
 from hopscotch.types import AudioBatch, key_bits
 
 NUM_CLIPS = 24
-VERSIONS = {"first epoch": 0, "second epoch": 1}  # column -> epoch that is shown
-WORDS = ("label", "clip", "as it is", *VERSIONS)  # columns that are no numbers
+VERSIONS = {"as it is": None, "first epoch": 0, "second epoch": 1}  # column -> epoch that is shown
+WORDS = ("label", "clip", *VERSIONS)  # columns that are no numbers
 
 
 def look(words: Sequence[str], out: Path, num_clips: int = NUM_CLIPS) -> Path:
@@ -43,9 +42,9 @@ def look(words: Sequence[str], out: Path, num_clips: int = NUM_CLIPS) -> Path:
     refuse_absent_targets(cfg)
     data = build_data(cfg)
     data.setup("validate")  # finds all clips; training clips are decoded when they are drawn
-    found, picture = data.clips["train"], drawer(cfg)
+    found, versions = data.clips["train"], Versions(cfg, data)
     drawn = torch.randperm(len(found), generator=torch.Generator().manual_seed(key_bits(cfg.seed)))[:num_clips]
-    rows = [row_of(data, index, picture) for index in sorted(drawn.tolist())]
+    rows = [versions.row(index) for index in sorted(drawn.tolist())]
     context = {
         "title": "Training clips as they come out of augmentation",
         "subtitle": shlex.join(["hopscotch", "look", *words]),
@@ -59,46 +58,50 @@ def look(words: Sequence[str], out: Path, num_clips: int = NUM_CLIPS) -> Path:
     return out
 
 
-def drawer(cfg: DictConfig) -> Callable[..., Float[Tensor, "time mel"]]:
-    """Return what makes the mel frames of a batch of one clip, plain or masked and tilted by its key."""
-    frontend = make(cfg.frontend)
-    spectrogram = None if cfg.augment.spectrogram is None else make(cfg.augment.spectrogram)
+class Versions:
+    """Draw and encode training clips, as they are and as an epoch gets them."""
 
-    def picture(batch: AudioBatch, is_plain: bool) -> Float[Tensor, "time mel"]:
-        mel, lengths = frontend(batch.waveform, batch.lengths)
-        if not is_plain and spectrogram is not None:
-            mean = mel.mean(dim=1, keepdim=True)  # training masks with the mean of a bin over the training set
-            mel = mean + spectrogram(mel - mean, lengths, batch.keys)
-        return mel[0, : round(MAX_SECONDS / cfg.frontend.hop_seconds)]
-
-    return picture
-
-
-def row_of(data: AudioDataModule, index: int, picture: Callable[..., Tensor]) -> dict[str, str]:
-    """Show one clip, as it is and in each epoch."""
-    clip = data.clips["train"][index]
-    names = clip.label if isinstance(clip.label, tuple) else (clip.label,)
-    label = ", ".join(data.classes[name] if isinstance(name, int) else f"{name:g}" for name in names)
-    row = {"label": label, "clip": clip.name, "seconds": f"{clip.num_samples / data.sample_rate:.2f}"}
-    version = partial(_version, data, index, picture)
-    return row | {"as it is": version(None, 0)} | {name: version(data.augment, i) for name, i in VERSIONS.items()}
-
-
-def _version(
-    data: AudioDataModule, index: int, picture: Callable[..., Tensor], augment: WaveformAugment | None, epoch: int
-) -> Markup:
-    """Draw one version of a clip over its player, and say what was drawn for it."""
-    store = ClipStore(data.clips["train"], data.load)
-    try:
-        batch = Batches(store, data.seed, augment, data.num_classes, longest=data.longest).__getitems__(
-            [(epoch, index)]
+    def __init__(self, cfg: DictConfig, data: AudioDataModule) -> None:
+        store = ClipStore(data.clips["train"], data.load)
+        self.data = data
+        self.plain, self.augmented = (
+            Batches(store, data.seed, augment, data.num_classes, longest=data.longest)
+            for augment in (None, data.augment)
         )
-    except AudioFileError as error:
-        return Markup("<div>{}</div>").format(shown(error))
-    player = played(batch.waveform[0, : round(MAX_SECONDS * data.sample_rate)], data.sample_rate)
-    told = [] if augment is None else words_of(augment, batch.keys, data.sample_rate)
-    lines = Markup("").join(Markup("<div>{}</div>").format(line) for line in told)
-    return seen(picture(batch, augment is None)) + player + lines
+        self.frontend = make(cfg.frontend)
+        self.spectrogram = None if cfg.augment.spectrogram is None else make(cfg.augment.spectrogram)
+        self.num_frames = round(MAX_SECONDS / cfg.frontend.hop_seconds)
+
+    def row(self, index: int) -> dict[str, str]:
+        """Show one clip."""
+        clip, classes = self.data.clips["train"][index], self.data.classes
+        names = clip.label if isinstance(clip.label, tuple) else (clip.label,)
+        label = ", ".join(classes[name] if isinstance(name, int) else f"{name:g}" for name in names)
+        row = {"label": label, "clip": clip.name, "seconds": f"{clip.num_samples / self.data.sample_rate:.2f}"}
+        return row | {head: self.version(index, epoch) for head, epoch in VERSIONS.items()}
+
+    def version(self, index: int, epoch: int | None) -> Markup:
+        """Show a clip as an epoch gets it, and say what is drawn for it there; None: as it is."""
+        rate, batches = self.data.sample_rate, self.plain if epoch is None else self.augmented
+        try:
+            batch = batches.__getitems__([(epoch or 0, index)])
+        except AudioFileError as error:
+            return Markup("<div>{}</div>").format(shown(error))
+        mel = self.mel(batch) if epoch is None else self.masked(batch)
+        drawn, player = seen_and_heard(mel[0, : self.num_frames], batch.waveform[0, : round(MAX_SECONDS * rate)], rate)
+        told = [] if batches.augment is None else words_of(batches.augment, batch.keys, rate)
+        return drawn + player + Markup("").join(Markup("<div>{}</div>").format(line) for line in told)
+
+    def mel(self, batch: AudioBatch) -> Float[Tensor, "1 time mel"]:
+        return self.frontend(batch.waveform, batch.lengths)[0]
+
+    def masked(self, batch: AudioBatch) -> Float[Tensor, "1 time mel"]:
+        """Mask and tilt as training does, but with a bin's mean over the clip instead of over the training set."""
+        mel = self.mel(batch)
+        if self.spectrogram is None:
+            return mel
+        mean = mel.mean(dim=1, keepdim=True)
+        return mean + self.spectrogram(mel - mean, torch.tensor([mel.shape[1]]), batch.keys)
 
 
 def words_of(augment: WaveformAugment, keys: Tensor, sample_rate: int) -> list[str]:

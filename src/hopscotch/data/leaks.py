@@ -62,7 +62,7 @@ def warn_of_recordings(clips: Mapping[Split, Sequence[Clip]], recordings: Iterab
     """Say which clips are also recordings that training clips are mixed with."""
     for mixed in recordings:
         own = {_inode(path) for path in mixed.files}
-        placed = [(split, clip) for split in SPLITS for clip in clips[split]]
+        placed = [(split, clip) for split in reversed(SPLITS) for clip in clips[split]]
         found = [f"{clip.name} ({split})" for split, clip in placed if clip.path and _inode(clip.path) in own]
         if found:
             log.warning("data: %d clips are recordings of %s, too: %s", len(found), mixed.key, some(found))

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from hydra.errors import HydraException
-from jaxtyping import Float
 from markupsafe import Markup
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -383,21 +382,17 @@ class Sounds:
             return Markup(""), Markup("cannot be read")
         waveform = waveform[: round(MAX_SECONDS * self.data.sample_rate)]
         mel, _ = self.frontend(waveform[None], torch.tensor([len(waveform)]))
-        return seen(mel[0]), played(waveform, self.data.sample_rate)
+        return seen_and_heard(mel[0], waveform, self.data.sample_rate)
 
 
-def seen(mel: Float[Tensor, "time mel"]) -> Markup:
-    """Draw mel frames, low tones below and loud ones light."""
+def seen_and_heard(mel: Tensor, waveform: Tensor, rate: int) -> tuple[Markup, Markup]:
+    """Draw mel frames (time mel), low tones below and loud ones light, and encode samples at most at `MAX_RATE`."""
     low, high = mel.quantile(0.01), mel.quantile(0.99)
     shades = ((mel.T.flip(0) - low) / (high - low).clamp(min=1e-6)).clamp(0, 1).numpy()
-    return thumbnail(dark_to_light()(shades, bytes=True)[..., :3], THUMBNAIL)
-
-
-def played(waveform: Float[Tensor, " sample"], rate: int) -> Markup:
-    """Make a player of samples at no more than `MAX_RATE`."""
+    drawn = thumbnail(dark_to_light()(shades, bytes=True)[..., :3], THUMBNAIL)
     if rate > MAX_RATE:
         waveform, rate = resampler(*rate_ratio(rate, MAX_RATE))(waveform), MAX_RATE
-    return sound(waveform, rate)
+    return drawn, sound(waveform, rate)
 
 
 def find_sounds(
