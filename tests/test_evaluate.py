@@ -107,7 +107,8 @@ def test_recorded_noise_and_rooms_are_conditions_that_name_their_folder(
     write_tone(tmp_path / "kitchen" / "hum.wav", 90, 0.5)
     write_tone(tmp_path / "halls" / "one.wav", 900, 0.05)
     folders = {"noise": tmp_path / "kitchen", "impulse_responses": tmp_path / "halls"}
-    folder = evaluate(run, ["compute.budget=1.0"], snr=[20, 0], **folders)
+    noise, rooms = folders.values()
+    folder = evaluate(run, ["compute.budget=1.0"], snr=[20, 0], noise=noise, impulse_responses=rooms)
     found, rows = read_json(folder / "metrics.json"), read_csv(folder / "conditions.csv")
     assert [row["condition"] for row in rows] == ["clean", "in halls", "20 dB, kitchen", "0 dB, kitchen"]
     assert [row["snr_db"] for row in rows] == ["", "", "20", "0"]

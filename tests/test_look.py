@@ -47,7 +47,8 @@ def test_each_clip_is_shown_as_it_is_and_as_two_epochs_get_it(tones: Path, tmp_p
     assert len(rows) == len(clips) == 15
     store = ClipStore(clips, data.load)
     for index, (clip, (label, name, seconds, *versions)) in enumerate(zip(clips, rows, strict=True)):
-        assert (label, name) == (data.classes[int(clip.label)], clip.name)
+        assert isinstance(clip.label, int)
+        assert (label, name) == (data.classes[clip.label], clip.name)
         assert seconds == f"{clip.num_samples / 8000:.2f}"
         for cell, augment, epoch in zip(versions, (None, data.augment, data.augment), (0, 0, 1), strict=True):
             wanted = Batches(store, 0, augment).__getitems__([(epoch, index)]).waveform[0]
