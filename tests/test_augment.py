@@ -18,6 +18,7 @@ STILL = {
     "gain_db": 0.0,
     "noise_probability": 0.0,
     "noise_snr_db": [20.0, 20.0],
+    "impulse_probability": 0.0,
 }
 FULL = {
     "speeds": [0.9, 0.95, 1.0, 1.1],
@@ -26,6 +27,7 @@ FULL = {
     "gain_db": 6.0,
     "noise_probability": 0.7,
     "noise_snr_db": [5.0, 30.0],
+    "impulse_probability": 0.5,
 }
 
 

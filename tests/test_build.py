@@ -284,7 +284,8 @@ def test_a_source_is_told_what_the_label_of_a_clip_is_to_the_task(monkeypatch: p
     assert build_data(cfg).labels == "several"
 
 
-def test_a_stored_configuration_fetches_nothing() -> None:
-    stored = {"data": {"fetch": True, "root": "x"}, "seed": 0}
-    assert without_cache(stored) == {"data": {"fetch": False, "root": "x"}, "seed": 0}
+def test_a_stored_configuration_fetches_nothing_and_mixes_with_nothing() -> None:
+    stored = {"data": {"fetch": True, "root": "x"}, "augment": {"noise": "/n", "waveform": None}, "seed": 0}
+    ours = {"data": {"fetch": False, "root": "x"}, "augment": {"noise": None, "waveform": None}, "seed": 0}
+    assert without_cache(stored) == ours
     assert without_cache({"seed": 0}) == {"seed": 0}

@@ -9,16 +9,17 @@ from lightning.pytorch import Trainer
 
 from hopscotch import conditions
 from hopscotch.build import make_trainer
-from hopscotch.conditions import TestBatches, passes
+from hopscotch.conditions import TestBatches, passes, settings
+from hopscotch.data.recordings import Recordings
 from hopscotch.training.calibration import calibrate
 from hopscotch.training.task import AudioTask
-from tests.tiny import build, tiny_config
+from tests.tiny import SAMPLE_RATE, build, tiny_config, write_tone
 
 
 def noise_of(data, snr_db: float) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
     """(clip, its noise) by position in the split."""
     found = {}
-    clean, noisy = TestBatches(data, None, ""), TestBatches(data, snr_db, "")
+    clean, noisy = (TestBatches(data, setting) for setting in settings(data.sample_rate, [snr_db]))
     for without, batch in zip(clean, noisy, strict=True):
         assert torch.equal(without.indices, batch.indices)
         for row, index in enumerate(batch.indices.tolist()):
@@ -42,6 +43,29 @@ def test_noise_has_the_level_asked_for_and_does_not_depend_on_the_batch(
         assert ratio.item() == pytest.approx(snr_db, abs=1.0)  # a clip's noise has the power of noise in the mean
         assert torch.allclose(noise, found[1][index][1], atol=1e-6)
     assert not torch.allclose(found[0][0][1][:500], found[0][1][1][:500], atol=1e-3)
+
+
+def test_recorded_noise_and_rooms_are_a_function_of_the_clip_and_its_split_alone(tones: Path, tmp_path: Path) -> None:
+    write_tone(tmp_path / "kitchen" / "hum.wav", 90, 0.5)
+    write_tone(tmp_path / "halls" / "one.wav", 900, 0.05)
+    kitchen, halls = (Recordings(name, str(tmp_path / name), SAMPLE_RATE) for name in ("kitchen", "halls"))
+    found: list[dict[int, list[torch.Tensor]]] = []
+    for batch_size in (1, 3):
+        _, data = build(tiny_config(tones, tmp_path, f"data.batch_size={batch_size}"))
+        data.setup("test")
+        found.append({})
+        for setting in settings(SAMPLE_RATE, [6.0], kitchen, halls):
+            for batch in TestBatches(data, setting):
+                for row, index in enumerate(batch.indices.tolist()):
+                    found[-1].setdefault(index, []).append(batch.waveform[row, : batch.lengths[row]])
+    for index, (clean, heard, noisy) in found[0].items():
+        noise = noisy - clean
+        assert 10 * torch.log10(clean.square().mean() / noise.square().mean()) == pytest.approx(6.0, abs=0.01)
+        assert torch.fft.rfft(noise, n=SAMPLE_RATE).abs().argmax().item() == pytest.approx(90, abs=4)  # Hz
+        assert heard.square().mean().item() == pytest.approx(clean.square().mean().item(), rel=1e-4)
+        assert not torch.allclose(heard, clean, atol=1e-2)
+        for one, other in zip(found[0][index], found[1][index], strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
 
 
 def make_passes(tones: Path, tmp_path: Path, *, seed: int = 0) -> tuple[AudioTask, list, list]:

@@ -46,6 +46,7 @@ AUGMENT = WaveformAugment(
     gain_db=6.0,
     noise_probability=0.5,
     noise_snr_db=[5.0, 30.0],
+    impulse_probability=0.0,
 )
 
 

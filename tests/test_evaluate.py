@@ -101,6 +101,27 @@ def test_one_table_holds_every_budget_in_every_noise(run: Path) -> None:
     assert [line.split(" | ")[0] for line in (head, *lines)] == ["| requested", "| 0.900", "| 1.000"]
 
 
+def test_recorded_noise_and_rooms_are_conditions_that_name_their_folder(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tone(tmp_path / "kitchen" / "hum.wav", 90, 0.5)
+    write_tone(tmp_path / "halls" / "one.wav", 900, 0.05)
+    folders = {"noise": tmp_path / "kitchen", "impulse_responses": tmp_path / "halls"}
+    noise, rooms = folders.values()
+    folder = evaluate(run, ["compute.budget=1.0"], snr=[20, 0], noise=noise, impulse_responses=rooms)
+    found, rows = read_json(folder / "metrics.json"), read_csv(folder / "conditions.csv")
+    assert [row["condition"] for row in rows] == ["clean", "in halls", "20 dB, kitchen", "0 dB, kitchen"]
+    assert [row["snr_db"] for row in rows] == ["", "", "20", "0"]
+    assert {key: found[key] for key in folders} == {key: str(path) for key, path in folders.items()}
+    assert [row["requested"] for row in read_csv(run / "report" / "budgets.csv")] == ["1.0"]  # of the clean clips
+    assert "\n0 dB, kitchen " in capsys.readouterr().out
+
+
+def test_test_clips_in_the_noise_are_named(run: Path, tones: Path, caplog: pytest.LogCaptureFixture) -> None:
+    evaluate(run, snr=[0], noise=tones)
+    assert "data: 21 clips are recordings of noise, too: " in caplog.text
+
+
 def test_the_curve_is_kept_and_its_compute_rises_with_the_budget(run: Path) -> None:
     evaluate(run, ["compute.budget=[0.01,0.9,1.0]"])
     rows = read_csv(run / "report" / "budgets.csv")
@@ -333,6 +354,9 @@ def test_what_is_typed_is_told_apart() -> None:
         (["run=a", "snr=loud"], r"snr must be a level in dB or a list of them, such as snr=\[20,10,0\], got loud"),
         (["run=a", "snr=[1,"], "snr must be a level in dB or a list of them"),
         (["run=a", "snr=.inf"], "snr must be a level in dB or a list of them"),
+        (["run=a", "noise=."], "noise needs levels in dB beside it, such as .*, got noise=. alone"),
+        (["run=a", "snr=5", "noise=nowhere"], "noise must be a folder, got .*nowhere, which does not exist"),
+        (["run=a", "impulse_responses=nowhere"], "impulse_responses must be a folder, got .*nowhere, which does not"),
     ],
 )
 def test_a_wrong_word_is_named(words: list[str], message: str) -> None:

@@ -24,7 +24,7 @@ TIERS = (
     {"training"},
     {"report"},
     {"build", "metrics", "explain"},
-    {"restore", "conditions", "answers"},
+    {"restore", "conditions", "answers", "look"},
     {"shared", "start"},
     {"evaluation"},
     {"run", "evaluate", "predict"},

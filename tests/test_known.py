@@ -69,6 +69,25 @@ def test_a_run_is_not_repeated_on_unknown_data(trained: Path, tmp_path: Path) ->
     assert Again([f"again={run}", f"data.root={tmp_path}"]).words() == ["data=folder"]
 
 
+def test_noise_that_a_run_names_is_neither_read_again_nor_repeated_unless_it_is_known(
+    trained: Path, tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    config = (run / "config.yaml").read_text(encoding="utf-8")
+    for key in ("noise", "impulse_responses"):
+        named = config.replace(f"  {key}: null", f"  {key}: {tmp_path / 'secret'}", 1)
+        assert named != config
+        (run / "config.yaml").write_text(named, encoding="utf-8")
+        (run / "overrides.yaml").write_text(f"- data=folder\n- augment.{key}=x\n", encoding="utf-8")
+        assert load(run).cfg.augment[key] is None
+        with pytest.raises(ValueError, match=rf"names augment\.{key}={tmp_path / 'secret'}, with which you have not"):
+            Again([f"again={run}"]).words()
+        assert Again([f"again={run}", f"augment.{key}=mine"]).words()[0] == "data=folder"
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    remember({"data": {"root": str(tones)}, "augment": {"impulse_responses": str(tmp_path / "secret")}})
+    assert Again([f"again={run}"]).words()[1] == f'augment.impulse_responses="{tmp_path / "secret"}"'
+
+
 def test_paths_are_the_data_the_checkpoint_and_all_that_look_like_one() -> None:
     data = {"root": "here", "split": "official", "cache_dir": "/c", "manifest": "a/b.csv", "more": [{"x": "~x"}, 5]}
     found = paths_in({"data": data, "ckpt_path": "last.ckpt", "run_dir": "/r"})

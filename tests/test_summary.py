@@ -82,7 +82,7 @@ def test_terminal_says_first_what_one_asks_first(tmp_path: Path) -> None:
     assert printed(tmp_path, test).split("\n\n")[0].splitlines() == [
         "",
         "test acc           0.5000  (0.150 to 0.850, 95 % over 4 clips)",
-        "test macro F1      0.2500",
+        "test f1            0.2500",
         "majority baseline  0.5000",
         "compute fraction   0.6500  (0.00 of 0.00 million MACs a clip)",
         "time fraction      0.61  (4.30 of 7.00 milliseconds a clip)",

@@ -1,5 +1,6 @@
 """The loop: what the thresholds are told, who gets a gradient, and what stops a run."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -217,7 +218,7 @@ def test_a_second_pass_skips_nothing_and_teaches_the_first(tones: Path, tmp_path
         output = task.model(batch.waveform, batch.lengths)
         whole = task.model(batch.waveform, batch.lengths, repeat=output.trace.decisions.skip_nothing())
         assert whole.trace.fraction.tolist() == [1.0] * 6
-        loss = task._dense_loss(output, batch)
+        loss = task._dense_loss(output, batch, partial(task.losses, batch=batch))
         gaps.append((loss / 2 - task.losses(whole, batch).mean()).item())  # type: ignore[union-attr]
     assert gaps[0] == pytest.approx(0.0, abs=1e-5)
     assert gaps[1] > 1e-4
@@ -237,7 +238,7 @@ def test_the_second_pass_learns_from_the_labels_and_the_first_from_it(tones: Pat
     from_it = 2 * (teacher * (teacher / pupil).log()).sum(-1).mean()
     other_way = 2 * (pupil * (pupil / teacher).log()).sum(-1).mean()
     assert abs(from_it - other_way) > 1e-5
-    loss = task._dense_loss(output._replace(logits=output.logits.detach()), batch)
+    loss = task._dense_loss(output._replace(logits=output.logits.detach()), batch, partial(task.losses, batch=batch))
     assert isinstance(loss, Tensor)
     torch.testing.assert_close(loss, own + from_it, rtol=0, atol=1e-6)
     weight = classifier(model).weight
@@ -310,7 +311,8 @@ def test_every_model_learns_from_a_second_pass(tones: Path, tmp_path: Path, mode
 def test_without_its_weight_there_is_no_second_pass(tones: Path, tmp_path: Path) -> None:
     task, _ = build(tiny_config(tones, tmp_path, "model=learned_skip"))
     batch = make_batch(6)
-    assert task._dense_loss(task.model(batch.waveform, batch.lengths), batch) == 0.0
+    output = task.model(batch.waveform, batch.lengths)
+    assert task._dense_loss(output, batch, partial(task.losses, batch=batch)) == 0.0
 
 
 def test_every_validation_clip_is_judged_where_workers_load_them(tones: Path, tmp_path: Path) -> None:

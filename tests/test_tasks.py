@@ -126,4 +126,4 @@ def test_a_run_that_always_says_the_commonest_class_warns_of_it(command: Command
     words = "no better than always saying 'common' (0.833)."
     assert (words in summary["warnings"]) == (summary["test"]["acc"] <= 5 / 6 + 1e-6)
     assert words in summary["warnings"]
-    assert "macro F1" in ended.out
+    assert "test f1" in ended.out

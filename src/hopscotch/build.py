@@ -27,6 +27,7 @@ from hopscotch.config.errors import plain_config
 from hopscotch.config.schema import ADDED, OF_LIGHTNING
 from hopscotch.config.targets import find
 from hopscotch.data.datamodule import AudioDataModule
+from hopscotch.data.recordings import MAX_IMPULSE_SECONDS, Recordings
 from hopscotch.models.assemble import assemble
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.plain import as_written, shown
@@ -37,6 +38,7 @@ from hopscotch.training.freeze import Freeze
 from hopscotch.training.schedules import Warmed
 from hopscotch.training.task import AudioTask
 
+SHARES = {"noise": "noise_probability", "impulse_responses": "impulse_probability"}  # of the clips that are mixed
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 
 
@@ -69,10 +71,26 @@ def _parts(node: Any) -> list[DictConfig]:
 
 
 def build_data(cfg: DictConfig) -> AudioDataModule:
-    waveform = None if cfg.augment.waveform is None else make(cfg.augment.waveform)
+    mixed = recordings_of(cfg)
+    waveform = None if cfg.augment.waveform is None else make(cfg.augment.waveform, **mixed)
     data = make(cfg.data, seed=cfg.seed, augment=waveform, labels=task_of(cfg).labels)
     assert isinstance(data, AudioDataModule)
     return data
+
+
+def recordings_of(cfg: DictConfig) -> dict[str, Recordings]:
+    """List the folders that training clips are mixed with; warn of one that no clip would be mixed with."""
+    found, waveform = {}, cfg.augment.waveform
+    for key, share in SHARES.items():
+        if (folder := cfg.augment.get(key)) is None:
+            continue
+        if waveform is None or not waveform.get(share):
+            rule = "augment.waveform is null" if waveform is None else f"augment.waveform.{share} is {waveform[share]}"
+            rank_zero_warn(f"augment.{key}={shown(folder)} has no effect: {rule}.")
+            continue
+        longest = MAX_IMPULSE_SECONDS if key == "impulse_responses" else math.inf
+        found[key] = Recordings(f"augment.{key}", folder, cfg.data.sample_rate, longest=longest)
+    return found
 
 
 def build_stored_data(cfg: DictConfig, file: Path, trust: Sequence[str] = ()) -> AudioDataModule:

@@ -1,6 +1,7 @@
 """Train audio models that learn what to skip, and use what was trained.
 
     hopscotch train model=learned_skip               train; key=value overrides, -m for sweeps, --help for all groups
+    hopscotch look data=folder data.root=F           see and hear augmented training clips before training
     hopscotch runs                                   list the runs, newest first
     hopscotch predict latest clip.wav folder         predict classes, and what each prediction cost
     hopscotch explain latest clip.wav                draw one page on one clip
@@ -31,8 +32,8 @@ _hopscotch() {
     local word=${COMP_WORDS[COMP_CWORD]}
     if [ "$COMP_CWORD" -eq 1 ]; then
         COMPREPLY=($(compgen -W "VERBS" -- "$word"))
-    elif [ "${COMP_WORDS[1]}" = train ]; then
-        local line="hopscotch ${COMP_LINE#*train}"
+    elif [[ "${COMP_WORDS[1]}" = train || "${COMP_WORDS[1]}" = look ]]; then
+        local line="hopscotch ${COMP_LINE#*"${COMP_WORDS[1]}"}"
         COMPREPLY=($(COMP_LINE="$line" COMP_POINT=${#line} COMP_CWORD=1 hopscotch train -sc query=bash 2>/dev/null))
         [[ ${COMPREPLY[0]} == *= || ${COMPREPLY[0]} == *. ]] && compopt -o nospace
     else
@@ -78,6 +79,33 @@ def train(words: Sequence[str]) -> None:
         return f"{key}={find_run(value).absolute()}" if names_run else word
 
     run([resolved(word) for word in words])
+
+
+def look(words: Sequence[str]) -> None:
+    """Write a page of training clips as they come out of augmentation, to see and hear before training.
+
+    hopscotch look data=folder data.root=F                        24 training clips: as they are, and two versions
+    hopscotch look data=folder data.root=F augment=speakers       with stronger augmentation; any key of training
+    hopscotch look data=folder data.root=F augment.noise=FOLDER   mixed with recordings of noise
+    hopscotch look clips=60 out=FILE.html seed=1                  more clips, another page, other draws
+
+    Each version has its sound, its mel spectrogram with masks, and what was drawn for it: speed, gain, silence, the
+    room, and the noise with its level. Versions are those of the first two epochs of a training with the same keys.
+    Nothing is trained, and the same words make the same page. The line printed is the page, which is outputs/look.html
+    unless out= names another file.
+    """
+    if told(words, look.__doc__):
+        return
+    own = {key: value for key, _, value in (word.partition("=") for word in words) if key in ("clips", "out")}
+    if not own.get("clips", "1").isdecimal() or int(own.get("clips", 1)) < 1:
+        raise ValueError(f"clips must be a whole number, at least 1, got {own['clips']}.")
+    out = Path(own.get("out") or outputs() / "look.html").expanduser()
+    from hopscotch.look import NUM_CLIPS
+    from hopscotch.look import look as write
+    from hopscotch.plain import shown
+
+    rest = [word for word in words if word.partition("=")[0] not in own]
+    print(shown(write(rest, out, int(own.get("clips", NUM_CLIPS)))))
 
 
 def told(words: Sequence[str], text: str | None) -> bool:
@@ -132,6 +160,8 @@ def evaluate(words: Sequence[str]) -> None:
     hopscotch evaluate RUN                                 the test of the run again, with tables and figures
     hopscotch evaluate RUN compute.budget=[0.7,0.8,0.9]    one checkpoint, many budgets
     hopscotch evaluate RUN snr=[20,10,5,0]                 in noise at these SNRs in dB; always the same noise
+    hopscotch evaluate RUN snr=[20,10,0] noise=FOLDER      the noise is from these recordings
+    hopscotch evaluate RUN impulse_responses=FOLDER        in the rooms of these recordings, too
     hopscotch evaluate RUN data=folder data.root=F         other clips of the same classes, from any conf/data
     hopscotch evaluate RUN ckpt=FILE out=FOLDER            another checkpoint; another folder for the results
 
@@ -140,11 +170,11 @@ def evaluate(words: Sequence[str]) -> None:
         clean          0.700          0.702    0.696          5.11    0.9933    0.9933
         ...
 
-    Budgets and noise combine: every budget without noise, then at every level. Budgets are fractions of the dense
-    compute, met on validation clips as closely as the model can; a model that makes no decisions refuses them.
-    data=folder tests a tenth of the clips unless it has train/, val/ and test/; data.test_fraction=0.9
-    data.val_fraction=0.05 tests more. Other keys of the run's configuration may be changed too: data.batch_size=64,
-    trainer.accelerator=cpu.
+    Budgets, rooms and noise combine: every budget with the clips as they are, then in rooms, then at every level.
+    Budgets are fractions of the dense compute, met on validation clips as closely as the model can; a model that makes
+    no decisions refuses them. data=folder tests a tenth of the clips unless it has train/, val/ and test/;
+    data.test_fraction=0.9 data.val_fraction=0.05 tests more. Other keys of the run's configuration may be changed too:
+    data.batch_size=64, trainer.accelerator=cpu.
 
     Results go to RUN/report/evaluation/: clips.csv, metrics.json, per_class.csv and .md, confusion.png, conditions.csv
     and its figure. The curve of compute.budget (budgets.csv and .png) goes there too, or, for the best checkpoint on
@@ -409,5 +439,5 @@ def completion(words: Sequence[str]) -> None:
 
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     verb.__name__: verb
-    for verb in (train, runs, predict, explain, evaluate, report, export, compare, sweep, doctor, completion)
+    for verb in (train, look, runs, predict, explain, evaluate, report, export, compare, sweep, doctor, completion)
 }

@@ -1,4 +1,4 @@
-"""Pass over the test clips again and again: at every budget, in every noise."""
+"""Pass over the test clips again and again: at every budget, in every noise, in rooms."""
 
 import contextlib
 import math
@@ -16,6 +16,7 @@ from rich.console import Console
 from hopscotch.data.augment import WaveformAugment
 from hopscotch.data.clips import KeyedLoader
 from hopscotch.data.datamodule import AudioDataModule
+from hopscotch.data.recordings import Recordings
 from hopscotch.layers.attention import SkipAttention
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.progress import with_progress
@@ -24,6 +25,7 @@ from hopscotch.training.calibration import MAX_BIAS, calibrate
 from hopscotch.training.task import AudioTask
 from hopscotch.types import AudioBatch
 
+CLEAN = "clean"  # the condition of the clips as they are
 TIMED_BATCHES = 8  # spread over the split
 TIMED_ROUNDS = 3  # of each
 TIMED_SECONDS = 4.0  # in all; what has begun is finished
@@ -32,7 +34,7 @@ TIMED_SECONDS = 4.0  # in all; what has begun is finished
 class Condition(NamedTuple):
     """What one pass came to."""
 
-    condition: str  # "clean", or the level of the noise
+    condition: str  # CLEAN, the level of the noise with the folder that it is from, or the folder of the rooms
     snr_db: float | None
     requested: float | None  # compute.budget; None: as trained
     calibrated: float | None  # what the validation clips came to under that budget
@@ -51,6 +53,14 @@ class Condition(NamedTuple):
         return next(iter(self.metrics.items()))
 
 
+class Setting(NamedTuple):
+    """What is done to the test clips in a pass, and what that is called."""
+
+    name: str
+    snr_db: float | None
+    augment: WaveformAugment | None  # None: nothing
+
+
 class Pass(NamedTuple):
     condition: Condition
     evaluation: Evaluation
@@ -58,9 +68,15 @@ class Pass(NamedTuple):
 
 
 def passes(
-    task: AudioTask, data: AudioDataModule, trainer: Trainer, budgets: Sequence[float | None], snr_db: Sequence[float]
+    task: AudioTask,
+    data: AudioDataModule,
+    trainer: Trainer,
+    budgets: Sequence[float | None],
+    snr_db: Sequence[float],
+    noise: Recordings | None = None,
+    rooms: Recordings | None = None,
 ) -> Iterator[Pass]:
-    """For each budget the clips as they are, then in noise of each level; the model is afterwards as it was.
+    """For each budget the clips as they are, then in rooms and in each noise; the model is afterwards as it was.
 
     The test is Lightning's, as at the end of training, so that its figures are the same to the last digit.
     """
@@ -72,15 +88,14 @@ def passes(
             task.model.decision_bias.copy_(bias)  # each from there: their order changes nothing
             with Console().status(f"Meeting a budget of {budget:g} on validation clips"):
                 calibrated = calibrate(task.model, list(data.calibration_batches()), budget).achieved
-        for level in (None, *snr_db):
-            name = "clean" if level is None else f"{level:g} dB"
-            trainer.test(task, dataloaders=TestBatches(data, level, f"Testing, {name}"), verbose=False)
+        for setting in settings(data.sample_rate, snr_db, noise, rooms):
+            trainer.test(task, dataloaders=TestBatches(data, setting), verbose=False)
             evaluation = gather(task.steps["test"])
             logged = {tag.removeprefix("test/"): float(value) for tag, value in trainer.callback_metrics.items()}
             metrics = {name: logged[name] for name in task.metric_names}
             condition = Condition(
-                condition=name,
-                snr_db=level,
+                condition=setting.name,
+                snr_db=setting.snr_db,
                 requested=budget,
                 calibrated=calibrated,
                 fraction=evaluation.compute_fraction,
@@ -91,39 +106,55 @@ def passes(
     task.model.decision_bias.copy_(bias)
 
 
-class TestBatches:
-    """The test clips as a trainer reads them, in noise or not, with a bar on the terminal if it takes long.
+def settings(
+    sample_rate: int, snr_db: Sequence[float], noise: Recordings | None = None, rooms: Recordings | None = None
+) -> list[Setting]:
+    """List the clips as they are, in rooms, and in noise of each level: recorded or, without a folder, synthetic.
 
-    The noise of a clip is a function of (seed, position in the split), whatever its level.
+    What is drawn for a clip is a function of its key, whatever the level.
+    """
+    found, source = [Setting(CLEAN, None, None)], "" if noise is None else f", {noise.folder.name}"
+    if rooms is not None:
+        heard = _only(sample_rate, impulse_probability=1.0, impulse_responses=rooms)
+        found.append(Setting(f"in {rooms.folder.name}", None, heard))
+    for level in snr_db:
+        noisy = _only(sample_rate, noise_probability=1.0, noise_snr_db=(level, level), noise=noise)
+        found.append(Setting(f"{level:g} dB{source}", level, noisy))
+    return found
+
+
+class TestBatches:
+    """The test clips as a trainer reads them, in one setting, with a bar on the terminal if it takes long.
+
+    The key of a clip is a function of (seed, position in the split).
     """
 
     __test__ = False  # none of pytest's
 
-    def __init__(self, data: AudioDataModule, snr_db: float | None, title: str) -> None:
+    def __init__(self, data: AudioDataModule, setting: Setting) -> None:
         self.loader: KeyedLoader = data.test_dataloader()
-        self.sample_rate, self.snr_db, self.title = data.sample_rate, snr_db, title
+        self.setting = setting
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[AudioBatch]:
-        for batch in with_progress(self.loader, len(self), self.title):
-            if self.snr_db is None:
-                yield batch
-            else:
-                yield from with_noise([batch], self.snr_db, self.snr_db, self.sample_rate)
+        for batch in with_progress(self.loader, len(self), f"Testing, {self.setting.name}"):
+            yield batch if self.setting.augment is None else _changed(batch, self.setting.augment)
 
 
 def with_noise(
     batches: Sequence[AudioBatch], lowest_db: float, highest_db: float, sample_rate: int
 ) -> list[AudioBatch]:
     """Add noise at a signal-to-noise ratio drawn between two levels, in dB; a clip's noise is a function of its key."""
-    return _changed(batches, sample_rate, noise_probability=1.0, noise_snr_db=(lowest_db, highest_db))
+    noisy = _only(sample_rate, noise_probability=1.0, noise_snr_db=(lowest_db, highest_db))
+    return [_changed(batch, noisy) for batch in batches]
 
 
 def with_silence(batches: Sequence[AudioBatch], seconds: float, sample_rate: int) -> list[AudioBatch]:
     """Put each clip between two silences of up to `seconds` each."""
-    return _changed(batches, sample_rate, silence_probability=1.0, silence_seconds=seconds)
+    padded = _only(sample_rate, silence_probability=1.0, silence_seconds=seconds)
+    return [_changed(batch, padded) for batch in batches]
 
 
 class Times(NamedTuple):
@@ -191,7 +222,8 @@ def nothing_skipped(model: AudioModel) -> Iterator[None]:
             module.stride = stride
 
 
-def _changed(batches: Sequence[AudioBatch], sample_rate: int, **what: object) -> list[AudioBatch]:
+def _only(sample_rate: int, **what: object) -> WaveformAugment:
+    """Make an augmentation that does nothing else."""
     nothing = {
         "speeds": [1.0],
         "silence_probability": 0.0,
@@ -199,10 +231,11 @@ def _changed(batches: Sequence[AudioBatch], sample_rate: int, **what: object) ->
         "gain_db": 0.0,
         "noise_probability": 0.0,
         "noise_snr_db": (0.0, 0.0),
+        "impulse_probability": 0.0,
     }
-    augment = WaveformAugment(sample_rate=sample_rate, **(nothing | what))  # pyright: ignore[reportArgumentType]
-    changed = []
-    for batch in batches:
-        waveform, lengths = augment(batch.waveform, batch.lengths, batch.keys)
-        changed.append(batch._replace(waveform=waveform, lengths=lengths))
-    return changed
+    return WaveformAugment(sample_rate=sample_rate, **(nothing | what))  # pyright: ignore[reportArgumentType]
+
+
+def _changed(batch: AudioBatch, augment: WaveformAugment) -> AudioBatch:
+    waveform, lengths = augment(batch.waveform, batch.lengths, batch.keys)
+    return batch._replace(waveform=waveform, lengths=lengths)

@@ -14,14 +14,17 @@ from yaml import YAMLError
 
 from hopscotch.build import build_data, build_model, build_task, make_trainer
 from hopscotch.conditions import passes, time_test
+from hopscotch.config.absent import refuse_no_folder
 from hopscotch.config.check import refuse_missing
 from hopscotch.config.compose import compose, register
 from hopscotch.config.errors import flat, nearest, plain_config
 from hopscotch.config.schema import Trainer as TrainerKeys
 from hopscotch.config.schema import is_number
-from hopscotch.config.typed import with_yaml_path
+from hopscotch.config.typed import absolute, with_yaml_path
 from hopscotch.data.clips import some
 from hopscotch.data.datamodule import AudioDataModule
+from hopscotch.data.leaks import warn_of_recordings
+from hopscotch.data.recordings import MAX_IMPULSE_SECONDS, Recordings
 from hopscotch.evaluation import print_evaluation, write_budgets, write_evaluation
 from hopscotch.known import refuse_unknown
 from hopscotch.metrics import measure
@@ -35,7 +38,8 @@ from hopscotch.restore import checkpoint_of, hold_to_rules, no_larger_than, stor
 from hopscotch.training.checkpoint import read_checkpoint, take_weights
 from hopscotch.training.task import AudioTask
 
-OWN_KEYS = ("run", "ckpt", "out", "snr", "trust")  # of this command; all other keys are the run's
+MIXED = ("noise", "impulse_responses")  # keys of folders of recordings
+OWN_KEYS = ("run", "ckpt", "out", "snr", *MIXED, "trust")  # of this command; all other keys are the run's
 KEPT = ("sample_rate", "batch_size", "num_workers", "cache_gib")  # of the run's data, also with other clips
 
 
@@ -46,7 +50,7 @@ class LoadedRun(NamedTuple):
 
 
 def parse(words: Sequence[str]) -> dict[str, Any]:
-    """Parse run=R ckpt=C snr=[20,10] out=F data=folder data.root=D ... into the arguments of `evaluate`."""
+    """Parse run=R ckpt=C snr=[20,10] noise=N out=F data=folder data.root=D ... into the arguments of `evaluate`."""
     own: dict[str, str] = {}
     for word in words:
         key, equals, value = word.partition("=")
@@ -57,6 +61,11 @@ def parse(words: Sequence[str]) -> dict[str, Any]:
     if not own.get("run"):
         raise ValueError("run must be given: run=outputs/<run>; --help has examples.")
     paths = {key: Path(own[key]).expanduser() for key in ("run", "ckpt", "out") if key in own}
+    paths |= {key: Path(absolute(own[key])) for key in MIXED if key in own}
+    for key in MIXED:
+        refuse_no_folder(key, str(paths[key]) if key in paths else None)
+    if "noise" in own and "snr" not in own:
+        raise ValueError(f"noise needs levels in dB beside it, such as snr=[20,10,0], got noise={own['noise']} alone.")
     overrides = [word for word in words if word.partition("=")[0] not in own]
     return {**paths, "overrides": overrides, "snr": levels(own.get("snr", "[]")), "trust": trusted(words)}
 
@@ -147,17 +156,24 @@ def evaluate(
     snr: Sequence[float] = (),
     out: Path | None = None,
     trust: Sequence[str] = (),
+    noise: Path | None = None,
+    impulse_responses: Path | None = None,
 ) -> Path:
     """Test under every condition, print and write the results, and return their folder.
 
-    The first condition is without noise, at the first budget.
+    The first condition is the clips as they are, at the first budget. `noise` is a folder of recordings for the levels
+    `snr`, `impulse_responses` one of rooms, which are a further condition.
     """
     cfg, task, data = load(run, overrides, ckpt, trust)
+    rate, longest = data.sample_rate, MAX_IMPULSE_SECONDS
+    recorded = None if noise is None else Recordings("noise", str(noise), rate)
+    rooms = impulse_responses and Recordings("impulse_responses", str(impulse_responses), rate, longest=longest)
     if out is None:
         refuse_links(run, [str(EVALUATION), *(f"report/budgets.{end}" for end in ("csv", "md", "png"))])
     folder = run / EVALUATION if out is None else out
+    warn_of_recordings(data.clips, [one for one in (recorded, rooms) if one is not None])
     trainer = tester(cfg, run)
-    all_passes = passes(task, data, trainer, budgets(cfg.compute.budget, task.model), snr)
+    all_passes = passes(task, data, trainer, budgets(cfg.compute.budget, task.model), snr, recorded, rooms)
     first = next(all_passes)
     metrics = measure(first.evaluation, task.steps["test"], data.classes) if first.evaluation.has_classes else None
     conditions = [first.condition, *(later.condition for later in all_passes)]
@@ -169,6 +185,8 @@ def evaluate(
         "checkpoint": str(checkpoint_of(run, ckpt)),
         "overrides": list(overrides),
         "data": data.summary(),
+        "noise": noise and str(noise),
+        "impulse_responses": impulse_responses and str(impulse_responses),
         "test": first.logged,  # these two are as in summary.json
         "interval": sure and asdict(sure),  # of the primary metric
         "compute": first.evaluation.compute,

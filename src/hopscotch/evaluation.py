@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hopscotch.conditions import Condition
+from hopscotch.conditions import CLEAN, Condition
 from hopscotch.intervals import Interval
 from hopscotch.metrics import ClassRow, Metrics, as_json
 from hopscotch.plain import write_csv
@@ -72,8 +72,8 @@ def draw_conditions(conditions: Sequence[Condition], picture: Path) -> None:
 
 
 def write_budgets(conditions: Sequence[Condition], folder: Path) -> None:
-    """Write budgets.csv, .md and .png of the conditions without noise, where budgets were asked for."""
-    points = [row for row in conditions if row.snr_db is None and row.requested is not None]
+    """Write budgets.csv, .md and .png of the clips as they are, where budgets were asked for."""
+    points = [row for row in conditions if row.condition == CLEAN and row.requested is not None]
     if not points:
         return
     metric = points[0].primary[0]

@@ -16,7 +16,9 @@ from typing import Any
 from hopscotch.plain import nodes, shown
 
 OF_A_PATH = re.compile(r"[/\\~]|\$\{|\.\.")  # what a text has that may be a path
-ALWAYS = ("data.root", "data.group_by", "ckpt_path", "init_from")  # whatever the text is; a pattern may be slow
+NAMED = ("data", "augment", "ckpt_path", "init_from")  # keys of a configuration that paths stand at or below
+# Whatever the text is; a pattern may be slow.
+ALWAYS = ("data.root", "data.group_by", "augment.noise", "augment.impulse_responses", "ckpt_path", "init_from")
 NEVER = ("data.cache_dir",)  # clips are kept in our own
 
 
@@ -49,7 +51,7 @@ def refuse_unknown(config: Mapping[str, Any], file: object, words: Sequence[str]
 
 def paths_in(config: Mapping[str, Any]) -> dict[str, str]:
     """Find what a configuration names to be read, by key."""
-    found = dict(nodes({key: config.get(key) for key in ("data", "ckpt_path", "init_from")}))
+    found = dict(nodes({key: config.get(key) for key in NAMED}))
     texts = {key: text for key, text in found.items() if isinstance(text, str) and key not in NEVER}
     return {key: text for key, text in texts.items() if key in ALWAYS or OF_A_PATH.search(text)}
 

@@ -76,6 +76,7 @@ PLACES = {
 }
 MAPS = (*(key for key, place in PLACES.items() if not place.may_be_null), "augment", "compute", "gate")
 NEVER_BUILT = ("callbacks", "logger")  # again, once the run is trained
+OURS = {"data": {"cache_dir": None, "fetch": False}, "augment": {"noise": None, "impulse_responses": None}}
 
 # The largest number under keys, wherever they stand. A number under another key is at most MAX_NUMBER in magnitude.
 KEYS_BY_LIMIT: dict[float, str] = {
@@ -140,11 +141,10 @@ def check_stored(config: Mapping[str, Any], file: object, trust: Sequence[str] =
 
 
 def without_cache(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Drop data.cache_dir, a folder of whoever trained the run, as clips are kept in our own, and fetch nothing."""
-    data, ours = config.get("data"), {"cache_dir": None, "fetch": False}
-    if not isinstance(data, Mapping):
-        return dict(config)
-    return {**config, "data": {**data, **{key: value for key, value in ours.items() if key in data}}}
+    """Drop folders of whoever trained the run that only training needs, as clips are kept in our own; fetch nothing."""
+    found = {group: config[group] for group in OURS if isinstance(config.get(group), Mapping)}
+    kept = {name: {**node, **{k: v for k, v in OURS[name].items() if k in node}} for name, node in found.items()}
+    return {**config, **kept}
 
 
 def class_at(path: str, target: Any, file: object, trust: Sequence[str] = ()) -> type:

@@ -11,18 +11,15 @@ from hopscotch.config.targets import find
 from hopscotch.plain import nodes, shown
 
 TABLES = ("data.table", "data.manifest", *(f"data.manifest.{split}" for split in ("train", "val", "test")))
+RECORDINGS = ("augment.noise", "augment.impulse_responses")  # folders
 PACKAGES = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}  # and extra, of loggers that need one
 
 
 def refuse_absent_paths(cfg: DictConfig) -> None:
-    """Refuse a folder of data, a table, a checkpoint or a model that does not exist, before any library is loaded."""
-    root, fetch, ckpt, start = (
-        OmegaConf.select(cfg, key) for key in ("data.root", "data.fetch", "ckpt_path", "init_from")
-    )
-    if isinstance(root, str) and not Path(root).is_dir() and not fetch:
-        problem = "is a file" if Path(root).exists() else "does not exist"
-        hint = "; several folders, parted by commas, need -m" if "," in Path(root).name else ""
-        raise ConfigError(f"data.root must be a folder, got {shown(root)}, which {problem}{hint}.")
+    """Refuse a folder of data or noise, a table, a checkpoint or a model that is not there, before libraries load."""
+    fetch, ckpt, start = (OmegaConf.select(cfg, key) for key in ("data.fetch", "ckpt_path", "init_from"))
+    for key in (*(() if fetch else ("data.root",)), *RECORDINGS):
+        refuse_no_folder(key, OmegaConf.select(cfg, key))
     for key in ("ckpt_path", *TABLES):
         file = OmegaConf.select(cfg, key)
         if isinstance(file, str) and not Path(file).is_file():
@@ -36,6 +33,13 @@ def refuse_absent_paths(cfg: DictConfig) -> None:
         raise ConfigError(
             f"init_from must be null with ckpt_path, got {shown(start)}: a run that goes on brings its weights along."
         )
+
+
+def refuse_no_folder(key: str, path: object) -> None:
+    if isinstance(path, str) and not Path(path).is_dir():
+        problem = "is a file" if Path(path).exists() else "does not exist"
+        hint = "; several folders, parted by commas, need -m" if "," in Path(path).name else ""
+        raise ConfigError(f"{key} must be a folder, got {shown(path)}, which {problem}{hint}.")
 
 
 def refuse_absent_packages(cfg: DictConfig) -> None:

@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from hopscotch.config.absent import TABLES
+from hopscotch.config.absent import RECORDINGS, TABLES
 from hopscotch.config.errors import ConfigError, flat, plain_config, synonym
 from hopscotch.known import OF_A_PATH, refuse_unknown
 from hopscotch.plain import read_config, read_yaml, shown
@@ -27,7 +27,7 @@ from hopscotch.registry import check_stored, trusted
 
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 PATTERN = "data.group_by"  # may have the same signs, and is no path
-PATHS = ("data.root", "data.cache_dir", *TABLES, "ckpt_path", "init_from", *FOLDERS)
+PATHS = ("data.root", "data.cache_dir", *TABLES, *RECORDINGS, "ckpt_path", "init_from", *FOLDERS)
 AGAIN = "again="
 
 

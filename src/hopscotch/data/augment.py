@@ -1,4 +1,4 @@
-"""Augment training clips: speed, silence, level and noise of waveforms; tilt and masks of spectrograms.
+"""Augment training clips: speed, silence, room, level and noise of waveforms; tilt and masks of spectrograms.
 
 Every random number is drawn from the clip's own key, so a clip's augmentation depends neither on its neighbours in the
 batch nor on the loader worker that makes it.
@@ -11,23 +11,41 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torchaudio.functional import fftconvolve
 from torchaudio.transforms import Resample
 
+from hopscotch.data.recordings import Recordings
 from hopscotch.data.sampling import keyed_bits, keyed_uniform
 from hopscotch.types import valid_mask
 
-DRAWS, NOISE, MASKS, TILTS = 0, 1, 100, 101  # streams of random numbers
+DRAWS, NOISE, RECORDED, MASKS, TILTS = 0, 1, 2, 100, 101  # streams of random numbers
 NUM_OCTAVES = 8  # of pink noise: 1/f from half the rate down to rate / 512
 NUM_COSINES = 4  # over the mel axis: a microphone or a voice changes the whole spectrum smoothly
 MAX_SPEED_TERM = 40  # speeds are rounded to fractions of whole numbers up to this, such as 19/20
 
 
+class Drawn(NamedTuple):
+    """Hold what is done to the waveform of each clip of a batch."""
+
+    speed: Int[Tensor, " batch"]  # place among the speeds
+    before: Int[Tensor, " batch"]  # samples of silence
+    after: Int[Tensor, " batch"]
+    gain_db: Float[Tensor, " batch"]
+    is_noisy: Bool[Tensor, " batch"]
+    snr_db: Float[Tensor, " batch"]
+    colour: Float[Tensor, " batch"]  # of noise that is not recorded: 0 white, 1 pink
+    recorded: Float[Tensor, "batch 2"]  # of noise that is: which one, and where it begins
+    is_in_room: Bool[Tensor, " batch"]
+    room: Float[Tensor, " batch"]  # which impulse response
+
+
 class WaveformAugment:
-    """Change speed, silence, gain and noise of waveforms, in this order."""
+    """Change speed, silence, room, gain and noise of waveforms, in this order."""
 
     def __init__(
         self,
@@ -39,28 +57,65 @@ class WaveformAugment:
         gain_db: float,
         noise_probability: float,
         noise_snr_db: Sequence[float],
+        impulse_probability: float,
+        noise: Recordings | None = None,
+        impulse_responses: Recordings | None = None,
     ) -> None:
-        """Take the keys of conf/augment, where each is explained and from where `hopscotch.config` checks it."""
+        """Take the keys of conf/augment, where each is explained and from where `hopscotch.config` checks it.
+
+        Without recordings noise is synthetic, and no clip is put into a room.
+        """
         self.speeds = [Fraction(speed).limit_denominator(MAX_SPEED_TERM) for speed in speeds]
         self.silence_probability = silence_probability
         self.max_silence = round(silence_seconds * sample_rate)  # samples
         self.gain_db = gain_db
         self.noise_probability = noise_probability
         self.noise_snr_db = (float(noise_snr_db[0]), float(noise_snr_db[1]))
+        self.noise = noise
+        self.impulse_responses = impulse_responses
+        self.impulse_probability = 0.0 if impulse_responses is None else impulse_probability
+
+    @property
+    def recordings(self) -> list[Recordings]:
+        """List the folders that clips are mixed with."""
+        return [one for one in (self.noise, self.impulse_responses) if one is not None]
+
+    def draw(self, keys: Int[Tensor, " batch"]) -> Drawn:
+        """Draw what is done to the clips of these keys."""
+        speed, padded, before, after, gain, noisy, snr, colour = keyed_uniform(keys, DRAWS, 8).unbind(1)  # each batch
+        rooms, room, *recorded = keyed_uniform(keys, RECORDED, 4).unbind(1)
+        silence = torch.stack([before, after]) * self.max_silence * (padded < self.silence_probability)
+        low, high = self.noise_snr_db
+        return Drawn(
+            (speed * len(self.speeds)).long(),
+            *silence.round().long(),
+            gain_db=self.gain_db * (2 * gain - 1),
+            is_noisy=noisy < self.noise_probability,
+            snr_db=low + (high - low) * snr,
+            colour=colour,
+            recorded=torch.stack(recorded, dim=1),
+            is_in_room=rooms < self.impulse_probability,
+            room=room,
+        )
 
     def __call__(
         self, waveform: Float[Tensor, "batch sample"], lengths: Int[Tensor, " batch"], keys: Int[Tensor, " batch"]
     ) -> tuple[Float[Tensor, "batch longest"], Int[Tensor, " batch"]]:
         """Return the augmented clips, zero-padded, and their new lengths."""
-        speed, padded, before, after, gain, noisy, snr, colour = keyed_uniform(keys, DRAWS, 8).unbind(1)  # each batch
-        waveform, lengths = self._change_speed(waveform, lengths, (speed * len(self.speeds)).long())
-        silence = torch.stack([before, after]) * self.max_silence * (padded < self.silence_probability)
-        waveform, lengths = _add_silence(waveform, lengths, *silence.round().long())
-        waveform *= 10 ** (self.gain_db * (2 * gain - 1)[:, None] / 20)
-        rows = (noisy < self.noise_probability).nonzero()[:, 0]
-        low, high = self.noise_snr_db
-        noise = coloured_noise(keys[rows], waveform.shape[1], colour=colour[rows])
-        return _add_noise(waveform, lengths, rows, noise, low + (high - low) * snr[rows]), lengths
+        drawn = self.draw(keys)
+        waveform, lengths = self._change_speed(waveform, lengths, drawn.speed)
+        waveform, lengths = _add_silence(waveform, lengths, drawn.before, drawn.after)
+        if self.impulse_responses is not None:
+            for row in drawn.is_in_room.nonzero()[:, 0].tolist():
+                clip = waveform[row, : int(lengths[row])]
+                clip.copy_(in_room(clip, self.impulse_responses.whole(float(drawn.room[row]))))
+        waveform *= 10 ** (drawn.gain_db[:, None] / 20)
+        rows = drawn.is_noisy.nonzero()[:, 0]
+        if self.noise is None:
+            noise = coloured_noise(keys[rows], waveform.shape[1], colour=drawn.colour[rows])
+        else:
+            noise = recorded_noise(self.noise, lengths[rows], waveform.shape[1], drawn.recorded[rows])
+        return _add_noise(waveform, lengths, rows, noise, drawn.snr_db[rows]), lengths
 
     def _change_speed(self, waveform: Tensor, lengths: Tensor, choice: Tensor) -> tuple[Tensor, Tensor]:
         terms = torch.tensor([speed.as_integer_ratio() for speed in self.speeds])
@@ -95,6 +150,28 @@ def coloured_noise(
         held = octave + _hold(held, octave.shape[1])
     own = ((1 - colour) + colour / NUM_OCTAVES).sqrt()[:, None]
     return (octaves[0] * own + _hold(held * (colour / NUM_OCTAVES).sqrt()[:, None], num_samples)) * (12**0.5 / 2**16)
+
+
+def recorded_noise(
+    recordings: Recordings, lengths: Int[Tensor, " batch"], num_samples: int, drawn: Float[Tensor, "batch 2"]
+) -> Float[Tensor, "batch num_samples"]:
+    """Take a part of a recording for each clip, as long as the clip and of unit power; of silence nothing is made."""
+    noise = torch.zeros(len(lengths), num_samples)
+    for row, length, (chosen, begin) in zip(noise, lengths.tolist(), drawn.tolist(), strict=True):
+        part = recordings.part(chosen, begin, length)
+        row[:length] = part / part.square().mean().sqrt().clamp(min=torch.finfo().tiny)
+    return noise
+
+
+def in_room(clip: Float[Tensor, " sample"], response: Float[Tensor, " tap"]) -> Float[Tensor, " sample"]:
+    """Convolve a clip with the impulse response of a room, and give it the power that it had.
+
+    The direct path, the largest sample of the response, stays in its place, so that the clip is not delayed; what rings
+    on beyond the clip's end is cut.
+    """
+    direct = int(response.abs().argmax())
+    heard = fftconvolve(clip, response)[direct : direct + len(clip)]
+    return heard * (clip.square().sum() / heard.square().sum().clamp(min=torch.finfo().tiny)).sqrt()
 
 
 def _hold(values: Tensor, size: int) -> Tensor:

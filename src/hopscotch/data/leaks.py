@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hopscotch.data.clips import Clip, some
 from hopscotch.data.datamodule import SPLITS, Split
+from hopscotch.data.recordings import Recordings
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,16 @@ def warn_of_groups(clips: Mapping[Split, Sequence[Clip]]) -> None:
     groups = {split: {clip.group for clip in part if clip.group is not None} for split, part in clips.items()}
     if shared := sorted(groups["train"] & (groups["val"] | groups["test"]), key=str):
         log.warning("data: %d groups stand in training and in validation or test: %s", len(shared), some(shared))
+
+
+def warn_of_recordings(clips: Mapping[Split, Sequence[Clip]], recordings: Iterable[Recordings]) -> None:
+    """Say which clips are also recordings that training clips are mixed with."""
+    for mixed in recordings:
+        own = {_inode(path) for path in mixed.files}
+        placed = [(split, clip) for split in reversed(SPLITS) for clip in clips[split]]
+        found = [f"{clip.name} ({split})" for split, clip in placed if clip.path and _inode(clip.path) in own]
+        if found:
+            log.warning("data: %d clips are recordings of %s, too: %s", len(found), mixed.key, some(found))
 
 
 def _shared(placed: Iterable[Placed], sign: Callable[[Path], Hashable]) -> list[list[Placed]]:

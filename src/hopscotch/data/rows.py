@@ -123,6 +123,7 @@ class RowSource(AudioDataModule):
         leaks.refuse_links(clips)
         leaks.warn_of_copies(clips)
         leaks.warn_of_groups(clips)
+        leaks.warn_of_recordings(clips, [] if self.augment is None else self.augment.recordings)
         return classes, clips
 
     def _grouped(self, rows: list[Row]) -> list[Row]:

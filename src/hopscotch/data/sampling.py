@@ -60,7 +60,7 @@ class Cell(NamedTuple):
     """Say how many of some clips an epoch draws: as many as they are, or more or fewer of a class that is balanced."""
 
     indices: Int[Tensor, " clip"]
-    count: int
+    drawn: int
 
 
 class Tier(NamedTuple):
@@ -90,7 +90,7 @@ def tiers(
         cells = [[Cell(part, len(part))] for part in parts]
     else:
         cells = balanced(room, kinds, classes)
-    counts = [sum(cell.count for cell in part) for part in cells]
+    counts = [sum(cell.drawn for cell in part) for part in cells]
     if len(kinds) == 1:
         return [Tier(cells[0], batch_sizes(counts[0], kinds[0], num_ranks))]
     sizes = [batch_sizes(count, kind, 1) for count, kind in zip(counts, kinds, strict=True)]
@@ -170,7 +170,7 @@ class ShuffledBatches(Sampler[list[Pair]]):
     def _shuffled(
         self, cells: list[Cell], sizes: list[int], generator: torch.Generator
     ) -> Sequence[Int[Tensor, " batch"]]:
-        drawn = [_times(_permuted(cell.indices, generator), cell.count, len(self.lengths)) for cell in cells]
+        drawn = [_times(_permuted(cell.indices, generator), cell.drawn, len(self.lengths)) for cell in cells]
         order = _drawn(drawn[0] if len(drawn) == 1 else _permuted(torch.cat(drawn), generator), sizes)
         in_a_bucket = BATCHES_PER_BUCKET * self.num_ranks
         bucket_sizes = [int(bucket.sum()) for bucket in torch.tensor(sizes).split(in_a_bucket)]

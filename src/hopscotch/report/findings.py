@@ -135,8 +135,10 @@ def stuck_gates(rates: Mapping[int, float]) -> list[str]:
     return warnings
 
 
-def no_better(test: Evaluation, majority: float, label: str) -> list[str]:
-    """Compare the accuracy on test clips with that of always saying the class with most training clips."""
+def no_better(test: Evaluation, majority: float | None, label: str | None) -> list[str]:
+    """Compare the accuracy on test clips with that of always saying the class with most training clips, if any."""
+    if majority is None or label is None:
+        return []
     right = (~test.is_wrong).double().mean().item()  # to the last bit as the other is
     return [] if right > majority else [f"no better than always saying {label!r} ({majority:.3f})."]
 

@@ -18,7 +18,6 @@ from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.plain import shown
 from hopscotch.progress import HEARTBEAT
 from hopscotch.report.run_folder import PROFILE
-from hopscotch.report.text import WORDS
 from hopscotch.training.task import AudioTask
 
 UNSAID = {("val", "loss"), ("train", "f1")}  # of an epoch's line, which would be too long
@@ -49,7 +48,7 @@ def numbers_in_words(trainer: Trainer, pl_module: Any, *splits: str) -> dict[str
     name, metrics = pl_module.primary.name, trainer.callback_metrics
     numbers = {}
     for split in splits:
-        for tag, word in {"loss": "loss", name: name, **WORDS, "compute_fraction": "compute"}.items():
+        for tag, word in {"loss": "loss", name: name, "f1": "f1", "compute_fraction": "compute"}.items():
             if f"{split}/{tag}" in metrics and (split, tag) not in UNSAID:
                 numbers[f"val {word}" if split == "val" else word] = f"{metrics[f'{split}/{tag}'].item():.3f}"
     return numbers

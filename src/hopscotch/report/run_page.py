@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 from markupsafe import Markup
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
 
 from hopscotch.config.typed import with_yaml_path
 from hopscotch.data.audio import AudioFileError, rate_ratio, resampler
@@ -50,7 +51,7 @@ from hopscotch.report.page import render_html, render_markdown, sound, thumbnail
 from hopscotch.report.paint import dark_to_light, save, use_letters_of
 from hopscotch.report.run_folder import BEST, CONFIG, OF_ALL_TASKS, RunFolder
 from hopscotch.report.statistics import confusion, reliability
-from hopscotch.report.text import WORDS, Table, interval, number, sure
+from hopscotch.report.text import Table, interval, number, sure
 from hopscotch.system import PROJECT_ROOT
 
 PAGE = Path("report") / "index.html"
@@ -157,7 +158,7 @@ def headline(run: RunFolder) -> list[tuple[str, str]]:
     test, compute, seconds = (summary.get(key) or {} for key in ("test", "compute", "seconds"))
     primary = run.primary.name if run.primary else ""
     for name in sorted((name for name in test if name not in OF_ALL_TASKS), key=lambda name: name != primary):
-        words = f"test {WORDS.get(name, name)}"
+        words = f"test {name}"
         facts.append((f"{words}, {sure_of(run, test[name])}" if name == primary else words, number(test[name])))
     if compute:
         target = f", target {compute['target']:.3f}" if "target" in compute else ""
@@ -377,23 +378,26 @@ class Sounds:
         return self.heard(name)[1]
 
     def heard(self, name: str) -> tuple[Markup, Markup]:
-        """Draw the beginning of a clip, low tones below and loud ones light, and encode it."""
+        """Draw and encode the beginning of a clip."""
         if name not in self.clips:
             return Markup(""), Markup("")
         try:
             waveform = self.data.first_window(self.clips[name]).to(torch.float32)
         except AudioFileError:  # it changed since the run: the fingerprint knows names and lengths
             return Markup(""), Markup("cannot be read")
-        rate = self.data.sample_rate
-        waveform = waveform[: round(MAX_SECONDS * rate)]
+        waveform = waveform[: round(MAX_SECONDS * self.data.sample_rate)]
         mel, _ = self.frontend(waveform[None], torch.tensor([len(waveform)]))
-        low, high = mel.quantile(0.01), mel.quantile(0.99)
-        shades = ((mel[0].T.flip(0) - low) / (high - low).clamp(min=1e-6)).clamp(0, 1).numpy()
-        drawn = thumbnail(dark_to_light()(shades, bytes=True)[..., :3], THUMBNAIL)
-        if rate > MAX_RATE:
-            waveform = resampler(*rate_ratio(rate, MAX_RATE))(waveform)
-            rate = MAX_RATE
-        return drawn, sound(waveform, rate)
+        return seen_and_heard(mel[0], waveform, self.data.sample_rate)
+
+
+def seen_and_heard(mel: Tensor, waveform: Tensor, rate: int) -> tuple[Markup, Markup]:
+    """Draw mel frames (time mel), low tones below and loud ones light, and encode samples at most at `MAX_RATE`."""
+    low, high = mel.quantile(0.01), mel.quantile(0.99)
+    shades = ((mel.T.flip(0) - low) / (high - low).clamp(min=1e-6)).clamp(0, 1).numpy()
+    drawn = thumbnail(dark_to_light()(shades, bytes=True)[..., :3], THUMBNAIL)
+    if rate > MAX_RATE:
+        waveform, rate = resampler(*rate_ratio(rate, MAX_RATE))(waveform), MAX_RATE
+    return drawn, sound(waveform, rate)
 
 
 def find_sounds(

@@ -76,18 +76,15 @@ def finish(
         validated=task.calibration is not None or bool(task.model.decision_bias),
         early=early,
     )
-    if "majority_class" in facts and not early:
-        warnings += no_better(test, facts["majority_baseline"], facts["majority_class"])
     by_heart = bool(trainer.overfit_batches)  # pyright: ignore[reportAttributeAccessIssue]  # clips that are meant to be over-fitted
-    if not (early or by_heart):
-        warnings += overfitting(task.primary, in_training, tested[name], "test", sure)
+    if not early:
+        warnings += no_better(test, facts.get("majority_baseline"), facts.get("majority_class"))
+        warnings += [] if by_heart else overfitting(task.primary, in_training, tested[name], "test", sure)
     summary: dict[str, Any] = {
         "test": tested,
         "primary": {
             **task.primary._asdict(),
-            "val": validation.get(f"val/{name}"),
-            "test": tested[name],
-            "interval": sure and asdict(sure),
+            **{"val": validation.get(f"val/{name}"), "test": tested[name], "interval": sure and asdict(sure)},
         },
         "kept": kept,
         "compute": {**test.compute, "floor": floor, **({} if task.target is None else {"target": task.target})},

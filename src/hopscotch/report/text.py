@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 
 LEAST_WORD = 12  # columns of a terminal that a column of words keeps, if its words are as long
-WORDS = {"f1": "macro F1"}  # for the name of a metric
 WITHOUT_TERMINAL = 160  # columns; rich assumes 80 and would fold tables
 
 
@@ -113,7 +112,7 @@ def print_facts(facts: Mapping[str, str], console: "Console") -> None:
 
 def test_facts(metrics: Mapping[str, float], num_clips: int, found: "Interval | None") -> dict[str, str]:
     """Say what the test came to, the first metric with its interval, if it has one, and the number of clips."""
-    facts = {f"test {WORDS.get(name, name)}": number(value) for name, value in metrics.items()}
+    facts = {f"test {name}": number(value) for name, value in metrics.items()}
     facts[next(iter(facts))] += f"  ({sure(found, num_clips)})"
     return facts
 

@@ -162,8 +162,8 @@ class AudioTask(LightningModule):
         steps = self.trainer.estimated_stepping_batches
         if math.isinf(steps):
             (timer,) = (callback for callback in self.trainer.callbacks if isinstance(callback, Timer))
-            passed = timer.time_elapsed()
-            share = passed / (passed + timer.time_remaining())
+            passed, left = timer.time_elapsed(), timer.time_remaining()
+            share = passed / (passed + (left or 0.0))  # of its duration, which it has
             return min(1.0, self.trainer.strategy.broadcast(share))  # the same rate in all processes
         return min(1.0, self.global_step / max(1, steps))
 
