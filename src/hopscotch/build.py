@@ -186,9 +186,11 @@ def scheduler_of(node: DictConfig) -> Callable[[torch.optim.Optimizer, float], d
     counts = [key for key, value in own.items() if value == "auto"]
     make_one = maker(DictConfig({key: value for key, value in own.items() if key not in counts}, key="scheduler"))
     rest = {key: node[key] for key in OF_LIGHTNING if key in node}
+    kind = find(node._target_)
+    has_clock = isinstance(kind, type) and issubclass(kind, Warmed)
 
     def made(optimizer: torch.optim.Optimizer, steps: float) -> dict[str, Any]:
-        if counts and math.isinf(steps) and not issubclass(find(node._target_), Warmed):
+        if counts and math.isinf(steps) and not has_clock:
             raise ValueError(
                 f"scheduler.{counts[0]} must be a number of steps where a clock ends the training "
                 "(trainer.max_epochs=-1), got auto. scheduler=cosine, linear and constant go by the clock."
