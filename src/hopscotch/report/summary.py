@@ -178,13 +178,12 @@ def print_summary(
 def headline(test: Evaluation, summary: Mapping[str, Any]) -> dict[str, str]:
     """Say what one asks first of a run that was tested."""
     compute, seconds, kept = summary["compute"], summary["seconds"], summary["kept"]
-    facts = text.test_facts(summary["metrics"], test.num_clips)
     (name, value), *_ = summary["metrics"].items()
+    right = 1.0 - test.is_wrong.double().mean().item() if test.has_classes else math.nan
+    is_share = math.isclose(value, right, abs_tol=1e-6)
+    sure = f"{text.interval(*wilson(right, test.num_clips))} with 95 %, " if is_share else ""
+    facts = text.test_facts(summary["metrics"], test.num_clips, summary["data"]["bad"]["test"], sure)
     if test.has_classes:
-        right = 1.0 - test.is_wrong.double().mean().item()
-        if math.isclose(value, right, abs_tol=1e-6):
-            sure = text.interval(*wilson(right, test.num_clips))
-            facts[f"test {name}"] = f"{text.number(value)}  ({sure} with 95 %, {test.num_clips} clips)"
         facts["majority baseline"] = text.number(summary["majority_baseline"])
         facts["macro F1"] = text.number(summary["macro_f1"])
     facts |= text.compute_facts(compute["fraction"], compute["macs"], compute.get("target"))
