@@ -150,7 +150,7 @@ class Audit:
         self.classes, self.all_clips = found
         self.bad = data.bad_files()
         self.sounds: list[tuple[Split, Clip, Sound]] = []
-        placed = [(split, clip) for split in SPLITS for clip in self.all_clips[split]]
+        placed: list[tuple[Split, Clip]] = [(split, clip) for split in SPLITS for clip in self.all_clips[split]]
         pool = ThreadPoolExecutor(os.cpu_count())
         try:
             results = pool.map(partial(measured, data=data), [clip for _, clip in placed])
@@ -220,8 +220,8 @@ class Audit:
     def facts(self) -> dict[str, Any]:
         """Return everything as plain data."""
         sounds = [sound for _, _, sound in self.usable]
-        seconds = Counter({split: 0.0 for split in SPLITS})
-        groups: dict[str, set[str]] = {split: set() for split in SPLITS}
+        seconds: dict[Split, float] = dict.fromkeys(SPLITS, 0.0)
+        groups: dict[Split, set[str]] = {split: set() for split in SPLITS}
         for split, clip, sound in self.usable:
             seconds[split] += sound.seconds
             groups[split] |= set() if clip.group is None else {clip.group}

@@ -139,7 +139,7 @@ def print_evaluation(
         lines["calibration error"] = f"{metrics.calibration_error:.4f}"
     lines |= text.compute_facts(first.fraction, first.macs) | text.time_facts(*times)
     console.print()
-    text.print_facts(text.test_facts(first.metrics, num_clips, num_bad) | lines, console)
+    text.print_facts(text.test_facts(first.metrics, num_clips, num_bad, "") | lines, console)
     if metrics is not None:
         console.print()
         rows, title = metrics.per_class, "By class"

@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import stat
+import struct
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
@@ -31,13 +32,17 @@ MAX_MAGNITUDE = 1e12  # of a sample, 1 being full scale; the powers of larger on
 VALUE = re.compile(r"[:,;(\[]| \d")  # where a rule ends and its value begins
 CANCELLED = 0.01  # of the channels' root mean square, what is left in their mean: -40 dB
 FOREIGN = {b"ftyp": 4, b"\x1aE\xdf\xa3": 0}  # how MP4 (m4a) and Matroska (webm) begin, and at which byte
+FORMAT = struct.Struct("<HHIIHH")  # of a WAV, the part that all have
+UNPACKED = {1, 3, 6, 7, 0xFFFE}  # formats of WAV whose samples take so many bits: PCM, float, A-law, mu-law
+LAWS = {6, 7}  # those of a byte for each sample, whatever their bits say
 UNKNOWN_SIZE = 0x7FFF_F000  # bytes; writers to a pipe put this or more where they do not know the length
 MAX_FRAMES_PER_BYTE = 2**16  # of a file: a FLAC of silence comes to some thousands
 # What libsndfile writes into its log, and reads on, where a header promises more than its file has. The sizes of the
 # outermost chunks count metadata, too.
-PROMISED = re.compile(r"^ *(?!RIFF|FORM|Riff)\S.*? : (\d+) \(should be (\d+)\)", re.MULTILINE)
+PROMISED = re.compile(r"^ *(?!RIFF|FORM|Riff|Bytes/sec|Block Align)\S.*? : (\d+) \(should be (\d+)\)", re.MULTILINE)
 CONTRADICTED = re.compile(
-    r"does not match value from 'ds64'|not equal to frame count|(?i:seems to be (?:a )?truncated)|without an End-Of-Stream"
+    r"does not match value from 'ds64'|not equal to frame count|(?i:seems to be (?:a )?truncated)"
+    r"|without an End-Of-Stream"
 )
 PACKETS = "not equal to frame count"  # of AIFF, whose header counts packets where they are compressed
 SPHERE = re.compile(rb"sample_count -i (\d+)\n")  # in the header of a NIST file, which libsndfile passes over
@@ -310,6 +315,9 @@ def _check_riff(path: Path, size: int) -> None:
                 return
             while len(chunk := file.read(8)) == 8:
                 name, length = chunk[:4], int.from_bytes(chunk[4:], "little")
+                if name == b"fmt " and length >= FORMAT.size and len(told := file.read(FORMAT.size)) == FORMAT.size:
+                    _check_format(path, *FORMAT.unpack(told))
+                    length -= FORMAT.size
                 if name != b"data":
                     file.seek(length + length % 2, os.SEEK_CUR)
                     continue
@@ -325,3 +333,17 @@ def _check_riff(path: Path, size: int) -> None:
                 return
     except OSError as error:
         raise _bad(path, f"cannot be opened ({error.strerror}).") from None
+
+
+def _check_format(path: Path, kind: int, channels: int, rate: int, bytes_a_second: int, frame: int, bits: int) -> None:
+    """Refuse a WAV's format if its numbers contradict each other; zeros, and other units of the fourth, are common."""
+    if kind not in UNPACKED or not (channels and rate and bits):
+        return
+    width = 1 if kind in LAWS else -(-bits // 8)
+    if frame not in (0, channels * width):
+        told = f"{channels} channels of {bits} bits and frames of {frame} bytes"
+        raise _bad(path, f"its header must not contradict itself, got {told}.")
+    usual = {0, rate * width, rate * channels * width, rate * channels * bits}
+    if bytes_a_second not in usual:
+        told = f"{rate} Hz, frames of {channels * width} bytes and {bytes_a_second} bytes a second"
+        raise _bad(path, f"its header must not contradict itself, got {told}.")

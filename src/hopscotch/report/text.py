@@ -99,7 +99,7 @@ def print_facts(facts: Mapping[str, str], console: "Console") -> None:
         console.print(f"[bold]{words:<{width}}[/bold]  {value}", highlight=False)
 
 
-def test_facts(metrics: Mapping[str, float], num_clips: int, num_bad: int, sure: str = "") -> dict[str, str]:
+def test_facts(metrics: Mapping[str, float], num_clips: int, num_bad: int, sure: str) -> dict[str, str]:
     """Say what the test came to, how sure that is, of how many clips, and how many files were bad and are not in it."""
     facts = {f"test {name}": number(value) for name, value in metrics.items()}
     facts[next(iter(facts))] += f"  ({sure}{num_clips} clips{f', {num_bad} bad files left out' if num_bad else ''})"
