@@ -127,7 +127,7 @@ def of_headers(folder: Path) -> dict[str, Case]:
         "tag_behind": (data + b"TAG" + b"x" * 125, USED),
         "zeros_behind": (data + bytes(300), USED),
         "noise_behind": (data + b"\x91\x85\x99\xff" * 9, "bytes follow that are none of its chunks"),
-        "riff_twice": (data + data, USED),
+        "riff_twice": (data + data, "libsndfile cannot read it"),
     }  # fmt: skip
     fate |= {
         "au_short": (bytearray_at(encoded("au", folder), 8, b"\0\0\x40\0"), "is cut"),

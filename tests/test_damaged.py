@@ -19,6 +19,7 @@ from hopscotch.data.folder import Folder
 from hopscotch.data.manifest import Manifest
 from hopscotch.evaluate import evaluate
 from hopscotch.predict import load
+from hopscotch.report.clips import read_clips
 from tests.damage import FORMATS, LINES, RATE, USED, Case, all_files, encoded, line
 from tests.row_sources import add, source
 
@@ -123,8 +124,7 @@ def test_an_evaluation_counts_them_beside_its_metric(
     words = ["data=folder", f"data.root={root}", "data.on_bad=skip", "data.max_bad=1"]
     folder = evaluate(trained, words, out=tmp_path)
     told = json.loads((folder / "metrics.json").read_text())["data"]
-    with (folder / "clips.csv").open(encoding="utf-8", newline="") as file:
-        used = [row["clip"].removeprefix("'") for row in csv.DictReader(file)]
+    used = [row.path for row in read_clips(folder / "clips.csv")]
     assert_fates(fates(used, told["skipped"]), cases)
     assert f"({len(used)} clips, {told['bad']['test']} bad files left out)" in capsys.readouterr().out
     with (folder / "bad_audio.csv").open(encoding="utf-8", newline="") as file:

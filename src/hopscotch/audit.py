@@ -40,7 +40,7 @@ from hopscotch.report.page import render_html
 PAGE, JSON, CLIPS = "index.html", "audit.json", "clips.csv"
 NEAR_FULL = 0.99  # of full scale; a sample here that repeats the one before is clipped
 CLIPPED = 1e-3  # share of the samples of a clip, from which it is named
-OFFSET = 0.01  # of full scale: a mean that is named
+OFFSET, OF_RMS = 0.01, 0.2  # of full scale, and of the clip's root mean square: a mean that is named
 QUIET_FRAME = 0.02  # seconds
 QUIET_DB = -60.0  # of full scale, below which a frame is called silent
 MOSTLY = 0.8  # share of silent frames from which a clip is named
@@ -60,7 +60,7 @@ class Sound(NamedTuple):
     rms_db: float  # of the channels' mean, full scale being 0
     peak: float  # of any channel
     clipped: float  # share of the samples
-    offset: float  # of the channel with the largest
+    offset: float  # mean of the channel with the largest
     silent: float  # share of its frames
     is_silent: bool  # digitally, the channels averaged
     is_cancelled: bool
@@ -92,8 +92,8 @@ class Meter:
         self.count += len(block)
         self.sums += block.sum(axis=0, dtype=np.float64)
         squares = np.square(mean, dtype=np.float64)
-        self.of_mean += squares.sum()
-        self.of_channels += np.square(block, dtype=np.float64).sum() / block.shape[1]
+        self.of_mean += float(squares.sum())
+        self.of_channels += float(np.square(block, dtype=np.float64).sum()) / block.shape[1]
         loud = np.abs(block)
         self.peak = max(self.peak, float(loud.max(initial=0.0)))
         self.clipped += int(((loud[1:] >= NEAR_FULL) & (block[1:] == block[:-1])).sum())
@@ -269,7 +269,7 @@ MEASURES = (
     ),
     (
         f"DC offsets of at least {OFFSET:.0%} of full scale",
-        lambda sound: sound.offset >= OFFSET,
+        lambda sound: sound.offset >= max(OFFSET, OF_RMS * 10 ** (sound.rms_db / 20)),
         lambda sound: f"{sound.offset:.3f}",
     ),
     (
