@@ -77,7 +77,7 @@ def fates(used: list[str], named: dict[str, str]) -> Fates:
 
 def test_there_are_enough_of_them(cases: dict[str, Case]) -> None:
     assert len(cases) + len(LINES) > 200
-    assert 50 < sum(case.fate == USED for case in cases.values()) < len(cases) - 100
+    assert 40 < sum(case.fate == USED for case in cases.values()) < len(cases) - 100
 
 
 def test_training_skips_and_counts_what_it_cannot_use(trained_on: Folder, cases: dict[str, Case]) -> None:

@@ -176,6 +176,9 @@ class Audit:
             Finding("unreadable or lying files", [str(error) for _, _, error in self.bad], stops=True),
             Finding("silent clips", [] if self.data.silent_ok else self.silent, stops=True),
             Finding("files in two splits by a link", list(leaks.linked(self._filed())), stops=True),
+            Finding(
+                "splits without a usable clip", [split for split in SPLITS if not self._clips()[split]], stops=True
+            ),
             *self._of_classes(),
             *copies(heard, self.named),
             Finding("groups in training and in validation or test", leaks.groups_on_both_sides(self.all_clips)),
@@ -205,6 +208,9 @@ class Audit:
                 counts[self.classes[one if isinstance(one, int) and self.data.labels != "number" else 0]][split] += 1
         return counts
 
+    def _clips(self) -> Counter[Split]:
+        return Counter(split for split, *_ in self.usable)
+
     def _of_classes(self) -> Iterator[Finding]:
         if self.data.labels == "number":
             return
@@ -225,15 +231,11 @@ class Audit:
         for split, clip, sound in self.usable:
             seconds[split] += sound.seconds
             groups[split] |= set() if clip.group is None else {clip.group}
-        clips, silent = (
-            Counter(split for split, *_ in self.usable),
-            Counter(s for s, _, x in self.sounds if x.is_silent),
-        )
-        bad = Counter(split for split, *_ in self.bad) + (Counter() if self.data.silent_ok else silent)
+        clips = self._clips()
+        bad = Counter(split for split, *_ in self.bad) + Counter(split for split, *_ in self.sounds) - clips
         return {
             "source": f"{type(self.data).__module__}.{type(self.data).__qualname__}",
-            "has_files": any(clip.path is not None for part in self.all_clips.values() for clip in part)
-            or bool(self.bad),
+            "has_files": bool(self.bad) or any(map(len, self._filed().values())),
             "clips": {split: clips[split] for split in SPLITS},
             "bad": {split: bad[split] for split in SPLITS},
             "seconds": {split: round(seconds[split], 3) for split in SPLITS},
