@@ -68,7 +68,7 @@ QUIET_END = np.concatenate([NOISE[:400], 1e-5 * NOISE[:3600]])
 ODD: dict[str, tuple[dict[str, Any], str]] = {
     "clipped": ({"train/cat/odd.wav": np.clip(3 * SINE, -1, 1)}, "clipped clips, at least 0.1% of their samples at f"),
     "anti-phase": (
-        {"train/cat/odd.wav": np.stack([NOISE, -NOISE + 1e-3 * SINE], axis=1)},
+        {"train/cat/odd.wav": np.stack([NOISE, -NOISE + 4e-3 * SINE], axis=1)},
         "channels that cancel each other (anti-phase)",
     ),
     "mostly silent": ({"train/cat/odd.wav": QUIET_END}, "mostly silent clips, over 80% of their frames below -60 dB"),
