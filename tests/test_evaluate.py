@@ -13,9 +13,11 @@ import pytest
 import torch
 
 from hopscotch.config.compose import run_hydra
-from hopscotch.evaluate import evaluate, load, parse
+from hopscotch.data.audio import AudioFileError
+from hopscotch.evaluate import configuration, evaluate, load, parse
 from hopscotch.known import remember
 from hopscotch.report.clips import read_clips
+from hopscotch.restore import stored_config
 from hopscotch.run import train
 from hopscotch.system import PROJECT_ROOT
 from tests.tiny import CLASS_HZ, TINY_MODEL, TINY_RUN, Command, tiny_folder, write_tone, write_tones
@@ -362,3 +364,36 @@ def test_what_is_typed_is_told_apart() -> None:
 def test_a_wrong_word_is_named(words: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse(words)
+
+
+def test_other_clips_keep_the_limits_of_the_run_unless_typed(run: Path, tmp_path: Path) -> None:
+    config = run / "config.yaml"
+    changed = (
+        config.read_text().replace("on_bad: raise", "on_bad: skip").replace("max_seconds: 30.0", "max_seconds: 7.5")
+    )
+    config.write_text(changed.replace("max_bad: 0.05", "max_bad: 0.5"))
+    root = write_other_tones(tmp_path / "other", {})
+    as_trained = stored_config(run)
+    cfg = configuration(run, as_trained, ["data=folder", f"data.root={root}", "data.max_bad=0.25"])
+    assert (cfg.data.on_bad, cfg.data.max_seconds, cfg.data.max_bad) == ("skip", 7.5, 0.25)
+    cfg = configuration(run, as_trained, ["data=synthetic_words", "data.num_test=5"])
+    assert (cfg.data.max_seconds, cfg.data.num_test, cfg.data.sample_rate) == (7.5, 5, 8000)
+
+
+def test_bad_test_clips_are_counted_beside_the_metric_and_named(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "other"
+    for split in ("train", "val", "test"):
+        write_other_tones(root / split, {})
+    for number in range(2):
+        (root / "test" / "high" / f"bad{number}.wav").write_text("no audio")
+    words = ["data=folder", f"data.root={root}"]
+    with pytest.raises(AudioFileError, match="2 bad files"):
+        evaluate(run, words)
+    folder = evaluate(run, [*words, "data.on_bad=skip", "data.max_bad=0.2"])
+    assert "(12 clips, 2 bad files left out)" in capsys.readouterr().out
+    assert read_json(folder / "metrics.json")["data"]["bad"] == {"train": 0, "val": 0, "test": 2}
+    assert [row["clip"] for row in read_csv(folder / "bad_audio.csv")] == [f"test/high/bad{n}.wav" for n in range(2)]
+    evaluate(run)
+    assert not (folder / "bad_audio.csv").exists()

@@ -27,7 +27,7 @@ TIERS = (
     {"restore", "conditions", "answers", "look"},
     {"shared", "start"},
     {"evaluation"},
-    {"run", "evaluate", "predict"},
+    {"run", "evaluate", "predict", "audit"},
     {"original", "disagreements"},
     {"compare", "doctor", "train"},
     {"cli"},

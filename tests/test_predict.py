@@ -4,9 +4,11 @@ import csv
 import io
 import json
 import math
+import os
 import runpy
 import shutil
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -418,3 +420,60 @@ def test_a_waveform_of_another_rate_is_resampled(trained: Path) -> None:
 
     resampled = load(trained).resampled(tone(16000), 16000)
     torch.testing.assert_close(resampled[200:-200], tone(8000)[200:-200], rtol=0, atol=1e-3)
+
+
+@pytest.fixture
+def piped(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bytes], int]]:
+    """Give a pipe that holds these bytes, and its number; standard input is put back."""
+    kept = os.dup(0)
+
+    def give(content: bytes) -> int:
+        reading, writing = os.pipe()
+        os.write(writing, content)  # less than a pipe holds
+        os.close(writing)
+        return reading
+
+    yield give
+    os.dup2(kept, 0)
+    os.close(kept)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no /dev/fd")
+def test_a_pipe_gets_the_answer_of_its_file(
+    trained: Path, model: Predictor, clips: list[Path], piped: Callable[[bytes], int], tmp_path: Path
+) -> None:
+    flac = tmp_path / "clip.flac"
+    soundfile.write(flac, *soundfile.read(clips[0], dtype="int16"))
+    assert_same(model(f"/dev/fd/{piped(flac.read_bytes())}"), model(clips[0]))
+    content = bytearray(clips[0].read_bytes())
+    content[4:8] = content[40:44] = b"\xff" * 4  # as ffmpeg writes what it cannot seek in
+    os.dup2(piped(bytes(content)), 0)
+    ended = type_in(f"run={trained}", "-", clips[1], "--json", "--workers", "2")
+    first, second = json.loads(ended.out)
+    assert (first["path"], second["path"], ended.code) == ("-", str(clips[1]), 0)
+    assert first["label"] == model(clips[0]).label
+    os.dup2(piped(b"no audio"), 0)
+    ended = type_in(f"run={trained}", "-")
+    assert ended.code == 1
+    assert ended.err.startswith("Error: Audio file -: libsndfile cannot read it")
+
+
+def test_silence_is_predicted_with_a_note(trained: Path, model: Predictor, tmp_path: Path) -> None:
+    short, long = tmp_path / "short.wav", tmp_path / "long.wav"
+    soundfile.write(short, np.zeros(2000), SAMPLE_RATE)
+    soundfile.write(long, np.zeros((30_000, 2)), SAMPLE_RATE)
+    ended = type_in(f"run={trained}", short, long, "--json")
+    first, second = json.loads(ended.out)
+    assert (first["note"], second["note"], ended.code) == ("digital silence", "digital silence", 0)
+    assert sum(first["probabilities"].values()) == pytest.approx(1.0, abs=1e-4)
+    assert f"{short} (digital silence)" in type_in(f"run={trained}", short).out
+    (row,) = csv.DictReader(io.StringIO(type_in(f"run={trained}", short, "--csv").out))
+    assert (row["note"], row["error"]) == ("digital silence", "")
+    assert model(torch.zeros(2000), SAMPLE_RATE).note == "digital silence"
+    assert model(torch.ones(2000) * 0.1, SAMPLE_RATE).note is None
+
+
+def test_what_ffmpeg_reads_comes_with_its_command(trained: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a b.m4a"
+    path.write_bytes(b"\0\0\0\x20ftypM4A " + bytes(100))
+    assert f"convert it: ffmpeg -i '{path}'" in type_in(f"run={trained}", path).err

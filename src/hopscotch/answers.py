@@ -69,6 +69,7 @@ class Prediction(NamedTuple):
     route: str | None  # a letter per layer: x ran, > landed on, - jumped over
     seconds: float  # of sound
     windows: list[Window] | None = None
+    note: str | None = None  # what is odd about the sound
 
     @property
     def compute(self) -> float:
@@ -99,7 +100,8 @@ def as_object(answer: Answer, top: int | None = None) -> dict[str, Any]:
         return {**_facts(part), **costs, "probabilities": likely}
 
     windows = {} if prediction.windows is None else {"windows": [more(window) for window in prediction.windows]}
-    return {"path": answer.path, **more(prediction), **windows}
+    note = {} if prediction.note is None else {"note": prediction.note}
+    return {"path": answer.path, **more(prediction), **note, **windows}
 
 
 def most_likely(part: Prediction | Window, top: int | None) -> list[tuple[str, float]]:
@@ -158,7 +160,18 @@ def write_json(answers: Iterable[Answer], file: Sink, *, top: int | None = None)
     file.write("\n]\n")
 
 
-CSV_HEADS: tuple[str, ...] = ("path", "start", "end", "label", "confidence", "compute", "strides", "history", "error")
+CSV_HEADS: tuple[str, ...] = (
+    "path",
+    "start",
+    "end",
+    "label",
+    "confidence",
+    "compute",
+    "strides",
+    "history",
+    "error",
+    "note",
+)
 
 
 def write_csv(answers: Iterable[Answer], file: Sink, *, top: int | None = None) -> None:
@@ -184,6 +197,7 @@ def _rows(answer: Answer, top: int | None) -> Iterator[dict[str, Any]]:
         yield {"error": answer.error}
         return
     ends = {"start": 0, "end": round(prediction.seconds, DIGITS)} if prediction.windows is None else {}
+    ends |= {"note": prediction.note} if prediction.note else {}
     for part in [prediction] if prediction.windows is None else prediction.windows:
         yield {**ends, **_facts(part), **({} if top is None else {"likely": in_words(part, top)})}
 
@@ -214,6 +228,7 @@ def write_table(answers: Iterable[Answer], file: Sink, *, classes: Sequence[str]
 
 
 def _parts(path: str, whole: Prediction) -> Iterator[tuple[Prediction | Window, str]]:
+    path = path if whole.note is None else f"{path} ({whole.note})"
     yield whole, path if whole.windows is None else f"{path} ({whole.seconds:.1f} s, {len(whole.windows)} windows)"
     for window, count in merged(whole.windows or ()):
         yield window, f"  {window.start:.2f} to {window.end:.2f} s" + (f", {count} windows" if count > 1 else "")

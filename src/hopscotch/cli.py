@@ -1,6 +1,7 @@
 """Train audio models that learn what to skip, and use what was trained.
 
     hopscotch train model=learned_skip               train; key=value overrides, -m for sweeps, --help for all groups
+    hopscotch audit data=folder data.root=F          look at data before training on them
     hopscotch look data=folder data.root=F           see and hear augmented training clips before training
     hopscotch runs                                   list the runs, newest first
     hopscotch predict latest clip.wav folder         predict classes, and what each prediction cost
@@ -108,6 +109,32 @@ def look(words: Sequence[str]) -> None:
     print(shown(write(rest, out, int(own.get("clips", NUM_CLIPS)))))
 
 
+def audit(words: Sequence[str]) -> None:
+    """Look at audio data before training on them: what there is, and what is wrong with it.
+
+    hopscotch audit data=folder data.root=F                     any data of `hopscotch train`, with its keys
+    hopscotch audit data=manifest data.manifest=FILE out=FOLDER    another folder for the results
+
+        clips      2,000: 1,600 train, 200 val, 200 test (3 bad)
+        found      1 unreadable or lying files (stops training)
+        ...
+
+    All clips are decoded once, on all cores. Written are index.html, audit.json with every name, and clips.csv with a
+    row for each clip; the last line printed is the page. Found and named: files that cannot be read or whose header
+    lies, with the reason; silence, clipping, channels that cancel each other (anti-phase), clips that are mostly
+    silent, DC offsets; the same sound twice, in two splits, or under two labels; groups (data.group_by) on both sides;
+    class names that differ in case or blanks alone, classes with few clips. No model is asked.
+
+    Training refuses what is said to stop it; data.on_bad=skip leaves bad files out. The exit code is 0 if nothing was
+    found, 1 if something was, 2 if the data cannot be read at all, such as a manifest with a line that is no JSON.
+    """
+    if told(words, audit.__doc__):
+        return
+    from hopscotch.audit import main as run
+
+    sys.exit(run(words))
+
+
 def told(words: Sequence[str], text: str | None) -> bool:
     """Print the help of a verb if it is asked for, or if nothing is given that the verb could work on."""
     if words and words != ["--help"]:
@@ -204,6 +231,7 @@ def predict(words: Sequence[str]) -> None:
     """Predict the classes of audio files, and show what each prediction cost.
 
     hopscotch predict RUN clip.wav folder 'more/*.flac'
+    ffmpeg -i clip.m4a -f wav - | hopscotch predict RUN -
 
         label  confidence  compute  strides              route       file
         seven       0.981    0.812  · · · · · · 4 3 2 1  xx->xxxxxx  recordings/7_theo_3.wav
@@ -243,13 +271,13 @@ def predict(words: Sequence[str]) -> None:
         parser.error(f"--top must be at least 1, got {given.top}")
     if given.workers is not None and given.workers < 0:
         parser.error(f"--workers must be at least 0, got {given.workers}")
-    if key := next((word for word in named[1:] if "=" in word and not Path(word).exists()), None):
+    if key := next((word for word in named[1:] if "=" in word and not os.path.exists(word)), None):
         parser.error(f"a key must be ckpt= or trust=, and a file must exist, got {key}")
     sys.exit(_predict(named, own, given))
 
 
 def _predict(named: Sequence[str], own: Sequence[str], given: argparse.Namespace) -> int:
-    from hopscotch.data.windows import find_files  # imports torch
+    from hopscotch.data.windows import find_files, is_pipe  # imports torch
     from hopscotch.plain import sentence
     from hopscotch.predict import explain as draw
     from hopscotch.predict import load, print_answers, usual_workers
@@ -271,6 +299,7 @@ def _predict(named: Sequence[str], own: Sequence[str], given: argparse.Namespace
         return 0
     form = "json" if given.json else "csv" if given.csv else "table"
     workers = usual_workers(len(files), model.device) if given.workers is None else given.workers
+    workers = 0 if any(map(is_pipe, files)) else workers  # only this process has its standard input
     return int(print_answers(model, files, form, workers, given.top) > 0)
 
 
@@ -439,5 +468,19 @@ def completion(words: Sequence[str]) -> None:
 
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     verb.__name__: verb
-    for verb in (train, look, runs, predict, explain, evaluate, report, export, compare, sweep, doctor, completion)
+    for verb in (
+        train,
+        audit,
+        look,
+        runs,
+        predict,
+        explain,
+        evaluate,
+        report,
+        export,
+        compare,
+        sweep,
+        doctor,
+        completion,
+    )
 }

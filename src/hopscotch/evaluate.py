@@ -22,7 +22,7 @@ from hopscotch.config.schema import Trainer as TrainerKeys
 from hopscotch.config.schema import is_number
 from hopscotch.config.typed import absolute, with_yaml_path
 from hopscotch.data.clips import some
-from hopscotch.data.datamodule import AudioDataModule
+from hopscotch.data.datamodule import BAD_AUDIO, AudioDataModule
 from hopscotch.data.leaks import warn_of_recordings
 from hopscotch.data.recordings import MAX_IMPULSE_SECONDS, Recordings
 from hopscotch.evaluation import print_evaluation, write_budgets, write_evaluation
@@ -40,7 +40,8 @@ from hopscotch.training.task import AudioTask
 
 MIXED = ("noise", "impulse_responses")  # keys of folders of recordings
 OWN_KEYS = ("run", "ckpt", "out", "snr", *MIXED, "trust")  # of this command; all other keys are the run's
-KEPT = ("sample_rate", "batch_size", "num_workers", "cache_gib")  # of the run's data, also with other clips
+# Of the run's data, also with other clips, unless they are typed.
+KEPT = ("sample_rate", "batch_size", "num_workers", "cache_gib", "max_seconds", "on_bad", "max_bad", "silent_ok")
 
 
 class LoadedRun(NamedTuple):
@@ -82,8 +83,14 @@ def levels(typed: str) -> list[float]:
     return numbers
 
 
-def load(run: Path, overrides: Sequence[str] = (), ckpt: Path | None = None, trust: Sequence[str] = ()) -> LoadedRun:
-    """Load a finished run with its model and data.
+def load(
+    run: Path,
+    overrides: Sequence[str] = (),
+    ckpt: Path | None = None,
+    trust: Sequence[str] = (),
+    bad_audio: Path | None = None,
+) -> LoadedRun:
+    """Load a finished run with its model and data; `bad_audio` is the table that names files that are left out.
 
     `overrides` change single keys of the run's own configuration: data.root=F, compute.budget=[0.8,1.0].
     data=<name of conf/data> takes other clips of the same classes: that file's keys replace the run's own data.
@@ -100,6 +107,7 @@ def load(run: Path, overrides: Sequence[str] = (), ckpt: Path | None = None, tru
     known = checkpoint.get("classes")
     if classes := trained_classes(run) or (known if changes_data(overrides) else None):
         data.name_classes(classes)
+    data.bad_audio = bad_audio
     data.setup("validate")
     data.setup("test")
     if known is not None and known != list(data.classes):
@@ -121,7 +129,10 @@ def configuration(run: Path, as_trained: DictConfig, overrides: Sequence[str]) -
         defaults.compute.target = "auto"  # the target of training does not depend on the lengths of these clips
     if any(word.startswith("data=") for word in of_data):
         rest = [word for word in overrides if word not in of_data]
-        other = compose([*(f"data.{key}={as_trained.data[key]}" for key in KEPT), *of_data])  # as for training
+        other, typed = compose(of_data), {word.partition("=")[0] for word in of_data}  # as for training
+        for key in KEPT:
+            if key in as_trained.data and key in other.data and f"data.{key}" not in typed:
+                other.data[key] = as_trained.data[key]
         refuse_missing(other)
         defaults.data = OmegaConf.to_container(other.data, resolve=True)
     cfg = defaults.copy()
@@ -164,13 +175,14 @@ def evaluate(
     The first condition is the clips as they are, at the first budget. `noise` is a folder of recordings for the levels
     `snr`, `impulse_responses` one of rooms, which are a further condition.
     """
-    cfg, task, data = load(run, overrides, ckpt, trust)
+    folder = run / EVALUATION if out is None else out
+    if out is None:
+        refuse_links(run, [str(EVALUATION), *(f"report/budgets.{end}" for end in ("csv", "md", "png"))])
+    (folder / BAD_AUDIO).unlink(missing_ok=True)  # of an evaluation before this one
+    cfg, task, data = load(run, overrides, ckpt, trust, folder / BAD_AUDIO)
     rate, longest = data.sample_rate, MAX_IMPULSE_SECONDS
     recorded = None if noise is None else Recordings("noise", str(noise), rate)
     rooms = impulse_responses and Recordings("impulse_responses", str(impulse_responses), rate, longest=longest)
-    if out is None:
-        refuse_links(run, [str(EVALUATION), *(f"report/budgets.{end}" for end in ("csv", "md", "png"))])
-    folder = run / EVALUATION if out is None else out
     warn_of_recordings(data.clips, [one for one in (recorded, rooms) if one is not None])
     trainer = tester(cfg, run)
     all_passes = passes(task, data, trainer, budgets(cfg.compute.budget, task.model), snr, recorded, rooms)
@@ -199,7 +211,15 @@ def evaluate(
     was, warnings = RunFolder(run).data, []
     if was and was.get("fingerprint") != data.fingerprint() and not changes_data(overrides):
         warnings.append("the test set differs from the one of the training run (clips added, removed or changed).")
-    print_evaluation(metrics, conditions, num_clips=len(clips), sure=sure, times=times, warnings=warnings)
+    print_evaluation(
+        metrics,
+        conditions,
+        num_clips=len(clips),
+        num_bad=data.num_bad("test"),
+        sure=sure,
+        times=times,
+        warnings=warnings,
+    )
     return folder
 
 

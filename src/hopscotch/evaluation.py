@@ -4,6 +4,7 @@ clips.csv          what the model made of every clip, under the first condition
 metrics.json       all figures below, and how they came about
 per_class.csv .md  class by class; confusion.png  who was taken for whom; neither of a task without classes
 conditions.csv .md a row for each budget and level of noise; conditions.png where there are several
+bad_audio.csv      the files that were left out, where there are any
 budgets.csv .md .png  the primary metric against compute, in the run's own report/ where the test is the run's own
 """
 
@@ -126,6 +127,7 @@ def print_evaluation(
     conditions: Sequence[Condition],
     *,
     num_clips: int,
+    num_bad: int,
     sure: Interval | None,
     times: tuple[float, float],
     warnings: Sequence[str],
@@ -139,7 +141,7 @@ def print_evaluation(
         lines["calibration error"] = f"{metrics.calibration_error:.4f}"
     lines |= text.compute_facts(first.fraction, first.macs) | text.time_facts(*times)
     console.print()
-    text.print_facts(text.test_facts(first.metrics, num_clips, sure) | lines, console)
+    text.print_facts(text.test_facts(first.metrics, num_clips, sure, num_bad) | lines, console)
     if metrics is not None:
         console.print()
         rows, title = metrics.per_class, "By class"

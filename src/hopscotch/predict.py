@@ -37,6 +37,7 @@ from hopscotch.shared import is_shared, read_shared
 from hopscotch.types import SkipTrace
 
 BATCH = 64  # clips
+SILENT = "digital silence"  # note on an answer to zeros, or to channels that cancel each other
 MANY = 256  # files from which starting processes pays
 GROUP = 16  # batches that are read ahead and sorted by length together
 MAX_BATCH_SAMPLES = 2**22  # with padding; fewer clips in a batch where they are long
@@ -54,6 +55,7 @@ class WindowResult(NamedTuple):
     dense_macs: int
     strides: list[int]
     cells: list[int]  # what happened, per layer
+    is_silent: bool  # digitally
 
     @property
     def history(self) -> list[int]:
@@ -222,6 +224,7 @@ class Predictor:
             trace.dense_macs,
             trace.strides,
             history_cells(trace),
+            ~waveform.any(dim=1),
         )
         columns = ([start for start, _ in clips], lengths, *(tensor.tolist() for tensor in tensors))
         return [WindowResult(*facts) for facts in zip(*columns, strict=True)]
@@ -239,6 +242,7 @@ class Predictor:
             route=None if are_windows else last.route,
             seconds=(last.start + last.num_samples) / self.sample_rate,
             windows=[self._window(part) for part in parts] if are_windows else None,
+            note=SILENT if all(part.is_silent for part in parts) else None,
         )
 
     def _window(self, part: WindowResult) -> Window:

@@ -29,7 +29,7 @@ from hopscotch.config.absent import refuse_absent_targets
 from hopscotch.config.compose import STARTED
 from hopscotch.config.errors import plain_config
 from hopscotch.config.monitors import refuse_unlogged
-from hopscotch.data.datamodule import AudioDataModule
+from hopscotch.data.datamodule import BAD_AUDIO, AudioDataModule
 from hopscotch.explain import explain_run
 from hopscotch.known import remember
 from hopscotch.metrics import class_facts
@@ -189,7 +189,7 @@ def prepare(cfg: DictConfig, run: Path) -> Ready:
     if trainer.strategy.root_device.type == "cpu":
         warn_if_crowded()
     data = build_data(cfg)
-    data.bad_audio = run / "bad_audio.csv"
+    data.bad_audio = run / BAD_AUDIO
     data.setup("fit")
     use_letters_of([*data.classes, *(clip.name for clips in data.clips.values() for clip in clips)])
     model = build_model(cfg, data.num_classes)

@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import stat
+import struct
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
@@ -31,8 +32,20 @@ MAX_MAGNITUDE = 1e12  # of a sample, 1 being full scale; the powers of larger on
 VALUE = re.compile(r"[:,;(\[]| \d")  # where a rule ends and its value begins
 CANCELLED = 0.01  # of the channels' root mean square, what is left in their mean: -40 dB
 FOREIGN = {b"ftyp": 4, b"\x1aE\xdf\xa3": 0}  # how MP4 (m4a) and Matroska (webm) begin, and at which byte
+FORMAT = struct.Struct("<HHIIHH")  # of a WAV, the part that all have
+UNPACKED = {1, 3, 6, 7, 0xFFFE}  # formats of WAV whose samples take so many bits: PCM, float, A-law, mu-law
+LAWS = {6, 7}  # those of a byte for each sample, whatever their bits say
 UNKNOWN_SIZE = 0x7FFF_F000  # bytes; writers to a pipe put this or more where they do not know the length
 MAX_FRAMES_PER_BYTE = 2**16  # of a file: a FLAC of silence comes to some thousands
+# What libsndfile writes into its log, and reads on, where a header promises more than its file has. The sizes of the
+# outermost chunks count metadata, too.
+PROMISED = re.compile(r"^ *(?!RIFF|FORM|Riff|Bytes/sec|Block Align)\S.*? : (\d+) \(should be (\d+)\)", re.MULTILINE)
+CONTRADICTED = re.compile(
+    r"does not match value from 'ds64'|not equal to frame count|(?i:seems to be (?:a )?truncated)"
+    r"|without an End-Of-Stream"
+)
+PACKETS = "not equal to frame count"  # of AIFF, whose header counts packets where they are compressed
+SPHERE = re.compile(rb"sample_count -i (\d+)\n")  # in the header of a NIST file, which libsndfile passes over
 
 
 class AudioFileError(ValueError):
@@ -56,7 +69,7 @@ def printable(path: Path) -> str:
 
 def count_samples(path: Path, sample_rate: int) -> int:
     """Count the samples that `read_clip` will return, by the header alone, after the checks that need no decoding."""
-    with _open(path) as file:
+    with opened(path) as file:
         return _num_resampled(file, sample_rate)
 
 
@@ -67,7 +80,7 @@ def read_part(
 
     It is what a slice of the whole would be: samples around it are read as far as the resampler's filter extends.
     """
-    with _open(path) as file:
+    with opened(path) as file:
         source, target = rate_ratio(file.samplerate, sample_rate)
         reach = _reach(source, target)
         begin = max(0, (start * source // target - reach) // source * source)
@@ -95,7 +108,7 @@ def read_up_to(
     path: Path, sample_rate: int, most: int | None, *, silent_ok: bool = False
 ) -> Float[Tensor, " sample"] | None:
     """Return what `read_clip` returns, or None if that is more than `most` samples; the file is opened once."""
-    with _open(path) as file:
+    with opened(path) as file:
         length = _num_resampled(file, sample_rate)
         if most is not None and length > most:
             return None
@@ -109,13 +122,15 @@ def read_up_to(
     return torch.nn.functional.pad(waveform, (0, length - len(waveform)))
 
 
-def read_blocks(path: Path, sample_rate: int, seconds: float = BLOCK_SECONDS) -> Iterator[Float[Tensor, " sample"]]:
+def read_blocks(
+    path: Path, sample_rate: int, seconds: float = BLOCK_SECONDS, *, silent_ok: bool = False
+) -> Iterator[Float[Tensor, " sample"]]:
     """Yield what `read_clip` returns in blocks of some seconds, for recordings too long for memory.
 
     Each block is resampled together with its neighbours, as far as the resampler's filter extends, so that no joint can
     be heard. A cut or silent file raises at its end.
     """
-    with _open(path) as file:
+    with opened(path) as file:
         source, target = rate_ratio(file.samplerate, sample_rate)
         reach = _reach(source, target)
         held, begin, done, read, is_silent = torch.zeros(0), 0, 0, 0, True  # counted in frames of the file
@@ -132,17 +147,35 @@ def read_blocks(path: Path, sample_rate: int, seconds: float = BLOCK_SECONDS) ->
             yield whole[done * target // source - first : end - first]
             done, kept = ready, max(begin, (ready - reach) // source * source)
             held, begin = held[kept - begin :], kept
-    _check_whole(path, file.frames, read, is_silent=is_silent)
+    _check_whole(path, file.frames, read, is_silent=is_silent and not silent_ok)
+
+
+def raw_blocks(
+    path: Path, file: soundfile.SoundFile, begin: int, end: int
+) -> Iterator[Float[np.ndarray, "frame channel"]]:
+    """Yield frames `begin` to `end` of an open file as they are, in blocks; a file that ends before raises."""
+    if begin:
+        file.seek(begin)
+    read = begin
+    while read < end and len(block := _decode(path, file, min(round(BLOCK_SECONDS * file.samplerate), end - read))):
+        read += len(block)
+        yield block
+    _check_whole(path, end, read, is_silent=False)
+
+
+def cancels(of_mean: float, of_channels: float) -> bool:
+    """Tell by the mean squares of the channels' mean and of the channels whether these cancel each other."""
+    return of_mean < CANCELLED**2 * of_channels
 
 
 def channels_cancel(path: Path) -> bool:
     """Tell whether the channels of a file are nearly each other's negative, by its first seconds."""
-    with _open(path) as file:
+    with opened(path) as file:
         if file.channels < 2:
             return False
         samples = _decode(path, file, min(file.frames, round(BLOCK_SECONDS * file.samplerate)))
     mean = samples.mean(axis=1, dtype=np.float64)
-    return bool(np.square(mean).mean() < CANCELLED**2 * np.square(samples, dtype=np.float64).mean())
+    return cancels(float(np.square(mean).mean()), float(np.square(samples, dtype=np.float64).mean()))
 
 
 def _reach(source: int, target: int) -> int:
@@ -214,7 +247,8 @@ def _bad(path: Path, problem: str) -> AudioFileError:
     return AudioFileError(f"Audio file {shown(printable(path))}: {problem}", problem)
 
 
-def _open(path: Path) -> soundfile.SoundFile:
+def opened(path: Path) -> soundfile.SoundFile:
+    """Open a file and check its header; nothing is decoded."""
     try:
         found = path.stat()
     except OSError as error:
@@ -229,6 +263,9 @@ def _open(path: Path) -> soundfile.SoundFile:
     except soundfile.LibsndfileError as error:
         hint = _way_to_convert(path) or "is it audio, as its name says?"
         raise _bad(path, f"libsndfile cannot read it ({error.error_string.rstrip('.')}); {hint}") from None
+    if problem := _contradiction(path, file):
+        file.close()
+        raise _bad(path, problem)
     if MIN_RATE <= file.samplerate <= MAX_RATE and 0 < file.frames <= MAX_FRAMES_PER_BYTE * found.st_size:
         return file
     file.close()
@@ -237,6 +274,23 @@ def _open(path: Path) -> soundfile.SoundFile:
     if file.frames < 1:
         raise _bad(path, f"must hold at least one frame, got {file.frames}.")
     raise _bad(path, f"rate must lie in [{MIN_RATE}, {MAX_RATE}] Hz, got {file.samplerate}.")
+
+
+def _contradiction(path: Path, file: soundfile.SoundFile) -> str:
+    """Say how the header contradicts the file, as libsndfile noted it while it opened the file; else an empty text."""
+    told = file.extra_info
+    for promised, got in PROMISED.findall(told):
+        if int(got) < int(promised) < UNKNOWN_SIZE:
+            return f"is cut: its header promises {promised} bytes of audio, got {got}."
+    noted = CONTRADICTED.search(told)
+    if noted and not (noted[0] == PACKETS and file.subtype == "IMA_ADPCM"):
+        return f"is cut or damaged: its header contradicts its length (libsndfile: {noted[0]})."
+    if file.format == "NIST":
+        with path.open("rb") as stream:
+            promise = SPHERE.search(stream.read(1024))
+        if promise is not None and int(promise[1]) != file.frames:
+            return f"is cut or damaged: its header promises {int(promise[1])} frames, got {file.frames}."
+    return ""
 
 
 def _way_to_convert(path: Path) -> str:
@@ -250,7 +304,10 @@ def _way_to_convert(path: Path) -> str:
 
 
 def _check_riff(path: Path, size: int) -> None:
-    """Compare a WAV's promised data length with the file, because libsndfile reads a cut one without an error."""
+    """Compare a WAV's promised data length with the file, because libsndfile reads a cut one without an error.
+
+    Zeros behind the data are padding where the RIFF has ended, and audio that the header does not count within it.
+    """
     try:
         with path.open("rb", buffering=256) as file:  # more would read audio, too
             head = file.read(12)
@@ -258,6 +315,9 @@ def _check_riff(path: Path, size: int) -> None:
                 return
             while len(chunk := file.read(8)) == 8:
                 name, length = chunk[:4], int.from_bytes(chunk[4:], "little")
+                if name == b"fmt " and length >= FORMAT.size and len(told := file.read(FORMAT.size)) == FORMAT.size:
+                    _check_format(path, *FORMAT.unpack(told))
+                    length -= FORMAT.size
                 if name != b"data":
                     file.seek(length + length % 2, os.SEEK_CUR)
                     continue
@@ -265,10 +325,25 @@ def _check_riff(path: Path, size: int) -> None:
                 if length < UNKNOWN_SIZE and length > held:
                     raise _bad(path, f"is cut: its header promises {length} bytes of audio, got {held}.")
                 file.seek(length + length % 2, os.SEEK_CUR)
+                is_inside = file.tell() + 8 <= min(size, 8 + int.from_bytes(head[4:8], "little"))
                 rest = file.read(8)
-                if len(rest) == 8 and not rest[:4].isascii():
+                if len(rest) == 8 and not (rest[:4].isascii() and (any(rest) or not is_inside)):
                     problem = f"header promises {length} bytes of audio, but {held - length} bytes follow that are none"
                     raise _bad(path, f"{problem} of its chunks.")
                 return
     except OSError as error:
         raise _bad(path, f"cannot be opened ({error.strerror}).") from None
+
+
+def _check_format(path: Path, kind: int, channels: int, rate: int, bytes_a_second: int, frame: int, bits: int) -> None:
+    """Refuse a WAV's format if its numbers contradict each other; zeros, and other units of the fourth, are common."""
+    if kind not in UNPACKED or not (channels and rate and bits):
+        return
+    width = 1 if kind in LAWS else -(-bits // 8)
+    if frame not in (0, channels * width):
+        told = f"{channels} channels of {bits} bits and frames of {frame} bytes"
+        raise _bad(path, f"its header must not contradict itself, got {told}.")
+    usual = {0, rate * width, rate * channels * width, rate * channels * bits}
+    if bytes_a_second not in usual:
+        told = f"{rate} Hz, frames of {channels * width} bytes and {bytes_a_second} bytes a second"
+        raise _bad(path, f"its header must not contradict itself, got {told}.")

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 Labels = Literal["one", "several", "number"]  # of a clip: a class, any classes, or a number
+BAD_AUDIO = "bad_audio.csv"  # the table of bad files, in a run's folder or an evaluation's
 STAGES: dict[str | None, tuple[Split, ...]] = {"validate": ("val",), "test": ("test",)}  # before training: all
 QUIET = 0.01  # root mean square of a clip, full scale being 1, below which its channels are looked at
 MAX_STATISTICS_CLIPS = 500
@@ -231,6 +232,14 @@ class AudioDataModule(LightningDataModule):
         """Map the clips that are left out to the reason."""
         return {name: str(error) for bad in self._bad.values() for name, error in bad.items()}
 
+    def bad_files(self) -> list[tuple[Split, str, AudioFileError]]:
+        """List the clips that cannot be used, as far as they were looked at."""
+        return [(split, name, error) for split in SPLITS for name, error in self._bad[split].items()]
+
+    def num_bad(self, split: Split) -> int:
+        """Count the clips of a split that are left out."""
+        return len(self._bad[split])
+
     # Internals.
 
     def _store(self, split: Split, *, keep: bool) -> ClipStore:
@@ -313,7 +322,7 @@ class AudioDataModule(LightningDataModule):
             )
             log.warning(f"data: {told}", len(names), some(names))
             self._cancelled = []
-        rows = [(split, name, error) for split in SPLITS for name, error in self._bad[split].items()]
+        rows = self.bad_files()
         if not rows:
             return
         is_written = self.bad_audio is not None and (self.on_bad == "skip" or len(rows) > MAX_NAMED)

@@ -10,6 +10,8 @@ from hopscotch.data.audio import printable
 # Suffixes of files in a class folder that are not clips.
 OTHER_SUFFIXES = {".txt", ".md", ".csv", ".tsv", ".json", ".yaml", ".yml", ".lab", ".textgrid", ".png", ".jpg", ".pdf"}
 
+AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".m4a", ".webm"}
+
 
 def clip_name(path: Path, root: Path) -> str:
     """Name a file as seen from the data's root, the same on every system: in NFC, with `/`."""
@@ -44,7 +46,7 @@ def may_be_clip(name: str) -> bool:
 def audio_files(folder: Path) -> list[Path]:
     """List every file below the folder that may be a clip; libsndfile decides, not the suffix.
 
-    Links to folders are followed, each folder once.
+    Links to folders are followed, each folder once. An empty folder with the name of a file is listed, to be named.
     """
     found: list[Path] = []
     seen = {os.path.realpath(folder)}
@@ -56,6 +58,8 @@ def audio_files(folder: Path) -> list[Path]:
                 seen.add(place)
                 folders.append(name)
         found += [Path(parent, name) for name in sorted(names, key=nfc) if may_be_clip(name)]
+        if not names and not below and Path(parent) != folder and Path(parent).suffix.lower() in AUDIO_SUFFIXES:
+            found.append(Path(parent))
     return found
 
 

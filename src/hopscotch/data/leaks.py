@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,14 +21,17 @@ Placed = tuple[Split, Clip]
 
 def refuse_links(clips: Mapping[Split, Sequence[Clip]]) -> None:
     """Refuse a file, or a part of one, that is in two splits by a link of either kind."""
+    for pair in linked(clips):
+        raise ValueError(f"data.root: a file must be in one split alone, got {pair}, which are the same file.")
+
+
+def linked(clips: Mapping[Split, Sequence[Clip]]) -> Iterator[str]:
+    """Name the pairs of clips that are the same file, or parts of it that overlap, in two splits."""
     for same in _shared([(split, clip) for split in SPLITS for clip in clips[split]], _inode):
         same.sort(key=lambda placed: placed[1].start or 0)
         for (split, clip), (other, later) in pairwise(same):
             if split != other and (clip.start is None or (later.start or 0) < clip.start + clip.num_samples):
-                raise ValueError(
-                    f"data.root: a file must be in one split alone, got {clip.name} in {split} and {later.name} in "
-                    f"{other}, which are the same file."
-                )
+                yield f"{clip.name} in {split} and {later.name} in {other}"
 
 
 def warn_of_copies(clips: Mapping[Split, Sequence[Clip]]) -> None:
@@ -53,8 +56,7 @@ def warn_of_copies(clips: Mapping[Split, Sequence[Clip]]) -> None:
 
 def warn_of_groups(clips: Mapping[Split, Sequence[Clip]]) -> None:
     """Say which groups stand in training and in another split."""
-    groups = {split: {clip.group for clip in part if clip.group is not None} for split, part in clips.items()}
-    if shared := sorted(groups["train"] & (groups["val"] | groups["test"]), key=str):
+    if shared := groups_on_both_sides(clips):
         log.warning("data: %d groups stand in training and in validation or test: %s", len(shared), some(shared))
 
 
@@ -66,6 +68,12 @@ def warn_of_recordings(clips: Mapping[Split, Sequence[Clip]], recordings: Iterab
         found = [f"{clip.name} ({split})" for split, clip in placed if clip.path and _inode(clip.path) in own]
         if found:
             log.warning("data: %d clips are recordings of %s, too: %s", len(found), mixed.key, some(found))
+
+
+def groups_on_both_sides(clips: Mapping[Split, Sequence[Clip]]) -> list[str]:
+    """List the groups that stand in training and in another split."""
+    groups = {split: {clip.group for clip in part if clip.group is not None} for split, part in clips.items()}
+    return sorted(groups["train"] & (groups["val"] | groups["test"]))
 
 
 def _shared(placed: Iterable[Placed], sign: Callable[[Path], Hashable]) -> list[list[Placed]]:

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from hopscotch.data.files import clip_name, file_at
 from hopscotch.data.rows import Label, Row, RowSource, refuse_all
 from hopscotch.plain import MAX_TABLE, read_text, shown
 
+HALF = re.compile("[\ud800-\udfff]")  # of a letter beyond the first 65,536, which no text has alone
 LABELS = ("command", "target", "label")  # keys that may have the label, the first that is there
 
 
@@ -57,13 +60,21 @@ class Manifest(RowSource):
         if not isinstance(entry, dict):
             raise ValueError("must be a JSON object")
         name = entry.get("audio_filepath")
-        if not isinstance(name, str) or not name or "\0" in name:
+        if not isinstance(name, str) or not name or "\0" in name or not _is_name(name):
             raise ValueError("audio_filepath must be the path of a file")
         offset, duration = (_seconds(entry, key) for key in ("offset", "duration"))
         end = None if duration is None else (offset or 0.0) + duration
         facts = {key: str(entry[key]) for key in (self.group_by,) if key is not None and key in entry}
         path = file_at(folder, name)
         return Row(path, clip_name(path, self.root), _label(entry), split, None, None, offset, end, facts, where)
+
+
+def _is_name(text: str) -> bool:
+    """Tell whether a file may have this name; some halves of letters stand for bytes that are not UTF-8."""
+    try:
+        return bool(os.fsencode(text))
+    except UnicodeEncodeError:
+        return False
 
 
 def _seconds(entry: Mapping[str, Any], key: str) -> float | None:
@@ -83,6 +94,8 @@ def _label(entry: Mapping[str, Any]) -> Label | None:
     items = value if isinstance(value, list) else [value]
     if any(isinstance(item, bool) or not isinstance(item, str | int | float) for item in items):
         raise ValueError(f"{key} must be a text, a number or a list of them, got {shown(value)}")
+    if any(HALF.search(str(item)) for item in items):
+        raise ValueError(f"{key} must be text, got half a letter of UTF-16, {shown(value)}")
     if isinstance(value, list):
         return tuple(map(str, items))
     return value if isinstance(value, str) else float(value)

@@ -107,6 +107,15 @@ class RowSource(AudioDataModule):
         """List all recordings."""
 
     def find_clips(self) -> tuple[list[str], dict[Split, list[Clip]]]:
+        """Make clips of all rows, and look for audio that stands on both sides of a split."""
+        classes, clips = self.clips_of_rows()
+        leaks.refuse_links(clips)
+        leaks.warn_of_copies(clips)
+        leaks.warn_of_groups(clips)
+        leaks.warn_of_recordings(clips, [] if self.augment is None else self.augment.recordings)
+        return classes, clips
+
+    def clips_of_rows(self) -> tuple[list[str], dict[Split, list[Clip]]]:
         """Make clips of all rows: their labels, splits and lengths, of which only the headers are read."""
         rows = self._grouped(list(self.rows()))
         refuse_all(f"{row.told} is there a second time" for row in _again(rows))
@@ -120,10 +129,6 @@ class RowSource(AudioDataModule):
             clip = self._clip(row, _numbered(label, number), split)
             if clip is not None:
                 clips[split].append(clip)
-        leaks.refuse_links(clips)
-        leaks.warn_of_copies(clips)
-        leaks.warn_of_groups(clips)
-        leaks.warn_of_recordings(clips, [] if self.augment is None else self.augment.recordings)
         return classes, clips
 
     def _grouped(self, rows: list[Row]) -> list[Row]:

@@ -12,9 +12,13 @@ Many files are shared out among processes with one core each, because small mode
 import gc
 import glob
 import math
+import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -22,14 +26,17 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from hopscotch.data.audio import AudioFileError, count_samples, read_blocks, read_up_to
+from hopscotch.data.audio import AudioFileError, count_samples, printable, read_blocks, read_up_to
 from hopscotch.data.clips import one_thread
 from hopscotch.data.files import audio_files
+from hopscotch.plain import shown
 from hopscotch.types import AudioBatch, ModelOutput, SkipTrace
 
 MAX_SAMPLES = 2**22  # of the pieces in memory together: 16 MiB
 LEAST = 1e-6  # probability, and distance from 1, of a label that all windows agree on
 GLOB_SIGNS = "*?["
+PIPE = "-"  # standard input, as many commands have it
+PIPES = re.compile(r"/dev/stdin|/dev/fd/\d+|/proc/self/fd/\d+")  # how a system and a shell's <(...) name one
 MOST = 1024  # files of a share, enough to choose batches of similar length from
 MAX_BYTES = 2**24  # of a share of more than one file, so that long recordings show progress
 
@@ -127,23 +134,53 @@ def find_files(words: Iterable[str]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
+def is_pipe(path: Path) -> bool:
+    """Tell whether a path stands for a stream that was handed to this process; other pipes may never end."""
+    return str(path) == PIPE or (PIPES.fullmatch(str(path)) is not None and not path.is_file())
+
+
+@contextmanager
+def as_file(path: Path) -> Iterator[Path]:
+    """Give a file that can be read anywhere: `path` itself, or a copy of what comes through a pipe."""
+    if not is_pipe(path):
+        yield path
+        return
+    with TemporaryDirectory() as folder:
+        kept = Path(folder, "audio")
+        try:
+            is_own = str(path) == PIPE
+            with open(0 if is_own else path, "rb", closefd=not is_own) as stream, kept.open("wb") as file:
+                shutil.copyfileobj(stream, file)
+        except OSError as error:
+            raise AudioFileError(f"Audio file {path}: cannot be read ({error.strerror}).") from None
+        try:
+            yield kept
+        except AudioFileError as error:
+            raise AudioFileError(f"Audio file {shown(printable(path))}: {error.problem}", error.problem) from None
+
+
 def pieces_of(path: Path, sample_rate: int, windowing: Windowing) -> Iterator[Piece]:
-    """Yield a clip as one piece, or a recording's windows; the piece of a file that fails says why."""
+    """Yield a clip as one piece, or a recording's windows; the piece of a file that fails says why.
+
+    Digital silence is a clip like others: a model may have a class for it.
+    """
     left = 1.0
     try:
-        waveform = read_up_to(path, sample_rate, windowing.longest)
-        if waveform is not None:
-            yield Piece(waveform, path, 0, 1.0, is_window=False, is_last=True)
-            return
-        starts = windowing.starts(count_samples(path, sample_rate))
-        waiting = None  # the last window waits until the file has been read to its end without an error
-        for start, waveform in windows_of(read_blocks(path, sample_rate), starts, windowing.window):
-            if waiting is not None:
-                left -= waiting.share
-                yield waiting
-            waiting = Piece(waveform, path, start, 1 / len(starts), is_window=True, is_last=start == starts[-1])
-        assert waiting is not None
-        yield waiting
+        with as_file(path) as file:
+            waveform = read_up_to(file, sample_rate, windowing.longest, silent_ok=True)
+            if waveform is not None:
+                yield Piece(waveform, path, 0, 1.0, is_window=False, is_last=True)
+                return
+            starts = windowing.starts(count_samples(file, sample_rate))
+            waiting = None  # the last window waits until the file has been read to its end without an error
+            blocks = read_blocks(file, sample_rate, silent_ok=True)
+            for start, waveform in windows_of(blocks, starts, windowing.window):
+                if waiting is not None:
+                    left -= waiting.share
+                    yield waiting
+                waiting = Piece(waveform, path, start, 1 / len(starts), is_window=True, is_last=start == starts[-1])
+            assert waiting is not None
+            yield waiting
     except AudioFileError as error:
         yield Piece(None, path, 0, left, is_window=False, is_last=True, error=str(error))
 

@@ -182,7 +182,8 @@ def headline(test: Evaluation, summary: Mapping[str, Any]) -> dict[str, str]:
     """Say what one asks first of a run that was tested."""
     compute, seconds, kept = summary["compute"], summary["seconds"], summary["kept"]
     found = (summary.get("primary") or {}).get("interval")
-    facts = text.test_facts(summary["metrics"], test.num_clips, found and Interval(**found))
+    num_bad = summary["data"]["bad"]["test"]
+    facts = text.test_facts(summary["metrics"], test.num_clips, found and Interval(**found), num_bad)
     if test.has_classes:
         facts["majority baseline"] = text.number(summary["majority_baseline"])
     facts |= text.compute_facts(compute["fraction"], compute["macs"], compute.get("target"))

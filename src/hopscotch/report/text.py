@@ -110,10 +110,10 @@ def print_facts(facts: Mapping[str, str], console: "Console") -> None:
         console.print(f"[bold]{words:<{width}}[/bold]  {value}", highlight=False)
 
 
-def test_facts(metrics: Mapping[str, float], num_clips: int, found: "Interval | None") -> dict[str, str]:
-    """Say what the test came to, the first metric with its interval, if it has one, and the number of clips."""
+def test_facts(metrics: Mapping[str, float], num_clips: int, found: "Interval | None", num_bad: int) -> dict[str, str]:
+    """Say what the test came to, the first metric with its interval, of how many clips, and how many are not in it."""
     facts = {f"test {name}": number(value) for name, value in metrics.items()}
-    facts[next(iter(facts))] += f"  ({sure(found, num_clips)})"
+    facts[next(iter(facts))] += f"  ({sure(found, num_clips)}{f', {num_bad} bad files left out' * bool(num_bad)})"
     return facts
 
 
