@@ -126,7 +126,7 @@ def test_an_evaluation_counts_them_beside_its_metric(
     told = json.loads((folder / "metrics.json").read_text())["data"]
     used = [row.path for row in read_clips(folder / "clips.csv")]
     assert_fates(fates(used, told["skipped"]), cases)
-    assert f"({len(used)} clips, {told['bad']['test']} bad files left out)" in capsys.readouterr().out
+    assert f"over {len(used)} clips, {told['bad']['test']} bad files left out)" in capsys.readouterr().out
     with (folder / "bad_audio.csv").open(encoding="utf-8", newline="") as file:
         assert len(list(csv.DictReader(file))) == told["bad"]["test"]
 

@@ -232,12 +232,12 @@ class Audit:
             seconds[split] += sound.seconds
             groups[split] |= set() if clip.group is None else {clip.group}
         clips = self._clips()
-        bad = Counter(split for split, *_ in self.bad) + Counter(split for split, *_ in self.sounds) - clips
+        bad = {split: sum(one[0] == split for one in [*self.bad, *self.sounds]) - clips[split] for split in SPLITS}
         return {
             "source": f"{type(self.data).__module__}.{type(self.data).__qualname__}",
             "has_files": bool(self.bad) or any(map(len, self._filed().values())),
             "clips": {split: clips[split] for split in SPLITS},
-            "bad": {split: bad[split] for split in SPLITS},
+            "bad": bad,
             "seconds": {split: round(seconds[split], 3) for split in SPLITS},
             "classes": self.table(),
             "groups": {split: len(groups[split]) for split in SPLITS},

@@ -211,15 +211,8 @@ def evaluate(
     was, warnings = RunFolder(run).data, []
     if was and was.get("fingerprint") != data.fingerprint() and not changes_data(overrides):
         warnings.append("the test set differs from the one of the training run (clips added, removed or changed).")
-    print_evaluation(
-        metrics,
-        conditions,
-        num_clips=len(clips),
-        num_bad=data.num_bad("test"),
-        sure=sure,
-        times=times,
-        warnings=warnings,
-    )
+    counts = {"num_clips": len(clips), "num_bad": data.num_bad("test")}
+    print_evaluation(metrics, conditions, **counts, sure=sure, times=times, warnings=warnings)
     return folder
 
 

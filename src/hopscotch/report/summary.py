@@ -80,12 +80,10 @@ def finish(
     if not early:
         warnings += no_better(test, facts.get("majority_baseline"), facts.get("majority_class"))
         warnings += [] if by_heart else overfitting(task.primary, in_training, tested[name], "test", sure)
+    figures = {"val": validation.get(f"val/{name}"), "test": tested[name], "interval": sure and asdict(sure)}
     summary: dict[str, Any] = {
         "test": tested,
-        "primary": {
-            **task.primary._asdict(),
-            **{"val": validation.get(f"val/{name}"), "test": tested[name], "interval": sure and asdict(sure)},
-        },
+        "primary": {**task.primary._asdict(), **figures},
         "kept": kept,
         "compute": {**test.compute, "floor": floor, **({} if task.target is None else {"target": task.target})},
         "parameters": task.num_parameters,
