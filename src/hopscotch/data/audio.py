@@ -52,7 +52,7 @@ class AudioFileError(ValueError):
         return VALUE.split(self.problem)[0].strip(" .")
 
 
-def printable(path: Path) -> str:
+def printable(path: Path | str) -> str:
     """Return the name as text that can be printed and stored, even if its bytes are not UTF-8."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 

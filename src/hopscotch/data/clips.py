@@ -6,8 +6,9 @@
 import contextlib
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from hopscotch.types import AudioBatch, key_bits
 
 MAX_NAMED = 5  # in a message
 MAX_THREADS = 4  # decoding is quick; more threads compete for the disk
+TOGETHER = 16  # clips that a thread decodes in turn
 NUM_TRIED = 32  # clips whose decoding decides whether threads pay
 QUICK = 1e-3  # seconds per clip below which threads wait longer than they decode (0.5 ms instead of 0.25)
 
@@ -127,11 +129,23 @@ def _attempts(clips: Sequence[Clip], load: Callable[[Clip], Tensor]) -> Generato
     if time.perf_counter() - begun < QUICK * NUM_TRIED:
         yield from (_attempt(load, clip) for clip in rest)
         return
-    pool = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1))
+    num_threads = min(MAX_THREADS, os.cpu_count() or 1)
+    pool, waiting = ThreadPoolExecutor(num_threads), deque[Future[list[Tensor | AudioFileError]]]()
     try:
-        yield from pool.map(lambda clip: _attempt(load, clip), rest)
+        for start in range(0, len(rest), TOGETHER):
+            waiting.append(
+                pool.submit(lambda some: [_attempt(load, clip) for clip in some], rest[start : start + TOGETHER])
+            )
+            if len(waiting) > 2 * num_threads:  # no more than these are in memory
+                yield from waiting.popleft().result()
+        for future in waiting:
+            yield from future.result()
     finally:  # a bad file that stops the run stops the other threads, too
         pool.shutdown(cancel_futures=True)
+
+
+def _attempts_of(load: Callable[[Clip], Tensor], clips: Sequence[Clip]) -> list[Tensor | AudioFileError]:
+    return [_attempt(load, clip) for clip in clips]
 
 
 def _attempt(load: Callable[[Clip], Tensor], clip: Clip) -> Tensor | AudioFileError:

@@ -33,11 +33,9 @@ STALE = 86_400.0  # seconds after which an unfinished file is taken for that of 
 
 def packed(waveform: Float[Tensor, " sample"]) -> NDArray[np.int16] | NDArray[np.float32]:
     """Return the samples in 16 bits if that loses nothing, not even the sign of a zero, else as they are."""
-    samples = waveform.numpy()
-    with np.errstate(invalid="ignore"):  # what does not fit is found out below
-        short = (samples * FULL_SCALE).astype(np.int16)
-    is_exact = np.array_equal(unpacked(short).view(np.int32), samples.view(np.int32))
-    return short if is_exact else np.ascontiguousarray(samples)
+    short = (waveform * FULL_SCALE).to(torch.int16)
+    is_exact = torch.equal((short * (1 / FULL_SCALE)).view(torch.int32), waveform.view(torch.int32))
+    return short.numpy() if is_exact else waveform.contiguous().numpy()
 
 
 def unpacked(samples: NDArray[Any]) -> NDArray[np.float32]:
@@ -84,13 +82,14 @@ class InMemory:
     def __init__(self, num_samples: int) -> None:
         """Make room for so many samples; what 16-bit clips leave of it is never touched."""
         self._bytes = torch.empty(4 * num_samples, dtype=torch.uint8)
+        self._array = self._bytes.numpy()
         self._ends: list[int] = [0]
 
     def add(self, waveform: Float[Tensor, " sample"]) -> None:
         """Append a clip."""
         found = packed(waveform).view(np.uint8)
         begin, end = self._ends[-1], self._ends[-1] + len(found)
-        self._bytes.numpy()[begin:end] = found
+        self._array[begin:end] = found
         self._ends.append(end)
 
     def shelf(self) -> Shelf:
