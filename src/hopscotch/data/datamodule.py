@@ -1,10 +1,12 @@
 """Turn clips into `AudioBatch`, as all data sources do. A source is a subclass with `find_clips`, and a YAML file."""
 
+import gc
 import hashlib
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -132,6 +134,10 @@ class AudioDataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Find all clips, and decode those that the stage needs; later calls add what is missing."""
+        with without_collection():  # which would look through the clips again and again, half of the time
+            self._setup(stage)
+
+    def _setup(self, stage: str | None) -> None:
         if not self.clips:
             self.classes, self.clips = self.find_clips()
             if self._order is not None:
@@ -387,6 +393,18 @@ class AudioDataModule(LightningDataModule):
                     f"data: at most data.max_bad={self.max_bad:g} of a split may be bad files, "
                     f"got {num_bad} of {num_bad + num_good} for {split}: {kinds}.{where}"
                 )
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Leave cycles of objects alone for a while."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _renumbered(found: list[str], clips: dict[Split, list[Clip]], wanted: list[str]) -> dict[Split, list[Clip]]:
