@@ -17,6 +17,7 @@ from hopscotch.layers.stride import StrideGate
 from hopscotch.models.assemble import behind_gate
 from hopscotch.models.audio_model import AudioModel, Head
 from hopscotch.models.encoder import Encoder
+from hopscotch.models.stem import ConvStem
 from tests.tiny import composed
 
 DIM, HEADS, DEPTH = 16, 2, 5
@@ -64,10 +65,8 @@ def make_model(name: str, *, seed: int = 0, spectrogram_augment: nn.Module | Non
         spectrogram_augment=spectrogram_augment,
         encoder=make_encoder(name, **changes),
         dim=DIM,
+        stem=ConvStem(frontend.num_mels, DIM, stride=4, dropout=0.0),
         head=partial(Head, num_classes=3, pooling="statistics", dropout=0.0),
-        dropout=0.0,
-        stem_stride=4,
-        positions="sinusoidal",
     )
 
 

@@ -1,6 +1,7 @@
 """Every choice of conf/ makes objects that work, and a `_target_` that is not there is named."""
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hopscotch.build import build_callbacks, build_data, build_loggers, build_model, build_trainer, make, make_trainer
 from hopscotch.config.compose import CONF, compose
+from hopscotch.data.datamodule import SPLITS
 from hopscotch.frontend import LogMel
 from hopscotch.layers.block import BlockSpec
 from hopscotch.layers.gate import Gate
@@ -55,6 +57,24 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+TABLES = {  # of the sets that recipes are for: name, columns, and a row for each split
+    "experiment=esc50": ("esc50.csv", "filename,category,fold,recording", "{file},{word},{split},{file}", "123"),
+    "experiment=words20": ("words20.csv", "path,word,split,speaker", "{file},{word},{split},{split}", SPLITS),
+}
+
+
+def write_set(root: Path, table: str, columns: str, row: str, splits: Sequence[str]) -> Path:
+    """Two words, one clip of each in every split."""
+    rows = [columns]
+    for place, word in enumerate(("low", "high")):
+        for number, split in enumerate(splits):
+            file = f"{word}_{split}.wav"
+            write_tone(root / "audio" / file, 300 * (place + 1), 0.2 + 0.01 * number)
+            rows.append(row.format(file=file, word=word, split=split))
+    (root / table).write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return root
+
+
 def overrides_for(choice: str, tones: Path, digits: Path, folder: Path) -> list[str]:
     """What a choice needs beside itself to be quick."""
     model = [] if choice.startswith("size=") else list(TINY_MODEL)
@@ -62,6 +82,8 @@ def overrides_for(choice: str, tones: Path, digits: Path, folder: Path) -> list[
         counts = ["data.num_train=20", "data.num_val=10", "data.num_test=10", f"data.cache_dir={folder}"]
         seconds = ["data.scene_seconds=5"] if "scenes" in choice else []
         return [choice, *counts, *seconds, *model, *QUICK]
+    if choice in TABLES:
+        return [choice, f"data.root={write_set(folder / 'set', *TABLES[choice])}", *model, *QUICK]
     if choice == "data=fsdd" or choice.startswith("experiment="):
         speaker = ["data.test_speaker=theo"] if choice == "experiment=fsdd_speakers" else []
         return [choice, f"data.root={digits}", *speaker, *model, *QUICK]

@@ -45,7 +45,7 @@ def test_neither_workers_nor_where_clips_are_kept_change_weights(tones: Path, tm
         noise = np.random.default_rng(i).uniform(-0.5, 0.5, 3 * 44_100)
         soundfile.write(root / name / f"a{i}.flac", noise, 44_100)
     more = ("model=learned_skip", "augment=speakers", "data.max_seconds=0.2", f"data.cache_dir={tmp_path / 'cache'}")
-    memory, disk, files = [], ["data.cache_gib=0"], ["data.cache_gib=0", "data.disk_cache_gib=0"]
+    memory, disk, files = ["data.disk_cache_gib=0"], ["data.cache_gib=0"], ["data.cache_gib=0", "data.disk_cache_gib=0"]
     found, kept = [], []
     for where, num_workers in [(memory, 0), (disk, 0), (files, 0), (memory, 1), (disk, 4), (files, 4)]:
         cfg = tiny_config(root, tmp_path, *more, "trainer.max_steps=3", *where, f"data.num_workers={num_workers}")

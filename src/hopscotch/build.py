@@ -150,6 +150,7 @@ def build_task(cfg: DictConfig, model: AudioModel, data: AudioDataModule) -> Aud
         entropy_weight=cfg.compute.entropy_weight,
         dense_weight=cfg.compute.dense_weight,
         layer_decay=cfg.optimizer.get("layer_decay", 1.0),
+        mixup=cfg.augment.mixup,
     )
     task.look_at(data)
     return task

@@ -19,7 +19,13 @@ from hopscotch.restore import OF_THE_MODEL
 from hopscotch.training.checkpoint import read_checkpoint, take_weights
 
 KEY = "init_from"
-SETTINGS = ("frontend.", "model.heads", "model.stem_stride", "model.positions")  # that no shape of a weight tells
+SETTINGS = (
+    "frontend.",
+    "model.heads",
+    "model.stem_stride",
+    "model.stem_channels",
+    "model.positions",
+)  # that no shape of a weight tells
 OF_THE_HEAD = "model.pooling"
 
 

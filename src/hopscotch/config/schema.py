@@ -62,6 +62,7 @@ WEIGHTS = Rule("balanced, null, or a map of classes to weights", lambda v: v == 
 SPEEDS = Rule("at least one, within 0.5 and 2", lambda value: len(value) > 0 and all(0.5 <= v <= 2 for v in value))
 TWO_MOMENTS = Rule("two numbers, each at least 0 and below 1", lambda v: len(v) == 2 and all(0 <= b < 1 for b in v))
 LOW_HIGH = Rule("two numbers, the lower one first", lambda value: len(value) == 2 and value[0] <= value[1])
+CHANNELS = Rule("null, or numbers of at least 1", lambda value: value != [] and all(one >= 1 for one in value))
 DEVICES = Rule(
     "auto, a number of devices (-1: all), or a list of their indices",
     lambda v: v == "auto" or isinstance(v, list) or (isinstance(v, int) and (v == -1 or v >= 1)),
@@ -114,7 +115,8 @@ Model = node(
     Object,
     dropout=(float, PART),
     convolution_width=(int, Rule("0, or an odd number of positions", lambda v: v == 0 or (v > 0 and v % 2 == 1))),
-    stem_stride=(int, Rule("2 or 4", lambda value: value in (2, 4))),
+    stem_stride=(int, Rule("2, 4, 8 or 16", lambda value: value in (2, 4, 8, 16))),
+    stem_channels=(list[int] | None, CHANNELS),
     stem_layers=(int, ZERO),
     positions=(str, one_of("sinusoidal", "convolutional", "none")),
     pooling=(str, one_of("statistics", "maxima")),

@@ -14,6 +14,7 @@ from hopscotch.frontend import LogMel
 from hopscotch.layers.block import BlockSpec, DepthwiseConvolution, TransformerBlock
 from hopscotch.models.audio_model import AudioModel, OutputHead
 from hopscotch.models.encoder import Encoder
+from hopscotch.models.stem import Conv2dStem, ConvStem, Stem
 from hopscotch.models.token_gate import GatedEncoder
 
 
@@ -51,12 +52,21 @@ def assemble(
     def head(dim: int) -> OutputHead:
         return make_head(dim, num_outputs, pooling=model["pooling"], dropout=model["dropout"])
 
-    own = {key: model[key] for key in ("name", "dim", "dropout", "stem_stride", "positions")}
     options = {key: value for key, value in model["encoder"]["block"].items() if key != "_target_"}
     layers = [TransformerBlock(BlockSpec(**options)) for _ in range(num_first)]
     parts = {"frontend": frontend, "spectrogram_augment": spectrogram_augment, "stem_layers": layers}
     with named("model"):
-        return AudioModel(encoder=encoder, head=head, **parts, **own)
+        parts["stem"] = stem_of(model, frontend.num_mels)
+        return AudioModel(name=model["name"], dim=model["dim"], encoder=encoder, head=head, **parts)
+
+
+def stem_of(model: Mapping[str, Any], num_mels: int) -> Stem:
+    """Make the stem: over time and mel if `model.stem_channels` are given, else over time."""
+    keys = {"stride": "stem_stride", "dropout": "dropout", "positions": "positions"}
+    own = {argument: model[key] for argument, key in keys.items()}
+    if model["stem_channels"] is None:
+        return ConvStem(num_mels, model["dim"], **own)
+    return Conv2dStem(num_mels, model["dim"], channels=model["stem_channels"], **own)
 
 
 def behind_gate(encoder: Encoder, model: Mapping[str, Any], gate: Mapping[str, Any]) -> Encoder:

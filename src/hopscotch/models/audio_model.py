@@ -2,14 +2,9 @@
 
     mel (batch, time, mel) -> stem, its layers (batch, position, dim) -> encoder -> head (batch, classes)
 
-The stem is two masked convolutions, 2 or 4 frames per position, and then positions:
-
-    sinusoidal      + sin and cos of the position at geometrically spaced wavelengths (Vaswani et al. 2017)
-    convolutional   + GELU(a convolution over `POSITION_WIDTH` positions, channel by channel): it depends on what
-                    surrounds a position, wherever in the clip (Baevski et al. 2020, there in 16 groups of channels)
-
-The last layers of the stem are transformer blocks, if there are any: every position of every clip goes through them,
-so that a gate and what it lets in know what is around a position.
+The stem makes positions of frames by convolutions (models/stem.py). Its last layers are transformer blocks, if there
+are any: every position of every clip goes through them, so that a gate and what it lets in know what is around a
+position.
 
 The head is a linear layer on hidden states that are pooled over the clip's positions:
 
@@ -17,7 +12,6 @@ The head is a linear layer on hidden states that are pooled over the clip's posi
     maxima          mean and maximum (Kong et al. 2020, PANNs, add them up): keeps a short event that a mean dilutes
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
@@ -26,75 +20,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hopscotch.compute import Cost, convolution_macs, linear_macs
+from hopscotch.compute import Cost, linear_macs
 from hopscotch.frontend import LogMel
-from hopscotch.layers.block import DepthwiseConvolution, TransformerBlock, over_time
+from hopscotch.layers.block import TransformerBlock
 from hopscotch.layers.pooling import masked_mean_and_max, masked_mean_and_std
 from hopscotch.layers.sampling import Scheduled
 from hopscotch.models.encoder import Encoder, Planner
+from hopscotch.models.stem import Stem
 from hopscotch.types import Decisions, Hidden, Lengths, Mask, ModelOutput, SkipTrace, valid_mask
 
-Positions = Literal["sinusoidal", "convolutional", "none"]
 Pooling = Literal["statistics", "maxima"]
-
-KERNEL = 5  # frames
-STEM_STRIDES = {2: (1, 2), 4: (2, 2)}  # of the two convolutions
-LONGEST_WAVELENGTH = 10_000.0  # of the sinusoidal positions, in positions (Vaswani et al. 2017)
-POSITION_WIDTH = 31  # positions that the convolution of positions spans: 0.6 s or 1.2 s at 10 ms a frame
-
-
-class ConvStem(nn.Module):
-    """Map mel frames to positions by two convolutions over time that never see padding."""
-
-    def __init__(
-        self, num_mels: int, dim: int, *, stride: int, dropout: float, positions: Positions = "sinusoidal"
-    ) -> None:
-        super().__init__()
-        if stride not in STEM_STRIDES:
-            raise ValueError(f"stem_stride must be 2 or 4 frames per position, got {stride}.")
-        self.strides = STEM_STRIDES[stride]
-        self.widths = num_mels, dim
-        # These hold the weights alone: `over_time` has stride and padding.
-        self.convolutions = nn.ModuleList(nn.Conv1d(width, dim, KERNEL) for width in self.widths)
-        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
-        self.sinusoidal = positions == "sinusoidal"
-        self.around = DepthwiseConvolution(dim, POSITION_WIDTH) if positions == "convolutional" else None
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(
-        self, mel: Float[Tensor, "batch time mel"], frames: Lengths
-    ) -> tuple[Float[Tensor, "batch position dim"], Lengths]:
-        x = mel
-        for convolution, norm, stride in zip(self.convolutions, self.norms, self.strides, strict=True):
-            assert isinstance(convolution, nn.Conv1d)
-            frames = (frames + stride - 1) // stride
-            x = over_time(x, convolution.weight[:, :, None], convolution.bias, stride=stride)
-            x = nn.functional.gelu(norm(x))
-            x = x * valid_mask(frames, x.shape[1])[:, :, None]
-        if self.around is not None:
-            x = x + nn.functional.gelu(self.around(x))
-        elif self.sinusoidal:
-            x = x + sinusoids(x.shape[1], x.shape[2], x.device)
-        return self.dropout(x), frames
-
-    def positions(self, frames: Lengths) -> Lengths:
-        """Count the positions of clips of so many frames."""
-        for stride in self.strides:
-            frames = (frames + stride - 1) // stride
-        return frames
-
-    def macs(self, frames: Lengths) -> Lengths:
-        half, positions = (frames + self.strides[0] - 1) // self.strides[0], self.positions(frames)
-        num_mels, dim = self.widths
-        total = convolution_macs(half, num_mels, dim, KERNEL) + convolution_macs(positions, dim, dim, KERNEL)
-        return total if self.around is None else total + self.around.macs(positions)
-
-
-def sinusoids(time: int, dim: int, device: torch.device) -> Float[Tensor, "time dim"]:
-    """Return sine and cosine of the position at geometrically spaced wavelengths."""
-    rates = torch.exp(torch.arange(0, dim, 2, device=device) * (-math.log(LONGEST_WAVELENGTH) / dim))
-    angles = torch.arange(time, device=device)[:, None] * rates
-    return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :dim]
 
 
 class Said(NamedTuple):
@@ -160,19 +95,17 @@ class AudioModel(nn.Module):
         name: str,
         frontend: LogMel,
         spectrogram_augment: nn.Module | None,
+        stem: Stem,
         encoder: Encoder,
         dim: int,
         head: Callable[[int], OutputHead],
-        dropout: float,
-        stem_stride: int,
-        positions: Positions,
         stem_layers: Sequence[TransformerBlock] = (),
     ) -> None:
         super().__init__()
         self.name = name
         self.frontend = frontend
         self.spectrogram_augment = spectrogram_augment
-        self.stem = ConvStem(frontend.num_mels, dim, stride=stem_stride, dropout=dropout, positions=positions)
+        self.stem = stem
         self.stem_layers = nn.ModuleList(stem_layers)
         self.encoder = encoder
         self.head = head(dim)

@@ -12,6 +12,7 @@ can be repeated and resumed bit by bit.
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar, TypedDict
 
 import torch
@@ -25,6 +26,7 @@ from torchmetrics import MeanMetric, MetricCollection
 
 from hopscotch.config.monitors import tags
 from hopscotch.data.datamodule import AudioDataModule, Labels
+from hopscotch.data.mixup import Mixed, mix
 from hopscotch.data.windows import evaluated
 from hopscotch.models.audio_model import AudioModel, Head, OutputHead, Pooling
 from hopscotch.training.calibration import Budget, Calibration, budget_table, calibrate
@@ -34,6 +36,7 @@ from hopscotch.training.rates import parameter_groups, refuse_one_rate, take_sha
 from hopscotch.types import AudioBatch, ModelOutput, Primary, Step, key_bits
 
 STAGES = ("train", "val", "test")
+Judge = Callable[[ModelOutput], Tensor]  # gives the loss of each clip
 OF_AN_EPOCH: dict[str, Any] = {"on_step": False, "on_epoch": True}  # what is logged: Lightning guesses by the hook
 
 
@@ -53,8 +56,9 @@ class AudioTask(LightningModule):
     `optimizer` makes an optimizer from parameter groups; `scheduler` makes, from that and the number of training steps,
     what Lightning takes for a schedule. `target` is the compute fraction to train for, None for a model that decides
     nothing. `budget_warmup` is a share of the training steps. `layer_decay` is the ratio of the
-    learning rates of neighbouring layers (training/rates.py). `classes` are the names of the labels, in order. `steps`
-    holds, for each stage, the steps of its latest epoch: validation falls into a training epoch.
+    learning rates of neighbouring layers (training/rates.py). `mixup` is the parameter of the Beta distribution by
+    which pairs of training clips are mixed, 0 for none (data/mixup.py). `classes` are the names of the labels, in
+    order. `steps` holds, for each stage, the steps of its latest epoch: validation falls into a training epoch.
     """
 
     primary: Primary
@@ -77,15 +81,18 @@ class AudioTask(LightningModule):
         entropy_weight: float,
         dense_weight: float,
         layer_decay: float = 1.0,
+        mixup: float = 0.0,
     ) -> None:
         super().__init__()
+        if mixup < 0:
+            raise ValueError(f"augment.mixup must be at least 0, got {mixup}.")
         self.model = model
         self.classes = list(classes)
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.seed, self.threshold_lr = seed, threshold_lr
         self.target, self.budget_weight, self.budget_warmup = target, budget_weight, budget_warmup
         self.policy_loss, self.dense_weight = PolicyLoss(entropy_weight), dense_weight
-        self.layer_decay = layer_decay
+        self.layer_decay, self.mixup = layer_decay, mixup
         self.fractions = nn.ModuleDict({f"{stage}_fraction": MeanMetric() for stage in STAGES})
         self.stage_metrics = nn.ModuleDict({f"{stage}_metrics": self.metrics() for stage in STAGES})
         self.calibration: Calibration | None = None
@@ -155,11 +162,13 @@ class AudioTask(LightningModule):
     def training_step(self, batch: AudioBatch, batch_idx: int) -> StepOutput:
         self._seed(key_bits(self.seed, self.current_epoch, batch_idx, self.global_rank))
         self.model.set_progress(self.progress)
+        mixed = mix(batch, self.mixup) if self.mixup > 0 else Mixed(batch)
+        batch, judge = mixed.batch, partial(self._mixed_losses, mixed)
         output = self.model(batch.waveform, batch.lengths, keys=batch.keys)
-        losses = self.losses(output, batch)
+        losses = judge(output)
         task_loss = losses.mean()
-        loss = task_loss + self._budget_loss(output) + self._policy_loss(output, losses, batch)
-        loss = loss + self._dense_loss(output, batch)
+        loss = task_loss + self._budget_loss(output) + self._policy_loss(output, losses, batch, judge)
+        loss = loss + self._dense_loss(output, batch, judge)
         if loss.device.type == "cpu" or batch_idx % self.trainer.log_every_n_steps == 0:
             self._stop_if_not_finite(loss, losses, batch)
         self._step_loss.append((task_loss.detach(), len(losses)))
@@ -290,18 +299,24 @@ class AudioTask(LightningModule):
         grown = min(1.0, self.progress / self.budget_warmup) if self.budget_warmup > 0 else 1.0
         return self.budget_weight * grown * (expected - self.target) ** 2
 
-    def _policy_loss(self, output: ModelOutput, losses: Tensor, batch: AudioBatch) -> Tensor | float:
+    def _mixed_losses(self, mixed: Mixed, output: ModelOutput) -> Tensor:
+        losses = self.losses(output, mixed.batch)
+        if mixed.other is None:
+            return losses
+        return mixed.share * losses + (1 - mixed.share) * self.losses(output, mixed.other)
+
+    def _policy_loss(self, output: ModelOutput, losses: Tensor, batch: AudioBatch, judge: Judge) -> Tensor | float:
         def second_opinion() -> Tensor:
-            return self.losses(self.model(batch.waveform, batch.lengths, keys=batch.keys), batch)
+            return judge(self.model(batch.waveform, batch.lengths, keys=batch.keys))
 
         return self.policy_loss(output.trace, losses.detach(), second_opinion, self.progress)
 
-    def _dense_loss(self, output: ModelOutput, batch: AudioBatch) -> Tensor | float:
+    def _dense_loss(self, output: ModelOutput, batch: AudioBatch, judge: Judge) -> Tensor | float:
         if self.target is None or self.dense_weight == 0:
             return 0.0
         everything = output.trace.detach().decisions.skip_nothing()
         dense = self.model(batch.waveform, batch.lengths, keys=batch.keys, repeat=everything)
-        return self.dense_weight * (self.losses(dense, batch).mean() + self.distance(output, dense))
+        return self.dense_weight * (judge(dense).mean() + self.distance(output, dense))
 
     def _stop_if_not_finite(self, loss: Tensor, losses: Tensor, batch: AudioBatch) -> None:
         if bool(torch.isfinite(loss)):
