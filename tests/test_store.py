@@ -145,8 +145,8 @@ def batches(root: Path, mode: str, **keys: Any) -> list[list[Tensor]]:
 
 
 def same(a: list[list[Tensor]], b: list[list[Tensor]]) -> bool:
-    pairs = [pair for x, y in zip(a, b, strict=True) for pair in zip(x, y, strict=True)]
-    return all(torch.equal(*pair) for pair in pairs)
+    pairs = [pair for x, y in zip(a, b, strict=False) for pair in zip(x, y, strict=True)]
+    return len(a) == len(b) and all(torch.equal(*pair) for pair in pairs)
 
 
 def test_batches_are_the_same_bits_from_memory_disk_and_files(root: Path) -> None:
