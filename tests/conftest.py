@@ -42,8 +42,9 @@ def root_logger_as_it_was() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_notes(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What tests train with is noted in a file of theirs, for the processes that they start, too."""
+    """What tests train with is noted and kept in folders of theirs, for the processes that they start, too."""
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

@@ -64,8 +64,8 @@ def test_a_log_hears_of_a_slow_step_before_the_first_epoch(
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     assert list(progress.with_progress(range(100), 100, "Speaking words")) == list(range(100))
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == "Speaking words: 2 of 100"
-    assert len(said) == 4
+    assert said[0] == "Speaking words: 2 of 100, 98 s left"
+    assert len(said) == 10
     monkeypatch.undo()
     list(progress.with_progress(range(100), 100, "Speaking words"))
     assert capsys.readouterr().out == ""  # quick

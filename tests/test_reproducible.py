@@ -1,12 +1,15 @@
 """The same command and seed give the same bits: twice, with loader workers, and after a crash."""
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from hopscotch.build import build_callbacks
-from tests.tiny import StopAt, differing, fit, tiny_config, weights
+from tests.tiny import StopAt, build, differing, fit, tiny_config, weights
 
 EPOCHS = "trainer.max_epochs=2"  # of four steps each
 
@@ -31,6 +34,26 @@ def test_loader_workers_change_neither_weights_nor_validation(tones: Path, tmp_p
     assert differing(weights(without), weights(beside)) == []
     assert without.callback_metrics.keys() == beside.callback_metrics.keys() >= {"val/acc", "val/compute_fraction"}
     assert {name for name, value in without.callback_metrics.items() if value != beside.callback_metrics[name]} == set()
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
+def test_neither_workers_nor_where_clips_are_kept_change_weights(tones: Path, tmp_path: Path) -> None:
+    """Two clips of another rate are resampled in steps, and cropped."""
+    root = tmp_path / "clips"
+    shutil.copytree(tones, root)
+    for i, name in enumerate(("high", "low")):
+        noise = np.random.default_rng(i).uniform(-0.5, 0.5, 3 * 44_100)
+        soundfile.write(root / name / f"a{i}.flac", noise, 44_100)
+    more = ("model=learned_skip", "augment=speakers", "data.max_seconds=0.2", f"data.cache_dir={tmp_path / 'cache'}")
+    memory, disk, files = ["data.disk_cache_gib=0"], ["data.cache_gib=0"], ["data.cache_gib=0", "data.disk_cache_gib=0"]
+    found, kept = [], []
+    for where, num_workers in [(memory, 0), (disk, 0), (files, 0), (memory, 1), (disk, 4), (files, 4)]:
+        cfg = tiny_config(root, tmp_path, *more, "trainer.max_steps=3", *where, f"data.num_workers={num_workers}")
+        task, data = build(cfg)
+        kept.append(data.summary()["kept"])
+        found.append(weights(fit(cfg, built=(task, data))))
+    assert kept == 2 * [["memory"], ["disk"], ["nowhere"]]
+    assert [differing(found[0], other) for other in found[1:]] == [[]] * 5
 
 
 @pytest.mark.parametrize("model", ["skip_layer", pytest.param("learned_skip_gain", marks=pytest.mark.slow)])

@@ -175,7 +175,7 @@ class Audit:
         found = [
             Finding("unreadable or lying files", [str(error) for _, _, error in self.bad], stops=True),
             Finding("silent clips", [] if self.data.silent_ok else self.silent, stops=True),
-            Finding("files in two splits by a link", list(leaks.linked(self._filed())), stops=True),
+            Finding("files in two splits by a link", list(leaks.linked(self._filed(), self.data.index)), stops=True),
             Finding(
                 "splits without a usable clip", [split for split in SPLITS if not self._clips()[split]], stops=True
             ),

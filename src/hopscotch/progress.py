@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 PATIENCE = 2.0  # seconds without a progress bar
-HEARTBEAT = 30.0  # seconds from line to line where there is no terminal for a bar
+HEARTBEAT = 10.0  # seconds from line to line where there is no terminal for a bar
+REFRESH = 0.1  # seconds from look to look at the bar
 
 Item = TypeVar("Item")
 
@@ -19,20 +20,24 @@ def with_progress(items: Iterable[Item], total: int, title: str) -> Generator[It
     """
     from rich.progress import Progress
 
-    due = time.monotonic() + PATIENCE
+    begun = time.monotonic()
+    due = begun + PATIENCE
     with Progress(transient=True, disable=True) as progress:
         task = progress.add_task(title, total=total)
         for done, item in enumerate(items, start=1):
             yield item
-            progress.advance(task)
-            if not progress.disable or time.monotonic() < due:
+            if (now := time.monotonic()) < due:
                 continue
             if progress.console.is_terminal:
-                progress.disable = False
-                progress.start()
+                if progress.disable:
+                    progress.disable = False
+                    progress.start()
+                progress.update(task, completed=done)
+                due = now + REFRESH
             else:
-                due = time.monotonic() + HEARTBEAT
-                print(f"{title}: {done} of {total}", flush=True)
+                left = (now - begun) * (total - done) / done
+                print(f"{title}: {done:,} of {total:,}, {left:.0f} s left", flush=True)
+                due = now + HEARTBEAT
 
 
 @contextmanager

@@ -85,7 +85,7 @@ KEYS_BY_LIMIT: dict[float, str] = {
     256: "attention_depth depth num_workers",
     1_000: "folds num_mel_masks num_time_masks",
     1_023: "convolution_width",
-    1_024: "cache_gib heads num_heads num_mels",
+    1_024: "cache_gib disk_cache_gib heads num_heads num_mels",
     3_600: "scene_seconds silence_seconds",
     4_096: "first max_stride num_keys",
     8_192: "dim plain_dim token_dim",

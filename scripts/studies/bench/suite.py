@@ -23,9 +23,12 @@ ITEMS = {  # name -> module and function; imported when it is measured, for --he
     "loop": "loop:loop",
     "start": "supply:start",
     "supply": "supply:supply",
+    "decoding": "corpus:decoding",
+    "many": "corpus:many",
+    "long": "corpus:long",
     "predict": "predicting:predict",
 }
-ELSEWHERE = ("allocator", "start", "predict")  # in processes of their own, which autocast does not reach
+ELSEWHERE = ("allocator", "start", "many", "predict")  # in processes of their own, which autocast does not reach
 
 
 def check_precision(names: Sequence[str]) -> None:

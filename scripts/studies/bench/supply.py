@@ -80,7 +80,7 @@ def start(rounds: int, device: str) -> Iterator[Row]:
             run += [f"hydra.run.dir={folder}/run{i}", "trainer.max_steps=1", "trainer.limit_val_batches=1"]
             run += ["trainer.limit_test_batches=1", "callbacks=quiet"]
             _process(run)
-            extra[i, 1] = _to_first_step(Path(folder) / f"run{i}")
+            extra[i, 1] = to_first_step(Path(folder) / f"run{i}")
     times = Times(["imports", "first step"], extra)
     yield row(
         "seconds from process start to the first step, beyond importing torch and Lightning",
@@ -97,5 +97,5 @@ def _process(command: list[str]) -> float:
     return time.perf_counter() - begun
 
 
-def _to_first_step(run: Path) -> float:
+def to_first_step(run: Path) -> float:
     return json.loads((run / "summary.json").read_text())["seconds"]["to_first_step"]

@@ -195,6 +195,8 @@ Files = node(  # what every source of audio files has
     on_bad=(str, one_of("raise", "skip")),
     max_bad=(float, SHARE),
     silent_ok=bool,
+    disk_cache_gib=(float, ZERO),
+    cache_dir=str | None,
     group_by=str | None,
     folds=(int | None, at_least(3)),
     negatives=list[str],
@@ -222,9 +224,7 @@ SCHEMAS: dict[str, type] = {
         label_separator=str,
         columns=node(**dict.fromkeys(COLUMN_KEYS, str | None)),
     ),
-    "hopscotch.data.hugging_face.HuggingFace": node(
-        Splitting, audio_column=str, label_column=str, cache_dir=str | None
-    ),
+    "hopscotch.data.hugging_face.HuggingFace": node(Splitting, audio_column=str, label_column=str),
     "hopscotch.data.speech_commands.SpeechCommands": node(
         Files, words=(str, one_of("all", "12")), fetch=bool, version=(str, one_of("v1", "v2"))
     ),

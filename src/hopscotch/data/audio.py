@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import soundfile
@@ -28,6 +28,7 @@ from hopscotch.plain import shown
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; a header outside this range is taken for damage
 MAX_TERM = 1_000  # of the resampling ratio, see `rate_ratio`
 BLOCK_SECONDS = 20.0  # of a recording that is read in blocks
+STEP_SECONDS = 1.0  # that are resampled at once, counted from the beginning of a file
 MAX_MAGNITUDE = 1e12  # of a sample, 1 being full scale; the powers of larger ones overflow float32
 VALUE = re.compile(r"[:,;(\[]| \d")  # where a rule ends and its value begins
 CANCELLED = 0.01  # of the channels' root mean square, what is left in their mean: -40 dB
@@ -46,6 +47,7 @@ CONTRADICTED = re.compile(
 )
 PACKETS = "not equal to frame count"  # of AIFF, whose header counts packets where they are compressed
 SPHERE = re.compile(rb"sample_count -i (\d+)\n")  # in the header of a NIST file, which libsndfile passes over
+PLAIN_WAV = struct.Struct("<4sI8sIHHIIHH4sI")  # the head of a WAV that holds nothing but PCM
 
 
 class AudioFileError(ValueError):
@@ -62,15 +64,35 @@ class AudioFileError(ValueError):
         return VALUE.split(self.problem)[0].strip(" .")
 
 
-def printable(path: Path) -> str:
+def printable(path: Path | str) -> str:
     """Return the name as text that can be printed and stored, even if its bytes are not UTF-8."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def count_samples(path: Path, sample_rate: int) -> int:
-    """Count the samples that `read_clip` will return, by the header alone, after the checks that need no decoding."""
+class Header(NamedTuple):
+    """Say what a file holds, by what it says itself."""
+
+    rate: int  # Hz
+    frames: int
+    channels: int
+
+    def num_samples(self, sample_rate: int) -> int:
+        """Count the samples that `read_clip` will return."""
+        source, target = rate_ratio(self.rate, sample_rate)
+        return -(-self.frames * target // source)
+
+
+def read_header(path: Path) -> Header:
+    """Read the header alone, after the checks that need no decoding."""
+    if (plain := _plain_header(path)) is not None:
+        return plain
     with opened(path) as file:
-        return _num_resampled(file, sample_rate)
+        return Header(file.samplerate, file.frames, file.channels)
+
+
+def count_samples(path: Path, sample_rate: int) -> int:
+    """Count the samples that `read_clip` will return, by the header alone."""
+    return read_header(path).num_samples(sample_rate)
 
 
 def read_part(
@@ -78,22 +100,21 @@ def read_part(
 ) -> Float[Tensor, " sample"]:
     """Decode a part of a file, of `num_samples` from `start` on, both counted at `sample_rate` Hz.
 
-    It is what a slice of the whole would be: samples around it are read as far as the resampler's filter extends.
+    It is a slice of the whole to the last bit: what is resampled is read in the same steps.
     """
     with opened(path) as file:
-        source, target = rate_ratio(file.samplerate, sample_rate)
-        reach = _reach(source, target)
-        begin = max(0, (start * source // target - reach) // source * source)
-        asked = min(-(-(start + num_samples) * source // target) + reach, file.frames) - begin
-        skipped = start - begin * target // source
-        if start * source // target >= file.frames:
+        steps = Steps.of(file.samplerate, sample_rate)
+        if start * steps.source // steps.target >= file.frames:
             raise _bad(path, f"ends before sample {start}, where a clip begins.")
-        file.seek(begin)
-        waveform = _mono(_decode(path, file, asked))
-    read = len(waveform)
-    waveform = waveform if source == target else resampler(source, target)(waveform)
-    waveform = waveform[skipped : skipped + num_samples]
-    _check_whole(path, asked, read, is_silent=not silent_ok and not waveform.any())
+        begin, end, skipped = steps.around(start, num_samples, file.frames)
+        if file.seekable():
+            file.seek(begin)
+        else:
+            _decode(path, file, begin)
+        waveform = _mono(_decode(path, file, end - begin))
+        read, frames = len(waveform), file.frames
+    waveform = steps.resample(waveform, begin, frames)[skipped : skipped + num_samples]
+    _check_whole(path, end - begin, read, is_silent=not silent_ok and not waveform.any())
     return torch.nn.functional.pad(waveform, (0, num_samples - len(waveform)))
 
 
@@ -109,16 +130,13 @@ def read_up_to(
 ) -> Float[Tensor, " sample"] | None:
     """Return what `read_clip` returns, or None if that is more than `most` samples; the file is opened once."""
     with opened(path) as file:
-        length = _num_resampled(file, sample_rate)
+        length = Header(file.samplerate, file.frames, file.channels).num_samples(sample_rate)
         if most is not None and length > most:
             return None
         waveform = _mono(_decode(path, file, file.frames))
     _check_whole(path, file.frames, len(waveform), is_silent=not silent_ok and not waveform.any())
-    source, target = rate_ratio(file.samplerate, sample_rate)
-    if source == target:
-        return waveform
-    waveform = resampler(source, target)(waveform)
-    # torchaudio rounds the length in float32, which is off by one for clips of half an hour: hold it to ours.
+    waveform = Steps.of(file.samplerate, sample_rate).resample(waveform, 0, file.frames)
+    # torchaudio rounds the length in float32, which may be off by one: hold it to ours.
     return torch.nn.functional.pad(waveform, (0, length - len(waveform)))
 
 
@@ -183,11 +201,6 @@ def _reach(source: int, target: int) -> int:
     return 0 if source == target else source * (2 + resampler(source, target).width // source)
 
 
-def _num_resampled(file: soundfile.SoundFile, sample_rate: int) -> int:
-    source, target = rate_ratio(file.samplerate, sample_rate)
-    return -(-file.frames * target // source)
-
-
 @lru_cache(maxsize=32)
 def rate_ratio(source_rate: int, target_rate: int) -> tuple[int, int]:
     """Reduce the ratio of the rates to its smallest whole numbers.
@@ -212,6 +225,60 @@ def resampler(source: int, target: int) -> Resample:
         rolloff=0.9475937167399596,
         beta=14.769656459379492,
     )
+
+
+class Steps(NamedTuple):
+    """Resample a file in steps of equal shape, so that a part of it has the bits that it has in the whole.
+
+    Every step has its neighbours as far as the filter extends. A file of one step is resampled as a whole.
+    """
+
+    source: int
+    target: int
+    units: int  # of a step: each is `source` frames, which become `target` samples
+
+    @classmethod
+    def of(cls, source_rate: int, target_rate: int) -> "Steps":
+        source, target = rate_ratio(source_rate, target_rate)
+        return cls(source, target, math.ceil(STEP_SECONDS * source_rate / source))
+
+    @property
+    def frames(self) -> int:
+        return self.units * self.source
+
+    def around(self, start: int, num_samples: int, frames: int) -> tuple[int, int, int]:
+        """Return which of a file's `frames` a part needs, to which end, and how many samples come before the part."""
+        if self.source == self.target:
+            return start, min(start + num_samples, frames), 0
+        if frames <= self.frames:
+            return 0, frames, start
+        samples, width = self.units * self.target, resampler(self.source, self.target).width
+        first, last = start // samples, -(-(start + num_samples) // samples)
+        return max(0, first * self.frames - width), min(last * self.frames + width, frames), start - first * samples
+
+    def resample(self, waveform: Float[Tensor, " frame"], begin: int, frames: int) -> Float[Tensor, " sample"]:
+        """Resample what was read from frame `begin` on of a file of `frames`; what it has beyond its end is zeros."""
+        if self.source == self.target:
+            return waveform
+        filters = resampler(self.source, self.target)
+        if frames <= self.frames:
+            return filters(waveform)
+        width, kernel = filters.width, cast("Tensor", filters.kernel)
+        first = -(-begin // self.frames)  # `begin` lies less than a step before it
+        before = first * self.frames - begin
+        num_steps = -(-(len(waveform) - before) // self.frames)
+        behind = num_steps * self.frames + width - (len(waveform) - before)
+        padded = torch.nn.functional.pad(waveform, (width - before, behind))
+        pieces = [
+            torch.nn.functional.conv1d(
+                padded[None, None, step * self.frames : (step + 1) * self.frames + 2 * width],
+                kernel,
+                stride=self.source,
+            )
+            for step in range(num_steps)
+        ]
+        whole = torch.cat(pieces, dim=2)[0].T.reshape(-1)  # unit target -> sample
+        return whole[: -(-frames * self.target // self.source) - first * self.units * self.target]
 
 
 def _decode(path: Path, file: soundfile.SoundFile, num_frames: int) -> Float[np.ndarray, "frame channel"]:
@@ -301,6 +368,23 @@ def _way_to_convert(path: Path) -> str:
         return ""
     old, new = (shlex.quote(printable(name)) for name in (path, path.with_suffix(".wav")))
     return f"convert it: ffmpeg -i {old} {new}"
+
+
+def _plain_header(path: Path) -> Header | None:
+    """Read the header of a WAV that is 16-bit PCM and nothing else, in a third of libsndfile's time; None if not."""
+    try:
+        size = path.stat()
+        if not stat.S_ISREG(size.st_mode):
+            return None
+        with path.open("rb", buffering=0) as file:
+            head = file.read(PLAIN_WAV.size)
+        riff, rest, fmt, of_fmt, tag, channels, rate, speed, block, bits, data, length = PLAIN_WAV.unpack(head)
+    except (OSError, struct.error):
+        return None
+    is_plain = (riff, fmt, of_fmt, tag, bits, data) == (b"RIFF", b"WAVEfmt ", 16, 1, 16, b"data")
+    is_sound = (rest, length) == (size.st_size - 8, size.st_size - PLAIN_WAV.size) and MIN_RATE <= rate <= MAX_RATE
+    is_sound = is_sound and block == 2 * channels > 0 and speed == rate * block and length > 0 == length % block
+    return Header(rate, length // block, channels) if is_plain and is_sound else None
 
 
 def _check_riff(path: Path, size: int) -> None:

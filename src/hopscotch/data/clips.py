@@ -6,8 +6,9 @@
 import contextlib
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,12 +24,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from hopscotch.data.audio import AudioFileError
 from hopscotch.data.augment import WaveformAugment
 from hopscotch.data.sampling import Pair, crop_start
+from hopscotch.data.store import Shelf
 from hopscotch.plain import shown
 from hopscotch.progress import with_progress
 from hopscotch.types import AudioBatch, key_bits
 
 MAX_NAMED = 5  # in a message
 MAX_THREADS = 4  # decoding is quick; more threads compete for the disk
+TOGETHER = 16  # clips that a thread decodes in turn
 NUM_TRIED = 32  # clips whose decoding decides whether threads pay
 QUICK = 1e-3  # seconds per clip below which threads wait longer than they decode (0.5 ms instead of 0.25)
 
@@ -75,53 +78,46 @@ def load_part(
 
 
 class ClipStore:
-    """Give the waveform of a clip by its position; kept waveforms are one tensor that loader workers share."""
+    """Give the waveform of a clip by its position."""
 
-    def __init__(self, clips: Sequence[Clip], load: Callable[[Clip], Tensor], waveforms: Tensor | None = None) -> None:
-        """Take the `waveforms` of all clips end to end, or None to decode each with `load` when it is needed."""
+    def __init__(self, clips: Sequence[Clip], load: Callable[[Clip], Tensor], shelf: Shelf | None = None) -> None:
+        """Take the `shelf` that holds all clips, or None to decode each with `load` when it is needed."""
         self.clips = clips
+        self.shelf = shelf
         self._load = load
-        self._waveforms = waveforms
-        self._offsets = [0]
-        for clip in clips:
-            self._offsets.append(self._offsets[-1] + clip.num_samples)
 
     @property
-    def is_kept(self) -> bool:
-        """Tell whether the waveforms are in memory."""
-        return self._waveforms is not None
+    def place(self) -> str:
+        """Say where the waveforms are: in memory, on disk, or nowhere."""
+        return "nowhere" if self.shelf is None else "disk" if isinstance(self.shelf.place, Path) else "memory"
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def __getitem__(self, index: int) -> Float[Tensor, " sample"]:
-        if self._waveforms is None:
-            return self._load(self.clips[index])
-        return self._waveforms[self._offsets[index] : self._offsets[index + 1]]
+        return self.part(index, 0, None)
 
     def part(self, index: int, start: int, most: int | None) -> Float[Tensor, " sample"]:
         """Return up to `most` samples of a clip from `start` on."""
-        if self._waveforms is None:
-            return load_part(self.clips[index], self._load, start, most)
-        return self[index] if most is None else self[index][start : start + most]
+        clip = self.clips[index]
+        if self.shelf is None:
+            return load_part(clip, self._load, start, most)
+        return self.shelf.part(index, clip.num_samples, start, most)
 
 
 def decode(
     clips: Sequence[Clip],
     load: Callable[[Clip], Tensor],
     *,
-    keep: bool,
     on_bad: Callable[[Clip, AudioFileError], None],
     on_good: Callable[[Clip, Tensor], None] = lambda *_: None,
-) -> ClipStore:
-    """Decode every clip once, and keep the waveforms if `keep` is set.
+) -> list[Clip]:
+    """Decode every clip once, and return those that can be read.
 
-    `on_bad` is called for a clip that cannot be read, which is left out; `on_good` for each of the others.
+    `on_bad` is called for a clip that cannot; `on_good` for each of the others, in order.
     """
-    waveforms = torch.empty(sum(clip.num_samples for clip in clips)) if keep else None
     good: list[Clip] = []
-    filled = 0
-    with contextlib.closing(_attempts(clips, load)) as results:
+    with one_thread(), contextlib.closing(_attempts(clips, load)) as results:
         for clip, result in zip(with_progress(clips, len(clips), "Decoding clips"), results, strict=True):
             if isinstance(result, AudioFileError):
                 on_bad(clip, result)
@@ -129,10 +125,7 @@ def decode(
             assert len(result) == clip.num_samples, f"{clip.name}: {len(result)} samples, not {clip.num_samples}"
             good.append(clip)
             on_good(clip, result)
-            if waveforms is not None:
-                waveforms[filled : filled + clip.num_samples] = result
-                filled += clip.num_samples
-    return ClipStore(good, load, waveforms)
+    return good
 
 
 def _attempts(clips: Sequence[Clip], load: Callable[[Clip], Tensor]) -> Generator[Tensor | AudioFileError]:
@@ -144,11 +137,23 @@ def _attempts(clips: Sequence[Clip], load: Callable[[Clip], Tensor]) -> Generato
     if time.perf_counter() - begun < QUICK * NUM_TRIED:
         yield from (_attempt(load, clip) for clip in rest)
         return
-    pool = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1))
+    num_threads = min(MAX_THREADS, os.cpu_count() or 1)
+    pool, waiting = ThreadPoolExecutor(num_threads), deque[Future[list[Tensor | AudioFileError]]]()
     try:
-        yield from pool.map(lambda clip: _attempt(load, clip), rest)
+        for start in range(0, len(rest), TOGETHER):
+            waiting.append(
+                pool.submit(lambda some: [_attempt(load, clip) for clip in some], rest[start : start + TOGETHER])
+            )
+            if len(waiting) > 2 * num_threads:  # no more than these are in memory
+                yield from waiting.popleft().result()
+        for future in waiting:
+            yield from future.result()
     finally:  # a bad file that stops the run stops the other threads, too
         pool.shutdown(cancel_futures=True)
+
+
+def _attempts_of(load: Callable[[Clip], Tensor], clips: Sequence[Clip]) -> list[Tensor | AudioFileError]:
+    return [_attempt(load, clip) for clip in clips]
 
 
 def _attempt(load: Callable[[Clip], Tensor], clip: Clip) -> Tensor | AudioFileError:

@@ -1,14 +1,17 @@
 """Turn clips into `AudioBatch`, as all data sources do. A source is a subclass with `find_clips`, and a YAML file."""
 
+import gc
 import hashlib
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import soundfile
 import torch
 from jaxtyping import Float
 from lightning.pytorch import LightningDataModule, Trainer
@@ -19,7 +22,9 @@ from torch.utils.data import Sampler
 from hopscotch.data.audio import AudioFileError, channels_cancel, read_clip, read_part
 from hopscotch.data.augment import WaveformAugment
 from hopscotch.data.clips import MAX_NAMED, Batches, Clip, ClipStore, KeyedLoader, decode, load_part, some
+from hopscotch.data.index import Index
 from hopscotch.data.sampling import Pair, Position, ShuffledBatches, SortedBatches
+from hopscotch.data.store import Disk, InMemory
 from hopscotch.data.windows import Windowing
 from hopscotch.plain import write_csv
 from hopscotch.types import AudioBatch, key_bits
@@ -37,6 +42,8 @@ MAX_GAIN_CLIPS = 4096
 MAX_CALIBRATION_CLIPS = 256
 USUAL = 8  # mean training clips per clip of a batch, up to which `batch_seconds=auto` takes clips as they come
 BYTES_PER_SAMPLE = 4
+SLOW = 1.0  # seconds of decoding a split, from which clips in memory are kept for the next start, too
+FORMAT = 1  # of what is kept: another one where the same file gives other samples
 FRAME_SECONDS = 0.025  # the window of the front end, unless it has been changed
 
 
@@ -85,7 +92,9 @@ class AudioDataModule(LightningDataModule):
         self.classes: list[str] = []
         self.clips: dict[Split, list[Clip]] = {}
         self._bad: dict[Split, dict[str, AudioFileError]] = {split: {} for split in SPLITS}  # by the name of the clip
-        self._cancelled: list[str] = []
+        self.index = Index()
+        self.disk: Disk | None = None  # of a source of files: kept in the cache folder
+        self._reading = ""  # what the samples of a file depend on beyond the file
         self._order: list[str] | None = None
         self._stores: dict[Split, ClipStore] = {}
         self._fingerprint = ""
@@ -108,6 +117,15 @@ class AudioDataModule(LightningDataModule):
         silent_ok = self.silent_ok or clip.is_cut
         return read_part(clip.path, self.sample_rate, clip.start, clip.num_samples, silent_ok=silent_ok)
 
+    def remember(self, folder: Path, root: Path) -> None:
+        """Keep what is read of the files of `root` in `folder`, for the next start; call it in `find_clips`."""
+        if type(self).load is not AudioDataModule.load:  # another way of reading, which may change
+            self.disk = None
+            return
+        versions = FORMAT, soundfile.__libsndfile_version__, torch.__version__
+        self._reading = repr((*versions, str(root.resolve()), self.sample_rate, self.silent_ok))
+        self.index = Index(folder / f"{_hash(self._reading)}.json")
+
     # For the rest of the package.
 
     @property
@@ -121,6 +139,10 @@ class AudioDataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Find all clips, and decode those that the stage needs; later calls add what is missing."""
+        with without_collection():  # which would look through the clips again and again, half of the time
+            self._setup(stage)
+
+    def _setup(self, stage: str | None) -> None:
         if not self.clips:
             self.classes, self.clips = self.find_clips()
             if self._order is not None:
@@ -130,16 +152,15 @@ class AudioDataModule(LightningDataModule):
             if stage == "fit" and not self.skipped:
                 for split in SPLITS:
                     self._check_clips(split)  # what is missing is found before anything is decoded
-        gib = sum(clip.num_samples for clips in self.clips.values() for clip in clips) * BYTES_PER_SAMPLE / 2**30
-        keep = gib <= self.cache_gib
-        if not keep and not self._stores:
-            log.info("Clips take %.2f GiB, more than data.cache_gib=%g: decoding on demand.", gib, self.cache_gib)
+        num_samples = sum(clip.num_samples for clips in self.clips.values() for clip in clips)
+        fits, on_disk = self._fits(num_samples)
         missing: list[Split] = [split for split in STAGES.get(stage, SPLITS) if split not in self._stores]
         for split in missing:
-            self._stores[split] = self._store(split, keep=keep)
+            self._stores[split] = self._store(split, in_memory=fits, on_disk=on_disk)
             self.clips[split] = list(self._stores[split].clips)
+        self.index.save()
         if missing:
-            self._judge_bad()
+            self._judge_bad(missing)
         for split in missing:
             self._check_clips(split)
 
@@ -222,7 +243,7 @@ class AudioDataModule(LightningDataModule):
             "classes": list(self.classes),
             "clips": {split: len(clips) for split, clips in self.clips.items()},
             "seconds": seconds,
-            "kept_in_memory": all(store.is_kept for store in self._stores.values()),
+            "kept": sorted({store.place for store in self._stores.values()}),
             "skipped": self.skipped,
             "bad": {split: len(bad) for split, bad in self._bad.items()},
         }
@@ -242,15 +263,64 @@ class AudioDataModule(LightningDataModule):
 
     # Internals.
 
-    def _store(self, split: Split, *, keep: bool) -> ClipStore:
-        """Read all files once, kept or not: only decoding shows which are bad."""
+    def _fits(self, num_samples: int) -> tuple[bool, bool]:
+        """Tell whether clips fit into the budget of memory, and into that of the cache folder."""
+        gib = BYTES_PER_SAMPLE * num_samples / 2**30
+        in_memory, on_disk = gib <= self.cache_gib, self.disk is not None and self.disk.fits(num_samples)
+        if not in_memory and not self._stores:
+            where = f"kept in {self.disk.folder}" if self.disk is not None and on_disk else "decoding on demand"
+            log.info("Clips take %.2f GiB, more than data.cache_gib=%g: %s.", gib, self.cache_gib, where)
+        return in_memory, on_disk
+
+    def _store(self, split: Split, *, in_memory: bool, on_disk: bool) -> ClipStore:
+        """Decode the files of a split that are not known to be good, for only that shows which are bad.
+
+        Where there is room for the clips and they are not there yet, all are decoded and kept.
+        """
         clips = self.clips[split]
-        if not keep and all(clip.path is None for clip in clips):
+        if not in_memory and all(clip.path is None for clip in clips):
             return ClipStore(clips, self.load)
-        bad = partial(self._note_bad, split)
+        good = [clip for clip in clips if self.index.is_good(clip)]
+        shelf = self.disk.find(self._key(good), _lengths(good)) if self.disk is not None and on_disk else None
+        if shelf is None and (in_memory or on_disk):
+            return self._build(split, in_memory=in_memory, on_disk=on_disk)
+        more = self._decode(split, [clip for clip in clips if not self.index.is_good(clip)])
+        if shelf is not None and more:  # files are new
+            return self._store(split, in_memory=in_memory, on_disk=on_disk)
+        return ClipStore([clip for clip in clips if self.index.is_good(clip)], self.load, shelf)
+
+    def _build(self, split: Split, *, in_memory: bool, on_disk: bool) -> ClipStore:
+        """Decode all clips of a split, and keep them: for this run in memory, and for later ones if that took long."""
+        clips, begun = self.clips[split], time.monotonic()
+        if in_memory:
+            memory = InMemory(sum(_lengths(clips)))
+            good = self._decode(split, clips, memory.add)
+            shelf = memory.shelf()
+            if self.disk is not None and on_disk and time.monotonic() - begun > SLOW:
+                self.disk.keep(self._key(good), shelf)
+            return ClipStore(good, self.load, shelf)
+        assert self.disk is not None
+        with self.disk.writer() as writer:
+            good = self._decode(split, clips, writer.add)
+            return ClipStore(good, self.load, writer.shelf(self._key(good)))
+
+    def _decode(
+        self, split: Split, clips: Sequence[Clip], keep: Callable[[Tensor], None] = lambda _: None
+    ) -> list[Clip]:
+        """Decode clips once, pass them to `keep`, and note what is said of them; return the good ones."""
+
+        def on_good(clip: Clip, waveform: Tensor) -> None:
+            is_quiet = clip.path is not None and float(waveform.square().mean()) < QUIET**2
+            self.index.note_good(clip, cancels=is_quiet and clip.path is not None and channels_cancel(clip.path))
+            keep(waveform)
+
         return decode(
-            clips, self.load, keep=keep, on_bad=lambda c, error: bad(c.name, error), on_good=self._note_cancelled
+            clips, self.load, on_bad=lambda clip, error: self._note_bad(split, clip.name, error), on_good=on_good
         )
+
+    def _key(self, clips: Sequence[Clip]) -> str:
+        """Hash all that the samples of the clips depend on."""
+        return _hash(self._reading, *map(self.index.facts, clips))
 
     def _check_clips(self, split: Split) -> None:
         if not self.clips[split]:
@@ -309,19 +379,13 @@ class AudioDataModule(LightningDataModule):
     def _note_bad(self, split: Split, name: str, error: AudioFileError) -> None:
         self._bad[split][name] = error
 
-    def _note_cancelled(self, clip: Clip, waveform: Tensor) -> None:
-        path = clip.path
-        if path is not None and waveform.square().mean() < QUIET**2 and channels_cancel(path):
-            self._cancelled.append(clip.name)
-
-    def _judge_bad(self) -> None:
+    def _judge_bad(self, splits: Sequence[Split]) -> None:
         """Name all bad files at once: raise, or go on if they are few enough of each split."""
-        if names := self._cancelled:
+        if names := [clip.name for split in splits for clip in self.clips[split] if self.index.cancels(clip)]:
             told = (
                 "the channels of %d clips cancel each other (anti-phase), which leaves nearly nothing of their mean: %s"
             )
             log.warning(f"data: {told}", len(names), some(names))
-            self._cancelled = []
         rows = self.bad_files()
         if not rows:
             return
@@ -344,6 +408,18 @@ class AudioDataModule(LightningDataModule):
                     f"data: at most data.max_bad={self.max_bad:g} of a split may be bad files, "
                     f"got {num_bad} of {num_bad + num_good} for {split}: {kinds}.{where}"
                 )
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Leave cycles of objects alone for a while."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _renumbered(found: list[str], clips: dict[Split, list[Clip]], wanted: list[str]) -> dict[Split, list[Clip]]:
@@ -380,6 +456,14 @@ def trainer_position(trainer: Trainer) -> Position:
     if batch.is_last_batch and batch.current.processed == batch.current.ready:
         return Position(epoch.processed + 1, 0)
     return Position(epoch.processed, batch.current.processed)
+
+
+def _lengths(clips: Sequence[Clip]) -> list[int]:
+    return [clip.num_samples for clip in clips]
+
+
+def _hash(*parts: str) -> str:
+    return hashlib.sha256("".join(parts).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def _fingerprint(clips: dict[Split, list[Clip]]) -> str:

@@ -17,7 +17,7 @@ def clip_name(path: Path, root: Path) -> str:
     """Name a file as seen from the data's root, the same on every system: in NFC, with `/`."""
     text, head = str(path), os.path.join(root, "")
     is_below = text.startswith(head) and ".." not in text  # which is told in a tenth of the time of relpath
-    return nfc(printable(Path(text[len(head) :] if is_below else os.path.relpath(path, root))).replace(os.sep, "/"))
+    return nfc(printable(text[len(head) :] if is_below else os.path.relpath(path, root)).replace(os.sep, "/"))
 
 
 def file_at(root: Path, name: str) -> Path:
@@ -40,7 +40,7 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def may_be_clip(name: str) -> bool:
-    return not name.startswith(".") and Path(name).suffix.lower() not in OTHER_SUFFIXES
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() not in OTHER_SUFFIXES
 
 
 def audio_files(folder: Path) -> list[Path]:

@@ -42,14 +42,14 @@ class Folder(RowSource):
         folders: dict[Split | None, list[Path]] = {} if is_split else {None: tops}
         for split in SPLITS if is_split else ():
             folders[split] = _folders(self.root / split)
-        classes = sorted({nfc(printable(Path(folder.name))) for parts in folders.values() for folder in parts})
+        classes = sorted({nfc(printable(folder.name)) for parts in folders.values() for folder in parts})
         if len(classes) < 2:
             found = f"only {classes[0]!r}" if classes else "none"
             raise ValueError(f"data.root must hold at least two class folders, got {found} in {self.root}.")
         rows = [
-            Row(path, clip_name(path, self.root), nfc(printable(Path(folder.name))), split)
+            Row(path, clip_name(path, self.root), label, split)
             for split, parts in folders.items()
-            for folder in parts
+            for folder, label in [(part, nfc(printable(part.name))) for part in parts]
             for path in audio_files(folder)
         ]
         rows.sort(key=lambda row: str(row.label))

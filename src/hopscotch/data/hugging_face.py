@@ -8,7 +8,6 @@ from typing import Any
 from hopscotch.data.datamodule import Split
 from hopscotch.data.files import clip_name, nfc
 from hopscotch.data.rows import Row, RowSource
-from hopscotch.data.synthetic.corpus import cache_root
 from hopscotch.data.table import SPLIT_OF
 from hopscotch.plain import shown
 
@@ -19,13 +18,10 @@ class HuggingFace(RowSource):
     Audio that lies inside the set is written to files once, below `cache_dir`, as it is.
     """
 
-    def __init__(
-        self, *, audio_column: str, label_column: str, cache_dir: str | None, root: str, **common: Any
-    ) -> None:
-        """Take the arguments of `RowSource` as `common`; a `cache_dir` of None is `.cache` of the project."""
+    def __init__(self, *, audio_column: str, label_column: str, root: str, **common: Any) -> None:
+        """Take the arguments of `RowSource` as `common`."""
         super().__init__(root=root, **common)
         self.audio_column, self.label_name = audio_column, label_column
-        self.cache_dir = cache_root() if cache_dir is None else Path(cache_dir)
 
     def rows(self) -> Iterator[Row]:
         """List the rows of all splits; a set that has none, or training alone, is split by names."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hopscotch.data.clips import Clip, some
 from hopscotch.data.datamodule import SPLITS, Split
+from hopscotch.data.index import Index
 from hopscotch.data.recordings import Recordings
 
 log = logging.getLogger(__name__)
@@ -17,27 +18,34 @@ log = logging.getLogger(__name__)
 PROBE = 4096  # bytes from the middle of a file, which tell most files of equal size apart
 
 Placed = tuple[Split, Clip]
+Sign = Callable[[Path], Hashable]
 
 
-def refuse_links(clips: Mapping[Split, Sequence[Clip]]) -> None:
+def refuse_links(clips: Mapping[Split, Sequence[Clip]], index: Index) -> None:
     """Refuse a file, or a part of one, that is in two splits by a link of either kind."""
-    for pair in linked(clips):
+    for pair in linked(clips, index):
         raise ValueError(f"data.root: a file must be in one split alone, got {pair}, which are the same file.")
 
 
-def linked(clips: Mapping[Split, Sequence[Clip]]) -> Iterator[str]:
+def linked(clips: Mapping[Split, Sequence[Clip]], index: Index) -> Iterator[str]:
     """Name the pairs of clips that are the same file, or parts of it that overlap, in two splits."""
-    for same in _shared([(split, clip) for split in SPLITS for clip in clips[split]], _inode):
+    placed: list[Placed] = [(split, clip) for split in SPLITS for clip in clips[split]]
+    for same in _shared(placed, lambda path: index.entry(path).inode):
         same.sort(key=lambda placed: placed[1].start or 0)
         for (split, clip), (other, later) in pairwise(same):
             if split != other and (clip.start is None or (later.start or 0) < clip.start + clip.num_samples):
                 yield f"{clip.name} in {split} and {later.name} in {other}"
 
 
-def warn_of_copies(clips: Mapping[Split, Sequence[Clip]]) -> None:
+def warn_of_copies(clips: Mapping[Split, Sequence[Clip]], index: Index) -> None:
     """Say how many clips of validation and test have their bytes in training, too; few files are read for it."""
     found: list[list[Placed]] = [[(split, clip) for split in SPLITS for clip in clips[split] if clip.start is None]]
-    for sign in (_size, _probe, _content):
+    signs: tuple[Sign, ...] = (
+        lambda path: index.entry(path).size,
+        lambda path: index.sign(path, probe),
+        lambda path: index.sign(path, content),
+    )
+    for sign in signs:
         found = [same for group in found for same in _shared(group, sign)]
     for split in SPLITS[1:]:
         copies = [
@@ -76,7 +84,7 @@ def groups_on_both_sides(clips: Mapping[Split, Sequence[Clip]]) -> list[str]:
     return sorted(groups["train"] & (groups["val"] | groups["test"]))
 
 
-def _shared(placed: Iterable[Placed], sign: Callable[[Path], Hashable]) -> list[list[Placed]]:
+def _shared(placed: Iterable[Placed], sign: Sign) -> list[list[Placed]]:
     """Collect the clips that have the same sign, if they are in several splits."""
     found: dict[Hashable, list[Placed]] = defaultdict(list)
     for split, clip in placed:
@@ -90,16 +98,14 @@ def _inode(path: Path) -> Hashable:
     return found.st_dev, found.st_ino
 
 
-def _size(path: Path) -> Hashable:
-    return path.stat().st_size
-
-
-def _probe(path: Path) -> Hashable:
-    with path.open("rb") as file:
+def probe(path: Path) -> str:
+    """Hash what lies in the middle of a file."""
+    with path.open("rb", buffering=0) as file:
         file.seek(max(0, (os.fstat(file.fileno()).st_size - PROBE) // 2))
-        return file.read(PROBE)
+        return hashlib.sha256(file.read(PROBE)).hexdigest()[:16]
 
 
-def _content(path: Path) -> Hashable:
+def content(path: Path) -> str:
+    """Hash a file."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hopscotch.data import leaks
-from hopscotch.data.audio import AudioFileError, count_samples
+from hopscotch.data.audio import AudioFileError
 from hopscotch.data.clips import MAX_NAMED, Clip, some
 from hopscotch.data.datamodule import SPLITS, AudioDataModule, Split
 from hopscotch.data.files import nfc
+from hopscotch.data.index import user_cache
 from hopscotch.data.splits import by_fold, into_folds, into_splits
+from hopscotch.data.store import Disk
 from hopscotch.plain import shown
+from hopscotch.progress import with_progress
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +78,8 @@ class RowSource(AudioDataModule):
         self,
         *,
         root: str,
+        cache_dir: str | None = None,
+        disk_cache_gib: float = 0.0,
         group_by: str | None = None,
         folds: int | None = None,
         fold: int | str | None = None,
@@ -99,6 +104,8 @@ class RowSource(AudioDataModule):
         if folds is not None and fold is None:
             raise ValueError(f"data.folds={folds} needs data.fold=1, or -m data.fold=1,2,...,{folds}: the test's.")
         self.root = Path(root)
+        self.cache_dir = user_cache() if cache_dir is None else Path(cache_dir)
+        self.disk = Disk(self.cache_dir / "clips", disk_cache_gib) if disk_cache_gib else None
         self.val_fraction, self.test_fraction = val or 0.0, test or 0.0
         self.group_by, self.folds, self.fold = group_by, folds, fold
 
@@ -109,14 +116,15 @@ class RowSource(AudioDataModule):
     def find_clips(self) -> tuple[list[str], dict[Split, list[Clip]]]:
         """Make clips of all rows, and look for audio that stands on both sides of a split."""
         classes, clips = self.clips_of_rows()
-        leaks.refuse_links(clips)
-        leaks.warn_of_copies(clips)
+        leaks.refuse_links(clips, self.index)
+        leaks.warn_of_copies(clips, self.index)
         leaks.warn_of_groups(clips)
         leaks.warn_of_recordings(clips, [] if self.augment is None else self.augment.recordings)
         return classes, clips
 
     def clips_of_rows(self) -> tuple[list[str], dict[Split, list[Clip]]]:
         """Make clips of all rows: their labels, splits and lengths, of which only the headers are read."""
+        self.remember(self.cache_dir / "index", self.root)
         rows = self._grouped(list(self.rows()))
         refuse_all(f"{row.told} is there a second time" for row in _again(rows))
         found = [self._label(row) for row in rows]
@@ -125,7 +133,8 @@ class RowSource(AudioDataModule):
         classes = self._classes(labels)
         number = {name: place for place, name in enumerate(classes)}
         clips: dict[Split, list[Clip]] = {split: [] for split in SPLITS}
-        for row, label, split in zip(rows, labels, self._splits(rows, labels), strict=True):
+        headers = with_progress(rows, len(rows), "Reading headers")
+        for row, label, split in zip(headers, labels, self._splits(rows, labels), strict=True):
             clip = self._clip(row, _numbered(label, number), split)
             if clip is not None:
                 clips[split].append(clip)
@@ -232,7 +241,7 @@ class RowSource(AudioDataModule):
         more = {"fold": row.fold, "group": None if row.group in row.facts.values() else row.group}
         facts = {**row.facts, **{key: value for key, value in more.items() if value is not None}}
         try:
-            total, rate = count_samples(row.path, self.sample_rate), self.sample_rate
+            total, rate = self.index.header(row.path).num_samples(self.sample_rate), self.sample_rate
             start, end = round((row.start or 0.0) * rate), total if row.end is None else round(row.end * rate)
             if not 0 <= start < min(end, total) or end > total + SLACK * rate:
                 told = f"{row.start or 0:g} s to {'its end' if row.end is None else f'{row.end:g} s'}"

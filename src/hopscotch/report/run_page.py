@@ -415,7 +415,9 @@ def find_sounds(
         cfg.merge_with_dotlist([with_yaml_path(override)])
     try:
         refuse_unknown({"data": run.config.get("data")}, run.path / CONFIG, overrides)
-        cfg.data.cache_gib = 0.0  # a few clips are decoded, not all
+        for key in ("cache_gib", "disk_cache_gib"):  # a few clips are decoded, not all
+            if key in cfg.data:
+                cfg.data[key] = 0.0
         data = build(cfg)
         data.setup("test")
     except (ValueError, TypeError, OSError, HydraException, OmegaConfBaseException) as error:
