@@ -26,6 +26,7 @@ TIERS = (
     {"build", "metrics", "explain"},
     {"restore", "conditions", "answers", "look"},
     {"shared", "start"},
+    {"ship"},
     {"evaluation"},
     {"run", "evaluate", "predict", "audit"},
     {"original", "disagreements"},

@@ -20,7 +20,7 @@ import torchaudio
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hopscotch.types import AudioBatch, valid_mask
+from hopscotch.types import AudioBatch, Mask, valid_mask
 
 QUIETEST = 1e-6  # level up to which a clip is lifted: mel power about that of the noise of 16-bit recordings
 
@@ -94,11 +94,17 @@ class LogMel(nn.Module):
         frame_lengths = self.frames(lengths)
         padded = F.pad(waveform, (self.fft // 2, self.fft // 2))
         spectrum = self.mel.spectrogram(padded)  # batch frequency time, complex
-        power = self.mel.mel_scale(spectrum.real.square() + spectrum.imag.square()).transpose(1, 2)  # batch time mel
-        mask = valid_mask(frame_lengths, power.shape[1])
+        mask = valid_mask(frame_lengths, spectrum.shape[2])
+        return self.levelled(spectrum.real.square() + spectrum.imag.square(), mask), frame_lengths
+
+    def levelled(
+        self, power: Float[Tensor, "batch frequency time"], mask: Mask
+    ) -> Float[Tensor, "batch time mel"]:
+        """Turn power spectra into mel frames, 0 in the padding."""
+        power = self.mel.mel_scale(power).transpose(1, 2)  # batch time mel
         level = (power.mean(dim=2) * mask).amax(dim=1).clamp(min=QUIETEST)
         mel = ((power / level[:, None, None] + self.floor).log() - self.offset) / self.scale
-        return mel * mask[:, :, None], frame_lengths
+        return mel * mask[:, :, None]
 
     @torch.no_grad()
     def measure(self, batches: Iterable[AudioBatch]) -> None:
