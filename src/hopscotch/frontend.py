@@ -97,9 +97,7 @@ class LogMel(nn.Module):
         mask = valid_mask(frame_lengths, spectrum.shape[2])
         return self.levelled(spectrum.real.square() + spectrum.imag.square(), mask), frame_lengths
 
-    def levelled(
-        self, power: Float[Tensor, "batch frequency time"], mask: Mask
-    ) -> Float[Tensor, "batch time mel"]:
+    def levelled(self, power: Float[Tensor, "batch frequency time"], mask: Mask) -> Float[Tensor, "batch time mel"]:
         """Turn power spectra into mel frames, 0 in the padding."""
         power = self.mel.mel_scale(power).transpose(1, 2)  # batch time mel
         level = (power.mean(dim=2) * mask).amax(dim=1).clamp(min=QUIETEST)

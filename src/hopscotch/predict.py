@@ -32,8 +32,9 @@ from hopscotch.models.audio_model import AudioModel
 from hopscotch.plain import shown
 from hopscotch.progress import progress_on_stderr
 from hopscotch.report.decisions import LANDED, LETTERS, history_cells
-from hopscotch.restore import Restored, restore, set_budget
+from hopscotch.restore import restore, set_budget
 from hopscotch.shared import has_graphs, is_shared, read_shared
+from hopscotch.ship.engine import OnnxModel, read_onnx
 from hopscotch.types import SkipTrace
 
 BATCH = 64  # clips
@@ -289,7 +290,7 @@ def load(
     if is_shared(run):
         if ckpt is not None:
             raise ValueError(f"ckpt must not be given with {shown(run)}, which is an exported model.")
-        restored = _read_onnx(run) if own == "onnx" else read_shared(run, trust)
+        restored = read_onnx(run) if own == "onnx" else read_shared(run, trust)
     else:
         restored = restore(run, None if ckpt is None else Path(ckpt), trust)
     if budget is not None:
@@ -302,12 +303,6 @@ def load(
         longest_seconds=restored.longest_seconds,
         **options,
     )
-
-
-def _read_onnx(folder: Path) -> Restored:
-    from hopscotch.ship.engine import read_onnx  # imports onnxruntime
-
-    return read_onnx(folder)
 
 
 def usual_workers(num_files: int, device: torch.device) -> int:
@@ -335,7 +330,7 @@ def explain(model: Predictor, clip: Path, out: Path | None = None) -> Path:
     """Draw one page on a clip, or on the first window of a recording, and return its path."""
     from hopscotch.explain import explained, save_page  # imports what draws reports
 
-    if not isinstance(model.model, AudioModel):
+    if isinstance(model.model, OnnxModel):
         raise ValueError("explain needs a model of torch, got graphs: they do not tell what they attended to.")
     piece = next(pieces_of(clip, model.sample_rate, model.windowing))
     if piece.waveform is None:

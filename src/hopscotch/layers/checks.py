@@ -15,7 +15,7 @@ def refuse_tracing() -> None:
     """Refuse a trace of a decision: it would take the same one for every clip."""
     if torch.jit.is_tracing():
         raise ValueError(
-            "What is traced must decide nothing, and this model decides what to skip, which a trace would fix for good: "
+            "What is traced must decide nothing, and this model decides what to skip, which a trace would freeze: "
             "`hopscotch export RUN --format onnx` writes a graph for each part, and a runner that decides."
         )
 

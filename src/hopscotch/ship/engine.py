@@ -1,14 +1,13 @@
 """Answer with onnxruntime as a model of torch would: what `hopscotch export --format onnx` wrote, read as data."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from hopscotch.models.audio_model import OutputHead
+from hopscotch.models.audio_model import AudioModel, OutputHead
 from hopscotch.models.heads import TagHead
 from hopscotch.plain import as_written, shown
 from hopscotch.restore import Restored
@@ -17,30 +16,39 @@ from hopscotch.ship.export import refuse_without_onnx
 from hopscotch.ship.graphs import KINDS
 from hopscotch.training.calibration import Budget, is_table
 from hopscotch.training.checkpoint import BUDGETS, check_classes, check_seconds
-from hopscotch.types import Lengths, ModelOutput, SkipTrace
+from hopscotch.types import Decisions, Lengths, ModelOutput, SkipTrace
 
 
-class OnnxModel(nn.Module):
-    """Run clips one by one through the graphs of a folder; for the rest a model in evaluation.
+class OnnxModel(AudioModel):
+    """Answer as a model in evaluation does, with parts that are graphs: no stem or encoder can be looked into.
 
-    The program of the folder is not run: this package has its own.
+    Clips run one by one. The program of the folder is not run: this package has its own.
     """
 
-    decision_bias: Tensor
-
     def __init__(self, folder: Path) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         refuse_without_onnx("engine=onnx")
         from hopscotch.ship.runner import Runner
 
         self.runner = Runner(folder)
         manifest = self.runner.manifest
-        self.name, self.decides = str(manifest["model"]), bool(manifest["decides"])
+        self.name, self._decides = str(manifest["model"]), bool(manifest["decides"])
         self.head = _head(manifest["kind"], len(manifest["classes"]), manifest.get("thresholds"))
         self.register_buffer("decision_bias", torch.tensor(float(manifest["bias"])))
 
-    def forward(self, waveform: Float[Tensor, "batch sample"], lengths: Lengths) -> ModelOutput:
-        """Compute outputs and traces, on the CPU."""
+    @property
+    def decides(self) -> bool:
+        return self._decides
+
+    def forward(
+        self,
+        waveform: Float[Tensor, "batch sample"],
+        lengths: Lengths,
+        keys: Lengths | None = None,
+        repeat: Decisions | None = None,
+    ) -> ModelOutput:
+        """Compute outputs and traces, on the CPU; nothing is repeated."""
+        assert repeat is None
         clips = [row[:length].numpy() for row, length in zip(waveform.cpu(), lengths.tolist(), strict=True)]
         ran = [self.runner.run(clip, bias=self.decision_bias.item()) for clip in clips]
         logits, _, traces, dense_macs = zip(*ran, strict=True)
@@ -73,7 +81,7 @@ def read_onnx(folder: Path) -> Restored:
     """
     path = shown(folder / MANIFEST)
     with as_written(path):
-        model: Any = OnnxModel(folder)  # it answers as an AudioModel does
+        model = OnnxModel(folder)
         manifest = model.runner.manifest
         classes, seconds = check_classes(manifest["classes"], path), manifest["clip_seconds"]
         known = (None, None) if seconds == {"mean": None, "longest": None} else check_seconds(seconds, path)

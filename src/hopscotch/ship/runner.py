@@ -30,6 +30,7 @@ import onnxruntime
 MANIFEST = "manifest.json"
 FORMAT, VERSION = "hopscotch onnx", 1
 NAME = re.compile(r"[a-z0-9_]{1,64}\.(?:onnx|py)")
+SEES = ("input", "first", "state")  # what a policy of jumps may see
 MAX_DEPTH = 256  # layers of a stage
 MAX_MANIFEST, MAX_FILES, MAX_BYTES = 2**24, 2_048, 2**31  # bytes, files, bytes of all files
 ELSEWHERE = b"location"  # the key under which a graph names another file for its weights
@@ -176,7 +177,7 @@ class Runner:
                 if layer == stage["fixed"]:
                     planned[layer:] = self._graph(f"{name}_plan", x=x, bias=bias)[0].tolist()
                 parts = {"x": x}
-            stride = int(planned[layer])
+            stride = max(1, int(planned[layer]))
             x = self._graph(f"{name}_layer{layer}", **parts, keys=np.arange(0, time, stride))[0]
             trace.macs += cost(macs, time, stride)
             trace.add(stride=stride)
@@ -195,7 +196,7 @@ class Runner:
                 return self._graph(f"{name}_end", x=x)[0] if stage["gates"] else x
             if stage["sees"] == "state" or (stage["sees"] == "first" and layer == 0):
                 actions = self._graph(f"{name}_plan", x=x, bias=bias)[0]
-            action = int(actions[layer])
+            action = max(0, int(actions[layer]))
             trace.add(stride=stage["stride"], jump=action, landed=landed)
             unread.append(x)
             following = layer + 1 if action == 0 else min(layer + action + stage["skips"], depth - 1)
@@ -266,51 +267,74 @@ def rules(manifest):
     is_named = isinstance(files, dict) and len(files) <= MAX_FILES and all(map(NAME.fullmatch, files))
     yield "files by plain names, with their hashes", is_named
     front, windows = manifest.get("frontend"), manifest.get("windows")
-    yield "maps at frontend, windows and plan", all(
-        isinstance(part, dict) for part in (front, windows, manifest.get("plan"))
+    yield (
+        "maps at frontend, windows and plan",
+        all(isinstance(part, dict) for part in (front, windows, manifest.get("plan"))),
     )
     for name, limit in LIMITS.items():
         number = manifest.get(name) if name == "sample_rate" else front.get(name)
         yield f"a whole number from 1 to {limit} as {name}", type(number) is int and 1 <= number <= limit
-    yield "a window that is no longer than fft, and not shorter than hop", front["hop"] <= front["window"] <= front["fft"]
+    yield (
+        "a window that is no longer than fft, and not shorter than hop",
+        front["hop"] <= front["window"] <= front["fft"],
+    )
     sizes = [windows.get(name) for name in ("hop", "window", "longest")]
-    yield "rising numbers of samples at windows", all(type(n) is int and n > 0 for n in sizes) and sizes == sorted(sizes)
+    yield (
+        "rising numbers of samples at windows",
+        all(type(n) is int and n > 0 for n in sizes) and sizes == sorted(sizes),
+    )
     yield "a number as bias", type(manifest.get("bias")) in (int, float)
     yield "texts as classes", isinstance(classes, list) and classes and all(isinstance(name, str) for name in classes)
     yield "a kind of answer", manifest.get("kind") in ("classes", "tags", "number")
     try:
-        wanted = set(graphs_of(manifest["plan"]))
-    except (LookupError, TypeError, AttributeError, AssertionError):
-        wanted = None
-    yield "a plan as this version writes it", wanted is not None
+        is_known, wanted = is_plan(manifest["plan"]), set(graphs_of(manifest["plan"]))
+    except (LookupError, TypeError, AttributeError):
+        is_known, wanted = False, set()
+    yield "a plan as this version writes it", is_known
     yield "each graph of its plan among its files", wanted <= {name.removesuffix(".onnx") for name in files}
 
 
+def is_plan(plan):
+    """Tell whether a plan is as this version writes it, with numbers in bounds."""
+    stem, stages = plan["stem"], plan["stages"]
+    costs = [plan["around"], *(macs for stage in stages for macs in stage["costs"])]
+    is_stem = are_counts(stem["strides"], 1) and are_counts(stem["macs"]) and len(stem["strides"]) == len(stem["macs"])
+    return is_stem and all(len(macs) == 5 and are_counts(macs) for macs in costs) and all(map(is_stage, stages))
+
+
+def is_stage(stage):
+    """Tell whether a part of the encoder is one that a Runner knows."""
+    depth, kind = stage["depth"], stage["kind"]
+    if not (are_counts([depth], 1) and depth <= MAX_DEPTH and len(stage["costs"]) == depth + (kind != "stack")):
+        return False
+    if kind == "stack":
+        return len(stage["strides"]) == depth and are_counts(stage["strides"], 1)
+    if kind == "strides":
+        return stage["sees"] in ("layer", "encoder", "first") and are_counts([stage["fixed"]])
+    return kind == "jumps" and are_counts([stage["stride"], stage["skips"]]) and stage["sees"] in SEES
+
+
+def are_counts(values, least=0):
+    """Tell whether all are whole numbers of at least `least`."""
+    return all(type(value) is int and value >= least for value in values)
+
+
 def graphs_of(plan):
-    """Name the graphs of a plan; what it lacks, or has out of bounds, is an error."""
+    """Name the graphs of a plan."""
     yield from ("stem", "head", *(["gate"] if plan["gate"] else []))
-    assert len(plan["stem"]["strides"]) == len(plan["stem"]["macs"])
-    assert all(type(number) is int and number > 0 for name in ("strides", "macs") for number in plan["stem"][name])
-    costs = [plan["around"]]
     for number, stage in enumerate(plan["stages"]):
-        name, depth, kind = f"stage{number}", stage["depth"], stage["kind"]
-        assert type(depth) is int and 1 <= depth <= MAX_DEPTH
-        assert len(stage["costs"]) == depth + (kind != "stack")
-        costs += stage["costs"]
-        if kind == "stack":
-            assert len(stage["strides"]) == depth and all(type(stride) is int and stride > 0 for stride in stage["strides"])
+        name, layers = f"stage{number}", range(stage["depth"])
+        if stage["kind"] == "stack":
             yield name
             continue
-        yield from (f"{name}_layer{layer}" for layer in range(depth))
-        if kind == "jumps":
-            assert stage["sees"] in ("input", "first", "state") and type(stage["stride"]) is type(stage["skips"]) is int
-            yield f"{name}_plan"
+        yield from (f"{name}_layer{layer}" for layer in layers)
+        if stage["kind"] == "strides" and stage["sees"] == "layer":
+            yield from (f"{name}_choose{layer}" for layer in layers)
+            continue
+        yield f"{name}_plan"
+        if stage["kind"] == "jumps":
             yield from (f"{name}_{part}" for part in ("memory", "land") if stage["memory"] is not None)
-            yield from [*(f"{name}_gate{layer}" for layer in range(depth)), f"{name}_end"] if stage["gates"] else []
-        else:
-            assert kind == "strides" and 0 <= stage["fixed"] < depth
-            yield from (f"{name}_choose{n}" for n in range(depth)) if stage["sees"] == "layer" else [f"{name}_plan"]
-    assert all(len(macs) == 5 and all(type(count) is int and count >= 0 for count in macs) for macs in costs)
+            yield from [*(f"{name}_gate{layer}" for layer in layers), f"{name}_end"] if stage["gates"] else []
 
 
 def content_of(path, most):
