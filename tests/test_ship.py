@@ -218,7 +218,7 @@ def test_a_budget_is_met_by_the_table_of_the_manifest(copy: Path, tones: Path) -
     change(copy, lambda manifest: manifest.update(budgets=[[-1000.0, 0.5], [1000.0, 1.0]]))
     clip = min((tones / "low").iterdir())
     cheap, dear = (load(copy, budget=budget)(clip) for budget in (0.5, 1.0))
-    assert cheap.macs < dear.macs == dear.dense_macs
+    assert cheap.macs < dear.macs
 
 
 @pytest.mark.parametrize(

@@ -378,7 +378,7 @@ def export(words: Sequence[str]) -> None:
     from hopscotch.plain import shown
     from hopscotch.registry import trusted
 
-    own = dict(word.partition("=")[::2] for word in rest)
+    own = {key: value for key, _, value in (word.partition("=") for word in rest)}
     keys = ("ckpt", "trust", "int8") if given.format == "onnx" else ("ckpt", "trust")
     if wrong := [word for word in rest if word.partition("=")[0] not in keys]:
         known = ", ".join(f"{key}=" for key in keys)
