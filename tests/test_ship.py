@@ -235,6 +235,8 @@ def test_a_budget_is_met_by_the_table_of_the_manifest(copy: Path, tones: Path) -
         (lambda it: it["plan"]["stages"][0].update(depth=10**9), "a plan as this version"),
         (lambda it: it["plan"]["stages"][0].pop("sees"), "a plan as this version"),
         (lambda it: it["plan"]["around"].append(1), "a plan as this version"),
+        (lambda it: it["plan"]["stages"][0].update(memory="x"), "a plan as this version"),
+        (lambda it: it.update(kind="tags", thresholds=[0.5]), "a threshold for each class"),
         (lambda it: it.update(bias="x"), "a number as bias"),
         (lambda it: it.pop("budgets"), "as a run of this version writes it"),
     ],

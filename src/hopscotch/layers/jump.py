@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from hopscotch.compute import Cost, feed_forward_macs
 from hopscotch.layers.adapter import Adapter
 from hopscotch.layers.block import BlockSpec, TransformerBlock
-from hopscotch.layers.checks import check_choice
+from hopscotch.layers.checks import check_choice, refuse_tracing
 from hopscotch.layers.gate import Gate
 from hopscotch.layers.policy import JumpPolicy, JumpRule, RouteEstimator, Sees, shortest_route
 from hopscotch.layers.pooling import masked_mean, masked_mean_and_std
@@ -146,6 +146,7 @@ class SkipLayer(nn.Module):
 
         In evaluation `bias` > 0 favours more compute; `repeat` holds jumps to take instead of the policy's.
         """
+        refuse_tracing()
         batch, time = x.shape[:2]
         x = x.to(next(self.parameters()).dtype)  # the residual stream stays in full precision under autocast
         lengths = x.new_full((batch,), time, dtype=torch.long) if lengths is None else lengths

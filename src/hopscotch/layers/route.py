@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Bool, Float, Int8
 from torch import Tensor, nn
 
-from hopscotch.layers.checks import refuse_tracing
 from hopscotch.layers.policy import JumpPolicy, landing
 from hopscotch.layers.sampling import Draw, draw_floored, draw_gumbel, entropy_of, most_likely
 
@@ -42,7 +41,6 @@ class Route:
 
         In evaluation `bias` > 0 favours going on.
         """
-        refuse_tracing()
         first = len(self.jumping)
         layers = slice(first, first + scores.shape[1])
         # Layer by layer in memory: a seed draws the same whether layers are decided together or in turn.

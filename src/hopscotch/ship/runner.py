@@ -286,17 +286,24 @@ def rules(manifest):
     yield "a number as bias", type(manifest.get("bias")) in (int, float)
     yield "texts as classes", isinstance(classes, list) and classes and all(isinstance(name, str) for name in classes)
     yield "a kind of answer", manifest.get("kind") in ("classes", "tags", "number")
+    if manifest["kind"] == "tags":
+        levels = manifest.get("thresholds")
+        is_level = isinstance(levels, list) and all(type(level) is float for level in levels)
+        yield "a threshold for each class", is_level and len(levels) == len(classes)
     try:
-        is_known, wanted = is_plan(manifest["plan"]), set(graphs_of(manifest["plan"]))
+        is_known = is_plan(manifest["plan"])
     except (LookupError, TypeError, AttributeError):
-        is_known, wanted = False, set()
+        is_known = False
     yield "a plan as this version writes it", is_known
+    wanted = set(graphs_of(manifest["plan"]))
     yield "each graph of its plan among its files", wanted <= {name.removesuffix(".onnx") for name in files}
 
 
 def is_plan(plan):
     """Tell whether a plan is as this version writes it, with numbers in bounds."""
     stem, stages = plan["stem"], plan["stages"]
+    if not (isinstance(plan["gate"], bool) and isinstance(stages, list)):
+        return False
     costs = [plan["around"], *(macs for stage in stages for macs in stage["costs"])]
     is_stem = are_counts(stem["strides"], 1) and are_counts(stem["macs"]) and len(stem["strides"]) == len(stem["macs"])
     return is_stem and all(len(macs) == 5 and are_counts(macs) for macs in costs) and all(map(is_stage, stages))
@@ -311,7 +318,9 @@ def is_stage(stage):
         return len(stage["strides"]) == depth and are_counts(stage["strides"], 1)
     if kind == "strides":
         return stage["sees"] in ("layer", "encoder", "first") and are_counts([stage["fixed"]])
-    return kind == "jumps" and are_counts([stage["stride"], stage["skips"]]) and stage["sees"] in SEES
+    is_jumps = kind == "jumps" and isinstance(stage["gates"], bool) and stage["sees"] in SEES
+    is_memory = stage["memory"] is None or all(type(number) is float for number in stage["memory"])
+    return is_jumps and is_memory and are_counts([stage["stride"], stage["skips"]])
 
 
 def are_counts(values, least=0):
