@@ -2,10 +2,12 @@
 
     python -m scripts.studies shipped RUN              or with the data elsewhere: data.root=F
 
-    engine  accuracy  as torch  compute  MB   ms a clip
-    torch     0.9750     1.000    0.641          6.10
-    onnx      0.9750     1.000    0.641  2.9     1.71
-    int8      0.9725     0.993    0.640  1.2     1.52
+    engine   accuracy   as torch   compute   MB    ms a clip
+    torch    0.0520     1.000      0.483           8.77
+    onnx     0.0520     1.000      0.483     2.9   2.35
+    int8     0.0500     0.690      0.462     1.3   1.96
+
+are the lines of a smoke run (trainer=smoke), which has learned nothing: its scores are near each other.
 
 `as torch` is the share of clips with the same label. Clips go one by one, on one thread. For classes alone.
 """

@@ -7,6 +7,7 @@ runner.py        what decides between them (ship/runner.py): numpy and onnxrunti
 
 import importlib.util
 import json
+import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -107,7 +108,11 @@ def in_eight_bits(path: Path) -> None:
 
     # 7 bits of 8: sums of products of 8 bits overflow on processors without the newer instructions.
     options: dict[str, Any] = {"weight_type": QuantType.QInt8, "per_channel": True, "reduce_range": True}
-    quantize_dynamic(path, path, op_types_to_quantize=["MatMul"], **options)
+    logging.disable(logging.WARNING)  # it advises to infer shapes first, which products do not need
+    try:
+        quantize_dynamic(path, path, op_types_to_quantize=["MatMul"], **options)
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def described(restored: Restored, parts: Cut) -> dict[str, Any]:
