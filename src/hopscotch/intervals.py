@@ -105,9 +105,7 @@ def bootstrap(values: Float[np.ndarray, " clip"], units: Units) -> Interval:
     return Interval(float(values.mean()), drawn.low, drawn.high, units.words)
 
 
-def ratio_bootstrap(
-    parts: Float[np.ndarray, " clip"], wholes: Float[np.ndarray, " clip"], units: Units
-) -> Interval:
+def ratio_bootstrap(parts: Float[np.ndarray, " clip"], wholes: Float[np.ndarray, " clip"], units: Units) -> Interval:
     """Ratio of sums over clips, with the interval that comes from drawing the units; NaN where the wholes are 0."""
     generator, sums, counts = np.random.default_rng(0), units.totals(parts), units.totals(wholes)
     rows = max(1, MAX_DRAWN // len(sums))
