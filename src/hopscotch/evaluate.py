@@ -159,7 +159,7 @@ def configuration(run: Path, as_trained: DictConfig, overrides: Sequence[str]) -
 
 def changes_data(overrides: Sequence[str]) -> list[str]:
     """Select the overrides that choose other clips."""
-    return [word for word in overrides if word.startswith(("data=", "data."))]
+    return [word for word in overrides if word.startswith(("data=", "data.", "data@"))]
 
 
 def evaluate(
