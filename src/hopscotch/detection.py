@@ -181,7 +181,7 @@ def count(recording: Recording, thresholds: Float[np.ndarray, "rate classes"]) -
         *(len(found.spans), len(partners(is_right(events, found.spans)))),
         *(true.sum(), said.sum(), (true & said).sum()),
     )
-    return Counts(*(np.float64(value) for value in told))
+    return Counts(*(np.asarray(value, dtype=np.float64) for value in told))
 
 
 class Judged(NamedTuple):
