@@ -106,11 +106,11 @@ def heard(clip: Float[Tensor, " sample"], sample_rate: int) -> tuple[int, int]:
 def draw(rng: np.random.Generator, rules: Rules, pools: Pools) -> Plan:
     """Draw a plan."""
     drawn = [
-        classes[rng.integers(len(classes))]
+        classes[int(rng.integers(len(classes)))]
         for classes, mean in ((pools.keywords, rules.num_keywords), (pools.distractors, rules.num_distractors))
         for _ in range(int(rng.poisson(mean)) if classes else 0)
     ]
-    chosen = [drawn[place][rng.integers(len(drawn[place]))] for place in rng.permutation(len(drawn))]
+    chosen = [drawn[place][int(rng.integers(len(drawn[place])))] for place in rng.permutation(len(drawn))]
     words = _placed(rng, rules, chosen)
     return Plan(
         background=_pieces(rng, rules.num_samples, pools.background),
@@ -144,7 +144,7 @@ def _pieces(rng: np.random.Generator, num_samples: int, background: Sequence[Str
     """Draw recordings until there is enough background: of a longer one than is wanted a part."""
     pieces, start = [], 0
     while start < num_samples:
-        clip, length = background[rng.integers(len(background))]
+        clip, length = background[int(rng.integers(len(background)))]
         size = min(length, num_samples - start)
         pieces.append(Piece(clip, int(rng.integers(length - size + 1)), size, start))
         start += size
@@ -166,7 +166,7 @@ def mix(plan: Plan, rules: Rules, word: Part, background: Part) -> Samples:
     return mixed
 
 
-def _add(mixed: Samples, part: Samples, start: int, gain: float, taper: int) -> None:
+def _add(mixed: Samples, part: Float[np.ndarray, " part"], start: int, gain: float, taper: int) -> None:
     places = np.arange(len(part))
     ramp = np.minimum(1.0, (np.minimum(places, places[::-1]) + 1) / taper)
     mixed[start : start + len(part)] += part * (gain * ramp).astype(np.float32)
