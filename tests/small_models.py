@@ -17,6 +17,7 @@ from hopscotch.layers.stride import StrideGate
 from hopscotch.models.assemble import behind_gate
 from hopscotch.models.audio_model import AudioModel, Head
 from hopscotch.models.encoder import Encoder
+from hopscotch.models.heads import DetectionHead
 from hopscotch.models.stem import ConvStem
 from tests.tiny import composed
 
@@ -134,5 +135,7 @@ def skip_nothing(model: nn.Module) -> None:
 
 def classifier(model: AudioModel) -> nn.Linear:
     """The last layer of a model whose head gives scores of classes."""
+    if isinstance(model.head, DetectionHead):
+        return model.head.output
     assert isinstance(model.head, Head)
     return model.head.linear

@@ -14,7 +14,8 @@ SOURCE = ROOT / "src" / "hopscotch"
 # A module may import those of earlier rows, and of its own package. Same row: side by side, out of each other's sight.
 TIERS = (
     {"plain", "intervals"},
-    {"registry", "known"},
+    {"registry"},
+    {"detection", "known"},
     {"system", "progress"},  # run where no package is
     {"types", "config"},
     {"compute"},
@@ -23,7 +24,7 @@ TIERS = (
     {"models"},
     {"training"},
     {"report"},
-    {"build", "metrics", "explain"},
+    {"build", "metrics", "explain", "detection_figures"},
     {"restore", "conditions", "answers", "look"},
     {"shared", "start"},
     {"ship"},

@@ -12,6 +12,7 @@ The head is a linear layer on hidden states that are pooled over the clip's posi
     maxima          mean and maximum (Kong et al. 2020, PANNs, add them up): keeps a short event that a mean dilutes
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
@@ -42,6 +43,9 @@ class Said(NamedTuple):
 
 class OutputHead(nn.Module):
     """Serve as base of the heads, which read the hidden states of the encoder for a task."""
+
+    def read_every(self, hop: int, sample_rate: int) -> None:
+        """Learn how many samples lie from position to position; the model says so once."""
 
     def forward(self, x: Hidden, mask: Mask) -> Float[Tensor, "batch ..."]:
         """Read the valid positions of each clip, those where `mask` is True."""
@@ -109,6 +113,7 @@ class AudioModel(nn.Module):
         self.stem_layers = nn.ModuleList(stem_layers)
         self.encoder = encoder
         self.head = head(dim)
+        self.head.read_every(frontend.hop * math.prod(stem.strides), frontend.sample_rate)
         self.scheduled = [part for part in encoder.modules() if isinstance(part, Scheduled)]
         self.register_buffer("decision_bias", torch.tensor(0.0))
 
