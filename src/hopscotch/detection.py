@@ -274,8 +274,8 @@ def _middle(missed: Int[np.ndarray, " threshold"], false: Int[np.ndarray, " thre
 # Figures.
 
 
-def figures(columns: Mapping[str, Float[np.ndarray, " recording"]], units: Units) -> dict[str, Interval]:
-    """Return every figure of the recordings with its interval; none where there are no such columns of counts."""
+def figures(columns: Mapping[str, np.ndarray], units: Units) -> dict[str, Interval]:
+    """Return every figure with its interval, of columns (recording); none where there are no such columns of counts."""
     if not set(Counts._fields) <= columns.keys():
         return {}
     counts = Counts(**{name: np.asarray(columns[name], dtype=np.float64) for name in Counts._fields})
