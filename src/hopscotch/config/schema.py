@@ -258,6 +258,7 @@ SCHEMAS: dict[str, type] = {
         hop_seconds=(float, ABOVE_ZERO),
         min_hz=(float, ZERO),
         top_db=(float, ABOVE_ZERO),
+        level=(str, one_of("clip", "none")),
     ),
     "hopscotch.training.classify.ClassificationTask": node(
         Object, label_smoothing=(float, PART), class_weights=(Any, WEIGHTS), threshold_lr=(float, ZERO)
