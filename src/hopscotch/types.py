@@ -38,7 +38,10 @@ class AudioBatch(NamedTuple):
 
     waveform: Float[Tensor, "batch sample"]
     lengths: Int[Tensor, " batch"]  # samples per clip, at least 1
-    labels: Int[Tensor, " batch"] | Float[Tensor, "batch classes"] | Float[Tensor, " batch"]  # as the task has them
+    # As the task has them; events are rows of start and end in samples and class, filled with -1.
+    labels: (
+        Int[Tensor, " batch"] | Float[Tensor, "batch classes"] | Float[Tensor, " batch"] | Int[Tensor, "batch most 3"]
+    )
     indices: Int[Tensor, " batch"]  # position of the clip in its split
     keys: Int[Tensor, " batch"]  # int64 noise key, a function of (seed, epoch, index)
 

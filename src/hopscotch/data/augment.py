@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torchaudio.functional import fftconvolve
 from torchaudio.transforms import Resample
 
+from hopscotch.data.events import Events, played
 from hopscotch.data.recordings import Recordings
 from hopscotch.data.sampling import keyed_bits, keyed_uniform
 from hopscotch.types import valid_mask
@@ -116,6 +117,14 @@ class WaveformAugment:
         else:
             noise = recorded_noise(self.noise, lengths[rows], waveform.shape[1], drawn.recorded[rows])
         return _add_noise(waveform, lengths, rows, noise, drawn.snr_db[rows]), lengths
+
+    def moved(
+        self, recordings: Sequence[Events], lengths: Int[Tensor, " batch"], keys: Int[Tensor, " batch"]
+    ) -> list[Events]:
+        """Return where events are heard in the augmented clips, whose `lengths` are the new ones."""
+        drawn = self.draw(keys)
+        rows = zip(recordings, drawn.speed.tolist(), drawn.before.tolist(), lengths.tolist(), strict=True)
+        return [played(events, self.speeds[speed], before, length) for events, speed, before, length in rows]
 
     def _change_speed(self, waveform: Tensor, lengths: Tensor, choice: Tensor) -> tuple[Tensor, Tensor]:
         terms = torch.tensor([speed.as_integer_ratio() for speed in self.speeds])

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hopscotch.data.audio import AudioFileError
 from hopscotch.data.augment import WaveformAugment
+from hopscotch.data.events import Events, part_of, rows_of
 from hopscotch.data.sampling import Pair, crop_start
 from hopscotch.data.store import Shelf
 from hopscotch.plain import shown
@@ -56,6 +57,14 @@ class Clip:
     start: int | None = None  # the sample of the file where the clip begins, if it is a part of it
     group: str | None = None  # a speaker or recording that has several clips
     is_cut: bool = False  # a crop or window of a longer clip, which may be silent where the whole is not
+    events: Events | None = None  # of a recording that has them, whose label is -1; they may overlap
+
+    @property
+    def labels(self) -> tuple[int | float, ...]:
+        """List its classes, or its number; those of events as often as there are any."""
+        if self.events is not None:
+            return tuple(one.label for one in self.events)
+        return self.label if isinstance(self.label, tuple) else (self.label,)
 
     @property
     def shared(self) -> str | None:
@@ -208,7 +217,7 @@ class Batches(Dataset[AudioBatch]):
             keys = torch.tensor([part.key for part in parts])
             if self.augment is not None:
                 waveform, lengths = self.augment(waveform, lengths, keys)
-        labels = _labels([self.store.clips[part.clip].label for part in parts], self.num_classes)
+        labels = self._labels(parts, lengths, keys)
         return AudioBatch(waveform, lengths, labels, torch.tensor([part.clip for part in parts]), keys)
 
     def _parts(self, epoch: int, index: int) -> list[Part]:
@@ -221,9 +230,21 @@ class Batches(Dataset[AudioBatch]):
             return [Part(index, crop_start(key, num_samples - self.longest), key)]
         return [Part(index, start, key_bits(key, start)) for start in self.starts(num_samples)]
 
+    def _labels(self, parts: Sequence[Part], lengths: Tensor, keys: Tensor) -> Tensor:
+        """Make int64 class numbers, float32 numbers, for several labels rows of 0 and 1, or rows of events."""
+        clips = [self.store.clips[part.clip] for part in parts]
+        if clips[0].events is None:
+            return _labels([clip.label for clip in clips], self.num_classes)
+        most = [clip.num_samples if self.longest is None else self.longest for clip in clips]
+        cut = [
+            part_of(clip.events or (), part.start, size) for clip, part, size in zip(clips, parts, most, strict=True)
+        ]
+        if self.augment is not None:
+            cut = self.augment.moved(cut, lengths, keys)
+        return rows_of(cut)
+
 
 def _labels(labels: Sequence[int | tuple[int, ...] | float], num_classes: int) -> Tensor:
-    """Make int64 class numbers, float32 numbers, or for several labels rows of 0 and 1."""
     if not isinstance(labels[0], tuple):
         return torch.tensor(labels)
     rows = torch.zeros(len(labels), num_classes)

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-Labels = Literal["one", "several", "number"]  # of a clip: a class, any classes, or a number
+Labels = Literal["one", "several", "number", "events"]  # of a clip: a class, any classes, a number, or when there are
 BAD_AUDIO = "bad_audio.csv"  # the table of bad files, in a run's folder or an evaluation's
 STAGES: dict[str | None, tuple[Split, ...]] = {"validate": ("val",), "test": ("test",)}  # before training: all
 QUIET = 0.01  # root mean square of a clip, full scale being 1, below which its channels are looked at
@@ -327,8 +327,7 @@ class AudioDataModule(LightningDataModule):
             raise ValueError(f"data: the {split} split must hold at least one usable clip, got none.")
         if self.labels == "number":
             return
-        found = (clip.label for clip in self.clips[split])
-        labels = {number for label in found for number in (label if isinstance(label, tuple) else (label,))}
+        labels = {label for clip in self.clips[split] for label in clip.labels}
         missing = [name for label, name in enumerate(self.classes) if label not in labels]
         if split == "train" and missing:
             raise ValueError(f"data: every class needs a usable training clip, got none of {', '.join(missing)}.")
@@ -432,6 +431,8 @@ def _renumbered(found: list[str], clips: dict[Split, list[Clip]], wanted: list[s
 
     def renumbered(clip: Clip) -> Clip:
         label = clip.label
+        if clip.events is not None:
+            return replace(clip, events=tuple(one._replace(label=number[one.label]) for one in clip.events))
         if isinstance(label, tuple):
             return replace(clip, label=tuple(number[one] for one in label))
         return replace(clip, label=number[label]) if isinstance(label, int) else clip
@@ -471,5 +472,6 @@ def _fingerprint(clips: dict[Split, list[Clip]]) -> str:
     for split in SPLITS:
         for clip in clips[split]:
             part = "" if clip.start is None else f"\t{clip.start}"
-            digest.update(f"{split}\t{clip.name}\t{clip.label}\t{clip.num_samples}{part}\n".encode())
+            label = clip.label if clip.events is None else [tuple(one) for one in clip.events]
+            digest.update(f"{split}\t{clip.name}\t{label}\t{clip.num_samples}{part}\n".encode())
     return digest.hexdigest()[:16]
