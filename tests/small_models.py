@@ -17,6 +17,7 @@ from hopscotch.layers.stride import StrideGate
 from hopscotch.models.assemble import behind_gate
 from hopscotch.models.audio_model import AudioModel, Head
 from hopscotch.models.encoder import Encoder
+from hopscotch.models.stage0 import Stage0
 from hopscotch.models.stem import ConvStem
 from tests.tiny import composed
 
@@ -105,7 +106,8 @@ def last_layers(model: nn.Module) -> list[nn.Linear]:
     """The layers that give the logits of the deciders over clips."""
     policies = [module.output for module in model.modules() if isinstance(module, JumpPolicy)]
     gates = [module.net[-1] for module in model.modules() if isinstance(module, StrideGate)]
-    return [layer for layer in (*policies, *gates) if isinstance(layer, nn.Linear)]
+    stages = [module.output for module in model.modules() if isinstance(module, Stage0)]
+    return [layer for layer in (*policies, *gates, *stages) if isinstance(layer, nn.Linear)]
 
 
 def force_actions(policy: JumpPolicy, actions: list[int], certainty: float = 1000.0) -> None:

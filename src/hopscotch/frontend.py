@@ -25,7 +25,7 @@ import torchaudio
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hopscotch.types import AudioBatch, valid_mask
+from hopscotch.types import AudioBatch, Mask, valid_mask
 
 Level = Literal["clip", "none"]
 BLOCK = 256  # frames that a CPU transforms at a time: half a megabyte of spectrum
@@ -101,10 +101,7 @@ class LogMel(nn.Module):
         frame_lengths = self.frames(lengths)
         power = self.power(F.pad(waveform, (self.fft // 2, self.fft // 2)))
         mask = valid_mask(frame_lengths, power.shape[1])
-        if self.level == "clip":
-            level = (power.mean(dim=2) * mask).amax(dim=1).clamp(min=QUIETEST)
-            power = power / level[:, None, None]
-        return self.scaled(power) * mask[:, :, None], frame_lengths
+        return self.scaled(power, self.levels(power, mask)) * mask[:, :, None], frame_lengths
 
     def power(self, samples: Float[Tensor, "batch sample"], *, every: int = 1) -> Float[Tensor, "batch time mel"]:
         """Return the power in each band of frames that begin at sample 0 and at every `every`-th hop from there."""
@@ -116,9 +113,17 @@ class LogMel(nn.Module):
         block = max(1, BLOCK // len(samples)) if samples.device.type == "cpu" else frames.shape[1]
         return torch.cat([_bin_power(part * window) @ bands for part in frames.split(block, dim=1)], dim=1)
 
-    def scaled(self, power: Float[Tensor, "batch time mel"]) -> Float[Tensor, "batch time mel"]:
-        """Turn power, as a share of the level, into what the model hears."""
-        return ((power + self.floor).log() - self.offset) / self.scale
+    def levels(self, power: Float[Tensor, "batch time mel"], mask: Mask) -> Float[Tensor, " batch"]:
+        """Return what the power of each clip is measured by."""
+        if self.level == "none":
+            return power.new_ones(len(power))
+        return (power.mean(dim=2) * mask).amax(dim=1).clamp(min=QUIETEST)
+
+    def scaled(
+        self, power: Float[Tensor, "batch time mel"], levels: Float[Tensor, " batch"]
+    ) -> Float[Tensor, "batch time mel"]:
+        """Turn power into what the model hears."""
+        return ((power / levels[:, None, None] + self.floor).log() - self.offset) / self.scale
 
     @torch.no_grad()
     def measure(self, batches: Iterable[AudioBatch]) -> None:
@@ -134,10 +139,13 @@ class LogMel(nn.Module):
         self.scale.copy_(deviation.clamp(min=1e-3))
 
     def macs(self, samples: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
-        """Count the Fourier transform (5/2 n log2 n products) and the mel filters, apart from the model's compute."""
-        bins = self.fft // 2 + 1
-        per_frame = int(2.5 * self.fft * math.log2(self.fft)) + bins * self.num_mels
-        return self.frames(samples) * per_frame
+        """Count what the frames of clips of these lengths take, apart from the model's compute."""
+        return self.frames(samples) * self.frame_macs
+
+    @property
+    def frame_macs(self) -> int:
+        """Count the Fourier transform (5/2 n log2 n products) and the mel filters of a frame."""
+        return int(2.5 * self.fft * math.log2(self.fft)) + (self.fft // 2 + 1) * self.num_mels
 
 
 def _bin_power(frames: Float[Tensor, "batch time fft"]) -> Float[Tensor, "batch time bin"]:

@@ -220,6 +220,7 @@ class ModelOutput(NamedTuple):
     thresholds: dict[int, Tensor]  # decision layer -> threshold of its gate, for layers that have one
     frontend_macs: Int[Tensor, " batch"]  # of the mel front end, which is not in `trace.macs`
     positions: Int[Tensor, " batch"]  # per clip in the encoder; later positions are padding
+    stage: Float[Tensor, "batch step"] | None = None  # scores of what opens spans ahead of the stem, where there is one
 
 
 def key_bits(*parts: int) -> int:

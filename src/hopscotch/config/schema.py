@@ -123,6 +123,7 @@ Model = node(
     pooling=(str, one_of("statistics", "maxima")),
     residual_init_scale=(float, ZERO),
     open_rate=(float | None, SHARE),
+    stage=dict[str, Any] | None,
     encoder=dict[str, Any],  # free: one class and one YAML make a new model
 )
 Trainer = node(  # the arguments of Lightning's Trainer, and those of `ADDED`
