@@ -14,10 +14,10 @@ from hopscotch.layers.gate import Gate
 from hopscotch.layers.policy import JumpPolicy
 from hopscotch.layers.sampling import Scheduled
 from hopscotch.layers.stride import StrideGate
+from hopscotch.models.always_on import AlwaysOn
 from hopscotch.models.assemble import behind_gate
 from hopscotch.models.audio_model import AudioModel, Head
 from hopscotch.models.encoder import Encoder
-from hopscotch.models.stage0 import Stage0
 from hopscotch.models.stem import ConvStem
 from tests.tiny import composed
 
@@ -102,12 +102,25 @@ def decide_at_random(model: nn.Module, *inputs: Tensor) -> None:
     model.eval()
 
 
+@torch.no_grad()
+def wake_for(model: AlwaysOn, waveform: Tensor, lengths: Tensor, clip: int) -> None:
+    """Draw the last layer of stage 0 until it opens the clip, and not all the others."""
+    last, layer = None, model.stage.output
+    layer.bias.zero_()
+    while last is None or last[clip] <= last.mean():
+        nn.init.normal_(layer.weight)
+        last = model(waveform, lengths).stage.amax(dim=1)  # of clips of about one length
+    layer.bias.fill_(-float(last.mean()))
+    factor = 3 / last.std()
+    layer.weight.mul_(factor)
+    layer.bias.mul_(factor)
+
+
 def last_layers(model: nn.Module) -> list[nn.Linear]:
     """The layers that give the logits of the deciders over clips."""
     policies = [module.output for module in model.modules() if isinstance(module, JumpPolicy)]
     gates = [module.net[-1] for module in model.modules() if isinstance(module, StrideGate)]
-    stages = [module.output for module in model.modules() if isinstance(module, Stage0)]
-    return [layer for layer in (*policies, *gates, *stages) if isinstance(layer, nn.Linear)]
+    return [layer for layer in (*policies, *gates) if isinstance(layer, nn.Linear)]
 
 
 def force_actions(policy: JumpPolicy, actions: list[int], certainty: float = 1000.0) -> None:

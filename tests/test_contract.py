@@ -16,12 +16,13 @@ from hopscotch.conditions import nothing_skipped
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.layers import attention
 from hopscotch.models import token_gate
+from hopscotch.models.always_on import AlwaysOn
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.models.encoder import KINDS, Encoder
 from hopscotch.training.calibration import MAX_BIAS
 from hopscotch.types import AudioBatch, ModelOutput
 from tests.counting import counted_macs
-from tests.small_models import decide_at_random
+from tests.small_models import decide_at_random, wake_for
 from tests.tiny import CLASS_HZ, MODELS, build, make_batch, tiny_config
 
 VARIANTS = (  # options that change how a model decides, or what it runs
@@ -51,6 +52,9 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     batch = make_batch(8, SAMPLES)
     model.frontend.measure([batch])
     decide_at_random(model, batch.waveform, batch.lengths)
+    if isinstance(model, AlwaysOn):
+        batch = make_batch(4, SAMPLES)
+        wake_for(model, batch.waveform, batch.lengths, clip=1)  # whose changes must show
     return model
 
 

@@ -53,7 +53,7 @@ class LogMel(nn.Module):
         super().__init__()
         self.floor = 10 ** (-top_db / 10)
         self.level = level
-        self.num_mels = num_mels
+        self.num_mels, self.sample_rate = num_mels, sample_rate
         self.window = round(window_seconds * sample_rate)
         self.hop = round(hop_seconds * sample_rate)
         if not min_hz < sample_rate / 2:

@@ -101,10 +101,19 @@ def student(means: Sequence[float]) -> Interval | None:
 
 def bootstrap(values: Float[np.ndarray, " clip"], units: Units) -> Interval:
     """Mean over clips, with the interval that comes from drawing the units again and again."""
-    generator, sums, counts = np.random.default_rng(0), units.totals(values), units.totals(np.ones(len(values)))
+    drawn = ratio_bootstrap(values, np.ones(len(values)), units)
+    return Interval(float(values.mean()), drawn.low, drawn.high, units.words)
+
+
+def ratio_bootstrap(parts: Float[np.ndarray, " clip"], wholes: Float[np.ndarray, " clip"], units: Units) -> Interval:
+    """Ratio of sums over clips, with the interval that comes from drawing the units; NaN where the wholes are 0."""
+    generator, sums, counts = np.random.default_rng(0), units.totals(parts), units.totals(wholes)
     rows = max(1, MAX_DRAWN // len(sums))
     sizes = [(min(rows, NUM_DRAWS - done), len(sums)) for done in range(0, NUM_DRAWS, rows)]
-    drawn = (generator.integers(len(sums), size=size) for size in sizes)
-    means = [sums[places].sum(axis=1) / counts[places].sum(axis=1) for places in drawn]
-    low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
-    return Interval(float(values.mean()), float(low), float(high), units.words)
+    places = (generator.integers(len(sums), size=size) for size in sizes)
+    drawn = np.concatenate([np.stack([sums[some].sum(axis=1), counts[some].sum(axis=1)]) for some in places], axis=1)
+    ratios = drawn[0, drawn[1] > 0] / drawn[1, drawn[1] > 0]
+    if len(ratios) == 0:
+        return Interval(math.nan, math.nan, math.nan, units.words)
+    low, high = np.quantile(ratios, (0.025, 0.975))
+    return Interval(float(parts.sum() / wholes.sum()), float(low), float(high), units.words)

@@ -48,6 +48,7 @@ ENCODERS = (
 )
 TASKS = (
     "hopscotch.training.classify.ClassificationTask",
+    "hopscotch.training.detect.DetectionTask",
     "hopscotch.training.regress.RegressionTask",
     "hopscotch.training.tag.TaggingTask",
 )

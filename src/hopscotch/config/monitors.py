@@ -18,6 +18,7 @@ def tags(metrics: Iterable[str]) -> list[str]:
 
 LOGGED = {  # known without an import
     "hopscotch.training.classify.ClassificationTask": tags(["acc", "f1"]),
+    "hopscotch.training.detect.DetectionTask": tags(["miss_2", "miss_05", "event_f1", "segment_f1"]),
     "hopscotch.training.regress.RegressionTask": tags(["mae", "rmse", "pearson"]),
     "hopscotch.training.tag.TaggingTask": tags(["map", "auc", "f1"]),
 }

@@ -264,6 +264,9 @@ SCHEMAS: dict[str, type] = {
     "hopscotch.training.classify.ClassificationTask": node(
         Object, label_smoothing=(float, PART), class_weights=(Any, WEIGHTS), threshold_lr=(float, ZERO)
     ),
+    "hopscotch.training.detect.DetectionTask": node(
+        Object, event_weight=(float, ABOVE_ZERO), threshold_lr=(float, ZERO)
+    ),
     "hopscotch.training.regress.RegressionTask": node(Object, threshold_lr=(float, ZERO)),
     "hopscotch.training.tag.TaggingTask": node(Object, class_weights=(Any, WEIGHTS), threshold_lr=(float, ZERO)),
 }

@@ -66,6 +66,8 @@ class AlwaysOn(AudioModel):
         parts: Of the full model.
     """
 
+    in_pieces = True
+
     def __init__(
         self,
         *,
@@ -100,7 +102,7 @@ class AlwaysOn(AudioModel):
         self.unit = math.lcm(STEP, self.per_row)  # frames
 
         def units(seconds: float) -> int:
-            return math.ceil(seconds * self.frontend.mel.sample_rate / (self.frontend.hop * self.unit) - 1e-9)
+            return math.ceil(seconds * self.frontend.sample_rate / (self.frontend.hop * self.unit) - 1e-9)
 
         self.context, self.longest = units(context), units(longest)
         self.ahead, self.behind = units(before) + self.context, units(after) + self.context
@@ -157,7 +159,7 @@ class AlwaysOn(AudioModel):
             for group in groups_of(spans, lambda size: self._piece_cost(size).dense, together=not is_cpu)
         ]
         clips = torch.tensor([clip for clip, _ in found], device=frames.device, dtype=torch.long)
-        odd = torch.tensor(spans, device=frames.device, dtype=torch.long) // THINNED
+        odd = self._thin(torch.tensor(spans, device=frames.device, dtype=torch.long))
         return ModelOutput(
             logits=self._put_back(computed, heard, units, num_rows),
             trace=self._traced(computed, found, spans, heard, is_open, frames),

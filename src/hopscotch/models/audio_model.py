@@ -46,6 +46,9 @@ class OutputHead(nn.Module):
 
     pool: int | None = None  # neighbouring positions that a row of outputs is of; None: of all, one row for a clip
 
+    def read_every(self, hop: int, sample_rate: int) -> None:
+        """Learn how many samples lie from position to position; the model says so once."""
+
     def forward(self, x: Hidden, mask: Mask) -> Float[Tensor, "batch ..."]:
         """Read the valid positions of each clip, those where `mask` is True."""
         raise NotImplementedError
@@ -91,6 +94,7 @@ class AudioModel(nn.Module):
     """
 
     decision_bias: Tensor
+    in_pieces = False  # whether a clip is computed in pieces, so that no decision of a layer is of all of it
 
     def __init__(
         self,
@@ -112,6 +116,7 @@ class AudioModel(nn.Module):
         self.stem_layers = nn.ModuleList(stem_layers)
         self.encoder = encoder
         self.head = head(dim)
+        self.head.read_every(frontend.hop * math.prod(stem.strides), frontend.sample_rate)
         self.scheduled = [part for part in encoder.modules() if isinstance(part, Scheduled)]
         self.register_buffer("decision_bias", torch.tensor(0.0))
 
