@@ -98,7 +98,7 @@ class AlwaysOn(AudioModel):
         self.stage = Stage0(self.frontend.num_mels, channels=channels, width=width)
         self.rates, self.random_rate, self.ceiling = (1.0, awake_rate), random_rate, ceiling
         frames = math.prod(self.stem.strides)
-        self.per_row = frames * (self.head.pool or 1)  # frames of a row that is put back
+        self.per_row = frames * max(1, self.head.pool)  # frames of a row that is put back
         self.unit = math.lcm(STEP, self.per_row)  # frames
 
         def units(seconds: float) -> int:
@@ -159,7 +159,7 @@ class AlwaysOn(AudioModel):
             for group in groups_of(spans, lambda size: self._piece_cost(size).dense, together=not is_cpu)
         ]
         clips = torch.tensor([clip for clip, _ in found], device=frames.device, dtype=torch.long)
-        odd = self._thin(torch.tensor(spans, device=frames.device, dtype=torch.long))
+        odd = torch.tensor(spans, device=frames.device, dtype=torch.long) // THINNED
         return ModelOutput(
             logits=self._put_back(computed, heard, units, num_rows),
             trace=self._traced(computed, found, spans, heard, is_open, frames),
@@ -233,7 +233,7 @@ class AlwaysOn(AudioModel):
         mel = self._augmented(mel, frames, None if keys is None else keys[clips])
         same = None if repeat is None else replace(repeat, tokens=None, positions=None)[clips]
         x, positions, trace = self.encoded(mel, frames, same)
-        if self.head.pool is not None:
+        if self.head.pool > 0:
             x = self.head(x, valid_mask(positions, x.shape[1]))
         per_unit = self.unit // self.per_row
         sources, targets = list[int](), list[int]()
@@ -248,13 +248,15 @@ class AlwaysOn(AudioModel):
     def _mel(self, heard: Heard, clips: Tensor, starts: list[int], frames: Lengths) -> Tensor:
         """Make all mel frames of pieces that begin at so many frames, which are even: half of them are there."""
         start = torch.tensor(starts, device=clips.device)[:, None]
-        hop, num_pairs = self.frontend.hop, -(-int(frames.max()) // THINNED)
+        hop, most = self.frontend.hop, int(frames.max())
+        num_pairs, num_odd = -(-most // THINNED), max(1, most // THINNED)
         pairs = start // THINNED + torch.arange(num_pairs, device=clips.device)
         even = heard.mel[clips[:, None], pairs.clamp(max=heard.mel.shape[1] - 1)]
-        size = (num_pairs - 1) * THINNED * hop + self.frontend.fft
+        size = (num_odd - 1) * THINNED * hop + self.frontend.fft
         here = (start + 1) * hop + torch.arange(size, device=clips.device)
         samples = heard.samples[clips[:, None], here.clamp(max=heard.samples.shape[1] - 1)]
         odd = self.frontend.scaled(self.frontend.power(samples, every=THINNED), heard.levels[clips])
+        odd = F.pad(odd, (0, 0, 0, num_pairs - num_odd))
         mel = torch.stack([even, odd], dim=2).flatten(1, 2)  # piece time mel
         return mel * valid_mask(frames, mel.shape[1])[:, :, None]
 
@@ -264,7 +266,7 @@ class AlwaysOn(AudioModel):
         """Give every result its place in its recording; a head that reads clips then reads what is there."""
         batch, device = len(units), heard.mel.device
         targets = torch.tensor([place for part in computed for place in part.targets], device=device, dtype=torch.long)
-        reads_clips = self.head.pool is None
+        reads_clips = self.head.pool == 0
         closed = heard.mel.new_zeros(1, self.dim) if reads_clips else self._closed_row(heard.mel)
         rows = closed.expand(batch * num_rows, -1)
         if computed:
@@ -294,13 +296,15 @@ class AlwaysOn(AudioModel):
         found = pieces(whole, whole[0][1], context=self.context, longest=self.longest)
         costs = [self._piece_cost(self._frames_of(piece, frames)) for piece in found]
         dearest, dense = (sum(getattr(cost, name) for cost in costs) for name in ("dearest", "dense"))
-        always = int(self._always(torch.tensor([frames])))
-        return Cost(0, round(self.rates[1] * dearest), dearest, dense) + always
+        shortest = self.ahead + self.behind + 1  # units of a span
+        spans = self.rates[1] * whole[0][1] / shortest
+        trained = min(dearest, round(spans * self._piece_cost(shortest * self.unit).dearest))
+        return Cost(0, trained, dearest, dense) + int(self._always(torch.tensor([frames])))
 
     def _always(self, frames: Lengths) -> Lengths:
         """Count what recordings of so many frames cost with nothing open."""
         total = self.stage.macs(self._thin(frames))
-        return total + self.head.macs(self.stem.positions(frames)) if self.head.pool is None else total
+        return total + self.head.macs(self.stem.positions(frames)) if self.head.pool == 0 else total
 
     def _piece_cost(self, frames: int) -> Cost:
         if frames not in self._costs:
@@ -312,7 +316,7 @@ class AlwaysOn(AudioModel):
         """Count what a piece of so many frames costs ahead of the encoder and behind it."""
         number = torch.tensor([frames])
         total = self._stem_macs(number)
-        return int(total if self.head.pool is None else total + self.head.macs(self.stem.positions(number)))
+        return int(total if self.head.pool == 0 else total + self.head.macs(self.stem.positions(number)))
 
     def _traced(
         self,

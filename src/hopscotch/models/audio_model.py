@@ -44,7 +44,7 @@ class Said(NamedTuple):
 class OutputHead(nn.Module):
     """Serve as base of the heads, which read the hidden states of the encoder for a task."""
 
-    pool: int | None = None  # neighbouring positions that a row of outputs is of; None: of all, one row for a clip
+    pool = 0  # neighbouring positions that a row of outputs is of; 0: all of a clip, which has one row
 
     def read_every(self, hop: int, sample_rate: int) -> None:
         """Learn how many samples lie from position to position; the model says so once."""

@@ -50,9 +50,9 @@ class Stage0(nn.Module):
     def __init__(self, num_mels: int, *, channels: int, width: int) -> None:
         super().__init__()
         if channels < 1:
-            raise ValueError(f"channels must be at least 1, got {channels}.")
+            raise ValueError(f"stage.channels must be at least 1, got {channels}.")
         if width < 1 or width % 2 == 0:
-            raise ValueError(f"width must be an odd number of steps, got {width}.")
+            raise ValueError(f"stage.width must be an odd number of steps, got {width}.")
         sizes = [num_mels] + NUM_LAYERS * [channels]
         self.layers = nn.ModuleList(
             Separable(before, after, width, stride=2 if layer == 0 else 1)
