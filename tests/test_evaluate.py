@@ -168,7 +168,8 @@ def test_what_is_printed_holds_accuracy_classes_and_conditions(run: Path, capsys
     folder = evaluate(run, snr=[10])
     printed = capsys.readouterr().out
     found = read_json(folder / "metrics.json")
-    assert f"test acc           {found['acc']:.4f}  (3 clips)" in printed
+    assert f"test acc           {found['acc']:.4f}  (" in printed
+    assert "95 % over 3 clips)" in printed
     assert all(re.search(rf"^{name} +1 ", printed, re.MULTILINE) for name in CLASS_HZ)
     assert re.search(rf"^10 dB +{found['conditions'][1]['fraction']:.3f} ", printed, re.MULTILINE)
     assert "warning" not in printed
@@ -392,7 +393,7 @@ def test_bad_test_clips_are_counted_beside_the_metric_and_named(
     with pytest.raises(AudioFileError, match="2 bad files"):
         evaluate(run, words)
     folder = evaluate(run, [*words, "data.on_bad=skip", "data.max_bad=0.2"])
-    assert "(12 clips, 2 bad files left out)" in capsys.readouterr().out
+    assert "over 12 clips, 2 bad files left out)" in capsys.readouterr().out
     assert read_json(folder / "metrics.json")["data"]["bad"] == {"train": 0, "val": 0, "test": 2}
     assert [row["clip"] for row in read_csv(folder / "bad_audio.csv")] == [f"test/high/bad{n}.wav" for n in range(2)]
     evaluate(run)

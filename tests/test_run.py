@@ -101,7 +101,10 @@ def test_the_primary_metric_on_training_clips_is_compared_with_that_on_test_clip
     told = [
         line["train/acc"] for line in read_json_lines(Path("run/metrics.jsonl")) if line.get("train/acc") is not None
     ]
-    assert seen[0][1:] == (pytest.approx(told[-1]), summary()["test"]["acc"], "test", 3)
+    train, held_out, clips, sure = seen[0][1:]
+    assert (train, held_out, clips) == (pytest.approx(told[-1]), summary()["test"]["acc"], "test")
+    assert sure is not None
+    assert (sure.value, sure.over) == (pytest.approx(held_out), "3 clips")
     assert summary()["warnings"][-1] == "as told"
 
 

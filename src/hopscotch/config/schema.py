@@ -285,8 +285,6 @@ OPTIMIZER_RULES: dict[str, Rule] = {
     "scheduler.interval": one_of("step", "epoch"),
     "scheduler.frequency": ONE,
 }
-FOLDER = Rule("null, or a folder", lambda value: isinstance(value, str))
-AUGMENT_RULES: dict[str, Rule] = {"augment.noise": FOLDER, "augment.impulse_responses": FOLDER}
 OF_LIGHTNING = ("interval", "frequency", "monitor")  # keys of a scheduler that Lightning reads, not its class
 # By node: keys that a class need not take, and arguments that `hopscotch.build` gives it.
 ADDED = {
