@@ -16,11 +16,13 @@ from hopscotch.data.clips import Clip
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.data.events import NONE, Event
 from hopscotch.detection import RATES, THRESHOLDS, Counts, choose, count, errors
+from hopscotch.detection_figures import as_facts, detection_facts, heard_by, write_detection
 from hopscotch.models.heads import SURE, DetectionHead
+from hopscotch.report.collect import gather
 from hopscotch.training.callbacks import AveragedWeights, BestAndLast
 from hopscotch.training.detect import JUDGED, UNSURE, DetectionTask, RatioOfSums
 from hopscotch.types import AudioBatch, ModelOutput, valid_mask
-from tests.tiny import MODELS, TINY_MODEL, TINY_RUN, Watch, composed, fit
+from tests.tiny import MODELS, TINY_MODEL, TINY_RUN, Watch, build, composed, fit, tiny_config, write_tones
 
 RATE = 8000
 SECONDS = 3.0
@@ -253,3 +255,41 @@ def test_data_without_events_and_windows_are_refused(tmp_path: Path) -> None:
 def test_no_candidate_is_never_but_the_last() -> None:
     assert THRESHOLDS[-1] == 1
     assert (np.diff(THRESHOLDS) > 0).all()
+
+
+def test_pictures_and_figures_of_a_test_tell_of_events_thresholds_and_intervals(tmp_path: Path) -> None:
+    cfg, task, data = detector(tmp_path, "trainer.max_epochs=6", "optimizer.lr=0.01", "scheduler=constant")
+    trainer = fit(cfg, built=(task, data))
+    trainer.test(task, datamodule=data, verbose=False)
+    test = gather(task.steps["test"])
+    found = detection_facts(test, data)
+    assert found["miss_2"].value == pytest.approx(float(trainer.callback_metrics["test/miss_2"]))
+    assert test.interval(found["miss_2"].value, data.clips["test"]) is not None
+    facts = as_facts(found)["detection"]
+    assert facts["alarms_2"]["value"] == found["alarms_2"].value
+    write_detection(tmp_path / "report", task, data, found)
+    timeline, det = ((tmp_path / "report" / name).read_text() for name in ("timeline.svg", "det.svg"))
+    assert "test/" in timeline
+    assert all(f">{name}<" in timeline for name in data.classes)
+    assert "chosen on validation for 0.5" in det
+    heard = heard_by(task, data)
+    assert [one.name for one in heard] == [f"test/{n}" for n in range(6)]
+    assert [one.recording.events.tolist() for one in heard] == [
+        [[event.start / RATE, event.end / RATE, event.label] for event in clip.events or ()]
+        for clip in data.clips["test"]
+    ]
+    assert all(one.computed.mean() == 1 for one in heard)
+
+
+def test_what_was_computed_is_drawn_from_the_open_tokens(tmp_path: Path) -> None:
+    cfg, task, data = detector(tmp_path, "trainer.max_epochs=1", "model.open_rate=0.5")
+    trainer = fit(cfg, built=(task, data))
+    trainer.test(task, datamodule=data, verbose=False)
+    shares = [one.computed.mean() for one in heard_by(task, data)]
+    assert 0 < np.mean(shares) < 1
+
+
+def test_no_pictures_are_drawn_of_another_task(tmp_path: Path) -> None:
+    write_detection(tmp_path / "report", *build(tiny_config(write_tones(tmp_path / "tones"), tmp_path)), {})
+    assert not (tmp_path / "report").exists()
+    assert as_facts({}) == {}

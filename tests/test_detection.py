@@ -210,7 +210,7 @@ def counted(name: str) -> np.ndarray:
 
 
 def f1(counts: np.ndarray) -> list[float]:
-    told = dict.fromkeys(Counts._fields, np.float64(0))
+    told = dict.fromkeys(Counts._fields, np.zeros(()))
     names = ("events", "event_said", "event_right", "segments", "segment_said", "segment_right")
     own = Counts(**(told | dict(zip(names, counts.astype(float), strict=True))))
     return [float(part / whole) for part, whole in (METRICS[name](own) for name in ("event_f1", "segment_f1"))]

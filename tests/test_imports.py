@@ -23,7 +23,7 @@ TIERS = (
     {"models"},
     {"training"},
     {"report"},
-    {"build", "metrics", "explain"},
+    {"build", "metrics", "explain", "detection_figures"},
     {"restore", "conditions", "answers", "look"},
     {"shared", "start"},
     {"evaluation"},

@@ -20,13 +20,13 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from hopscotch.config.check import refuse_arguments
 from hopscotch.config.errors import plain_config
 from hopscotch.config.schema import ADDED, OF_LIGHTNING
 from hopscotch.config.targets import find
-from hopscotch.data.datamodule import AudioDataModule
+from hopscotch.data.datamodule import AudioDataModule, Labels
 from hopscotch.data.recordings import MAX_IMPULSE_SECONDS, Recordings
 from hopscotch.models.assemble import assemble
 from hopscotch.models.audio_model import AudioModel
@@ -39,6 +39,7 @@ from hopscotch.training.schedules import Warmed
 from hopscotch.training.task import AudioTask
 
 SHARES = {"noise": "noise_probability", "impulse_responses": "impulse_probability"}  # of the clips that are mixed
+OF_PARTS: dict[str, Labels] = {"clips": "one", "background": "several"}  # sources of a source; a label need not be one
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 
 
@@ -73,7 +74,12 @@ def _parts(node: Any) -> list[DictConfig]:
 def build_data(cfg: DictConfig) -> AudioDataModule:
     mixed = recordings_of(cfg)
     waveform = None if cfg.augment.waveform is None else make(cfg.augment.waveform, **mixed)
-    data = make(cfg.data, seed=cfg.seed, augment=waveform, labels=task_of(cfg).labels)
+    parts = {key: node for key, node in cfg.data.items() if isinstance(node, DictConfig) and "_target_" in node}
+    sources = {
+        str(key): make(node, seed=cfg.seed, augment=None, labels=OF_PARTS[str(key)]) for key, node in parts.items()
+    }
+    own = OmegaConf.masked_copy(cfg.data, [key for key in cfg.data if key not in parts]) if parts else cfg.data
+    data = make(own, **sources, seed=cfg.seed, augment=waveform, labels=task_of(cfg).labels)
     assert isinstance(data, AudioDataModule)
     return data
 

@@ -97,28 +97,24 @@ FIGURES = METRICS | {
 
 
 def find(scores: Scores, thresholds: Float[np.ndarray, " classes"], step: float) -> Found:
-    """Find the events of all classes."""
-    parts = [find_class(scores[:, one], float(threshold), step) for one, threshold in enumerate(thresholds)]
-    labels = np.repeat(np.arange(len(parts)), [len(part.spans) for part in parts])
-    spans, alarms, confidence = (np.concatenate(column) for column in zip(*parts, strict=True))
-    spans[:, 2] = labels
-    return Found(spans, alarms, confidence)
-
-
-def find_class(scores: Float[np.ndarray, " score"], threshold: float, step: float) -> Found:
-    """Find the events of one class, which is called 0."""
-    heard = np.concatenate([[False], scores > HYSTERESIS * threshold, [False]])
+    """Find the events of all classes: one line of scores, class after class with silence between them."""
+    silence = np.zeros((int(np.ceil(MERGED / step)) + 1, len(thresholds)), dtype=scores.dtype)
+    rows = np.concatenate([scores, silence]).T  # class score
+    line, width = rows.ravel(), rows.shape[1]
+    heard = np.concatenate([[False], (rows > HYSTERESIS * thresholds[:, None]).ravel()])  # it ends with silence
     starts, ends = np.flatnonzero(heard[1:] != heard[:-1]).reshape(-1, 2).T
     is_apart = (starts[1:] - ends[:-1]) * step > MERGED - FREE
     starts = starts[np.append(True, is_apart)[: len(starts)]]
     ends = ends[np.append(is_apart, True)[: len(ends)]]
-    above = np.flatnonzero(scores > threshold)
+    above = np.flatnonzero(rows > thresholds[:, None])
     first = np.searchsorted(above, starts)
     is_sure = first < np.searchsorted(above, ends)
     starts, ends, first = starts[is_sure], ends[is_sure], above[first[is_sure]]
-    peaks = np.array([scores[start:end].max() for start, end in zip(starts, ends, strict=True)])
-    spans = np.stack([starts * step, ends * step, np.zeros(len(starts))], axis=1).round(DIGITS)
-    return Found(spans, ((first + 1) * step).round(DIGITS), peaks)
+    edges = np.stack([starts, ends], axis=1).ravel()
+    peaks = np.maximum.reduceat(line, edges)[::2] if len(edges) else line[:0]
+    labels = starts // width
+    spans = np.stack([(starts - labels * width) * step, (ends - labels * width) * step, labels], axis=1)
+    return Found(spans.round(DIGITS), ((first - labels * width + 1) * step).round(DIGITS), peaks)
 
 
 # What became of events.
@@ -175,23 +171,31 @@ def segments(
 def count(recording: Recording, thresholds: Float[np.ndarray, "rate classes"]) -> Counts:
     """Count what became of a recording's events; `thresholds` are those of `RATES`."""
     events, scores = recording.events, recording.scores
-    often_missed, often_false, *_ = _errors(find(scores, thresholds[0], recording.step), events)
+    seldom = judge(find(scores, thresholds[0], recording.step).spans, events)
     found = find(scores, thresholds[1], recording.step)
-    missed, false, mates = _errors(found, events)
+    often = judge(found.spans, events)
     true, said = (segments(spans, recording.seconds, scores.shape[1]) for spans in (events, found.spans))
     told = (
-        *(len(events), recording.seconds / 3600, missed, false, often_missed, often_false),
-        sum(found.alarms[one] - events[event, 0] for event, one in mates.items()),
+        *(len(events), recording.seconds / 3600, often.missed, often.false, seldom.missed, seldom.false),
+        sum(found.alarms[one] - events[event, 0] for event, one in often.mates.items()),
         *(len(found.spans), len(partners(is_right(events, found.spans)))),
         *(true.sum(), said.sum(), (true & said).sum()),
     )
-    return Counts(*(np.float64(value) for value in told))
+    return Counts(*(np.asarray(value, dtype=np.float64) for value in told))
 
 
-def _errors(found: Found, events: Spans) -> tuple[int, int, dict[int, int]]:
+class Judged(NamedTuple):
+    """Hold what became of events, and of what was found."""
+
+    missed: int
+    false: int
+    mates: dict[int, int]  # event -> what was found of it
+
+
+def judge(found: FoundSpans, events: Spans) -> Judged:
     """Count misses and false alarms, and say who is whose partner."""
-    mates = partners(is_hit(events, found.spans))
-    return len(events) - len(mates), len(found.spans) - len(mates), mates
+    mates = partners(is_hit(events, found))
+    return Judged(len(events) - len(mates), len(found) - len(mates), mates)
 
 
 # Thresholds.
@@ -215,11 +219,13 @@ def errors(recordings: Sequence[Recording]) -> Errors:
     """Try all thresholds on recordings of one step."""
     whole, num_classes = _joined(recordings), recordings[0].scores.shape[1]
     missed, false = np.zeros((2, num_classes, len(THRESHOLDS)), dtype=np.int64)
-    for label in range(num_classes):
-        events = whole.events[whole.events[:, 2] == label] * (1, 1, 0)
-        for place, threshold in enumerate(THRESHOLDS):
-            found = find_class(whole.scores[:, label], threshold, whole.step)
-            missed[label, place], false[label, place], _ = _errors(found, events)
+    classes = np.arange(num_classes)
+    events = [whole.events[whole.events[:, 2] == label] for label in classes]
+    for place, threshold in enumerate(THRESHOLDS):
+        spans = find(whole.scores, np.full(num_classes, threshold), whole.step).spans
+        parts = np.split(spans, np.searchsorted(spans[:, 2], classes[1:]))
+        for label, (own, found) in enumerate(zip(events, parts, strict=True)):
+            missed[label, place], false[label, place], _ = judge(found, own)
     return Errors(missed, false, len(whole.events), whole.seconds / 3600)
 
 

@@ -25,6 +25,8 @@ from hopscotch.data.clips import some
 from hopscotch.data.datamodule import BAD_AUDIO, AudioDataModule
 from hopscotch.data.leaks import warn_of_recordings
 from hopscotch.data.recordings import MAX_IMPULSE_SECONDS, Recordings
+from hopscotch.detection import in_words
+from hopscotch.detection_figures import as_facts, detection_facts, write_detection
 from hopscotch.evaluation import print_evaluation, write_budgets, write_evaluation
 from hopscotch.known import refuse_unknown
 from hopscotch.metrics import measure
@@ -157,7 +159,7 @@ def configuration(run: Path, as_trained: DictConfig, overrides: Sequence[str]) -
 
 def changes_data(overrides: Sequence[str]) -> list[str]:
     """Select the overrides that choose other clips."""
-    return [word for word in overrides if word.startswith(("data=", "data."))]
+    return [word for word in overrides if word.startswith(("data=", "data.", "data@"))]
 
 
 def evaluate(
@@ -188,6 +190,8 @@ def evaluate(
     all_passes = passes(task, data, trainer, budgets(cfg.compute.budget, task.model), snr, recorded, rooms)
     first = next(all_passes)
     metrics = measure(first.evaluation, task.steps["test"], data.classes) if first.evaluation.has_classes else None
+    detected = detection_facts(first.evaluation, data)
+    write_detection(folder, task, data, detected)
     conditions = [first.condition, *(later.condition for later in all_passes)]
     times = time_test(task, data, trainer)
     sure = first.evaluation.interval(first.condition.primary[1], data.clips["test"])
@@ -201,6 +205,7 @@ def evaluate(
         "impulse_responses": impulse_responses and str(impulse_responses),
         "test": first.logged,  # these two are as in summary.json
         "interval": sure and asdict(sure),  # of the primary metric
+        **as_facts(detected),
         "compute": first.evaluation.compute,
         "time_fraction": times.fraction if task.model.decides else None,  # at the budget of training
     }
@@ -212,7 +217,8 @@ def evaluate(
     if was and was.get("fingerprint") != data.fingerprint() and not changes_data(overrides):
         warnings.append("the test set differs from the one of the training run (clips added, removed or changed).")
     counts = {"num_clips": len(clips), "num_bad": data.num_bad("test")}
-    print_evaluation(metrics, conditions, **counts, sure=sure, times=times, warnings=warnings)
+    told = in_words(detected)
+    print_evaluation(metrics, conditions, **counts, told=told, sure=sure, times=times, warnings=warnings)
     return folder
 
 

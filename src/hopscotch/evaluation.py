@@ -4,11 +4,12 @@ clips.csv          what the model made of every clip, under the first condition
 metrics.json       all figures below, and how they came about
 per_class.csv .md  class by class; confusion.png  who was taken for whom; neither of a task without classes
 conditions.csv .md a row for each budget and level of noise; conditions.png where there are several
+det.svg timeline.svg  of a detector: misses against false alarms, and three recordings over time
 bad_audio.csv      the files that were left out, where there are any
 budgets.csv .md .png  the primary metric against compute, in the run's own report/ where the test is the run's own
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,13 +129,14 @@ def print_evaluation(
     *,
     num_clips: int,
     num_bad: int,
+    told: Mapping[str, str],
     sure: Interval | None,
     times: tuple[float, float],
     warnings: Sequence[str],
 ) -> None:
-    """Print all figures; `times` are the seconds of a clip, as trained and with nothing skipped."""
+    """Print all figures, `told` among them; `times` are the seconds of a clip, as trained and with nothing skipped."""
     console, first = text.make_console(), conditions[0]
-    lines = {}
+    lines = dict(told)
     if metrics is not None:
         if metrics.top_k:
             lines["top-k accuracy"] = "  ".join(f"{share:.4f} among {k}" for k, share in metrics.top_k.items())

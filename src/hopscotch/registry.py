@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 from hopscotch.plain import joined, nodes
 
+SOURCE_KEYS = ("data", "data.clips", "data.background")  # where a data source may stand: some are made of two others
+
 
 class Place(NamedTuple):
     """Say what may stand at a key: these classes, and subclasses of `base` in modules that are trusted."""
@@ -34,12 +36,14 @@ SOURCES = (
     "hopscotch.data.fsdd.Fsdd",
     "hopscotch.data.hugging_face.HuggingFace",
     "hopscotch.data.manifest.Manifest",
+    "hopscotch.data.noise.Noise",
     "hopscotch.data.speech_commands.SpeechCommands",
     "hopscotch.data.synthetic.source.SyntheticScenes",
     "hopscotch.data.synthetic.source.SyntheticWords",
     "hopscotch.data.table.Table",
     "hopscotch.data.words20.Words20",
 )
+OF_EVENTS = ("hopscotch.data.event_files.EventFiles", "hopscotch.data.streams.Streams")
 ENCODERS = (
     "hopscotch.models.jumps.JumpAttention",
     "hopscotch.models.jumps.JumpStack",
@@ -63,7 +67,9 @@ SCHEDULERS = (
     "torch.optim.lr_scheduler.StepLR",
 )
 PLACES = {
-    "data": Place("hopscotch.data.datamodule.AudioDataModule", SOURCES),
+    "data": Place("hopscotch.data.datamodule.AudioDataModule", SOURCES + OF_EVENTS),
+    "data.clips": Place("hopscotch.data.datamodule.AudioDataModule", SOURCES, may_be_null=True),
+    "data.background": Place("hopscotch.data.datamodule.AudioDataModule", SOURCES, may_be_null=True),
     "augment.waveform": Place("hopscotch.data.augment.WaveformAugment", may_be_null=True),
     "augment.spectrogram": Place("hopscotch.data.augment.SpecAugment", may_be_null=True),
     "frontend": Place("hopscotch.frontend.LogMel"),
@@ -77,7 +83,10 @@ PLACES = {
 }
 MAPS = (*(key for key, place in PLACES.items() if not place.may_be_null), "augment", "compute", "gate")
 NEVER_BUILT = ("callbacks", "logger")  # again, once the run is trained
-OURS = {"data": {"cache_dir": None, "fetch": False}, "augment": {"noise": None, "impulse_responses": None}}
+OURS = {
+    **{key: {"cache_dir": None, "fetch": False} for key in SOURCE_KEYS},
+    "augment": {"noise": None, "impulse_responses": None},
+}
 
 # The largest number under keys, wherever they stand. A number under another key is at most MAX_NUMBER in magnitude.
 KEYS_BY_LIMIT: dict[float, str] = {
@@ -88,7 +97,8 @@ KEYS_BY_LIMIT: dict[float, str] = {
     1_000: "folds num_mel_masks num_time_masks",
     1_023: "convolution_width width",
     1_024: "cache_gib disk_cache_gib heads num_heads num_mels",
-    3_600: "scene_seconds silence_seconds",
+    600: "distractors_per_minute events_per_minute",
+    3_600: "scene_seconds seconds segment_seconds silence_seconds",
     4_096: "channels first max_stride num_keys",
     8_192: "dim plain_dim token_dim",
     65_536: "batch_size",
@@ -96,7 +106,7 @@ KEYS_BY_LIMIT: dict[float, str] = {
     1_000_000: "num_test num_train num_val",
 }
 LIMITS = {key: limit for limit, keys in KEYS_BY_LIMIT.items() for key in keys.split()}
-LEAST = {"hop_seconds": 0.0005, "sample_rate": 1_000}
+LEAST = {"hop_seconds": 0.0005, "sample_rate": 1_000, "segment_seconds": 1.0}
 MAX_NUMBER = 1e12
 MAX_WINDOW = 2**16  # samples of the front end's window
 MAX_ITEMS = 10_000  # of a list or map
@@ -142,11 +152,13 @@ def check_stored(config: Mapping[str, Any], file: object, trust: Sequence[str] =
             raise ValueError(f"{file} must name a class at {path}._target_, it does not.")
 
 
-def without_cache(config: Mapping[str, Any]) -> dict[str, Any]:
+def without_cache(config: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     """Drop folders of whoever trained the run that only training needs, as clips are kept in our own; fetch nothing."""
-    found = {group: config[group] for group in OURS if isinstance(config.get(group), Mapping)}
-    kept = {name: {**node, **{k: v for k, v in OURS[name].items() if k in node}} for name, node in found.items()}
-    return {**config, **kept}
+    own = OURS.get(path, {})
+    return {
+        key: own[key] if key in own else without_cache(node, joined(path, key)) if isinstance(node, Mapping) else node
+        for key, node in config.items()
+    }
 
 
 def class_at(path: str, target: Any, file: object, trust: Sequence[str] = ()) -> type:

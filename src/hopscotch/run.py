@@ -7,6 +7,7 @@ import sys
 import time
 import traceback
 import warnings
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -30,10 +31,13 @@ from hopscotch.config.compose import STARTED
 from hopscotch.config.errors import plain_config
 from hopscotch.config.monitors import refuse_unlogged
 from hopscotch.data.datamodule import BAD_AUDIO, AudioDataModule
+from hopscotch.detection_figures import as_facts, detection_facts, write_detection
 from hopscotch.explain import explain_run
+from hopscotch.intervals import Interval
 from hopscotch.known import remember
 from hopscotch.metrics import class_facts
 from hopscotch.plain import refuse_links, sentence
+from hopscotch.report.clips import ClipRow
 from hopscotch.report.collect import gather_everywhere
 from hopscotch.report.metrics_log import MetricsLog
 from hopscotch.report.paint import use_letters_of
@@ -244,7 +248,7 @@ def fit_and_test(cfg: DictConfig, run: Path, ready: Ready, started: float) -> di
     status: Ended = "stopped" if interrupt.came else "finished"
     if not trainer.is_global_zero:
         return {"status": status, "test": {}}
-    times = time_test(task, data, trainer)
+    times, detected = time_test(task, data, trainer), detection_facts(test, data)
     return finish(
         run,
         trainer,
@@ -253,7 +257,7 @@ def fit_and_test(cfg: DictConfig, run: Path, ready: Ready, started: float) -> di
         best,
         in_training=None if in_training is None else float(in_training),
         early=early,
-        explain=partial(explain_run, run, task.model, data),
+        explain=partial(draw_pages, run, task, data, detected),
         status=status,
         init_from=None if origin is None else origin.facts(),
         model=cfg.model.name,
@@ -267,7 +271,16 @@ def fit_and_test(cfg: DictConfig, run: Path, ready: Ready, started: float) -> di
             "total": time.time() - started,
         },
         **class_facts(test, data),
+        **as_facts(detected),
     )
+
+
+def draw_pages(
+    run: Path, task: AudioTask, data: AudioDataModule, detected: Mapping[str, Interval], rows: Sequence[ClipRow]
+) -> None:
+    """Draw single test clips and, of a detector, single recordings and its figures, `detected`."""
+    explain_run(run, task.model, data, rows)
+    write_detection(run / "report", task, data, detected)
 
 
 def tell_loggers(trainer: Trainer, cfg: DictConfig) -> None:

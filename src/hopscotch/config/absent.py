@@ -9,16 +9,23 @@ from omegaconf import DictConfig, OmegaConf
 from hopscotch.config.errors import ConfigError, absent_package, plain_config
 from hopscotch.config.targets import find
 from hopscotch.plain import nodes, shown
+from hopscotch.registry import SOURCE_KEYS
 
-TABLES = ("data.table", "data.manifest", *(f"data.manifest.{split}" for split in ("train", "val", "test")))
+LISTS = ("manifest", "annotations")  # a file, or one for each split
+TABLES = tuple(
+    f"{source}.{key}"
+    for source in SOURCE_KEYS
+    for key in ("table", *LISTS, *(f"{name}.{split}" for name in LISTS for split in ("train", "val", "test")))
+)
 RECORDINGS = ("augment.noise", "augment.impulse_responses")  # folders
 PACKAGES = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}  # and extra, of loggers that need one
 
 
 def refuse_absent_paths(cfg: DictConfig) -> None:
     """Refuse a folder of data or noise, a table, a checkpoint or a model that is not there, before libraries load."""
-    fetch, ckpt, start = (OmegaConf.select(cfg, key) for key in ("data.fetch", "ckpt_path", "init_from"))
-    for key in (*(() if fetch else ("data.root",)), *RECORDINGS):
+    ckpt, start = (OmegaConf.select(cfg, key) for key in ("ckpt_path", "init_from"))
+    roots = [f"{source}.root" for source in SOURCE_KEYS if not OmegaConf.select(cfg, f"{source}.fetch")]
+    for key in (*roots, *RECORDINGS):
         refuse_no_folder(key, OmegaConf.select(cfg, key))
     for key in ("ckpt_path", *TABLES):
         file = OmegaConf.select(cfg, key)

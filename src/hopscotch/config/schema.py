@@ -189,6 +189,7 @@ Source = node(  # what every data source has; the rules hold for sources without
 Corpus = node(
     Source, num_train=(int, ONE), num_val=(int, ONE), num_test=(int, ONE), corpus_seed=(int, ZERO), cache_dir=str | None
 )
+NOT_EMPTY = Rule("null, or a list of at least one", lambda value: len(value) > 0)
 FOLD = Rule("a fold: its number or name", lambda value: isinstance(value, int | str))
 Files = node(  # what every source of audio files has
     Source,
@@ -203,6 +204,7 @@ Files = node(  # what every source of audio files has
     negatives=list[str],
     negatives_name=str,
     fold=(Any, FOLD),
+    val_fold=(Any, FOLD),
 )
 Splitting = node(Files, val_fraction=(float, PART), test_fraction=(float, PART))
 MANIFEST = Rule(
@@ -224,6 +226,30 @@ SCHEMAS: dict[str, type] = {
         table=str,
         label_separator=str,
         columns=node(**dict.fromkeys(COLUMN_KEYS, str | None)),
+    ),
+    "hopscotch.data.noise.Noise": Splitting,
+    "hopscotch.data.streams.Streams": node(
+        Source,
+        seconds=(float, ABOVE_ZERO),
+        num_train=(int, ONE),
+        num_val=(int, ONE),
+        num_test=(int, ONE),
+        corpus_seed=(int, ZERO),
+        keywords=(list[str] | None, NOT_EMPTY),
+        distractors=bool,
+        events_per_minute=(float, ZERO),
+        distractors_per_minute=(float, ZERO),
+        snr_db=(list[float], LOW_HIGH),
+        gain_db=(float, ZERO),
+        clips=Any,
+        background=Any,
+    ),
+    "hopscotch.data.event_files.EventFiles": node(
+        Splitting,
+        root=str | None,
+        annotations=(Any, MANIFEST),
+        keywords=(list[str] | None, NOT_EMPTY),
+        segment_seconds=(float, ONE),
     ),
     "hopscotch.data.hugging_face.HuggingFace": node(Splitting, audio_column=str, label_column=str),
     "hopscotch.data.speech_commands.SpeechCommands": node(

@@ -23,11 +23,20 @@ from hopscotch.config.absent import RECORDINGS, TABLES
 from hopscotch.config.errors import ConfigError, flat, plain_config, synonym
 from hopscotch.known import OF_A_PATH, refuse_unknown
 from hopscotch.plain import read_config, read_yaml, shown
-from hopscotch.registry import check_stored, trusted
+from hopscotch.registry import SOURCE_KEYS, check_stored, trusted
 
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
-PATTERN = "data.group_by"  # may have the same signs, and is no path
-PATHS = ("data.root", "data.cache_dir", *TABLES, *RECORDINGS, "ckpt_path", "init_from", *FOLDERS)
+PATTERNS = tuple(f"{source}.group_by" for source in SOURCE_KEYS)  # may have the same signs, and are no paths
+CACHES = tuple(f"{source}.cache_dir" for source in SOURCE_KEYS)
+PATHS = (
+    *(f"{source}.root" for source in SOURCE_KEYS),
+    *CACHES,
+    *TABLES,
+    *RECORDINGS,
+    "ckpt_path",
+    "init_from",
+    *FOLDERS,
+)
 AGAIN = "again="
 
 
@@ -48,7 +57,7 @@ def prepare(words: Sequence[str], sweeps: bool = False) -> list[str]:
 
 def _prepared(word: str, sweeps: bool) -> str:
     key, equals, value = word.partition("=")
-    if key.lstrip("+") not in (*PATHS, PATTERN) or not value:
+    if key.lstrip("+") not in (*PATHS, *PATTERNS) or not value:
         return word
     if sweeps and key not in FOLDERS and not os.path.exists(absolute(value)):
         parsed = _parsed(word)
@@ -156,9 +165,9 @@ class Again:
         name = key.lstrip("+~")
         if name.startswith(("hydra.", "hydra/", "hparams_search")):  # its folder and its sweep are not repeated
             return []
-        if name == PATTERN:
+        if name in PATTERNS:
             return [word]
-        if name == "data.cache_dir":  # clips are kept in our own
+        if name in CACHES:  # clips are kept in our own
             return []
         if name in PATHS:  # as typed it may be relative to a folder that is not known
             node: Any = self.stored
@@ -184,7 +193,7 @@ class Again:
         changed = [
             key
             for key in sorted({*before, *now})
-            if key != "data.cache_dir"
+            if key not in CACHES
             and not any(f"{key}.".startswith(f"{name}.") for name in own)
             and not isinstance(now.get(key), dict)
             and not str(before.get(key)).startswith(was)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import soundfile
 import torch
@@ -22,6 +22,7 @@ from torch.utils.data import Sampler
 from hopscotch.data.audio import AudioFileError, channels_cancel, read_clip, read_part
 from hopscotch.data.augment import WaveformAugment
 from hopscotch.data.clips import MAX_NAMED, Batches, Clip, ClipStore, KeyedLoader, decode, load_part, some
+from hopscotch.data.events import covered
 from hopscotch.data.index import Index
 from hopscotch.data.sampling import Pair, Position, ShuffledBatches, SortedBatches
 from hopscotch.data.store import Disk, InMemory
@@ -53,6 +54,8 @@ class AudioDataModule(LightningDataModule):
     A data source overrides `find_clips`, and `load` if its clips are not audio files.
     """
 
+    has_events: ClassVar[bool] = False  # whether clips are recordings with events, for a task that hears when
+
     def __init__(
         self,
         *,
@@ -82,6 +85,13 @@ class AudioDataModule(LightningDataModule):
         self.seed = seed
         self.augment = augment
         self.labels: Labels = labels
+        if self.has_events != (labels == "events"):
+            needed = (
+                "has recordings with events, which need task=detect"
+                if self.has_events
+                else ("has no events, which task=detect needs: data=streams or data=events has")
+            )
+            raise ValueError(f"data: {type(self).__name__} {needed}.")
         self.on_bad, self.max_bad, self.silent_ok = on_bad, max_bad, silent_ok
         self.bad_audio: Path | None = None  # the file that names all bad ones
         if balance is not None and labels != "one":
@@ -169,6 +179,11 @@ class AudioDataModule(LightningDataModule):
         store = self._stores.get(split)
         return self.load(self.clips[split][index]) if store is None else store[index]
 
+    def part(self, split: Split, index: int, start: int, num_samples: int) -> Float[Tensor, " sample"]:
+        """Return a part of a clip without augmentation, in the same way."""
+        store = self._stores.get(split)
+        return (ClipStore(self.clips[split], self.load) if store is None else store).part(index, start, num_samples)
+
     def first_window(self, clip: Clip) -> Float[Tensor, " sample"]:
         """Decode a clip, or the first `data.max_seconds` of it."""
         return load_part(clip, self.load, 0, self.longest)
@@ -246,6 +261,17 @@ class AudioDataModule(LightningDataModule):
             "kept": sorted({store.place for store in self._stores.values()}),
             "skipped": self.skipped,
             "bad": {split: len(bad) for split, bad in self._bad.items()},
+            **(self._heard() if self.has_events else {}),
+        }
+
+    def _heard(self) -> dict[str, object]:
+        """Count the events of each class, and say in which share of the time there are any."""
+        events = {split: [clip.events or () for clip in clips] for split, clips in self.clips.items()}
+        samples = {split: sum(clip.num_samples for clip in clips) for split, clips in self.clips.items()}
+        counts = {split: Counter(one.label for some in found for one in some) for split, found in events.items()}
+        return {
+            "events": {s: {self.classes[one]: n for one, n in sorted(count.items())} for s, count in counts.items()},
+            "duty": {s: round(sum(map(covered, found)) / max(1, samples[s]), 5) for s, found in events.items()},
         }
 
     @property
@@ -267,7 +293,7 @@ class AudioDataModule(LightningDataModule):
         """Tell whether clips fit into the budget of memory, and into that of the cache folder."""
         gib = BYTES_PER_SAMPLE * num_samples / 2**30
         in_memory, on_disk = gib <= self.cache_gib, self.disk is not None and self.disk.fits(num_samples)
-        if not in_memory and not self._stores:
+        if not in_memory and self.cache_gib and not self._stores:
             where = f"kept in {self.disk.folder}" if self.disk is not None and on_disk else "decoding on demand"
             log.info("Clips take %.2f GiB, more than data.cache_gib=%g: %s.", gib, self.cache_gib, where)
         return in_memory, on_disk
@@ -334,8 +360,12 @@ class AudioDataModule(LightningDataModule):
 
     def _lengths(self, split: Split) -> list[int]:
         """List the samples of each clip that a model has before it at once."""
-        lengths = [clip.num_samples for clip in self.clips[split]]
-        return lengths if self.longest is None else [min(length, self.longest) for length in lengths]
+        lengths, longest = [clip.num_samples for clip in self.clips[split]], self._longest(split)
+        return lengths if longest is None else [min(length, longest) for length in lengths]
+
+    def _longest(self, split: Split) -> int | None:
+        """Return the most samples of a clip that are taken at once; events are judged in whole recordings."""
+        return None if self.has_events and split != "train" else self.longest
 
     def _most(self) -> int | None:
         """Return how many samples a batch may come to with its padding; None: as its clips have it."""
@@ -347,14 +377,16 @@ class AudioDataModule(LightningDataModule):
     def _tell_lengths(self) -> None:
         clips = [clip for split in SPLITS for clip in self.clips[split]]
         if self.longest is not None and (found := [clip.name for clip in clips if clip.num_samples > self.longest]):
-            rule = f"longer than data.max_seconds={self.max_seconds:g}, cropped in training and windowed elsewhere"
+            elsewhere = "whole" if self.has_events else "windowed"
+            rule = f"longer than data.max_seconds={self.max_seconds:g}, cropped in training and {elsewhere} elsewhere"
             log.warning("data: %d clips are %s: %s", len(found), rule, some(found))
         frame = FRAME_SECONDS * self.sample_rate
         if found := [clip.name for clip in clips if clip.num_samples < frame]:
             log.warning("data: %d clips are shorter than a frame of %g s: %s", len(found), FRAME_SECONDS, some(found))
 
     def _batches(self, split: Split, augment: WaveformAugment | None, **options: Any) -> Batches:
-        return Batches(self._stores[split], self.seed, augment, self.num_classes, longest=self.longest, **options)
+        longest = self._longest(split)
+        return Batches(self._stores[split], self.seed, augment, self.num_classes, longest=longest, **options)
 
     def _position(self) -> Position:
         return trainer_position(self.trainer) if self.trainer else Position(0, 0)
@@ -364,8 +396,8 @@ class AudioDataModule(LightningDataModule):
     ) -> KeyedLoader:
         if self.trainer:
             options |= {"rank": self.trainer.global_rank, "num_ranks": self.trainer.world_size}
-        windowing = None if self.longest is None else Windowing(self.longest, self.longest, self.longest)
-        starts = None if windowing is None or split == "train" else windowing.starts
+        longest = self._longest(split)
+        starts = None if longest is None or split == "train" else Windowing(longest, longest, longest).starts
         lengths, most = self._lengths(split), self._most()
         if starts is not None:  # a row for each window
             most = self.batch_size * max(lengths) if most is None else most

@@ -39,6 +39,15 @@ def played(events: Events, speed: Fraction, before: int, num_samples: int) -> Ev
     return part_of(tuple(Event(start, max(end, start + 1), label) for start, end, label in faster), 0, num_samples)
 
 
+def covered(events: Events) -> int:
+    """Count the samples at which something is heard."""
+    total, until = 0, 0
+    for one in sorted(events):
+        total += max(0, one.end - max(one.start, until))
+        until = max(until, one.end)
+    return total
+
+
 def rows_of(recordings: Sequence[Events]) -> Int[Tensor, "batch most 3"]:
     """Make rows (start, end, class) of each recording's events, filled with -1 to the most that one has, at least 1."""
     rows = [torch.tensor([*events, *([] if events else [(NONE,) * 3])]) for events in recordings]

@@ -9,6 +9,7 @@ from hopscotch.data.audio import printable
 
 # Suffixes of files in a class folder that are not clips.
 OTHER_SUFFIXES = {".txt", ".md", ".csv", ".tsv", ".json", ".yaml", ".yml", ".lab", ".textgrid", ".png", ".jpg", ".pdf"}
+OTHER_SUFFIXES |= {".jsonl", ".aup", ".aup3"}  # annotations, and projects of Audacity
 
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".m4a", ".webm"}
 

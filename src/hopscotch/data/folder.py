@@ -35,12 +35,12 @@ class Folder(RowSource):
             raise ValueError(f"data.root must be a folder of class folders, got {self.root}, which {problem}.")
         tops = _folders(self.root)
         _refuse_data_sets(self.root, [top.name for top in tops])
-        is_split = _is_split(self.root, {top.name for top in tops})
-        parents = [self.root, *tops] if is_split else [self.root]
+        by_folder = is_split(self.root, {top.name for top in tops})
+        parents = [self.root, *tops] if by_folder else [self.root]
         if unused := [clip_name(path, self.root) for parent in parents for path in files_in(parent)]:
             log.warning("data.root: files outside the class folders are not used: %s", some(unused))
-        folders: dict[Split | None, list[Path]] = {} if is_split else {None: tops}
-        for split in SPLITS if is_split else ():
+        folders: dict[Split | None, list[Path]] = {} if by_folder else {None: tops}
+        for split in SPLITS if by_folder else ():
             folders[split] = _folders(self.root / split)
         classes = sorted({nfc(printable(folder.name)) for parts in folders.values() for folder in parts})
         if len(classes) < 2:
@@ -58,7 +58,7 @@ class Folder(RowSource):
         yield from rows
 
 
-def _is_split(root: Path, names: set[str]) -> bool:
+def is_split(root: Path, names: set[str]) -> bool:
     """Tell whether the folders are train/, val/ and test/; refuse what is nearly so."""
     words = {name.lower() for name in names} & SPLIT_WORDS
     if names == set(SPLITS):

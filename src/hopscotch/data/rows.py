@@ -83,6 +83,7 @@ class RowSource(AudioDataModule):
         group_by: str | None = None,
         folds: int | None = None,
         fold: int | str | None = None,
+        val_fold: int | str | None = None,
         val_fraction: float | None = None,
         test_fraction: float | None = None,
         negatives: Sequence[str] = (),
@@ -91,8 +92,9 @@ class RowSource(AudioDataModule):
     ) -> None:
         """Take the keys of conf/data/parts/rows.yaml, and the arguments of `AudioDataModule` as `common`."""
         super().__init__(**common)
-        if negatives and self.labels == "number":
-            raise ValueError("data.negatives must be empty for a task that predicts a number, which has no classes.")
+        if negatives and self.labels in ("number", "events"):
+            what = "hears events: see data.keywords" if self.has_events else "predicts a number, which has no classes"
+            raise ValueError(f"data.negatives must be empty for a task that {what}.")
         self.negatives, self.negatives_name = [nfc(str(name)) for name in negatives], nfc(negatives_name)
         self._num_negatives: Counter[str] = Counter()
         val, test = val_fraction, test_fraction
@@ -107,7 +109,7 @@ class RowSource(AudioDataModule):
         self.cache_dir = user_cache() if cache_dir is None else Path(cache_dir)
         self.disk = Disk(self.cache_dir / "clips", disk_cache_gib) if disk_cache_gib else None
         self.val_fraction, self.test_fraction = val or 0.0, test or 0.0
-        self.group_by, self.folds, self.fold = group_by, folds, fold
+        self.group_by, self.folds, self.fold, self.val_fold = group_by, folds, fold, val_fold
 
     @abstractmethod
     def rows(self) -> Iterable[Row]:
@@ -172,7 +174,7 @@ class RowSource(AudioDataModule):
             return "" if math.isfinite(number) else fault, number
         names = label if isinstance(label, tuple) else (label if isinstance(label, str) else f"{label:g}",)
         names = tuple(dict.fromkeys(map(nfc, names)))
-        if self.labels == "several":
+        if self.labels in ("several", "events"):
             return "", names
         if len(names) != 1:
             return f"{row.told} must have one label for this task, got {len(names)}", ""
@@ -215,7 +217,7 @@ class RowSource(AudioDataModule):
             if own:
                 raise ValueError(f"data.folds must be null where clips have folds of their own, got {self.folds}.")
             dealt = into_folds(_units(rows, labels), self.folds)
-            return by_fold([dealt[row.unit] for row in rows], str(self.fold))
+            return by_fold([dealt[row.unit] for row in rows], str(self.fold), self.val_fold)
         if self.fold is not None or (own and all(row.split is None for row in rows)):
             names = ", ".join(sorted(set(own)))
             if self.fold is None:
@@ -223,7 +225,7 @@ class RowSource(AudioDataModule):
             if not own:
                 raise ValueError(f"data.fold={self.fold} needs data.folds=5 or so: these clips have no folds.")
             refuse_all(f"{row.told} has no fold" for row in rows if row.fold is None)
-            return by_fold([str(row.fold) for row in rows], str(self.fold))
+            return by_fold([str(row.fold) for row in rows], str(self.fold), self.val_fold)
         given: list[Split] = [row.split for row in rows if row.split is not None]
         if not given:
             drawn = into_splits(_units(rows, labels), self.val_fraction, self.test_fraction)

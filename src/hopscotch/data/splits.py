@@ -73,14 +73,16 @@ def into_folds(units: Mapping[str, frozenset[str]], folds: int) -> dict[str, str
     return {unit: str(part + 1) for unit, part in parts.items()}
 
 
-def by_fold(folds: Sequence[str], fold: str) -> list[Split]:
-    """Test on one fold, validate on the next, and train on the others; `folds` has the one of each clip."""
+def by_fold(folds: Sequence[str], fold: str, val_fold: int | str | None = None) -> list[Split]:
+    """Test on one fold, validate on `val_fold` or the next, train on the others; `folds` has the one of each clip."""
     names = sorted(set(folds), key=lambda name: (len(name), name) if name.isdecimal() else (0, name))
     known = ", ".join(names)
     if fold not in names:
         raise ValueError(f"data.fold must be one of {known}, got {fold}.")
     if len(names) < len(PARTS):
         raise ValueError(f"data.fold: test, validation and training need at least 3 folds, got {known}.")
-    following = names[(names.index(fold) + 1) % len(names)]
+    following = names[(names.index(fold) + 1) % len(names)] if val_fold is None else str(val_fold)
+    if following == fold or following not in names:
+        raise ValueError(f"data.val_fold must be one of {known}, and not data.fold={fold}, got {following}.")
     role: dict[str, Split] = {fold: "test", following: "val"}
     return [role.get(name, "train") for name in folds]

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hopscotch.data.clips import Clip
+from hopscotch.detection import figures
 from hopscotch.intervals import Interval, Units, share_interval
 from hopscotch.types import SkipTrace, Step
 
@@ -49,12 +50,13 @@ class Evaluation:
         return {"fraction": self.compute_fraction, **means}
 
     def interval(self, value: float, clips: Sequence[Clip]) -> Interval | None:
-        """Return the interval of a metric of these `clips` of a split, if it is the share of those that are right."""
-        if not self.has_classes:
-            return None
+        """Return the interval of a metric of these `clips` of a split: a share of right ones, or a detector's."""
         units = Units.of([clips[index].shared for index in self.indices.tolist()])
-        found = share_interval((~self.is_wrong).numpy(), units)
-        return found if math.isclose(value, found.value, abs_tol=1e-6) else None
+        if self.has_classes:
+            known = [share_interval((~self.is_wrong).numpy(), units)]
+        else:
+            known = figures({name: column.numpy() for name, column in self.rows.items()}, units).values()
+        return next((found for found in known if math.isclose(value, found.value, abs_tol=1e-6)), None)
 
     def macro_f1(self, num_classes: int) -> float:
         """Average F1 over the classes that were shown or named."""

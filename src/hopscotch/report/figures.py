@@ -11,12 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from hopscotch.report.clips import ClipRow, Group, by_cost, cells_of, open_rates_of, strides_of
-from hopscotch.report.decisions import (
-    JUMPED_OVER,
-    LANDED,
-    RAN,
-    history_cells,
-)
+from hopscotch.report.decisions import JUMPED_OVER, LANDED, RAN, history_cells
 from hopscotch.report.paint import (
     BLUE,
     COLOURS,

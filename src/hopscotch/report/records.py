@@ -15,6 +15,7 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple, TypeVar
 
 from hopscotch.plain import read_json, read_json_lines, shown
+from hopscotch.registry import SOURCE_KEYS
 from hopscotch.report.run_folder import CONFIG, OVERRIDES, SUMMARY, RunFolder, primary_of
 
 VALUE = "value"  # stands for the primary metric where none, or more than one, has a name
@@ -24,8 +25,8 @@ STUDY_JOB = re.compile(r"(.*_)?seed-\d+(_.*)?|.*_[0-9a-f]{8}")  # as scripts.stu
 NOT_FAILED = ("finished", "stopped")
 HELD_OUT = {"data.test_speaker": "", "data.fold": "fold "}  # key, and a word before its value
 DECISION_VALUE = "decision_value.json"  # of callbacks=decision_value: the same run at other budgets
-HIDDEN = {"seed", *HELD_OUT, "experiment", "data.root", "callbacks.decision_value.levels"}  # do not tell groups apart
-HIDDEN |= {"trainer.enable_progress_bar", "hydra.run.dir"}
+HIDDEN = {"seed", *HELD_OUT, "experiment", "callbacks.decision_value.levels"}  # do not tell groups apart
+HIDDEN |= {"trainer.enable_progress_bar", "hydra.run.dir", *(f"{key}.root" for key in SOURCE_KEYS)}
 COMPUTE = "macs_m"  # millions, per test clip
 FIGURES = ("value", "f1", COMPUTE, "compute_fraction", "fit_seconds", "clip_ms")  # of a record, joined in a group
 SLACK = 0.01  # of a search, as a share of the dense compute: decisions of few layers cannot meet every fraction

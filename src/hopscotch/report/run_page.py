@@ -25,7 +25,7 @@ from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.frontend import LogMel
 from hopscotch.known import refuse_unknown
 from hopscotch.plain import refuse_links, shown
-from hopscotch.registry import without_cache
+from hopscotch.registry import SOURCE_KEYS, without_cache
 from hopscotch.report import figures
 from hopscotch.report.clips import (
     ClipRow,
@@ -415,9 +415,8 @@ def find_sounds(
         cfg.merge_with_dotlist([with_yaml_path(override)])
     try:
         refuse_unknown({"data": run.config.get("data")}, run.path / CONFIG, overrides)
-        for key in ("cache_gib", "disk_cache_gib"):  # a few clips are decoded, not all
-            if key in cfg.data:
-                cfg.data[key] = 0.0
+        for source in filter(OmegaConf.is_dict, (OmegaConf.select(cfg, key) for key in SOURCE_KEYS)):
+            source.update({key: 0.0 for key in ("cache_gib", "disk_cache_gib") if key in source})  # few are decoded
         data = build(cfg)
         data.setup("test")
     except (ValueError, TypeError, OSError, HydraException, OmegaConfBaseException) as error:

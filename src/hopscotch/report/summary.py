@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 from lightning.pytorch import Trainer
 from rich.console import Console
 
+from hopscotch.detection import in_words
 from hopscotch.intervals import Interval
 from hopscotch.report import text
 from hopscotch.report.clips import ClipRow, clip_rows, clips_of, write_clips
@@ -184,6 +185,7 @@ def headline(test: Evaluation, summary: Mapping[str, Any]) -> dict[str, str]:
     facts = text.test_facts(summary["metrics"], test.num_clips, found and Interval(**found), num_bad)
     if test.has_classes:
         facts["majority baseline"] = text.number(summary["majority_baseline"])
+    facts |= in_words({name: Interval(**one) for name, one in (summary.get("detection") or {}).items()})
     facts |= text.compute_facts(compute["fraction"], compute["macs"], compute.get("target"))
     facts |= text.time_facts(seconds["test_clip"], seconds["test_clip_dense"])
     if "learned_by_heart" in summary:

@@ -28,7 +28,7 @@ from hopscotch.training.task import AudioTask, StepOutput
 from hopscotch.types import AudioBatch, ModelOutput, Primary, valid_mask
 
 UNSURE = 0.2  # seconds around an event
-JUDGED = 4  # training batches of an epoch: counting takes the CPU some milliseconds a recording
+JUDGED = 4  # training batches of an epoch: counting is for the CPU, and would wait for a GPU
 
 
 class RatioOfSums(Metric):
