@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from hopscotch.config.compose import compose
+from hopscotch.config.errors import plain_config
 from hopscotch.config.typed import Again
 from hopscotch.evaluate import load
 from hopscotch.known import notes, paths_in, refuse_unknown, remember
+from hopscotch.registry import check_stored, without_cache
 from tests.tiny import Command, tiny_folder, write_tones
 
 
@@ -112,3 +115,32 @@ def test_where_nothing_can_be_noted_training_goes_on(tmp_path: Path, monkeypatch
     remember({"data": {"root": "/clips"}})
     with pytest.raises(ValueError, match="have not trained"):
         refuse_unknown({"data": {"root": "/clips"}}, "config.yaml")
+
+
+def test_the_sources_of_streams_are_guarded_as_data_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    data = {"clips": {"root": "words", "cache_dir": "/c"}, "background": {"root": "noise", "group_by": "(a+)+"}}
+    wanted = {"data.clips.root": "words", "data.background.root": "noise", "data.background.group_by": "(a+)+"}
+    assert paths_in({"data": data}) == wanted
+    with pytest.raises(ValueError, match=r"names data\.background\.root=noise, with which you have not trained here"):
+        refuse_unknown({"data": data}, "config.yaml", ["data.clips.root=x"])
+    remember({"data": data})
+    refuse_unknown({"data": data}, "config.yaml")
+
+
+def test_a_stored_configuration_names_the_sources_of_streams_by_their_exact_names() -> None:
+    config = plain_config(compose(["data=streams", "data.clips.root=words", "data.background.root=noise"]))
+    check_stored(config, "config.yaml")
+    for key, wrong in (("clips", "hopscotch.data.streams.Streams"), ("background", "os.system")):
+        part = {**config["data"][key], "_target_": wrong}
+        with pytest.raises(ValueError, match=rf"names {wrong} at data\.{key}\._target_, and what comes with a run is"):
+            check_stored({**config, "data": {**config["data"], key: part}}, "config.yaml")
+    with pytest.raises(ValueError, match=r"data\.events_per_minute in config\.yaml must be at most 600"):
+        check_stored({**config, "data": {**config["data"], "events_per_minute": 1e9}}, "config.yaml")
+
+
+def test_the_sources_of_streams_are_kept_in_our_own_folders_and_fetch_nothing() -> None:
+    nested = {"root": "r", "cache_dir": "/theirs", "fetch": True}
+    ours = {"root": "r", "cache_dir": None, "fetch": False}
+    config = {"data": {"clips": nested, "cache_dir": "/theirs", "more": {"fetch": True}}, "fetch": True}
+    assert without_cache(config) == {"data": {"clips": ours, "cache_dir": None, "more": {"fetch": True}}, "fetch": True}

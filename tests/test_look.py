@@ -15,6 +15,7 @@ from hopscotch.config.compose import compose
 from hopscotch.data.clips import Batches, ClipStore
 from hopscotch.look import look
 from tests.tiny import tiny_folder, write_tone
+from tests.word_streams import write_background, write_words
 
 SPEAKERS = "augment=speakers"
 
@@ -138,3 +139,35 @@ def test_a_wrong_word_of_the_verb_is_one_line(words: list[str], message: str) ->
         main(["look", *words])
     assert message in str(caught.value.code)
     assert "\n" not in str(caught.value.code)
+
+
+def test_streams_are_shown_with_their_events_where_augmentation_moves_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hopscotch.training.classify.ClassificationTask.labels", "events")
+    write_words(tmp_path / "words")
+    write_background(tmp_path / "noise")
+    words = [
+        "data=streams",
+        f"data.clips.root={tmp_path / 'words'}",
+        f"data.background.root={tmp_path / 'noise'}",
+        *("data.sample_rate=8000", "data.seconds=5", "data.num_train=1", "data.events_per_minute=36"),
+        *("augment.waveform.speeds=[1.25]", "augment.waveform.silence_probability=0"),
+    ]
+    ((label, name, seconds, plain, first, _),) = rows_of(look(words, tmp_path / "look.html").read_text())
+    data = build_data(compose(words))
+    data.setup("validate")
+    events = data.clips["train"][0].events
+    assert events
+    assert (name, seconds) == ("train/00000", "5.00")
+    assert label == ", ".join(dict.fromkeys(data.classes[one.label] for one in events))
+    for cell, speed in ((plain, 1.0), (first, 1.25)):
+        told = [line for line in re.findall(r"<div>(.*?)</div>", cell) if " to " in line]
+        assert told == [
+            f"{one.start / 8000 / speed:.2f} to {one.end / 8000 / speed:.2f} s: {data.classes[one.label]}"
+            for one in events
+        ]
+        places = re.findall(r'<i title="(.*?)" style="[^"]*left:([\d.]+)%;width:([\d.]+)%', cell)
+        assert [title for title, *_ in places] == [data.classes[one.label] for one in events]
+        assert [float(left) for _, left, _ in places] == pytest.approx([one.start / 400 for one in events], abs=0.02)
+        assert len(heard(cell)) == round(5 * 8000 / speed)

@@ -82,3 +82,14 @@ def test_the_fold_after_the_tests_is_for_validation_and_ten_follows_nine() -> No
 def test_a_fold_that_is_not_there_and_too_few_folds_are_refused(folds: list[str], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         by_fold(folds, "4")
+
+
+def test_a_fold_to_validate_on_may_be_named() -> None:
+    folds = ["1", "2", "3", "4", "5"]
+    assert by_fold(folds, "5") == ["val", "train", "train", "train", "test"]
+    assert by_fold(folds, "5", 4) == ["train", "train", "train", "val", "test"]
+    for wrong in (5, "6"):
+        with pytest.raises(
+            ValueError, match=rf"data\.val_fold must be one of 1, 2, 3, 4, 5, and not data\.fold=5, got {wrong}"
+        ):
+            by_fold(folds, "5", wrong)

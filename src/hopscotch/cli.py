@@ -88,6 +88,7 @@ def look(words: Sequence[str]) -> None:
     hopscotch look data=folder data.root=F                        24 training clips: as they are, and two versions
     hopscotch look data=folder data.root=F augment=speakers       with stronger augmentation; any key of training
     hopscotch look data=folder data.root=F augment.noise=FOLDER   mixed with recordings of noise
+    hopscotch look data=streams task=detect ...                   6 recordings of a minute, with their events
     hopscotch look clips=60 out=FILE.html seed=1                  more clips, another page, other draws
 
     Each version has its sound, its mel spectrogram with masks, and what was drawn for it: speed, gain, silence, the
@@ -101,12 +102,11 @@ def look(words: Sequence[str]) -> None:
     if not own.get("clips", "1").isdecimal() or int(own.get("clips", 1)) < 1:
         raise ValueError(f"clips must be a whole number, at least 1, got {own['clips']}.")
     out = Path(own.get("out") or outputs() / "look.html").expanduser()
-    from hopscotch.look import NUM_CLIPS
     from hopscotch.look import look as write
     from hopscotch.plain import shown
 
     rest = [word for word in words if word.partition("=")[0] not in own]
-    print(shown(write(rest, out, int(own.get("clips", NUM_CLIPS)))))
+    print(shown(write(rest, out, int(own["clips"]) if "clips" in own else None)))
 
 
 def audit(words: Sequence[str]) -> None:

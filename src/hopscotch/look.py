@@ -19,18 +19,23 @@ from hopscotch.data.audio import AudioFileError
 from hopscotch.data.augment import WaveformAugment
 from hopscotch.data.clips import Batches, ClipStore
 from hopscotch.data.datamodule import AudioDataModule
+from hopscotch.data.events import Events, events_in, part_of
 from hopscotch.plain import shown
 from hopscotch.report.page import render_html
-from hopscotch.report.run_page import MAX_SECONDS, seen_and_heard
+from hopscotch.report.paint import COLOURS
+from hopscotch.report.run_page import MAX_SECONDS, THUMBNAIL, seen_and_heard
 from hopscotch.report.text import Table
 from hopscotch.types import AudioBatch, key_bits
 
-NUM_CLIPS = 24
+NUM_CLIPS, NUM_STREAMS = 24, 6
+STREAM_SECONDS = 60.0  # of a recording with events that are seen and heard; of other clips it is `MAX_SECONDS`
+WIDE = 720, 48  # pixels of the picture of such a recording
+SEEN_THROUGH = "66"  # how much of a span's colour covers the picture
 VERSIONS = {"as it is": None, "first epoch": 0, "second epoch": 1}  # column -> epoch that is shown
 WORDS = ("label", "clip", *VERSIONS)  # columns that are no numbers
 
 
-def look(words: Sequence[str], out: Path, num_clips: int = NUM_CLIPS) -> Path:
+def look(words: Sequence[str], out: Path, num_clips: int | None = None) -> Path:
     """Write the page of the configuration that `words` override, as for training; the seed draws the clips.
 
     Raises:
@@ -42,6 +47,7 @@ def look(words: Sequence[str], out: Path, num_clips: int = NUM_CLIPS) -> Path:
     refuse_absent_targets(cfg)
     data = build_data(cfg)
     data.setup("validate")  # finds all clips; training clips are decoded when they are drawn
+    num_clips = num_clips or (NUM_STREAMS if data.has_events else NUM_CLIPS)
     found, versions = data.clips["train"], Versions(cfg, data)
     drawn = torch.randperm(len(found), generator=torch.Generator().manual_seed(key_bits(cfg.seed)))[:num_clips]
     rows = [versions.row(index) for index in sorted(drawn.tolist())]
@@ -50,7 +56,8 @@ def look(words: Sequence[str], out: Path, num_clips: int = NUM_CLIPS) -> Path:
         "subtitle": shlex.join(["hopscotch", "look", *words]),
         "headline": [("training clips, of which these were drawn", f"{len(rows)} of {len(found)}")],
         "warnings": [] if data.augment or cfg.augment.spectrogram else ["This configuration augments nothing."],
-        "seconds": f"{MAX_SECONDS:g}",
+        "seconds": f"{versions.seconds:g}",
+        "has_events": data.has_events,
         "clips": Table.of(rows, WORDS),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -70,13 +77,14 @@ class Versions:
         )
         self.frontend = make(cfg.frontend)
         self.spectrogram = None if cfg.augment.spectrogram is None else make(cfg.augment.spectrogram)
-        self.num_frames = round(MAX_SECONDS / cfg.frontend.hop_seconds)
+        self.seconds, self.size = (STREAM_SECONDS, WIDE) if data.has_events else (MAX_SECONDS, THUMBNAIL)
+        self.num_frames = round(self.seconds / cfg.frontend.hop_seconds)
 
     def row(self, index: int) -> dict[str, str]:
         """Show one clip."""
         clip, classes = self.data.clips["train"][index], self.data.classes
-        names = clip.label if isinstance(clip.label, tuple) else (clip.label,)
-        label = ", ".join(classes[name] if isinstance(name, int) else f"{name:g}" for name in names)
+        names = (classes[name] if isinstance(name, int) else f"{name:g}" for name in clip.labels)
+        label = ", ".join(dict.fromkeys(names) if clip.events else names)
         row = {"label": label, "clip": clip.name, "seconds": f"{clip.num_samples / self.data.sample_rate:.2f}"}
         return row | {head: self.version(index, epoch) for head, epoch in VERSIONS.items()}
 
@@ -88,8 +96,15 @@ class Versions:
         except AudioFileError as error:
             return Markup("<div>{}</div>").format(shown(error))
         mel = self.mel(batch) if epoch is None else self.masked(batch)
-        drawn, player = seen_and_heard(mel[0, : self.num_frames], batch.waveform[0, : round(MAX_SECONDS * rate)], rate)
+        waveform = batch.waveform[0, : round(self.seconds * rate)]
+        drawn, player = seen_and_heard(mel[0, : self.num_frames], waveform, rate, self.size)
         told = [] if batches.augment is None else words_of(batches.augment, batch.keys, rate)
+        if self.data.has_events:
+            events = part_of(events_in(batch.labels[0]), 0, len(waveform))
+            drawn = with_spans(drawn, events, self.data.classes, len(waveform), self.size[0])
+            told += [
+                f"{one.start / rate:.2f} to {one.end / rate:.2f} s: {self.data.classes[one.label]}" for one in events
+            ]
         return drawn + player + Markup("").join(Markup("<div>{}</div>").format(line) for line in told)
 
     def mel(self, batch: AudioBatch) -> Float[Tensor, "1 time mel"]:
@@ -102,6 +117,24 @@ class Versions:
             return mel
         mean = mel.mean(dim=1, keepdim=True)
         return mean + self.spectrogram(mel - mean, torch.tensor([mel.shape[1]]), batch.keys)
+
+
+def with_spans(drawn: Markup, events: Events, classes: Sequence[str], num_samples: int, width: int) -> Markup:
+    """Lay the spans of events over a picture that is `width` pixels wide, in a colour for each class."""
+    span = Markup(
+        '<i title="{}" style="position:absolute;top:0;bottom:0;left:{:.2f}%;width:{:.2f}%;background:{}"></i>'
+    )
+    spans = [
+        span.format(
+            shown(classes[one.label]),
+            100 * one.start / num_samples,
+            100 * (one.end - one.start) / num_samples,
+            COLOURS[one.label % len(COLOURS)] + SEEN_THROUGH,
+        )
+        for one in events
+    ]
+    box = Markup('<div style="position:relative;width:{}px">{}{}</div>')
+    return box.format(width, drawn, Markup("").join(spans))
 
 
 def words_of(augment: WaveformAugment, keys: Tensor, sample_rate: int) -> list[str]:

@@ -166,7 +166,7 @@ def mix(plan: Plan, rules: Rules, word: Part, background: Part) -> Samples:
     return mixed
 
 
-def _add(mixed: Samples, part: Samples, start: int, gain: float, taper: int) -> None:
+def _add(mixed: Samples, part: Float[np.ndarray, " part"], start: int, gain: float, taper: int) -> None:
     places = np.arange(len(part))
     ramp = np.minimum(1.0, (np.minimum(places, places[::-1]) + 1) / taper)
     mixed[start : start + len(part)] += part * (gain * ramp).astype(np.float32)

@@ -129,7 +129,7 @@ class EventFiles(RowSource):
             for span in recording.spans
             if span.start >= seconds or span.end > seconds + SLACK
         ]
-        starts = range(0, max(1, total - round(LEAST * rate)), self.segment)
+        starts = range(0, max(1, total - round(LEAST * rate) + 1), self.segment)
         for start, end in zip(starts, [*starts[1:], total], strict=True):
             label = tuple(sorted({s.label for s in spans if s.start * rate < end and s.end * rate > start}))
             is_whole = len(starts) == 1

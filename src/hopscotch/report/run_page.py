@@ -64,7 +64,7 @@ NUM_CONFUSIONS = 10
 MAX_CLASSES = 40  # that a picture has room for; a table shows the least accurate of more
 MAX_SECONDS = 2.0  # of a clip that can be heard, from its beginning
 MAX_RATE = 16_000  # Hz; 23 clips of 2 s take 2 MB of the page at this rate
-THUMBNAIL = (160, 40)  # pixels of a mel picture in a table
+THUMBNAIL = 160, 40  # pixels of a mel picture in a table
 DECISIONS = {  # prefix of what decision_value.json has -> whose decisions the clips were run with
     "": "each clip its own",
     "shuffled_": "shuffled: those of another clip",
@@ -390,14 +390,14 @@ class Sounds:
         return seen_and_heard(mel[0], waveform, self.data.sample_rate)
 
 
-def seen_and_heard(mel: Tensor, waveform: Tensor, rate: int) -> tuple[Markup, Markup]:
+def seen_and_heard(mel: Tensor, wave: Tensor, rate: int, size: tuple[int, int] = THUMBNAIL) -> tuple[Markup, Markup]:
     """Draw mel frames (time mel), low tones below and loud ones light, and encode samples at most at `MAX_RATE`."""
     low, high = mel.quantile(0.01), mel.quantile(0.99)
     shades = ((mel.T.flip(0) - low) / (high - low).clamp(min=1e-6)).clamp(0, 1).numpy()
-    drawn = thumbnail(dark_to_light()(shades, bytes=True)[..., :3], THUMBNAIL)
+    drawn = thumbnail(dark_to_light()(shades, bytes=True)[..., :3], size)
     if rate > MAX_RATE:
-        waveform, rate = resampler(*rate_ratio(rate, MAX_RATE))(waveform), MAX_RATE
-    return drawn, sound(waveform, rate)
+        wave, rate = resampler(*rate_ratio(rate, MAX_RATE))(wave), MAX_RATE
+    return drawn, sound(wave, rate)
 
 
 def find_sounds(
