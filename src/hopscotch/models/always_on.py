@@ -155,7 +155,7 @@ class AlwaysOn(AudioModel):
         ]
         spans = [self._frames_of(piece, times[clip]) for clip, piece in found]
         computed = [
-            self._compute(heard, num_rows, found, group, spans, keys, repeat)
+            self.compute(heard, num_rows, found, group, spans, keys, repeat)
             for group in groups_of(spans, lambda size: self._piece_cost(size).dense, together=not is_cpu)
         ]
         clips = torch.tensor([clip for clip, _ in found], device=frames.device, dtype=torch.long)
@@ -215,15 +215,15 @@ class AlwaysOn(AudioModel):
 
     # The full model.
 
-    def _compute(
+    def compute(
         self,
         heard: Heard,
         num_rows: int,
         found: Sequence[tuple[int, Piece]],
         places: list[int],
         spans: Sequence[int],
-        keys: Lengths | None,
-        repeat: Decisions | None,
+        keys: Lengths | None = None,
+        repeat: Decisions | None = None,
     ) -> Computed:
         """Compute those of the pieces whose places are given, as one batch."""
         device, here = heard.mel.device, [found[place] for place in places]
@@ -267,7 +267,7 @@ class AlwaysOn(AudioModel):
         batch, device = len(units), heard.mel.device
         targets = torch.tensor([place for part in computed for place in part.targets], device=device, dtype=torch.long)
         reads_clips = self.head.pool == 0
-        closed = heard.mel.new_zeros(1, self.dim) if reads_clips else self._closed_row(heard.mel)
+        closed = heard.mel.new_zeros(1, self.dim) if reads_clips else self.closed_row(heard.mel)
         rows = closed.expand(batch * num_rows, -1)
         if computed:
             rows = rows.index_copy(0, targets, torch.cat([part.rows for part in computed]).to(rows.dtype))
@@ -281,7 +281,8 @@ class AlwaysOn(AudioModel):
         return self.head(rows * (1 + (needed - needed.detach())), is_there)
 
     @torch.no_grad()
-    def _closed_row(self, like: Tensor) -> Float[Tensor, "1 outputs"]:
+    def closed_row(self, like: Tensor) -> Float[Tensor, "1 outputs"]:
+        """Return what a head that reads positions says where nothing was computed."""
         x = like.new_zeros(1, 1, self.dim)
         return self.head(x, torch.zeros(1, 1, dtype=torch.bool, device=x.device))[0]
 
