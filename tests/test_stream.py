@@ -9,7 +9,7 @@ import torch
 from hopscotch.detection import find
 from hopscotch.models.always_on import AlwaysOn
 from hopscotch.stream import Finder, Stream, StreamEvent
-from tests.test_always_on import RATE, make, noise
+from tests.test_always_on import RATE, head_of, make, noise
 
 CLASSES = ["a", "b", "c"]
 
@@ -22,14 +22,15 @@ def ready(**changes: Any) -> AlwaysOn:
         scores = model._heard(waveform, model.frontend.frames(lengths), None).widened[0]
         model.decision_bias.fill_(-float(scores.quantile(0.7)))
         said = model(waveform, lengths).logits.softmax(dim=2)[0, :, :3]
-    model.head.thresholds.copy_(said[said[:, 0] > 1e-6].quantile(0.8, dim=0).expand(2, -1))
+    head_of(model).thresholds.copy_(said[said[:, 0] > 1e-6].quantile(0.8, dim=0).expand(2, -1))
     return model
 
 
 def whole(model: AlwaysOn, waveform: torch.Tensor) -> tuple[np.ndarray, list[tuple[float, float, str]]]:
     with torch.no_grad():
         scores = model(waveform, torch.tensor([waveform.shape[1]])).logits.softmax(dim=2)[0, :, :3].numpy()
-    found = find(scores, model.head.thresholds[-1].double().numpy(), model.head.step)
+    head = head_of(model)
+    found = find(scores, head.thresholds[-1].double().numpy(), head.step)
     return scores, sorted((start, end, CLASSES[int(label)]) for start, end, label in found.spans)
 
 
