@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from hopscotch.audit import Audit
 from hopscotch.data.datamodule import SPLITS
 from hopscotch.data.event_files import EventFiles
 from hopscotch.data.events import Event
@@ -133,7 +134,7 @@ def test_annotations_of_each_split_and_folders_of_splits(tmp_path: Path) -> None
     both = [events(root=str(tmp_path / "audio")), events(root=str(tmp_path / "audio"), annotations=files)]
     for data in both:
         data.setup()
-        names = {split: sorted({clip.group for clip in clips}) for split, clips in data.clips.items()}
+        names = {split: sorted({str(clip.group) for clip in clips}) for split, clips in data.clips.items()}
         assert names == {"train": ["train/a.wav"], "val": ["val/b.wav"], "test": ["test/c.wav"]}
     assert both[0].fingerprint() == both[1].fingerprint()
 
@@ -242,3 +243,9 @@ def test_a_recording_that_cannot_be_read_is_named_with_the_others(tmp_path: Path
         events(**keys).setup()
     rest = events(**keys, on_bad="skip", max_bad=1.0)
     assert {name.partition("[")[0] for name in found(rest)} == {"a.wav", "b.wav", "d.wav"}
+
+
+def test_an_audit_counts_the_recordings_of_each_class_of_events(tmp_path: Path) -> None:
+    audit = Audit(events(**write_all(tmp_path, "jsonl"), segment_seconds=3.0))
+    assert {name: sum(counts.values()) for name, counts in audit.table().items()} == {"bark": 3, "hum": 3}
+    assert {clip.name: audit.named(clip) for _, clip, _ in audit.usable}["a.wav"] == "bark, hum"

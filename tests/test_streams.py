@@ -118,7 +118,7 @@ def test_distractors_are_heard_and_are_never_events(data: Streams) -> None:
                 assert label == -1
                 level_db = 10 * torch.log10(added[start:end].square().mean())
                 assert abs(float(level_db) - word.snr_db - plan.level_db) < 0.1
-                assert all(one.end <= start or one.start >= end for one in clip.events)
+                assert all(one.end <= start or one.start >= end for one in plan.events)
     assert len(words_of(data, "train", "distractors")) > 3
 
 

@@ -193,18 +193,17 @@ class Audit:
     def _filed(self) -> dict[Split, list[Clip]]:
         return {split: [c for c in clips if c.path is not None] for split, clips in self.all_clips.items()}
 
-    def named(self, label: int | tuple[int, ...] | float) -> str:
-        """Write the label of a clip as its source has it."""
-        if self.data.labels == "number" or isinstance(label, float):
-            return f"{label:g}"
-        return ", ".join(self.classes[one] for one in (label if isinstance(label, tuple) else (label,)))
+    def named(self, clip: Clip) -> str:
+        """Write the label of a clip as its source has it; of events each class once."""
+        is_number = self.data.labels == "number"
+        names = (f"{one:g}" if is_number or isinstance(one, float) else self.classes[one] for one in clip.labels)
+        return ", ".join(dict.fromkeys(names))
 
     def table(self) -> dict[str, dict[Split, int]]:
         """Count the usable clips of each class in each split; a number has no classes."""
         counts = {name: dict.fromkeys(SPLITS, 0) for name in self.classes}
         for split, clip, _ in self.usable:
-            label = clip.label
-            for one in label if isinstance(label, tuple) else (label,):
+            for one in set(clip.labels):
                 counts[self.classes[one if isinstance(one, int) and self.data.labels != "number" else 0]][split] += 1
         return counts
 
@@ -291,8 +290,8 @@ def copies(heard: Iterable[tuple[Split, Clip, Sound]], named: Any) -> Iterator[F
     for same in equal.values():
         if len(same) < 2:
             continue
-        if len({clip.label for _, clip in same}) > 1:
-            labels.append(" = ".join(f"{clip.name} ({named(clip.label)})" for _, clip in same))
+        if len({clip.labels for _, clip in same}) > 1:
+            labels.append(" = ".join(f"{clip.name} ({named(clip)})" for _, clip in same))
         words = " = ".join(f"{clip.name} ({split})" for split, clip in same)
         (across if len({split for split, _ in same}) > 1 else within).append(words)
     yield Finding("equal sounds in two splits", across)
@@ -359,7 +358,7 @@ def write(folder: Path, facts: Mapping[str, Any], audit: Audit, words: Sequence[
     """Write page, JSON and table."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / JSON).write_text(text.json_text({"typed": words, **facts}, indent=1) + "\n", encoding="utf-8")
-    rows = [(clip.name, split, audit.named(clip.label), *sound[:-1]) for split, clip, sound in audit.sounds]
+    rows = [(clip.name, split, audit.named(clip), *sound[:-1]) for split, clip, sound in audit.sounds]
     write_csv(folder / CLIPS, ("clip", "split", "label", *Sound._fields[:-1]), rows)
     (folder / PAGE).write_text(render_html("audit.html.j2", context(facts, words)), encoding="utf-8")
 

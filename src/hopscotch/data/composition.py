@@ -106,11 +106,11 @@ def heard(clip: Float[Tensor, " sample"], sample_rate: int) -> tuple[int, int]:
 def draw(rng: np.random.Generator, rules: Rules, pools: Pools) -> Plan:
     """Draw a plan."""
     drawn = [
-        classes[rng.integers(len(classes))]
+        classes[int(rng.integers(len(classes)))]
         for classes, mean in ((pools.keywords, rules.num_keywords), (pools.distractors, rules.num_distractors))
         for _ in range(int(rng.poisson(mean)) if classes else 0)
     ]
-    chosen = [drawn[place][rng.integers(len(drawn[place]))] for place in rng.permutation(len(drawn))]
+    chosen = [drawn[place][int(rng.integers(len(drawn[place])))] for place in rng.permutation(len(drawn))]
     words = _placed(rng, rules, chosen)
     return Plan(
         background=_pieces(rng, rules.num_samples, pools.background),
@@ -144,7 +144,7 @@ def _pieces(rng: np.random.Generator, num_samples: int, background: Sequence[Str
     """Draw recordings until there is enough background: of a longer one than is wanted a part."""
     pieces, start = [], 0
     while start < num_samples:
-        clip, length = background[rng.integers(len(background))]
+        clip, length = background[int(rng.integers(len(background)))]
         size = min(length, num_samples - start)
         pieces.append(Piece(clip, int(rng.integers(length - size + 1)), size, start))
         start += size
