@@ -18,6 +18,7 @@ from hopscotch.models.always_on import AlwaysOn
 from hopscotch.models.assemble import behind_gate
 from hopscotch.models.audio_model import AudioModel, Head
 from hopscotch.models.encoder import Encoder
+from hopscotch.models.heads import DetectionHead
 from hopscotch.models.stem import ConvStem
 from tests.tiny import composed
 
@@ -149,5 +150,7 @@ def skip_nothing(model: nn.Module) -> None:
 
 def classifier(model: AudioModel) -> nn.Linear:
     """The last layer of a model whose head gives scores of classes."""
+    if isinstance(model.head, DetectionHead):
+        return model.head.output
     assert isinstance(model.head, Head)
     return model.head.linear

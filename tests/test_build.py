@@ -24,6 +24,7 @@ from hopscotch.registry import without_cache
 from tests.small_models import classifier
 from tests.test_tasks import CASES, write_table
 from tests.tiny import MODELS, build, skip_without_plugin, tiny_config, tiny_folder, write_tone
+from tests.word_streams import words_in_noise
 
 ELSEWHERE = {"trainer=ddp", "trainer=gpu"}  # need processes, or a GPU: they are composed in test_config.py
 CHOICES = sorted(
@@ -87,6 +88,8 @@ def overrides_for(choice: str, tones: Path, digits: Path, folder: Path) -> list[
     if choice == "data=fsdd" or choice.startswith("experiment="):
         speaker = ["data.test_speaker=theo"] if choice == "experiment=fsdd_speakers" else []
         return [choice, f"data.root={digits}", *speaker, *model, *QUICK]
+    if choice in ("data=streams", "task=detect"):  # no class folder has events
+        return ["task=detect", *words_in_noise(folder), *model, *QUICK]
     if choice == "task=regress":  # no class folder is a number
         table = write_table(folder / "numbers", CASES["regress"].label)
         return [choice, "data=table", f"data.table={table}", *model, *QUICK]

@@ -113,7 +113,14 @@ def test_of_many_classes_those_recognised_worst_are_printed(capsys: pytest.Captu
     rows = [ClassRow(f"class{i:03d}", 1, i / 100, 1.0, 1.0, "", 0.5, 0.5, 1e6) for i in range(100)]
     condition = Condition("clean", None, None, None, 0.5, 1e6, {"acc": 0.5, "f1": 0.5})
     sure = Interval(0.5, 0.3, 0.7, "10 speakers")
-    more = {"num_clips": 100, "num_bad": 0, "sure": sure, "times": (0.004, 0.008), "warnings": ["so it is"]}
+    more = {
+        "num_clips": 100,
+        "num_bad": 0,
+        "told": {"event F1": "0.5"},
+        "sure": sure,
+        "times": (0.004, 0.008),
+        "warnings": ["so it is"],
+    }
     print_evaluation(Metrics(0.5, {}, 0.1, rows[::-1], []), [condition], **more)
     printed = capsys.readouterr().out
     assert "test acc           0.5000  (0.300 to 0.700, 95 % over 10 speakers; 100 clips)" in printed
@@ -121,6 +128,7 @@ def test_of_many_classes_those_recognised_worst_are_printed(capsys: pytest.Captu
     assert "class039" in printed
     assert "class040" not in printed
     assert "time fraction      0.50  (4.00 of 8.00 milliseconds a clip)" in printed
+    assert "event F1           0.5\n" in printed
     assert "warning: so it is" in printed
 
 

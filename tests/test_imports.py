@@ -15,7 +15,7 @@ SOURCE = ROOT / "src" / "hopscotch"
 TIERS = (
     {"plain", "intervals"},
     {"registry"},
-    {"known", "detection"},
+    {"detection", "known"},
     {"system", "progress"},  # run where no package is
     {"types", "config"},
     {"compute"},
@@ -27,8 +27,8 @@ TIERS = (
     {"build", "metrics", "explain", "detection_figures"},
     {"restore", "conditions", "answers", "look"},
     {"shared", "start"},
-    {"evaluation"},
-    {"run", "evaluate", "predict", "audit"},
+    {"evaluation", "stream"},
+    {"run", "evaluate", "predict", "audit", "listen"},
     {"original", "disagreements"},
     {"compare", "doctor", "train"},
     {"cli"},

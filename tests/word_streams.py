@@ -48,6 +48,13 @@ def write(path: Path, samples: np.ndarray) -> None:
     soundfile.write(path, samples, RATE, subtype="FLOAT")
 
 
+def words_in_noise(root: Path, *more: str) -> list[str]:
+    """Arguments of a run on recordings of ten seconds."""
+    clips, noise = write_words(root / "words"), write_background(root / "noise")
+    sizes = ["data.num_train=6", "data.num_val=4", "data.num_test=4", "data.seconds=10", "data.events_per_minute=24"]
+    return ["data=streams", f"data.clips.root={clips}", f"data.background.root={noise}", *sizes, *more]
+
+
 def streams(root: Path, **keys: Any) -> Streams:
     """Compose recordings of ten seconds out of what is in `root`, with keywords in half of the places."""
     given = {

@@ -5,8 +5,8 @@ Scores are probabilities of the classes, background not among them: a row for ev
     found       A class is heard while its score is above half of its threshold, pauses of less than 0.3 s included; it
                 is an event if it comes above the threshold at all. An event raises one alarm: at the end of the first
                 score above the threshold. Nothing later is needed for that, so that a stream can say the same.
-    hit         An event that is found overlaps one of its class, or lies within 0.5 s of it. Each has one partner at
-                most: a second alarm in one event is a false one, for whatever listens would act twice.
+    hit         An alarm falls into an event of its class, or less than 0.5 s from it. Each has one partner at most: a
+                second alarm in one event is a false one, for whatever listens would act twice.
     misses      Share of the events without a partner, at thresholds that gave N false alarms an hour, of all classes
                 together, on the validation recordings.
     event F1    Both ends within 0.5 s, or the later one within half of the event's length; one to one.
@@ -144,10 +144,10 @@ def partners(fits: Bool[np.ndarray, "event found"]) -> dict[int, int]:
     return mates
 
 
-def is_hit(events: Spans, found: FoundSpans) -> Bool[np.ndarray, "event found"]:
-    """Tell what overlaps an event of its class, or comes within the collar of it."""
-    before, after = found[:, 1] > events[:, :1] - COLLAR, found[:, 0] < events[:, 1:2] + COLLAR
-    return before & after & (found[:, 2] == events[:, 2:])
+def is_hit(events: Spans, found: Found) -> Bool[np.ndarray, "event found"]:
+    """Tell whose alarm falls into an event of its class, or less than a collar from it."""
+    is_near = (found.alarms > events[:, :1] - COLLAR) & (found.alarms < events[:, 1:2] + COLLAR)
+    return is_near & (found.spans[:, 2] == events[:, 2:])
 
 
 def is_right(events: Spans, found: FoundSpans) -> Bool[np.ndarray, "event found"]:
@@ -171,9 +171,9 @@ def segments(
 def count(recording: Recording, thresholds: Float[np.ndarray, "rate classes"]) -> Counts:
     """Count what became of a recording's events; `thresholds` are those of `RATES`."""
     events, scores = recording.events, recording.scores
-    seldom = judge(find(scores, thresholds[0], recording.step).spans, events)
+    seldom = judge(find(scores, thresholds[0], recording.step), events)
     found = find(scores, thresholds[1], recording.step)
-    often = judge(found.spans, events)
+    often = judge(found, events)
     true, said = (segments(spans, recording.seconds, scores.shape[1]) for spans in (events, found.spans))
     told = (
         *(len(events), recording.seconds / 3600, often.missed, often.false, seldom.missed, seldom.false),
@@ -192,10 +192,10 @@ class Judged(NamedTuple):
     mates: dict[int, int]  # event -> what was found of it
 
 
-def judge(found: FoundSpans, events: Spans) -> Judged:
+def judge(found: Found, events: Spans) -> Judged:
     """Count misses and false alarms, and say who is whose partner."""
     mates = partners(is_hit(events, found))
-    return Judged(len(events) - len(mates), len(found) - len(mates), mates)
+    return Judged(len(events) - len(mates), len(found.alarms) - len(mates), mates)
 
 
 # Thresholds.
@@ -222,10 +222,11 @@ def errors(recordings: Sequence[Recording]) -> Errors:
     classes = np.arange(num_classes)
     events = [whole.events[whole.events[:, 2] == label] for label in classes]
     for place, threshold in enumerate(THRESHOLDS):
-        spans = find(whole.scores, np.full(num_classes, threshold), whole.step).spans
-        parts = np.split(spans, np.searchsorted(spans[:, 2], classes[1:]))
-        for label, (own, found) in enumerate(zip(events, parts, strict=True)):
-            missed[label, place], false[label, place], _ = judge(found, own)
+        found = find(whole.scores, np.full(num_classes, threshold), whole.step)
+        ends = np.searchsorted(found.spans[:, 2], classes[1:])
+        parts = zip(*(np.split(column, ends) for column in found), strict=True)
+        for label, part in enumerate(parts):
+            missed[label, place], false[label, place], _ = judge(Found(*part), events[label])
     return Errors(missed, false, len(whole.events), whole.seconds / 3600)
 
 

@@ -79,7 +79,7 @@ def chosen(heard: Sequence[Heard], thresholds: Float[np.ndarray, " classes"]) ->
 
     def num_errors(one: Heard) -> int:
         found = find(one.recording.scores, thresholds, one.recording.step)
-        return sum(judge(found.spans, one.recording.events)[:2])
+        return sum(judge(found, one.recording.events)[:2])
 
     some = [one for one in heard if len(one.recording.events)] or list(heard)
     ordered = sorted(some, key=num_errors, reverse=True)
@@ -99,7 +99,7 @@ def draw_timeline(
     for axes, one, own in zip(grid[:, 0], heard, found, strict=True):
         _draw_scores(axes, one, thresholds, colours)
         is_false = np.ones(len(own.spans), dtype=bool)
-        is_false[list(judge(own.spans, one.recording.events).mates.values())] = False
+        is_false[list(judge(own, one.recording.events).mates.values())] = False
         _draw_spans(axes, one.recording.events, TRUE, colours)
         _draw_spans(axes, own.spans, FOUND, colours)
         middle = np.full(len(own.alarms), sum(FOUND) / 2)

@@ -73,12 +73,7 @@ class DetectionTask(AudioTask):
         return self.model.head
 
     def look_at(self, data: AudioDataModule) -> None:
-        """Refuse data without events, and recordings that would be scored in windows."""
-        if any(clip.events is None for clips in data.clips.values() for clip in clips):
-            raise ValueError(
-                f"task=detect needs recordings with events, as data=streams and data=events have them, got clips with "
-                f"labels from {type(data).__name__}."
-            )
+        """Refuse to score recordings in windows."""
         if data.max_seconds is not None:
             raise ValueError(
                 f"data.max_seconds must be null with task=detect, which scores recordings whole, got "
