@@ -27,6 +27,7 @@ TIERS = (
     {"build", "metrics", "explain", "detection_figures"},
     {"restore", "conditions", "answers", "look"},
     {"shared", "start"},
+    {"ship"},
     {"evaluation", "stream"},
     {"run", "evaluate", "predict", "audit", "listen"},
     {"original", "disagreements"},

@@ -77,7 +77,7 @@ def test_a_bias_moves_planned_strides_one_way() -> None:
 def test_temperatures_follow_progress() -> None:
     stack, _ = make(temperature_start=3.0, temperature_end=1.0)
     stack.set_progress(0.25)
-    assert [gate.temperature for gate in stack._stride_gates] == [2.5] * DEPTH
+    assert [gate.temperature for gate in stack.stride_gates] == [2.5] * DEPTH
 
 
 def test_a_plan_from_layer_0_leaves_it_dense_and_reads_mean_and_deviation() -> None:
@@ -124,11 +124,11 @@ def test_reinforce_weighs_the_log_probability_of_the_strides_drawn(tied: bool) -
     y, trace = stack.train()(x[:1].expand(2000, -1, -1), lengths)
     assert trace.log_prob.requires_grad
     y.square().mean().backward(retain_graph=True)
-    assert all(p.grad is None for p in stack._stride_gates[0].parameters()), "nothing through the model"
+    assert all(p.grad is None for p in stack.stride_gates[0].parameters()), "nothing through the model"
     drawn = trace.strides[:, 1] if tied else trace.strides[:, 1] * 10 + trace.strides[:, 2]
     for pattern in drawn.unique():
         here = drawn == pattern
         assert trace.log_prob[here].exp().mean().item() == pytest.approx(here.float().mean().item(), abs=0.03)
     trace.log_prob.sum().backward()
-    assert all(p.grad is not None for gate in stack._stride_gates for p in gate.parameters())
+    assert all(p.grad is not None for gate in stack.stride_gates for p in gate.parameters())
     assert not stack.eval()(x, LENGTHS)[1].log_prob.any()

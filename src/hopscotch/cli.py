@@ -243,7 +243,8 @@ def predict(words: Sequence[str]) -> None:
     in the table, neighbours with the same label share a line. --budget 0.6 spends 0.6 of a dense model's compute on a
     mean clip, by what the run measured at its end. A file that cannot be read is named and the others are still
     predicted; the exit code is then 1. It is 2 if there
-    was nothing to do. ckpt=FILE uses another checkpoint than the best one.
+    was nothing to do. ckpt=FILE uses another checkpoint than the best one; engine=onnx insists on onnxruntime, for
+    which RUN is a folder of `hopscotch export --format onnx`.
     """
     parser = argparse.ArgumentParser(
         "hopscotch predict", description=predict.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -262,7 +263,7 @@ def predict(words: Sequence[str]) -> None:
     parser.add_argument("--workers", metavar="N", type=int, help="processes, 0 for none (one per core for many files)")
     parser.add_argument("--device", help="cpu or cuda (default: cuda if available)")
     given = parser.parse_intermixed_args(words)
-    own = [word for word in given.words if word.startswith(("ckpt=", "trust="))]
+    own = [word for word in given.words if word.startswith(("ckpt=", "trust=", "engine="))]
     named = [word for word in given.words if word not in own]
     if not named or (len(named) > 1) == (given.explain is not None):
         parser.error("give a run (a folder, or latest) and files, or a run and --explain CLIP")
@@ -273,7 +274,7 @@ def predict(words: Sequence[str]) -> None:
     if given.workers is not None and given.workers < 0:
         parser.error(f"--workers must be at least 0, got {given.workers}")
     if key := next((word for word in named[1:] if "=" in word and not os.path.exists(word)), None):
-        parser.error(f"a key must be ckpt= or trust=, and a file must exist, got {key}")
+        parser.error(f"a key must be ckpt=, trust= or engine=, and a file must exist, got {key}")
     sys.exit(_predict(named, own, given))
 
 
@@ -291,7 +292,10 @@ def _predict(named: Sequence[str], own: Sequence[str], given: argparse.Namespace
         files = find_files(names)
         ckpt = next((word.removeprefix("ckpt=") for word in own if word.startswith("ckpt=")), None)
         options = {key: getattr(given, key) for key in ("budget", "window", "hop", "batch_size", "device")}
-        model = load(run, ckpt and Path(ckpt).expanduser(), trust=trusted(own), **options)
+        engine = next((word.removeprefix("engine=") for word in own if word.startswith("engine=")), None)
+        if engine not in (None, "torch", "onnx"):
+            raise ValueError(f"engine must be torch or onnx, got {engine}.")
+        model = load(run, ckpt and Path(ckpt).expanduser(), trust=trusted(own), engine=engine, **options)
     except (ValueError, OSError) as error:
         print(f"Error: {sentence(error)}", file=sys.stderr)
         return 2
@@ -386,27 +390,45 @@ def export(words: Sequence[str]) -> None:
 
     hopscotch export RUN                           a new folder <run>-hopscotch here; --out names another
     hopscotch export RUN ckpt=FILE --out FOLDER    another checkpoint than the best one
+    hopscotch export RUN --format onnx             graphs and a runner for a machine without torch; needs the extra onnx
+    hopscotch export RUN --format onnx int8=true   with the weights of products in 8 bits
 
     The folder has config.json, weights.safetensors, and hashes of both in manifest.json. The command
     `hopscotch predict FOLDER clip.wav` and the function `hopscotch.load(FOLDER)` read it, without running anything of
     it. It holds no path of this machine, and neither training data nor the state of the optimizer.
+
+    With --format onnx (or format=onnx) the folder <run>-onnx has a graph for each part of the model, all that joins
+    them in manifest.json, and runner.py, which decides what is skipped and needs numpy and onnxruntime alone:
+    `python runner.py clip.wav`. predict and load read it, too.
     """
     parser = argparse.ArgumentParser(
         "hopscotch export", description=export.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("words", nargs="+", metavar="RUN")
-    parser.add_argument("--format", choices=("hopscotch",), default="hopscotch", help="what is written (hopscotch)")
-    parser.add_argument("--out", metavar="FOLDER", type=Path, help="a new folder (default: <run>-hopscotch)")
-    given = parser.parse_intermixed_args(words)
+    formats = ("hopscotch", "onnx")
+    parser.add_argument("--format", choices=formats, default="hopscotch", help="what is written (hopscotch)")
+    parser.add_argument("--out", metavar="FOLDER", type=Path, help="a new folder (default: <run>-<format>)")
+    given = parser.parse_intermixed_args([f"--{word}" if word.startswith("format=") else word for word in words])
     run, rest = take_run(given.words)
     from hopscotch.plain import shown
     from hopscotch.registry import trusted
+
+    own = {key: value for key, _, value in (word.partition("=") for word in rest)}
+    keys = ("ckpt", "trust", "int8") if given.format == "onnx" else ("ckpt", "trust")
+    if wrong := [word for word in rest if word.partition("=")[0] not in keys]:
+        known = ", ".join(f"{key}=" for key in keys)
+        raise ValueError(f"export takes one run, and {known} with --format {given.format}, got {wrong[0]}.")
+    if own.get("int8", "false") not in ("true", "false"):
+        raise ValueError(f"int8 must be true or false, got {own['int8']}.")
+    ckpt = Path(own["ckpt"]) if "ckpt" in own else None
+    out = Path(f"{run.resolve().name}-{given.format}") if given.out is None else given.out
+    if given.format == "onnx":
+        from hopscotch.ship.export import export_onnx
+
+        print(shown(export_onnx(run, out, ckpt, trusted(rest), int8=own.get("int8") == "true")))
+        return
     from hopscotch.shared import export as write
 
-    ckpt = next((Path(word.removeprefix("ckpt=")) for word in rest if word.startswith("ckpt=")), None)
-    if wrong := [word for word in rest if not word.startswith(("ckpt=", "trust="))]:
-        raise ValueError(f"export takes one run, and ckpt= and trust=, got {wrong[0]}.")
-    out = Path(f"{run.resolve().name}-hopscotch") if given.out is None else given.out
     print(shown(write(run, out, ckpt, trusted(rest))))
 
 

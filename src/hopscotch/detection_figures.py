@@ -94,7 +94,7 @@ def draw_timeline(
     figure, grid = new_figure(9.0, 0.6 + 1.9 * len(heard), len(heard), 1, squeeze=False)
     found = [find(one.recording.scores, thresholds, one.recording.step) for one in heard]
     seen = [spans[:, 2] for one, own in zip(heard, found, strict=True) for spans in (one.recording.events, own.spans)]
-    labels = np.unique(np.concatenate(seen)).astype(int).tolist()
+    labels: list[int] = np.unique(np.concatenate(seen)).astype(int).tolist()
     colours = {label: COLOURS[place % len(COLOURS)] for place, label in enumerate(labels)}
     for axes, one, own in zip(grid[:, 0], heard, found, strict=True):
         _draw_scores(axes, one, thresholds, colours)

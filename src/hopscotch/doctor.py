@@ -19,6 +19,7 @@ EXTRAS = {  # module -> extra, what it is for
     "hydra_plugins.hydra_optuna_sweeper": ("sweep", "hparams_search=optuna"),
     "wandb": ("wandb", "logger=wandb"),
     "mlflow": ("mlflow", "logger=mlflow"),
+    "onnxruntime": ("onnx", "hopscotch export --format onnx"),
     "pandas": ("studies", "python -m scripts.studies"),
 }
 NUM_STEPS, LAST = 12, 3  # steps; the mean loss of the last ones has to be below the first

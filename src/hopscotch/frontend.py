@@ -100,8 +100,14 @@ class LogMel(nn.Module):
         """Return mel frames, 0 in the padding, and the number of valid frames of every clip."""
         frame_lengths = self.frames(lengths)
         power = self.power(F.pad(waveform, (self.fft // 2, self.fft // 2)))
-        mask = valid_mask(frame_lengths, power.shape[1])
-        return self.scaled(power, self.levels(power, mask)) * mask[:, :, None], frame_lengths
+        return self._masked(power, valid_mask(frame_lengths, power.shape[1])), frame_lengths
+
+    def levelled(self, power: Float[Tensor, "batch frequency time"], mask: Mask) -> Float[Tensor, "batch time mel"]:
+        """Turn power spectra into mel frames, 0 in the padding."""
+        return self._masked(self.mel.mel_scale(power).transpose(1, 2), mask)
+
+    def _masked(self, power: Float[Tensor, "batch time mel"], mask: Mask) -> Float[Tensor, "batch time mel"]:
+        return self.scaled(power, self.levels(power, mask)) * mask[:, :, None]
 
     def power(self, samples: Float[Tensor, "batch sample"], *, every: int = 1) -> Float[Tensor, "batch time mel"]:
         """Return the power in each band of frames that begin at sample 0 and at every `every`-th hop from there."""

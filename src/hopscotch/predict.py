@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -27,13 +27,14 @@ from torch.nn.utils.rnn import pad_sequence
 from hopscotch.answers import Answer, Form, Prediction, Window, counted, write_csv, write_json, write_table
 from hopscotch.data.audio import MAX_MAGNITUDE, MAX_RATE, MIN_RATE, AudioFileError, printable, rate_ratio, resampler
 from hopscotch.data.clips import one_ahead, some
-from hopscotch.data.windows import Piece, Windowing, groups, pieces_of, side_by_side
+from hopscotch.data.windows import Piece, Windowing, groups, pieces_of, side_by_side, usual_window
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.plain import shown
 from hopscotch.progress import progress_on_stderr
 from hopscotch.report.decisions import LANDED, LETTERS, history_cells
 from hopscotch.restore import restore, set_budget
-from hopscotch.shared import is_shared, read_shared
+from hopscotch.shared import has_graphs, is_shared, read_shared
+from hopscotch.ship.engine import OnnxModel, read_onnx
 from hopscotch.stream import Stream
 from hopscotch.types import SkipTrace
 
@@ -41,9 +42,8 @@ BATCH = 64  # clips
 SILENT = "digital silence"  # note on an answer to zeros, or to channels that cancel each other
 MANY = 256  # files from which starting processes pays
 GROUP = 16  # batches that are read ahead and sorted by length together
+Engine = Literal["torch", "onnx"]
 MAX_BATCH_SAMPLES = 2**22  # with padding; fewer clips in a batch where they are long
-LEAST_WINDOW, UNKNOWN_WINDOW = 1.0, 2.0  # seconds; the second if the lengths of the training clips are unknown
-WINDOW_RATIO = 4  # of a window to the mean training clip
 
 
 class WindowResult(NamedTuple):
@@ -93,7 +93,7 @@ class Predictor:
         for name, seconds in (("window", window), ("hop", hop)):
             if seconds is not None and not math.isfinite(seconds * sample_rate):
                 raise ValueError(f"{name} must be a finite number of seconds, got {seconds}.")
-        usual = UNKNOWN_WINDOW if mean_seconds is None else max(LEAST_WINDOW, WINDOW_RATIO * mean_seconds)
+        usual = usual_window(mean_seconds)
         self.window = usual if window is None else window  # seconds
         self.hop = self.window / 2 if hop is None else hop  # seconds
         self.windowing = Windowing(
@@ -278,19 +278,24 @@ def load(
     *,
     budget: float | None = None,
     trust: Sequence[str] = (),
+    engine: Engine | None = None,
     **options: Any,
 ) -> Predictor:
     """Load the model of a run's best checkpoint, or of `ckpt`; `options` are those of Predictor, such as window=2.0.
 
     `run` may be a folder that `hopscotch export` wrote. Neither executes code: classes other than Hopscotch's are
     refused unless `trust` names their module. `budget` is the share of a dense model's compute to spend on a mean clip,
-    such as 0.6.
+    such as 0.6. `engine`, if it is given, must be the one of the folder: onnx for one with graphs, else torch.
     """
     run = Path(run)
+    own: Engine = "onnx" if has_graphs(run) else "torch"
+    if engine not in (None, own):
+        hint = " `hopscotch export RUN --format onnx` writes graphs." if engine == "onnx" else ""
+        raise ValueError(f"engine must be {own} for {shown(run)}, got {engine}.{hint}")
     if is_shared(run):
         if ckpt is not None:
             raise ValueError(f"ckpt must not be given with {shown(run)}, which is an exported model.")
-        restored = read_shared(run, trust)
+        restored = read_onnx(run) if own == "onnx" else read_shared(run, trust)
     else:
         restored = restore(run, None if ckpt is None else Path(ckpt), trust)
     if budget is not None:
@@ -330,6 +335,8 @@ def explain(model: Predictor, clip: Path, out: Path | None = None) -> Path:
     """Draw one page on a clip, or on the first window of a recording, and return its path."""
     from hopscotch.explain import explained, save_page  # imports what draws reports
 
+    if isinstance(model.model, OnnxModel):
+        raise ValueError("explain needs a model of torch, got graphs: they do not tell what they attended to.")
     piece = next(pieces_of(clip, model.sample_rate, model.windowing))
     if piece.waveform is None:
         raise AudioFileError(piece.error)

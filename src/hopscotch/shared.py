@@ -23,7 +23,7 @@ from hopscotch.training.calibration import Budget, is_table
 from hopscotch.training.checkpoint import BUDGETS, check_classes, check_seconds, take_weights
 
 CONFIG, WEIGHTS, MANIFEST = "config.json", "weights.safetensors", "manifest.json"
-FORMAT, VERSION = "hopscotch model", 1
+FORMAT, ONNX, VERSION = "hopscotch model", "hopscotch onnx", 1  # the second is that of ship/export.py
 OF_THE_RUN = (*NEVER_BUILT, "run_dir", "ckpt_path", "init_from", "seed")
 OF_THE_DATA = ("_target_", "sample_rate")  # all that a model needs to know of its data
 
@@ -31,6 +31,11 @@ OF_THE_DATA = ("_target_", "sample_rate")  # all that a model needs to know of i
 def is_shared(folder: Path) -> bool:
     """Tell whether a folder is such a model, and not a run."""
     return (folder / MANIFEST).is_file()
+
+
+def has_graphs(folder: Path) -> bool:
+    """Tell whether a folder is a model as graphs of ONNX."""
+    return is_shared(folder) and read_json(folder / MANIFEST).get("format") == ONNX
 
 
 def export(run: Path, out: Path, ckpt: Path | None = None, trust: Sequence[str] = ()) -> Path:

@@ -67,12 +67,7 @@ def front_end(rounds: int, device: str) -> Iterator[Row]:
 def _against_itself(model: AudioModel, seconds: float, sample_rate: int, rounds: int, device: str) -> Row:
     waveform = 0.1 * torch.randn(1, int(seconds * sample_rate), device=device)
     lengths = torch.tensor([waveform.shape[1]], device=device)
-    if model.decides:
-        batch = AudioBatch(waveform, lengths, lengths, lengths, lengths)
-        floor = model.cost(waveform.shape[1]).floor
-        fraction = calibrate(model, [batch], max(FRACTION - 0.01, floor)).achieved
-        if floor <= FRACTION < fraction:  # a single clip moves in steps: take the next below
-            calibrate(model, [batch], floor)
+    meet(model, waveform)
 
     def label(model: AudioModel) -> Callable[[], Tensor]:
         @torch.no_grad()
@@ -99,6 +94,18 @@ def _against_itself(model: AudioModel, seconds: float, sample_rate: int, rounds:
         p95_ms=1000 * p95,
         peak_mb=peak_megabytes(label(model)),
     )
+
+
+def meet(model: AudioModel, waveform: Tensor) -> None:
+    """Bring a clip of a model that decides to `FRACTION` of the compute, or as near as its steps are."""
+    if not model.decides:
+        return
+    lengths = torch.tensor([waveform.shape[1]], device=waveform.device)
+    batch = AudioBatch(waveform, lengths, lengths, lengths, lengths)
+    floor = model.cost(waveform.shape[1]).floor
+    fraction = calibrate(model, [batch], max(FRACTION - 0.01, floor)).achieved
+    if floor <= FRACTION < fraction:  # a single clip moves in steps: take the next below
+        calibrate(model, [batch], floor)
 
 
 def quantiles(call: Callable[[], Tensor], shares: list[float]) -> list[float]:

@@ -19,6 +19,7 @@ ITEMS = {  # name -> module and function; imported when it is measured, for --he
     "encoder": "encoder:encoder",
     "compile": "compiled:compiled",
     "clip": "clip:clip",
+    "shipped": "shipped:shipped",
     "allocator": "allocator:allocator",
     "loop": "loop:loop",
     "start": "supply:start",
@@ -28,7 +29,7 @@ ITEMS = {  # name -> module and function; imported when it is measured, for --he
     "long": "corpus:long",
     "predict": "predicting:predict",
 }
-ELSEWHERE = ("allocator", "start", "many", "predict")  # in processes of their own, which autocast does not reach
+ELSEWHERE = ("allocator", "start", "many", "predict", "shipped")  # in other processes or graphs: without autocast
 
 
 def check_precision(names: Sequence[str]) -> None:

@@ -38,6 +38,8 @@ GLOB_SIGNS = "*?["
 PIPE = "-"  # standard input, as many commands have it
 PIPES = re.compile(r"/dev/stdin|/dev/fd/\d+|/proc/self/fd/\d+")  # how a system and a shell's <(...) name one
 MOST = 1024  # files of a share, enough to choose batches of similar length from
+LEAST_WINDOW, UNKNOWN_WINDOW = 1.0, 2.0  # seconds; the second if the lengths of the training clips are unknown
+WINDOW_RATIO = 4  # of a window to the mean training clip
 MAX_BYTES = 2**24  # of a share of more than one file, so that long recordings show progress
 
 Result = TypeVar("Result")
@@ -56,6 +58,11 @@ class Windowing(NamedTuple):
             return [0]
         last = num_samples - self.window
         return [*range(0, last, self.hop), last]
+
+
+def usual_window(mean_seconds: float | None) -> float:
+    """Return the seconds of a window by those of the mean training clip, which may be unknown."""
+    return UNKNOWN_WINDOW if mean_seconds is None else max(LEAST_WINDOW, WINDOW_RATIO * mean_seconds)
 
 
 def evaluated(model: Callable[[Tensor, Tensor], ModelOutput], batch: AudioBatch) -> tuple[ModelOutput, AudioBatch]:

@@ -47,19 +47,24 @@ class SkipAttention(nn.Module):
     ) -> Hidden:
         """Attend; `strides` replaces the layer's own, with one for all clips or one for each."""
         strides = self.stride if strides is None else strides
-        query = self.split_heads(self.query(x))
         if isinstance(strides, int):
-            kept = x[:, ::strides]
-            mixed = self._attend(query, self.key_value(kept), key_mask(lengths, x.shape[1], strides))
-        else:
-            mixed = self._attend_packed(query, x, lengths, strides)
-        return self.output(mixed.transpose(1, 2).flatten(2))
+            return self.read(x, x[:, ::strides], key_mask(lengths, x.shape[1], strides))
+        return self._merged(self._attend_packed(self.split_heads(self.query(x)), x, lengths, strides))
+
+    def read(
+        self, x: Hidden, kept: Float[Tensor, "batch keys dim"], mask: Bool[Tensor, "batch 1 1 keys"] | None = None
+    ) -> Hidden:
+        """Attend from every position of `x` to the positions in `kept`."""
+        return self._merged(self._attend(self.split_heads(self.query(x)), self.key_value(kept), mask))
 
     def extra_repr(self) -> str:
         return f"{self.dim}, num_heads={self.num_heads}, stride={self.stride}"
 
     def split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # batch heads time head_dim
+
+    def _merged(self, mixed: Float[Tensor, "batch heads time head_dim"]) -> Hidden:
+        return self.output(mixed.transpose(1, 2).flatten(2))
 
     def _attend(self, query: Tensor, key_value: Tensor, mask: Tensor | None) -> Tensor:
         key, value = key_value.chunk(2, dim=-1)

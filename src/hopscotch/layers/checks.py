@@ -2,11 +2,22 @@
 
 from typing import Any, get_args
 
+import torch
+
 
 def check_choice(name: str, value: str, choices: Any) -> None:
     """Refuse a value that is not one of a Literal's."""
     if value not in get_args(choices):
         raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, got {value!r}.")
+
+
+def refuse_tracing() -> None:
+    """Refuse a trace of a decision: it would take the same one for every clip."""
+    if torch.jit.is_tracing():
+        raise ValueError(
+            "What is traced must decide nothing, and this model decides what to skip, which a trace would freeze: "
+            "`hopscotch export RUN --format onnx` writes a graph for each part, and a runner that decides."
+        )
 
 
 def check_heads(dim: int, num_heads: int) -> None:

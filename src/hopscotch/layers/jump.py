@@ -25,12 +25,13 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hopscotch.compute import Cost, feed_forward_macs
 from hopscotch.layers.adapter import Adapter
 from hopscotch.layers.block import BlockSpec, TransformerBlock
-from hopscotch.layers.checks import check_choice
+from hopscotch.layers.checks import check_choice, refuse_tracing
 from hopscotch.layers.gate import Gate
 from hopscotch.layers.policy import JumpPolicy, JumpRule, RouteEstimator, Sees, shortest_route
 from hopscotch.layers.pooling import masked_mean, masked_mean_and_std
@@ -145,6 +146,7 @@ class SkipLayer(nn.Module):
 
         In evaluation `bias` > 0 favours more compute; `repeat` holds jumps to take instead of the policy's.
         """
+        refuse_tracing()
         batch, time = x.shape[:2]
         x = x.to(next(self.parameters()).dtype)  # the residual stream stays in full precision under autocast
         lengths = x.new_full((batch,), time, dtype=torch.long) if lengths is None else lengths
@@ -162,10 +164,28 @@ class SkipLayer(nn.Module):
                 route.decide(scores[:, layer : layer + 1], bias)
             walk.land(layer)
         walk.visit(self.depth - 1)
-        y = walk.everyone()
-        if self.inner == "adapter":
-            y = y + torch.sigmoid(self.final_gate(y)) * self.final(self.final_norm(y))
-        return y, self._trace(route, walk, lengths)
+        return self.closed(walk.everyone()), self._trace(route, walk, lengths)
+
+    def remembered(
+        self, mean: Float[Tensor, "batch dim"], memory: Float[Tensor, "batch dim"]
+    ) -> Float[Tensor, "batch dim"]:
+        """Mix the mean of the tokens into the memory."""
+        keep = torch.sigmoid(self.memory_gate(mean))
+        return torch.lerp(mean, memory, keep.to(mean.dtype))
+
+    def landed(
+        self, x: Hidden, start: Hidden, memory: Float[Tensor, "batch dim"], actions: Int[Tensor, " batch"]
+    ) -> Hidden:
+        """Mix the block's input and the memory into tokens that jump, by actions above 0."""
+        share = self.jump_weights.index_select(0, actions - 1)[:, None, None]
+        mixed = torch.lerp(memory[:, None], start, share)
+        return x + mixed if self.mix == "literal" else torch.lerp(x, mixed, torch.sigmoid(self.convex))
+
+    def closed(self, x: Hidden) -> Hidden:
+        """Add what follows the last layer: the MLP of adapters."""
+        if self.inner == "transformer":
+            return x
+        return x + torch.sigmoid(self.final_gate(x)) * self.final(self.final_norm(x))
 
     def _plan(self, route: Route, summary: Tensor, bias: Tensor | float) -> None:
         """Decide the whole route at once."""
@@ -288,22 +308,16 @@ class _Walk:
         if clips != self.route.visiting[layer]:
             index = self._index(clips)
         mean = (self.tokens.take(clips) * _picked(self.shares, index)[:, :, None]).sum(dim=1)
-        keep = torch.sigmoid(self.block.memory_gate(mean))
-        remembered = torch.lerp(mean, _picked(self.memory, index), keep.to(mean.dtype))
-        self.memory = _put(self.memory, index, remembered)
+        self.memory = _put(self.memory, index, self.block.remembered(mean, _picked(self.memory, index)))
 
     def land(self, layer: int) -> None:
         """Mix the block's input and the memory into the clips that jump from the layer."""
         clips = self.route.jumping[layer]
         if self.memory is None or not clips:
             return
-        block, x = self.block, self.tokens.take(clips)
-        actions = sent(self.route.jumped(layer, clips), x.device)
-        share = block.jump_weights.index_select(0, actions - 1)[:, None, None]
+        actions = sent(self.route.jumped(layer, clips), self.lengths.device)
         memory = _picked(self.memory, self._index(clips))
-        mixed = torch.lerp(memory[:, None], self.start.take(clips), share)
-        y = x + mixed if block.mix == "literal" else torch.lerp(x, mixed, torch.sigmoid(block.convex))
-        self.tokens.put(clips, y)
+        self.tokens.put(clips, self.block.landed(self.tokens.take(clips), self.start.take(clips), memory, actions))
 
 
 class _Rows:

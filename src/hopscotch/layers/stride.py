@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hopscotch.layers.attention import SkipAttention, key_mask
-from hopscotch.layers.checks import check_choice, check_stride
+from hopscotch.layers.checks import check_choice, check_stride, refuse_tracing
 from hopscotch.layers.pooling import masked_mean
 from hopscotch.layers.sampling import COST_UNIT, draw_floored, draw_gumbel, entropy_of, most_likely, straight_through
 from hopscotch.types import Hidden, Lengths, valid_mask
@@ -141,6 +141,7 @@ class LearnedSkip(nn.Module):
         """Attend with the strides of `choice`."""
         if self.training and self.estimator == "soft":
             return self._attend_soft(x, lengths, choice.weights)
+        refuse_tracing()
         y = self.attention(x, lengths, strides=choice.strides.tolist())  # the one host synchronisation
         if self.training and self.estimator == "selected":
             chosen = choice.weights.gather(1, choice.strides[:, None] - 1)

@@ -45,9 +45,17 @@ class Stem(nn.Module):
         """Return hidden states, and how many of the positions are a clip's own."""
         raise NotImplementedError
 
+    def macs_each(self) -> list[int]:
+        """Count, for each stride, the multiply-accumulates of a frame that leaves it; the last has what follows."""
+        raise NotImplementedError
+
     def macs(self, frames: Lengths) -> Lengths:
         """Count the multiply-accumulates of clips of so many frames."""
-        raise NotImplementedError
+        total = torch.zeros_like(frames)
+        for stride, macs in zip(self.strides, self.macs_each(), strict=True):
+            frames = _strided(frames, stride)
+            total = total + frames * macs
+        return total
 
     def positions(self, frames: Lengths) -> Lengths:
         """Count the positions of clips of so many frames."""
@@ -67,8 +75,8 @@ class Stem(nn.Module):
             x = x + sinusoids(x.shape[1], x.shape[2], x.device)
         return self.dropout(x)
 
-    def _end_macs(self, positions: Lengths) -> Lengths:
-        return torch.zeros_like(positions) if self.around is None else self.around.macs(positions)
+    def _end_macs(self) -> int:
+        return 0 if self.around is None else self.around.macs(1)
 
 
 class ConvStem(Stem):
@@ -97,11 +105,9 @@ class ConvStem(Stem):
             x = x * valid_mask(frames, x.shape[1])[:, :, None]
         return self._ended(x), frames
 
-    def macs(self, frames: Lengths) -> Lengths:
-        half, positions = _strided(frames, self.strides[0]), self.positions(frames)
-        num_mels, dim = self.widths
-        total = convolution_macs(half, num_mels, dim, KERNEL) + convolution_macs(positions, dim, dim, KERNEL)
-        return total + self._end_macs(positions)
+    def macs_each(self) -> list[int]:
+        first, second = (convolution_macs(1, width, self.widths[-1], KERNEL) for width in self.widths)
+        return [first, second + self._end_macs()]
 
 
 class Conv2dStem(Stem):
@@ -145,13 +151,11 @@ class Conv2dStem(Stem):
             x, frames = stage(x, frames)
         return self._ended(self.linear(x.permute(0, 2, 3, 1).flatten(2))), frames
 
-    def macs(self, frames: Lengths) -> Lengths:
-        total = torch.zeros_like(frames)
-        for stage, bins in zip(self.stages, self.bins[1:], strict=True):
-            assert isinstance(stage, Stage)
-            frames = _strided(frames, stage.stride)
-            total = total + frames * (bins * stage.macs_per_bin)
-        return total + linear_macs(frames, self.linear.in_features, self.linear.out_features) + self._end_macs(frames)
+    def macs_each(self) -> list[int]:
+        stages = [stage for stage in self.stages if isinstance(stage, Stage)]
+        macs = [bins * stage.macs_per_bin for stage, bins in zip(stages, self.bins[1:], strict=True)]
+        macs[-1] += linear_macs(1, self.linear.in_features, self.linear.out_features) + self._end_macs()
+        return macs
 
 
 class Stage(nn.Module):

@@ -103,7 +103,7 @@ class LearnedStack(Planner, Scheduled):
         if self.tied:
             for learned in self._learned_blocks():
                 learned.attention.gate = self._learned_blocks()[0].gate
-        self._stride_gates = [gate for gate in self.modules() if isinstance(gate, StrideGate)]
+        self.stride_gates = [gate for gate in self.modules() if isinstance(gate, StrideGate)]
         self.set_progress(0.0)
 
     def forward(
@@ -126,7 +126,7 @@ class LearnedStack(Planner, Scheduled):
 
     def _plan(self, summary: Tensor, bias: Tensor | float) -> list[StrideChoice]:
         num_layers = len(self.blocks) - self.num_fixed
-        choices = [gate(summary, bias) for gate in self._stride_gates]
+        choices = [gate(summary, bias) for gate in self.stride_gates]
         choices = choices * num_layers if self.tied else choices
         if not (self.estimator == "gain" and self.training):
             return choices
@@ -145,7 +145,7 @@ class LearnedStack(Planner, Scheduled):
 
     @property
     def gain_net(self) -> nn.Module | None:
-        return nn.ModuleList(self._stride_gates) if self.estimator == "gain" else None
+        return nn.ModuleList(self.stride_gates) if self.estimator == "gain" else None
 
     def random_decisions(self, like: SkipTrace, generator: torch.Generator) -> Decisions:
         batch, depth = like.strides.shape
@@ -157,14 +157,14 @@ class LearnedStack(Planner, Scheduled):
         strides = trace.strides[:, self.num_fixed :].to(summary.device)
         if self.tied:
             strides = strides[:, :1]
-        costs = torch.stack([gate.costs(summary) for gate in self._stride_gates], dim=1)  # batch layers strides
+        costs = torch.stack([gate.costs(summary) for gate in self.stride_gates], dim=1)  # batch layers strides
         chosen = costs.gather(2, (strides[:, :, None] - 1).clamp(min=0)).squeeze(2)
         return (chosen * (strides > 0)).sum(dim=1)  # a clip that a token gate kept out has strides 0
 
     def _trace(self, lengths: Tensor, choices: list[StrideChoice], summary: Tensor | None) -> SkipTrace:
         options = torch.arange(1, self.max_stride + 1, device=lengths.device)
         by_stride = self.spec.macs(lengths[:, None], options)  # batch strides
-        fixed = sum(gate.macs() for gate in self._stride_gates) + self.num_fixed * by_stride[:, 0]
+        fixed = sum(gate.macs() for gate in self.stride_gates) + self.num_fixed * by_stride[:, 0]
         strides = torch.stack([choice.strides for choice in choices], dim=1)
         macs = fixed + by_stride.gather(1, strides - 1).sum(dim=1)
         dense_macs = fixed + by_stride[:, 0] * len(choices)
@@ -190,7 +190,7 @@ class LearnedStack(Planner, Scheduled):
         return torch.cat(chances, dim=1).log().sum(dim=1)
 
     def cost(self, time: int) -> Cost:
-        gates = sum(gate.macs() for gate in self._stride_gates)
+        gates = sum(gate.macs() for gate in self.stride_gates)
         cheapest, dense = (self.spec.macs(time, stride) for stride in (self.max_stride, 1))
         depth = len(self.blocks)
         everything = gates + depth * dense
@@ -198,5 +198,5 @@ class LearnedStack(Planner, Scheduled):
         return Cost(shortest, everything, everything, everything)
 
     def set_progress(self, progress: float) -> None:
-        for gate in self._stride_gates:
+        for gate in self.stride_gates:
             gate.temperature = interpolate(*self.temperatures, progress)

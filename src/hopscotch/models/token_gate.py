@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hopscotch.compute import Cost
+from hopscotch.layers.checks import refuse_tracing
 from hopscotch.layers.gate import Gate
 from hopscotch.layers.sampling import Scheduled, interpolate
 from hopscotch.models.encoder import Encoder
@@ -51,6 +52,7 @@ class GatedEncoder(Encoder, Scheduled):
     def forward(
         self, x: Hidden, lengths: Lengths, bias: Tensor | float = 0.0, repeat: Decisions | None = None
     ) -> tuple[Hidden, SkipTrace]:
+        refuse_tracing()
         mask = valid_mask(lengths, x.shape[1])
         if repeat is not None and repeat.tokens is not None and repeat.positions is not None:
             computed = stretched(repeat.tokens.to(x.device), repeat.positions.to(x.device), lengths, x.shape[1])

@@ -100,7 +100,7 @@ class DetectionTask(AudioTask):
         return background + self.event_weight * missed
 
     def metrics(self) -> MetricCollection:
-        own = {name: RatioOfSums(ratio) for name, ratio in METRICS.items()}
+        own: dict[str, Metric | MetricCollection] = {name: RatioOfSums(ratio) for name, ratio in METRICS.items()}
         return MetricCollection(own, compute_groups=False)  # a group is made of what is equal after the first update
 
     def judged(self, output: ModelOutput, batch: AudioBatch) -> tuple[Tensor, Tensor]:
