@@ -14,6 +14,7 @@ from hopscotch.layers.gate import Gate
 from hopscotch.layers.policy import JumpPolicy
 from hopscotch.layers.sampling import Scheduled
 from hopscotch.layers.stride import StrideGate
+from hopscotch.models.always_on import AlwaysOn
 from hopscotch.models.assemble import behind_gate
 from hopscotch.models.audio_model import AudioModel, Head
 from hopscotch.models.encoder import Encoder
@@ -100,6 +101,20 @@ def decide_at_random(model: nn.Module, *inputs: Tensor) -> None:
             layer.weight.mul_(3 / logits.std())
             layer.bias.mul_(3 / logits.std())
     model.eval()
+
+
+@torch.no_grad()
+def wake_for(model: AlwaysOn, waveform: Tensor, lengths: Tensor, clip: int) -> None:
+    """Draw the last layer of stage 0 until it opens the clip, and not all the others."""
+    last, layer = None, model.stage.output
+    layer.bias.zero_()
+    while last is None or last[clip] <= last.mean():
+        nn.init.normal_(layer.weight)
+        last = model(waveform, lengths).stage.amax(dim=1)  # of clips of about one length
+    layer.bias.fill_(-float(last.mean()))
+    factor = 3 / last.std()
+    layer.weight.mul_(factor)
+    layer.bias.mul_(factor)
 
 
 def last_layers(model: nn.Module) -> list[nn.Linear]:

@@ -4,7 +4,9 @@ import math
 
 import pytest
 import torch
+import torchaudio
 
+from hopscotch import frontend
 from hopscotch.frontend import LogMel
 from hopscotch.types import AudioBatch
 from tests.small_models import HOP, SAMPLE_RATE, make_clips
@@ -122,3 +124,34 @@ def test_the_middle_of_a_band_is_the_frequency_it_hears_best() -> None:
         tone = torch.sin(2 * torch.pi * frontend.hertz[band] * seconds)
         mel, _ = frontend(tone[None], torch.tensor([16_000]))
         assert mel[0, 50].argmax() == band
+
+
+@pytest.mark.parametrize("num_clips", [1, 3])
+def test_power_is_that_of_torchaudio_whatever_the_blocks(num_clips: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = LogMel(sample_rate=16_000)
+    theirs = torchaudio.transforms.MelSpectrogram(
+        16_000, n_fft=512, win_length=400, hop_length=160, n_mels=40, f_min=20.0, center=False
+    )
+    samples = torch.randn(num_clips, 20_000, generator=torch.Generator().manual_seed(0))
+    expected = theirs(samples).transpose(1, 2)
+    for block in (1, 7, 256):
+        monkeypatch.setattr(frontend, "BLOCK", block)
+        torch.testing.assert_close(ours.power(samples), expected, rtol=1e-5, atol=0)
+        torch.testing.assert_close(ours.power(samples, every=2), expected[:, ::2], rtol=1e-5, atol=0)
+
+
+def test_without_a_level_a_frame_depends_on_its_own_samples_alone() -> None:
+    stream = LogMel(sample_rate=16_000, level="none", top_db=60.0)
+    waveform, lengths = torch.randn(1, 16_000, generator=torch.Generator().manual_seed(0)), torch.tensor([16_000])
+    before, _ = stream(waveform, lengths)
+    waveform[0, 8000:] *= 100  # frame 50 begins at sample 7744, frame 48 ends at 7936
+    after, _ = stream(waveform, lengths)
+    assert torch.equal(after[0, :49], before[0, :49])
+    torch.testing.assert_close(
+        after[0, 60:90] - before[0, 60:90], torch.full((30, 40), 2 * math.log(100)), rtol=0, atol=1e-3
+    )
+
+
+def test_a_full_silence_without_a_level_is_the_floor() -> None:
+    mel, _ = LogMel(sample_rate=16_000, level="none", top_db=60.0)(torch.zeros(1, 1600), torch.tensor([1600]))
+    torch.testing.assert_close(mel, torch.full_like(mel, math.log(1e-6)))

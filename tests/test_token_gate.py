@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hopscotch.models import token_gate
 from hopscotch.models.encoder import Encoder
-from hopscotch.models.token_gate import GatedEncoder, stretched
+from hopscotch.models.token_gate import GatedEncoder, groups_of, stretched
 from hopscotch.types import Decisions, SkipTrace, valid_mask
 from tests.counting import counted_macs
 from tests.small_models import DIM, decide_at_random, make_encoder, skip_nothing
@@ -129,9 +129,15 @@ def test_a_clip_without_an_open_token_skips_the_encoder_and_pays_the_gate_alone(
 
 def test_clips_of_like_size_share_a_pass_and_a_long_one_goes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, _ = make_gated()
-    monkeypatch.setattr(token_gate, "PASS", encoder.encoder_cost(20).dense)  # a pass costs as much as 20 tokens
-    assert encoder._groups([100, 30, 400, 28, 31, 102]) == [[3, 1, 4], [0, 5], [2]]
-    assert encoder._groups([0, 30, 0, 28]) == [[3, 1]]
+
+    def macs(size: int) -> int:
+        return encoder.encoder_cost(size).dense
+
+    monkeypatch.setattr(token_gate, "PASS", macs(20))  # a pass costs as much as 20 tokens
+    assert groups_of([100, 30, 400, 28, 31, 102], macs) == [[3, 1, 4], [0, 5], [2]]
+    assert groups_of([0, 30, 0, 28], macs) == [[3, 1]]
+    assert groups_of([0, 0], macs) == []
+    assert groups_of([0, 30, 400], macs, together=True) == [[1, 2]]
 
 
 def test_in_training_all_clips_go_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,7 +185,7 @@ def time_clips(task: AudioTask, batches: Sequence[AudioBatch]) -> Times:
     """
     model, device = task.model.eval(), task.model.decision_bias.device
     settings = {"own": contextlib.nullcontext, "dense": partial(nothing_skipped, model)}
-    if not model.encoder.skips:
+    if not model.skips:
         del settings["dense"]
     spread = batches[:: -(-len(batches) // TIMED_BATCHES)]
     middle_first = sorted(range(len(spread)), key=lambda place: abs(2 * place - len(spread) + 1))

@@ -60,14 +60,14 @@ def explained(
     trace = SkipTrace.kept([output.trace])
     scores = model.head.scores(output.logits[0].float()).tolist()
     hop = model.frontend.hop / sample_rate
-    num_positions = int(model.stem.positions(frames))
+    num_positions = -(-int(frames) // model.token_frames)
     return Explanation(
         waveform=waveform.numpy(),
         sample_rate=sample_rate,
         mel=mel[0].float().cpu().numpy(),
         hertz=model.frontend.hertz.numpy(),
         hop_seconds=hop,
-        token_seconds=hop * int(np.prod(model.stem.strides)),
+        token_seconds=hop * model.token_frames,
         read=tokens_read(trace, decisions, num_positions),
         is_gated=[not bool(rate.isnan()) for rate in trace.open_rate[0]],
         trace=trace,

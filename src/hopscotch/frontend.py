@@ -1,18 +1,23 @@
 """Turn waveforms into mel frames that depend neither on the level nor on the padding of a clip.
 
-    x = log(mel / level + 10^(-top_db / 10)),  level: mean power over the bins of the clip's loudest frame
+    x = log(mel / level + 10^(-top_db / 10))
     (x - offset) / scale, per bin, from the training set
+
+    level=clip    mean power over the bins of the clip's loudest frame
+    level=none    1: a frame of a stream depends on its own samples alone
 
 Recordings differ in how far their silence is below their speech (20 to 55 dB between the speakers of FSDD), and in how
 much silence they have. Neither tells what was said, so everything more than `top_db` below the loudest frame is
-flattened, and the level is that of this frame, not of a mean over silence.
+flattened, and the level is that of this frame, not of a mean over silence. A stream has no loudest frame yet.
 
 Frame t is centred on sample t * hop, and samples outside the clip are zeros, so that a clip alone and the same clip in
-a padded batch have the same 1 + samples // hop frames.
+a padded batch have the same 1 + samples // hop frames. A CPU transforms a block of frames at a time, which stays in its
+cache between the steps.
 """
 
 import math
 from collections.abc import Iterable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +27,8 @@ from torch import Tensor, nn
 
 from hopscotch.types import AudioBatch, Mask, valid_mask
 
+Level = Literal["clip", "none"]
+BLOCK = 256  # frames that a CPU transforms at a time: half a megabyte of spectrum
 QUIETEST = 1e-6  # level up to which a clip is lifted: mel power about that of the noise of 16-bit recordings
 
 
@@ -40,10 +47,12 @@ class LogMel(nn.Module):
         hop_seconds: float = 0.010,
         min_hz: float = 20.0,
         top_db: float = 30.0,
+        level: Level = "clip",
     ) -> None:
         """Check the values that must fit together; conf/frontend explains each of them."""
         super().__init__()
         self.floor = 10 ** (-top_db / 10)
+        self.level = level
         self.num_mels, self.sample_rate = num_mels, sample_rate
         self.window = round(window_seconds * sample_rate)
         self.hop = round(hop_seconds * sample_rate)
@@ -66,8 +75,6 @@ class LogMel(nn.Module):
             f_min=min_hz,
             center=False,
         )
-        # Complex: torchaudio's own power takes the root of a sum of squares and squares it, a third of the time.
-        self.mel.spectrogram.power = None
         bands = self.mel.mel_scale.get_buffer("fb")
         if (bands.sum(dim=0) == 0).any():
             raise ValueError(
@@ -92,17 +99,37 @@ class LogMel(nn.Module):
     ) -> tuple[Float[Tensor, "batch time mel"], Int[Tensor, " batch"]]:
         """Return mel frames, 0 in the padding, and the number of valid frames of every clip."""
         frame_lengths = self.frames(lengths)
-        padded = F.pad(waveform, (self.fft // 2, self.fft // 2))
-        spectrum = self.mel.spectrogram(padded)  # batch frequency time, complex
-        mask = valid_mask(frame_lengths, spectrum.shape[2])
-        return self.levelled(spectrum.real.square() + spectrum.imag.square(), mask), frame_lengths
+        power = self.power(F.pad(waveform, (self.fft // 2, self.fft // 2)))
+        return self._masked(power, valid_mask(frame_lengths, power.shape[1])), frame_lengths
 
     def levelled(self, power: Float[Tensor, "batch frequency time"], mask: Mask) -> Float[Tensor, "batch time mel"]:
         """Turn power spectra into mel frames, 0 in the padding."""
-        power = self.mel.mel_scale(power).transpose(1, 2)  # batch time mel
-        level = (power.mean(dim=2) * mask).amax(dim=1).clamp(min=QUIETEST)
-        mel = ((power / level[:, None, None] + self.floor).log() - self.offset) / self.scale
-        return mel * mask[:, :, None]
+        return self._masked(self.mel.mel_scale(power).transpose(1, 2), mask)
+
+    def _masked(self, power: Float[Tensor, "batch time mel"], mask: Mask) -> Float[Tensor, "batch time mel"]:
+        return self.scaled(power, self.levels(power, mask)) * mask[:, :, None]
+
+    def power(self, samples: Float[Tensor, "batch sample"], *, every: int = 1) -> Float[Tensor, "batch time mel"]:
+        """Return the power in each band of frames that begin at sample 0 and at every `every`-th hop from there."""
+        bands = self.mel.mel_scale.get_buffer("fb")  # bin mel
+        window = self.mel.spectrogram.get_buffer("window")
+        left = (self.fft - self.window) // 2
+        window = F.pad(window, (left, self.fft - self.window - left))
+        frames = samples.unfold(1, self.fft, every * self.hop)  # batch time fft
+        block = max(1, BLOCK // len(samples)) if samples.device.type == "cpu" else frames.shape[1]
+        return torch.cat([_bin_power(part * window) @ bands for part in frames.split(block, dim=1)], dim=1)
+
+    def levels(self, power: Float[Tensor, "batch time mel"], mask: Mask) -> Float[Tensor, " batch"]:
+        """Return what the power of each clip is measured by."""
+        if self.level == "none":
+            return power.new_ones(len(power))
+        return (power.mean(dim=2) * mask).amax(dim=1).clamp(min=QUIETEST)
+
+    def scaled(
+        self, power: Float[Tensor, "batch time mel"], levels: Float[Tensor, " batch"]
+    ) -> Float[Tensor, "batch time mel"]:
+        """Turn power into what the model hears."""
+        return ((power / levels[:, None, None] + self.floor).log() - self.offset) / self.scale
 
     @torch.no_grad()
     def measure(self, batches: Iterable[AudioBatch]) -> None:
@@ -118,7 +145,15 @@ class LogMel(nn.Module):
         self.scale.copy_(deviation.clamp(min=1e-3))
 
     def macs(self, samples: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
-        """Count the Fourier transform (5/2 n log2 n products) and the mel filters, apart from the model's compute."""
-        bins = self.fft // 2 + 1
-        per_frame = int(2.5 * self.fft * math.log2(self.fft)) + bins * self.num_mels
-        return self.frames(samples) * per_frame
+        """Count what the frames of clips of these lengths take, apart from the model's compute."""
+        return self.frames(samples) * self.frame_macs
+
+    @property
+    def frame_macs(self) -> int:
+        """Count the Fourier transform (5/2 n log2 n products) and the mel filters of a frame."""
+        return int(2.5 * self.fft * math.log2(self.fft)) + (self.fft // 2 + 1) * self.num_mels
+
+
+def _bin_power(frames: Float[Tensor, "batch time fft"]) -> Float[Tensor, "batch time bin"]:
+    spectrum = torch.fft.rfft(frames)
+    return spectrum.real.square() + spectrum.imag.square()

@@ -35,6 +35,7 @@ from hopscotch.report.decisions import LANDED, LETTERS, history_cells
 from hopscotch.restore import restore, set_budget
 from hopscotch.shared import has_graphs, is_shared, read_shared
 from hopscotch.ship.engine import OnnxModel, read_onnx
+from hopscotch.stream import Stream
 from hopscotch.types import SkipTrace
 
 BATCH = 64  # clips
@@ -169,6 +170,10 @@ class Predictor:
                     prediction = None if piece.error else self._joined(done, are_windows=piece.is_window)
                     done = []
                     yield Answer(printable(piece.path), prediction, piece.error)
+
+    def stream(self) -> Stream:
+        """Begin to hear a recording without end, chunk by chunk."""
+        return Stream(self.model, self.classes)
 
     def resampled(self, waveform: Any, sample_rate: float | None) -> Float[Tensor, " sample"]:
         """Check a waveform and resample it to the rate of the model."""

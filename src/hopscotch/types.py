@@ -190,6 +190,13 @@ class SkipTrace(PerClip):
         return self.decisions.positions
 
     @property
+    def awake(self) -> Float[Tensor, " batch"] | None:
+        """Return the share of positions that a gate let in, or of the time that spans were open; None without such."""
+        if self.tokens is None or self.positions is None:
+            return None
+        return self.tokens.sum(dim=1) / self.positions
+
+    @property
     def histories(self) -> list[list[int]]:
         """List the layers that each clip landed on by jumping, in order."""
         return [row.nonzero().flatten().tolist() for row in self.landings.cpu()]
@@ -220,6 +227,7 @@ class ModelOutput(NamedTuple):
     thresholds: dict[int, Tensor]  # decision layer -> threshold of its gate, for layers that have one
     frontend_macs: Int[Tensor, " batch"]  # of the mel front end, which is not in `trace.macs`
     positions: Int[Tensor, " batch"]  # per clip in the encoder; later positions are padding
+    stage: Float[Tensor, "batch step"] | None = None  # scores of what opens spans ahead of the stem, where there is one
 
 
 def key_bits(*parts: int) -> int:

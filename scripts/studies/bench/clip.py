@@ -7,12 +7,14 @@ from itertools import accumulate
 from typing import Any
 
 import torch
+import torchaudio
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from hopscotch.build import build_model
 from hopscotch.conditions import nothing_skipped
 from hopscotch.config.compose import CONF, compose
+from hopscotch.frontend import LogMel
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.training.calibration import calibrate
 from hopscotch.types import AudioBatch
@@ -24,17 +26,42 @@ SECONDS = (1.0, 10.0)  # of the clip
 FRACTION = 0.8  # of the compute, or the floor of a model that cannot go so low: then without a bar
 NUM_CALLS = 50  # timed one by one, for the quantiles
 NUM_CLASSES = 10
+MINUTE = 60 * 16_000  # samples
+MOST_OF_TORCHAUDIO = 0.6
 
 
 def clip(rounds: int, device: str) -> Iterator[Row]:
     """Compare every model at a fraction of 0.8 with itself when nothing is skipped; weights are untrained."""
     with threads(1):
+        yield from front_end(rounds, device)
         for name in sorted(path.stem for path in (CONF / "model").glob("*.yaml")):
             cfg = compose([f"model={name}"])
             torch.manual_seed(0)
             model = build_model(cfg, NUM_CLASSES).to(device).eval()
             for seconds in SECONDS:
                 yield _against_itself(model, seconds, cfg.data.sample_rate, rounds, device)
+
+
+@torch.no_grad()
+def front_end(rounds: int, device: str) -> Iterator[Row]:
+    """Compare the mel frames of a minute of audio with torchaudio's, all of them and every second one."""
+    waveform = 0.1 * torch.randn(1, MINUTE, device=device)
+    lengths = torch.tensor([MINUTE], device=device)
+    ours = LogMel(sample_rate=16_000).to(device)
+    theirs = torchaudio.transforms.MelSpectrogram(
+        16_000, n_fft=ours.fft, win_length=ours.window, hop_length=ours.hop, n_mels=ours.num_mels, f_min=20.0
+    ).to(device)
+    cases = {
+        "ours": lambda: ours(waveform, lengths),
+        "every second frame": lambda: ours.power(waveform, every=2),
+        "torchaudio": lambda: theirs(waveform),
+    }
+    times = interleave(cases, rounds=rounds, device=device)
+    for name, most in {"ours": MOST_OF_TORCHAUDIO, "every second frame": None}.items():
+        seconds = times.median(name), times.median("torchaudio")
+        yield row(
+            f"mel frames of a minute, {name}: time / torchaudio's", times.ratio(name, "torchaudio"), seconds, most=most
+        )
 
 
 def _against_itself(model: AudioModel, seconds: float, sample_rate: int, rounds: int, device: str) -> Row:

@@ -123,6 +123,7 @@ Model = node(
     pooling=(str, one_of("statistics", "maxima")),
     residual_init_scale=(float, ZERO),
     open_rate=(float | None, SHARE),
+    stage=dict[str, Any] | None,
     encoder=dict[str, Any],  # free: one class and one YAML make a new model
 )
 Trainer = node(  # the arguments of Lightning's Trainer, and those of `ADDED`
@@ -284,6 +285,7 @@ SCHEMAS: dict[str, type] = {
         hop_seconds=(float, ABOVE_ZERO),
         min_hz=(float, ZERO),
         top_db=(float, ABOVE_ZERO),
+        level=(str, one_of("clip", "none")),
     ),
     "hopscotch.training.classify.ClassificationTask": node(
         Object, label_smoothing=(float, PART), class_weights=(Any, WEIGHTS), threshold_lr=(float, ZERO)

@@ -12,6 +12,7 @@ from torch import nn
 
 from hopscotch.frontend import LogMel
 from hopscotch.layers.block import BlockSpec, DepthwiseConvolution, TransformerBlock
+from hopscotch.models.always_on import AlwaysOn
 from hopscotch.models.audio_model import AudioModel, OutputHead
 from hopscotch.models.encoder import Encoder
 from hopscotch.models.stem import Conv2dStem, ConvStem, Stem
@@ -54,10 +55,11 @@ def assemble(
 
     options = {key: value for key, value in model["encoder"]["block"].items() if key != "_target_"}
     layers = [TransformerBlock(BlockSpec(**options)) for _ in range(num_first)]
-    parts = {"frontend": frontend, "spectrogram_augment": spectrogram_augment, "stem_layers": layers}
+    parts: dict[str, Any] = {"frontend": frontend, "spectrogram_augment": spectrogram_augment, "stem_layers": layers}
     with named("model"):
         parts["stem"] = stem_of(model, frontend.num_mels)
-        return AudioModel(name=model["name"], dim=model["dim"], encoder=encoder, head=head, **parts)
+        parts |= {"name": model["name"], "dim": model["dim"], "encoder": encoder, "head": head}
+        return AudioModel(**parts) if model["stage"] is None else AlwaysOn(**model["stage"], **parts)
 
 
 def stem_of(model: Mapping[str, Any], num_mels: int) -> Stem:

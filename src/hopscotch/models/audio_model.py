@@ -27,7 +27,7 @@ from hopscotch.layers.block import TransformerBlock
 from hopscotch.layers.pooling import masked_mean_and_max, masked_mean_and_std
 from hopscotch.layers.sampling import Scheduled
 from hopscotch.models.encoder import Encoder, Planner
-from hopscotch.models.stem import Stem
+from hopscotch.models.stem import Positioned, Stem
 from hopscotch.types import Decisions, Hidden, Lengths, Mask, ModelOutput, SkipTrace, valid_mask
 
 Pooling = Literal["statistics", "maxima"]
@@ -43,6 +43,8 @@ class Said(NamedTuple):
 
 class OutputHead(nn.Module):
     """Serve as base of the heads, which read the hidden states of the encoder for a task."""
+
+    pool = 0  # neighbouring positions that a row of outputs is of; 0: all of a clip, which has one row
 
     def read_every(self, hop: int, sample_rate: int) -> None:
         """Learn how many samples lie from position to position; the model says so once."""
@@ -92,6 +94,7 @@ class AudioModel(nn.Module):
     """
 
     decision_bias: Tensor
+    in_pieces = False  # whether a clip is computed in pieces, so that no decision of a layer is of all of it
 
     def __init__(
         self,
@@ -106,7 +109,7 @@ class AudioModel(nn.Module):
         stem_layers: Sequence[TransformerBlock] = (),
     ) -> None:
         super().__init__()
-        self.name = name
+        self.name, self.dim = name, dim
         self.frontend = frontend
         self.spectrogram_augment = spectrogram_augment
         self.stem = stem
@@ -120,6 +123,16 @@ class AudioModel(nn.Module):
     @property
     def decides(self) -> bool:
         return self.encoder.decides
+
+    @property
+    def skips(self) -> frozenset[str]:
+        """Name the kinds of what it can leave out, of `models.encoder.KINDS`."""
+        return self.encoder.skips
+
+    @property
+    def token_frames(self) -> int:
+        """Return the frames of what a gate opens."""
+        return math.prod(self.stem.strides)
 
     def forward(
         self,
@@ -136,14 +149,21 @@ class AudioModel(nn.Module):
         mel, frames = self.frontend(waveform, lengths)
         if self.training and self.spectrogram_augment is not None and keys is not None:
             mel = self.spectrogram_augment(mel, frames, keys)
-        x, positions = self.stem(mel, frames)
-        for block in self.stem_layers:
-            x = block(x, positions)
-        x, trace = self.encoder(x, positions, self.decision_bias, repeat)
+        x, positions, trace = self.encoded(mel, frames, repeat)
         logits = self.head(x, valid_mask(positions, x.shape[1]))
         thresholds = {gate.layer: gate.threshold.detach() for gate in self.encoder.gates}
         macs = self.frontend.macs(lengths)
         return ModelOutput(logits, self._whole(trace, frames), thresholds, macs, positions)
+
+    def encoded(
+        self, mel: Float[Tensor, "batch time mel"], frames: Lengths, repeat: Decisions | None = None
+    ) -> tuple[Positioned, Lengths, SkipTrace]:
+        """Return hidden states, the number of positions of each clip, and what the encoder skipped."""
+        x, positions = self.stem(mel, frames)
+        for block in self.stem_layers:
+            x = block(x, positions)
+        x, trace = self.encoder(x, positions, self.decision_bias, repeat)
+        return x, positions, trace
 
     @property
     def planner(self) -> Planner | None:
@@ -168,8 +188,10 @@ class AudioModel(nn.Module):
         return self.encoder.cost(int(self.stem.positions(frames))) + int(self._fixed_macs(frames))
 
     def _fixed_macs(self, frames: Tensor) -> Tensor:
-        positions = self.stem.positions(frames)
-        total = self.stem.macs(frames) + self.head.macs(positions)
+        return self._stem_macs(frames) + self.head.macs(self.stem.positions(frames))
+
+    def _stem_macs(self, frames: Tensor) -> Tensor:
+        positions, total = self.stem.positions(frames), self.stem.macs(frames)
         for block in self.stem_layers:
             assert isinstance(block, TransformerBlock)
             total = total + block.macs(positions)

@@ -9,7 +9,7 @@ Training begins with nearly all tokens open. It also computes the first token of
 so that they can learn to open: open tokens attend to them, they stay unchanged.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -68,7 +68,9 @@ class GatedEncoder(Encoder, Scheduled):
         order = (~computed).to(torch.uint8).argsort(dim=1, stable=True)
         rows = order + x.shape[1] * torch.arange(len(x), device=x.device)[:, None]
         parts = list[tuple[Tensor, Tensor, SkipTrace]]()
-        groups = self._groups(sizes, together=self.training or x.device.type != "cpu")
+        ran = sizes if any(sizes) else [1, *sizes[1:]]  # one of them runs for its trace's shape
+        together = self.training or x.device.type != "cpu"
+        groups = groups_of(ran, lambda size: self.encoder_cost(size).dense, together=together)
         for clips in groups:
             index = torch.tensor(clips, device=x.device)
             here = rows[index, : max(1, *(sizes[clip] for clip in clips))]
@@ -86,22 +88,6 @@ class GatedEncoder(Encoder, Scheduled):
         if 0 in sizes:
             trace = without(trace, counts == 0)
         return x, self._trace(trace, lengths, (is_open.detach() > 0) & mask, times)
-
-    def _groups(self, sizes: Sequence[int], *, together: bool = False) -> list[list[int]]:
-        """Group clips by size so that passes and dense MACs, each group padded to its largest, cost least.
-
-        Clips of size 0 are in no group, unless all are: one of them runs for its trace's shape.
-        """
-        clips = sorted((clip for clip, size in enumerate(sizes) if size), key=sizes.__getitem__) or [0]
-        if together or not sizes[clips[-1]]:
-            return [sorted(clips)]
-        # For each number of shortest clips: the least cost, and the groups that have it.
-        best: list[tuple[float, list[list[int]]]] = [(0.0, [])]
-        for end in range(1, len(clips) + 1):
-            macs = self.encoder_cost(sizes[clips[end - 1]]).dense
-            cost, start = min((best[start][0] + PASS + (end - start) * macs, start) for start in range(end))
-            best.append((cost, [*best[start][1], clips[start:end]]))
-        return best[-1][1]
 
     def _changes(
         self,
@@ -146,6 +132,24 @@ class GatedEncoder(Encoder, Scheduled):
 
     def set_progress(self, progress: float) -> None:
         self.gate.open_rate = interpolate(*self.rates, min(1.0, progress / CLOSED))
+
+
+def groups_of(sizes: Sequence[int], macs: Callable[[int], int], *, together: bool = False) -> list[list[int]]:
+    """Group clips by size so that passes and dense MACs, each group padded to its largest, cost least.
+
+    `macs` counts those of a clip of a size. Clips of size 0 are in no group.
+    """
+    clips = sorted((clip for clip, size in enumerate(sizes) if size), key=sizes.__getitem__)
+    if together or not clips:
+        return [sorted(clips)] if clips else []
+    # Clips of one size stay together. For each number of shortest clips: the least cost, and the groups that have it.
+    ends = [end for end in range(1, len(clips) + 1) if end == len(clips) or sizes[clips[end]] > sizes[clips[end - 1]]]
+    best: dict[int, tuple[float, list[list[int]]]] = {0: (0.0, [])}
+    for end in ends:
+        most = macs(sizes[clips[end - 1]])
+        cost, start = min((best[start][0] + PASS + (end - start) * most, start) for start in best)
+        best[end] = (cost, [*best[start][1], clips[start:end]])
+    return best[len(clips)][1]
 
 
 def without(trace: SkipTrace, absent: Bool[Tensor, " batch"]) -> SkipTrace:

@@ -112,6 +112,7 @@ def split_numbers(trace: SkipTrace, skips: frozenset[str], split: str) -> dict[s
         numbers |= {"jump_rate": jump_rate(trace), "jump_skipped": jump_skipped(trace)}
     if "tokens" in skips:
         numbers["open_rate"] = trace.open_rate.double().nanmean().item()
+        numbers |= {} if trace.awake is None else {"awake": trace.awake.mean().item()}
     return {f"{split}/{name}": number for name, number in numbers.items() if not np.isnan(number)}
 
 
@@ -205,8 +206,8 @@ def watched(model: Any) -> Iterator[dict[int, GateDecision]]:
 
 
 def gates_of(model: Any) -> list[Gate]:
-    """List the gates of layers, in order, without the one before the encoder."""
-    return list(model.encoder.gates)[isinstance(model.encoder, GatedEncoder) :]
+    """List the gates of layers, in order, without the one before the encoder; none that saw pieces alone."""
+    return [] if model.in_pieces else list(model.encoder.gates)[isinstance(model.encoder, GatedEncoder) :]
 
 
 def let_in(trace: SkipTrace, num_positions: int) -> Int[np.ndarray, " token"]:
@@ -223,7 +224,7 @@ def open_tokens(model: Any, waveform: Float[Tensor, " sample"]) -> Bool[np.ndarr
 
     A gate before the encoder comes first. None for a model without token gates. `model` must be in evaluation mode.
     """
-    if not model.encoder.gates:
+    if "tokens" not in model.skips:
         return None
     gates = gates_of(model)
     device = next(model.parameters()).device

@@ -60,7 +60,7 @@ def finish(
     `seconds`, and where there are classes those of `hopscotch.metrics.class_facts`.
     """
     data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  # Lightning sets it in fit
-    floor, skips = task.model.cost(round(data.mean_samples())).floor, task.model.encoder.skips
+    floor, skips = task.model.cost(round(data.mean_samples())).floor, task.model.skips
     logged = {tag: float(value) for tag, value in trainer.callback_metrics.items() if tag.startswith("test/")}
     tested = {tag.removeprefix("test/"): value for tag, value in logged.items()}
     validation = {} if best is None else best.validation

@@ -11,7 +11,6 @@ What is under which tag:
 TensorBoard keeps one kind of data per tag, so a histogram stands beside its scalar or picture under a longer name.
 """
 
-import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -135,7 +134,7 @@ class SkipDashboard(Callback):
         if writer is None:
             return
         model = pl_module.model  # a resumed run is written to a folder of its own, which has none of this yet
-        writer.add_custom_scalars(chart_layout(pl_module.metric_names, model.encoder.skips, model.decides))
+        writer.add_custom_scalars(chart_layout(pl_module.metric_names, model.skips, model.decides))
         if self.hparams:
             write_hparams(writer, self.hparams, [f"test/{name}" for name in (pl_module.primary.name, *FINAL_NUMBERS)])
 
@@ -156,7 +155,7 @@ class SkipDashboard(Callback):
             return
         self.logged_step, self.num_logged = trainer.global_step, len(task.steps["train"])
         seen = gather(steps)
-        numbers = split_numbers(seen.trace, task.model.encoder.skips, "train")
+        numbers = split_numbers(seen.trace, task.model.skips, "train")
         if task.model.decides:
             numbers["policy/entropy"] = seen.trace.entropy.mean().item()
         numbers |= {f"gate/threshold/layer_{layer:02d}": value for layer, value in seen.thresholds.items()}
@@ -169,7 +168,7 @@ class SkipDashboard(Callback):
             return
         self.log_training(trainer, pl_module)  # its thresholds are those that the validation was decided by
         model, evaluation = pl_module.model, gather(pl_module.steps["val"])
-        skips, decides = model.encoder.skips, model.decides
+        skips, decides = model.skips, model.decides
         if evaluation.has_classes:
             self.hardest.update(evaluation)
         if "strides" in skips:
@@ -185,7 +184,7 @@ class SkipDashboard(Callback):
     def write_pictures(
         self, writer: SummaryWriter, evaluation: Evaluation, clips: SplitClips, model: Any, step: int
     ) -> None:
-        skips: frozenset[str] = model.encoder.skips
+        skips: frozenset[str] = model.skips
         if "strides" in skips:
             layers = attention_layers(evaluation.trace)
             writer.add_figure("skip/pattern", draw_pattern_history(self.patterns, layers), step)
@@ -211,7 +210,7 @@ class SkipDashboard(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         evaluation = gather(pl_module.steps["test"])
-        numbers = split_numbers(evaluation.trace, pl_module.model.encoder.skips, "test")
+        numbers = split_numbers(evaluation.trace, pl_module.model.skips, "test")
         numbers["test/seconds"] = time.monotonic() - self.start
         log_numbers(trainer, numbers, trainer.global_step)
 
@@ -293,7 +292,7 @@ def write_mel(writer: SummaryWriter, tag: str, clips: SplitClips, clip: int, mod
         model.frontend.hertz.numpy(),
         f"{shortened(clips.name(clip), 48)}, {len(waveform) / clips.sample_rate:.2f} s",
         is_open,
-        0.0 if is_open is None else hop_seconds * math.prod(model.stem.strides),
+        0.0 if is_open is None else hop_seconds * model.token_frames,
     )
     writer.add_figure(tag, figure, step)
 

@@ -1,6 +1,7 @@
 """Train an audio model: task loss, budget, policy, and `update_threshold` after every optimizer step.
 
     loss = task + w_b (mean expected compute - target)^2 + policy terms        (w_b warms up)
+         + what stage 0 missed or opened in vain, where there is one and labels say when (training/waking.py)
          + w_d (task of the same clips, nothing skipped + KL(dense output || output))
 
 The last line is the sandwich rule with in-place distillation (Yu and Huang 2019): one set of weights learns to work
@@ -31,11 +32,13 @@ from hopscotch.data.datamodule import AudioDataModule, Labels
 from hopscotch.data.mixup import Mixed, mix
 from hopscotch.data.windows import evaluated
 from hopscotch.models.audio_model import AudioModel, Head, OutputHead, Pooling
+from hopscotch.models.stage0 import STEP
 from hopscotch.training.calibration import Budget, Calibration, budget_table, calibrate
 from hopscotch.training.gains import fit_gains
 from hopscotch.training.losses import PolicyLoss
 from hopscotch.training.rates import parameter_groups, refuse_one_rate, take_shares
 from hopscotch.training.schedules import Warmed
+from hopscotch.training.waking import waking_losses
 from hopscotch.types import AudioBatch, ModelOutput, Primary, Step, key_bits
 
 STAGES = ("train", "val", "test")
@@ -176,7 +179,7 @@ class AudioTask(LightningModule):
         losses = judge(output)
         task_loss = losses.mean()
         loss = task_loss + self._budget_loss(output) + self._policy_loss(output, losses, batch, judge)
-        loss = loss + self._dense_loss(output, batch, judge)
+        loss = loss + self._dense_loss(output, batch, judge) + self._waking_loss(output, batch)
         if loss.device.type == "cpu" or batch_idx % self.trainer.log_every_n_steps == 0:
             self._stop_if_not_finite(loss, losses, batch)
         self._step_loss.append((task_loss.detach(), len(losses)))
@@ -336,6 +339,15 @@ class AudioTask(LightningModule):
             f"The loss must stay finite, got {loss.item()} at step {self.global_step}; clips: {names}. "
             "Try a lower optimizer.lr, or trainer.detect_anomaly=true."
         )
+
+    def _waking_loss(self, output: ModelOutput, batch: AudioBatch) -> Tensor | float:
+        """Teach what opens spans by the times of events, where labels are such."""
+        if output.stage is None or self.labels != "events":
+            return 0.0
+        frontend = self.model.frontend
+        steps = (frontend.frames(batch.lengths) + STEP - 1) // STEP
+        sizes = {"step_samples": STEP * frontend.hop, "sample_rate": frontend.sample_rate}
+        return waking_losses(output.stage, steps, batch.labels, **sizes).mean()
 
     # What Lightning asks.
 
