@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hopscotch.compute import Cost
+from hopscotch.layers.checks import refuse_tracing
 from hopscotch.layers.sampling import interpolate
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.models.spans import CEILING_SECONDS, Ceiling, Piece, pieces, runs, widened
@@ -138,6 +139,7 @@ class AlwaysOn(AudioModel):
         keys: Lengths | None = None,
         repeat: Decisions | None = None,
     ) -> ModelOutput:
+        refuse_tracing()
         frames = self.frontend.frames(lengths)
         heard = self._heard(waveform, frames, keys)
         units, is_cpu = self._units(frames), frames.device.type == "cpu"

@@ -57,6 +57,8 @@ def cut(model: AudioModel) -> Cut:
     """
     if not isinstance(model.head, Head) or type(model.head) not in KINDS:
         raise ValueError(f"task must be one of Hopscotch's to be exported as ONNX, got {type(model.head).__name__}.")
+    if model.in_pieces:
+        raise ValueError(f"model.stage must be null to be exported as ONNX, and model={model.name} has one.")
     encoder, gate = model.encoder, None
     if isinstance(encoder, GatedEncoder):
         encoder, gate = encoder.encoder, encoder.gate
