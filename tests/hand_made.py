@@ -135,7 +135,8 @@ class Model(nn.Module):
     def __init__(self, decides: bool, skips: frozenset[str]) -> None:
         super().__init__()
         self.decides = decides
-        self.encoder = SimpleNamespace(skips=skips, gates=())
+        self.skips, self.in_pieces = skips, False
+        self.encoder = SimpleNamespace(gates=())
         self.frontend = FrontEnd()
         self.weight = nn.Parameter(torch.zeros(()))
 

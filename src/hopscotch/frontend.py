@@ -116,7 +116,9 @@ class LogMel(nn.Module):
         left = (self.fft - self.window) // 2
         window = F.pad(window, (left, self.fft - self.window - left))
         frames = samples.unfold(1, self.fft, every * self.hop)  # batch time fft
-        block = max(1, BLOCK // len(samples)) if samples.device.type == "cpu" else frames.shape[1]
+        if samples.device.type != "cpu" or torch.jit.is_tracing():  # a trace would keep the number of blocks
+            return _bin_power(frames * window) @ bands
+        block = max(1, BLOCK // len(samples))
         return torch.cat([_bin_power(part * window) @ bands for part in frames.split(block, dim=1)], dim=1)
 
     def levels(self, power: Float[Tensor, "batch time mel"], mask: Mask) -> Float[Tensor, " batch"]:
