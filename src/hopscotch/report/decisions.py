@@ -224,7 +224,7 @@ def open_tokens(model: Any, waveform: Float[Tensor, " sample"]) -> Bool[np.ndarr
 
     A gate before the encoder comes first. None for a model without token gates. `model` must be in evaluation mode.
     """
-    if "tokens" not in model.skips:
+    if not (model.encoder.gates or model.in_pieces):
         return None
     gates = gates_of(model)
     device = next(model.parameters()).device
