@@ -45,6 +45,7 @@ def own_notes(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What tests train with is noted and kept in folders of theirs, for the processes that they start, too."""
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib"))  # its list of fonts is dear
 
 
 @pytest.fixture(scope="session")

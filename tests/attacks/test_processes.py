@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from matplotlib import font_manager
+
 from hopscotch.system import PROJECT_ROOT
 from tests.attacks.guard import SECRET, tree
 from tests.attacks.hostile import CASES, make_outside
@@ -42,6 +44,7 @@ CHOSEN = {
 
 def test_a_process_does_nothing_with_hostile_folders(trained: Path, tones: Path, tmp_path: Path) -> None:
     """One after the other; also where the environment asks torch to load whatever a checkpoint holds."""
+    assert font_manager.fontManager.ttflist  # or a process would ask a program for the fonts, once
     outside, temporary = make_outside(tmp_path / "outside"), tmp_path / "temporary"
     temporary.mkdir()
     calls, cases = [], []
