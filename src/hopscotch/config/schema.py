@@ -116,7 +116,7 @@ Model = node(
     Object,
     dropout=(float, PART),
     convolution_width=(int, Rule("0, or an odd number of positions", lambda v: v == 0 or (v > 0 and v % 2 == 1))),
-    stem_stride=(int, Rule("2, 4, 8 or 16", lambda value: value in (2, 4, 8, 16))),
+    stem_stride=(int, ONE),
     stem_channels=(list[int] | None, CHANNELS),
     stem_layers=(int, ZERO),
     positions=(str, one_of("sinusoidal", "convolutional", "none")),

@@ -150,9 +150,7 @@ def _attempts(clips: Sequence[Clip], load: Callable[[Clip], Tensor]) -> Generato
     pool, waiting = ThreadPoolExecutor(num_threads), deque[Future[list[Tensor | AudioFileError]]]()
     try:
         for start in range(0, len(rest), TOGETHER):
-            waiting.append(
-                pool.submit(lambda some: [_attempt(load, clip) for clip in some], rest[start : start + TOGETHER])
-            )
+            waiting.append(pool.submit(_attempts_of, load, rest[start : start + TOGETHER]))
             if len(waiting) > 2 * num_threads:  # no more than these are in memory
                 yield from waiting.popleft().result()
         for future in waiting:

@@ -360,7 +360,7 @@ class AudioDataModule(LightningDataModule):
 
     def _lengths(self, split: Split) -> list[int]:
         """List the samples of each clip that a model has before it at once."""
-        lengths, longest = [clip.num_samples for clip in self.clips[split]], self._longest(split)
+        lengths, longest = _lengths(self.clips[split]), self._longest(split)
         return lengths if longest is None else [min(length, longest) for length in lengths]
 
     def _longest(self, split: Split) -> int | None:

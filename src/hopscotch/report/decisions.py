@@ -38,9 +38,8 @@ def routes(trace: SkipTrace) -> Int[np.ndarray, "clip choice"]:
     Where a gate lets tokens into the encoder, also their share, in tenths.
     """
     parts = [trace.strides.numpy(), trace.jumps.numpy(), trace.visited.numpy()]
-    if trace.tokens is not None and trace.positions is not None:
-        share = trace.tokens.sum(dim=1) / trace.positions
-        parts.append((10 * share).round().numpy()[:, None])
+    if trace.awake is not None:
+        parts.append((10 * trace.awake).round().numpy()[:, None])
     return np.concatenate(parts, axis=1).astype(np.int64)
 
 
