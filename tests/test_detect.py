@@ -245,9 +245,13 @@ def test_every_model_scores_whole_recordings(name: str, tmp_path: Path) -> None:
     assert len(task.recordings(output, batch)[0].scores) == pytest.approx(SECONDS / task.head.step, abs=1)
 
 
-def test_windows_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"data\.max_seconds must be null with task=detect, .*, got 2"):
-        detector(tmp_path, max_seconds=2.0)
+def test_long_recordings_are_cropped_in_training_alone(tmp_path: Path) -> None:
+    _, task, data = detector(tmp_path, max_seconds=2.0)
+    (batch, *_) = data.train_dataloader()
+    assert batch.lengths.tolist() == [2 * RATE] * len(batch.lengths)
+    task.losses(task.model(batch.waveform, batch.lengths, keys=batch.keys), batch).mean().backward()
+    (batch, *_) = data.val_dataloader()
+    assert batch.lengths.tolist() == [round(SECONDS * RATE)] * len(batch.lengths)
 
 
 def test_no_candidate_is_never_but_the_last() -> None:

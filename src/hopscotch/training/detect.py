@@ -19,7 +19,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
-from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.data.events import NONE
 from hopscotch.detection import METRICS, RATES, Counts, Ratio, Recording, choose, count, errors
 from hopscotch.models.audio_model import OutputHead, Pooling
@@ -71,14 +70,6 @@ class DetectionTask(AudioTask):
     def head(self) -> DetectionHead:
         assert isinstance(self.model.head, DetectionHead)
         return self.model.head
-
-    def look_at(self, data: AudioDataModule) -> None:
-        """Refuse to score recordings in windows."""
-        if data.max_seconds is not None:
-            raise ValueError(
-                f"data.max_seconds must be null with task=detect, which scores recordings whole, got "
-                f"{data.max_seconds:g}."
-            )
 
     def losses(self, output: ModelOutput, batch: AudioBatch) -> Float[Tensor, " batch"]:
         log_shares = output.logits.float().log_softmax(dim=-1)
