@@ -1,6 +1,7 @@
 """The same command and seed give the same bits: twice, with loader workers, and after a crash."""
 
 import shutil
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -47,13 +48,13 @@ def test_neither_workers_nor_where_clips_are_kept_change_weights(tones: Path, tm
     more = ("model=learned_skip", "augment=speakers", "data.max_seconds=0.2", f"data.cache_dir={tmp_path / 'cache'}")
     memory, disk, files = ["data.disk_cache_gib=0"], ["data.cache_gib=0"], ["data.cache_gib=0", "data.disk_cache_gib=0"]
     found, kept = [], []
-    for where, num_workers in [(memory, 0), (disk, 0), (files, 0), (memory, 1), (disk, 4), (files, 4)]:
+    for where, num_workers in product((memory, disk, files), (0, 1, 4)):
         cfg = tiny_config(root, tmp_path, *more, "trainer.max_steps=3", *where, f"data.num_workers={num_workers}")
         task, data = build(cfg)
         kept.append(data.summary()["kept"])
         found.append(weights(fit(cfg, built=(task, data))))
-    assert kept == 2 * [["memory"], ["disk"], ["nowhere"]]
-    assert [differing(found[0], other) for other in found[1:]] == [[]] * 5
+    assert kept == 3 * [["memory"]] + 3 * [["disk"]] + 3 * [["nowhere"]]
+    assert [differing(found[0], other) for other in found[1:]] == [[]] * 8
 
 
 @pytest.mark.parametrize("model", ["skip_layer", pytest.param("learned_skip_gain", marks=pytest.mark.slow)])
