@@ -11,6 +11,7 @@ import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny tensors are faster on one, and the last bits do not depend on the machine
 os.environ["MPLBACKEND"] = "Agg"
+os.environ["MPLCONFIGDIR"] = str(Path(sys.prefix) / "matplotlib")  # its list of fonts is dear, and this environment's
 
 from jaxtyping import install_import_hook
 
@@ -45,7 +46,6 @@ def own_notes(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What tests train with is noted and kept in folders of theirs, for the processes that they start, too."""
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
-    os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib"))  # its list of fonts is dear
 
 
 @pytest.fixture(scope="session")

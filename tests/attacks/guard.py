@@ -79,7 +79,7 @@ def watched(run: Path, outside: Path) -> Iterator[list[str]]:
     if WATCH not in getattr(sys, "_hopscotch_hooks", []):
         sys.addaudithook(WATCH)
         sys._hopscotch_hooks = [WATCH]  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
-    homes = (Path.home() / ".cache", Path(os.environ["XDG_CACHE_HOME"]), Path.home() / ".config" / "matplotlib")
+    homes = (Path.home() / ".cache", *(Path(os.environ[name]) for name in ("XDG_CACHE_HOME", "MPLCONFIGDIR")))
     caches = (PROJECT_ROOT / ".cache", *homes, notes().parent)
     WATCH.roots = tuple(os.path.realpath(path) for path in (run, *caches))
     WATCH.foreign, WATCH.seen = str(run), []

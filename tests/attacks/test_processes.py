@@ -21,7 +21,8 @@ sys.addaudithook(WATCH)
 for script, run, *words in json.loads(sys.argv[1]):
     sys.argv[:] = [script, *words]
     os.chdir(run)
-    homes = (os.environ["XDG_CACHE_HOME"], str(Path.home() / ".cache"), str(Path.home() / ".config"))
+    caches = (os.environ["XDG_CACHE_HOME"], os.environ["MPLCONFIGDIR"])
+    homes = (*caches, str(Path.home() / ".cache"), str(Path.home() / ".config"))
     WATCH.roots = (run, os.environ["TMPDIR"], *homes)
     WATCH.foreign, WATCH.seen, code = run, [], 0
     WATCH.is_on = True
