@@ -27,7 +27,7 @@ from hopscotch.layers.checks import refuse_tracing
 from hopscotch.layers.sampling import interpolate
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.models.spans import CEILING_SECONDS, Ceiling, Piece, pieces, runs, widened
-from hopscotch.models.stage0 import STEP, THINNED, Stage0
+from hopscotch.models.stage0 import STEP, THINNED, Awake, Stage0
 from hopscotch.models.token_gate import CLOSED, GatedEncoder, groups_of, stretched, without
 from hopscotch.types import Decisions, Lengths, Mask, ModelOutput, SkipTrace, valid_mask
 
@@ -57,7 +57,8 @@ class AlwaysOn(AudioModel):
     Args:
         channels: Width of stage 0.
         width: Steps that each of its convolutions spans, an odd number.
-        awake_rate: Share of the time that is open at the end of training.
+        awake_rate: Share of the time that is open at the end of training; 1 for a model without stage 0, which computes
+            everything, piece by piece.
         random_rate: Share of the closed time that training opens at random.
         before: Seconds that open ahead of what was heard.
         after: Seconds that stay open behind it.
@@ -96,7 +97,8 @@ class AlwaysOn(AudioModel):
             raise ValueError("open_rate must be null with a stage, which opens spans ahead of the stem.")
         if super().planner is not None:
             raise ValueError("encoder.*.estimator must not be gain with a stage: gains are those of whole clips.")
-        self.stage = Stage0(self.frontend.num_mels, channels=channels, width=width)
+        self.is_awake = awake_rate == 1
+        self.stage = Awake() if self.is_awake else Stage0(self.frontend.num_mels, channels=channels, width=width)
         self.rates, self.random_rate, self.ceiling = (1.0, awake_rate), random_rate, ceiling
         frames = math.prod(self.stem.strides)
         self.per_row = frames * max(1, self.head.pool)  # frames of a row that is put back
@@ -118,7 +120,7 @@ class AlwaysOn(AudioModel):
 
     @property
     def decides(self) -> bool:
-        return True
+        return not self.is_awake
 
     @property
     def skips(self) -> frozenset[str]:
@@ -168,7 +170,7 @@ class AlwaysOn(AudioModel):
             thresholds={gate.layer: gate.threshold.detach() for gate in self.encoder.gates},
             frontend_macs=self._thin(frames).index_add(0, clips, odd) * self.frontend.frame_macs,
             positions=self.stem.positions(frames),
-            stage=heard.scores,
+            stage=None if self.is_awake else heard.scores,
         )
 
     # Stage 0.
