@@ -21,7 +21,7 @@ import torch
 from hopscotch import __version__
 from hopscotch.config.errors import absent_package
 from hopscotch.data.windows import usual_window
-from hopscotch.models.heads import TagHead
+from hopscotch.models.heads import DetectionHead, TagHead
 from hopscotch.plain import shown
 from hopscotch.restore import Restored, restore
 from hopscotch.shared import MANIFEST, ONNX, VERSION, hash_of
@@ -31,7 +31,8 @@ from hopscotch.training.checkpoint import BUDGETS
 OPSET = 18
 RUNNER = "runner.py"
 PACKAGES = ("onnx", "onnxruntime")  # of the extra `onnx`
-DYNAMIC = {"power": 1, "x": 1, "y": 1, "start": 1, "around": 1, "normed": 1, "keys": 0}  # axis of any length, by name
+# The axis of any length, by name.
+DYNAMIC = {"power": 1, "bands": 1, "x": 1, "y": 1, "rows": 1, "start": 1, "around": 1, "normed": 1, "keys": 0}
 DECIDES = ("gate", "plan", "choose", "land")  # parts of names of graphs that stay in float32: they cost next to nothing
 
 
@@ -129,9 +130,15 @@ def described(restored: Restored, parts: Cut) -> dict[str, Any]:
         "decides": model.decides,
         "kind": KINDS[type(model.head)],
         "classes": restored.classes,
-        "thresholds": model.head.thresholds.tolist() if isinstance(model.head, TagHead) else None,
+        "thresholds": model.head.thresholds.tolist() if isinstance(model.head, TagHead | DetectionHead) else None,
         "sample_rate": sample_rate,
-        "frontend": {"window": front.window, "fft": front.fft, "hop": front.hop},
+        "frontend": {
+            "window": front.window,
+            "fft": front.fft,
+            "hop": front.hop,
+            "bands": front.num_mels,
+            "level": front.level,
+        },
         "windows": {name: round(value * sample_rate) for name, value in seconds.items()},
         "clip_seconds": {"mean": restored.mean_seconds, "longest": restored.longest_seconds},
         "bias": model.decision_bias.item(),
