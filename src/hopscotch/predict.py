@@ -173,7 +173,7 @@ class Predictor:
 
     def stream(self) -> Stream:
         """Begin to hear a recording without end, chunk by chunk."""
-        return Stream(self.model, self.classes)
+        return self.model.stream() if isinstance(self.model, OnnxModel) else Stream(self.model, self.classes)
 
     def resampled(self, waveform: Any, sample_rate: float | None) -> Float[Tensor, " sample"]:
         """Check a waveform and resample it to the rate of the model."""

@@ -33,7 +33,14 @@ RUNNER = "runner.py"
 PACKAGES = ("onnx", "onnxruntime")  # of the extra `onnx`
 # The axis of any length, by name.
 DYNAMIC = {"power": 1, "bands": 1, "x": 1, "y": 1, "rows": 1, "start": 1, "around": 1, "normed": 1, "keys": 0}
-DECIDES = ("gate", "plan", "choose", "land")  # parts of names of graphs that stay in float32: they cost next to nothing
+DECIDES = (
+    "bands",
+    "hear",
+    "gate",
+    "plan",
+    "choose",
+    "land",
+)  # parts of names of graphs that stay in float32: they cost next to nothing
 
 
 def refuse_without_onnx(what: str) -> None:

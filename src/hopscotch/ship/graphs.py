@@ -107,7 +107,7 @@ def spans_of(model: AlwaysOn) -> dict[str, Any]:
         "row": model.per_row,
         "reach": model.stage.reach,
         "ceiling": model.ceiling,
-        "macs": int(model.stage.macs(torch.tensor(1))),
+        "macs": int(model.stage.macs(torch.tensor([1]))),
         "dim": model.dim,
     }
 

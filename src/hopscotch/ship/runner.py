@@ -30,8 +30,8 @@ import hashlib
 import json
 import math
 import re
+import struct
 import sys
-import wave
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,6 +49,8 @@ THINNED, STEP = 2, 4  # frames for one that is always heard, and for one of its 
 BLOCK_SECONDS = 0.3  # that are heard at a time
 CHUNK_SECONDS = 0.2  # that are read at a time
 FULL_SCALE = 2**15  # of 16 bits
+PCM = 1  # the format of a WAV file
+MAX_CHUNK = 2**20  # bytes of a WAV file ahead of its samples
 SURE = 30.0  # logit of background where nothing was computed
 HYSTERESIS, MERGED = 0.5, 0.3  # of a threshold; seconds of a pause within an event
 SLACK = 1e-9  # seconds
@@ -809,7 +811,7 @@ def chunks_of(file, rate):
         soundfile = None
     if file == "-" or soundfile is None:
         with sys.stdin.buffer if file == "-" else open(file, "rb") as source:
-            yield from pcm(source, file, rate)
+            yield from pcm(source, rate, "standard input" if file == "-" else file)
         return
     with soundfile.SoundFile(file) as source:
         if source.samplerate != rate:
@@ -818,29 +820,41 @@ def chunks_of(file, rate):
             yield block.mean(axis=1)
 
 
-def pcm(source, name, rate):
-    """Read 16-bit little-endian samples of one channel, raw or behind the header of a WAV file, until they end."""
-    size, rest, read = 2 * round(CHUNK_SECONDS * rate), b"", source.read
-    if source.peek(4)[:4] == b"RIFF":
-        read = frames_of(source, name, rate)
-    while block := read(size):
+def pcm(source, rate, name="standard input", seconds=CHUNK_SECONDS):
+    """Read 16-bit little-endian samples of one channel, raw or behind the header of a WAV file, until they end.
+
+    Raises:
+        ValueError: If the header names another format.
+    """
+    rest = source.read(12)
+    if rest[:4] == b"RIFF" and rest[8:] == b"WAVE":
+        skip_header(source, rate, name)
+        rest = b""
+    size = 2 * max(1, round(seconds * rate))
+    while block := source.read(size):
         whole = rest + block
         even = len(whole) // 2 * 2
         yield np.frombuffer(whole[:even], dtype="<i2").astype(np.float32) / FULL_SCALE
         rest = whole[even:]
+    if len(rest) >= 2:
+        yield np.frombuffer(rest[: len(rest) // 2 * 2], dtype="<i2").astype(np.float32) / FULL_SCALE
 
 
-def frames_of(source, name, rate):
-    """Read the header of a WAV file, and return what reads so many bytes of its samples."""
-    wanted = f"{name} must be 16-bit PCM of one channel at {rate} Hz"
-    try:
-        file = wave.Wave_read(source)
-    except (wave.Error, EOFError) as error:
-        raise ValueError(f"{wanted}, got a WAV file of another kind: {error}.") from None
-    found = file.getnchannels(), file.getsampwidth(), file.getframerate()
-    if found != (1, 2, rate):
-        raise ValueError(f"{wanted}, got {found[0]} channels, {8 * found[1]} bits, {found[2]} Hz.")
-    return lambda size: file.readframes(size // 2)
+def skip_header(source, rate, name):
+    """Read a WAV file up to its samples; their number may be unknown where another program still writes them."""
+    wanted = f"{name} must be 16-bit PCM of one channel at {rate} Hz: ffmpeg -i FILE -ac 1 -ar {rate} -f s16le -"
+    while len(head := source.read(8)) == 8:
+        part, size = struct.unpack("<4sI", head)
+        if part == b"data":
+            return
+        if size > MAX_CHUNK:
+            break
+        content = source.read(size + size % 2)
+        if part == b"fmt " and len(content) >= 16:
+            kind, channels, found, _, _, bits = struct.unpack("<HHIIHH", content[:16])
+            if (kind, channels, found, bits) != (PCM, 1, rate, 16):
+                raise ValueError(f"{wanted}; got format {kind}, {channels} channels, {found} Hz, {bits} bits.")
+    raise ValueError(f"{wanted}; got a WAV file without samples.")
 
 
 def main(words):
@@ -862,13 +876,13 @@ def main(words):
         say(stream.end())
 
 
-def say(events):
+def say(events, out=None):
     """Print events with seconds and shares to three digits, at once."""
     for event in events:
         rounded = {
             name: round(value, 3) if isinstance(value, float) else value for name, value in event._asdict().items()
         }
-        print(json.dumps(rounded, ensure_ascii=False), flush=True)
+        print(json.dumps(rounded, ensure_ascii=False), file=out, flush=True)
 
 
 if __name__ == "__main__":
