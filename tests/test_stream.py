@@ -10,7 +10,7 @@ from hopscotch.detection import find
 from hopscotch.models.always_on import AlwaysOn
 from hopscotch.ship.runner import Finder, StreamEvent
 from hopscotch.stream import Stream
-from tests.test_always_on import RATE, head_of, make, noise
+from tests.test_always_on import HOP, RATE, head_of, make, noise
 
 CLASSES = ["a", "b", "c"]
 
@@ -68,6 +68,20 @@ def test_scores_and_events_are_those_of_the_whole_recording(changes: dict[str, A
     assert len(events) > 0
     assert sorted((one.start, one.end, one.label) for one in found) == events
     assert all(one.latency >= 0 for one in found)
+
+
+@pytest.mark.parametrize("samples", [61 * HOP + 30, 62 * HOP + 30, 61 * HOP, 10 * RATE])
+def test_the_end_is_heard_of_a_recording_in_one_chunk(samples: int) -> None:
+    """Also where its last frame comes with the chunk, and not with the silence behind it."""
+    model = ready()
+    waveform = noise(11.0)[0][:, :samples]
+    expected, events = whole(model, waveform)
+    scores, found, stream = streamed(model, waveform, [samples])
+    rows = [scores]
+    stream.on_scores = rows.append
+    found += stream.end()
+    np.testing.assert_allclose(np.concatenate(rows)[: len(expected)], expected, rtol=0, atol=1e-5)
+    assert sorted((one.start, one.end, one.label) for one in found) == events
 
 
 def test_minutes_of_silence_open_nothing_and_memory_stays() -> None:

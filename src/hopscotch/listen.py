@@ -17,7 +17,7 @@ from hopscotch.ship.runner import CHUNK_SECONDS, Stream, pcm, say
 def chunks_of(file: str, sample_rate: int, seconds: float = CHUNK_SECONDS) -> Iterator[Float[np.ndarray, " sample"]]:
     """Read a file of any format and rate chunk by chunk, or standard input, which is 16-bit PCM at the model's rate."""
     if file == PIPE:
-        yield from pcm(sys.stdin.buffer, sample_rate, seconds)
+        yield from pcm(sys.stdin.buffer, sample_rate, seconds=seconds)
         return
     for block in read_blocks(Path(file).expanduser(), sample_rate, seconds, silent_ok=True):
         yield block.numpy()
@@ -26,7 +26,6 @@ def chunks_of(file: str, sample_rate: int, seconds: float = CHUNK_SECONDS) -> It
 def listen(stream: Stream, chunks: Iterable[Float[np.ndarray, " sample"]], out: Sink) -> str:
     """Print the events of a stream as lines of JSON, until it ends or is interrupted; return what it took, in words."""
     began, cpu = time.perf_counter(), time.process_time()
-
     try:
         for chunk in chunks:
             say(stream.feed(chunk), out)

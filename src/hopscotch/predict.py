@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -42,7 +42,6 @@ BATCH = 64  # clips
 SILENT = "digital silence"  # note on an answer to zeros, or to channels that cancel each other
 MANY = 256  # files from which starting processes pays
 GROUP = 16  # batches that are read ahead and sorted by length together
-Engine = Literal["torch", "onnx"]
 MAX_BATCH_SAMPLES = 2**22  # with padding; fewer clips in a batch where they are long
 
 
@@ -278,7 +277,7 @@ def load(
     *,
     budget: float | None = None,
     trust: Sequence[str] = (),
-    engine: Engine | None = None,
+    engine: str | None = None,
     **options: Any,
 ) -> Predictor:
     """Load the model of a run's best checkpoint, or of `ckpt`; `options` are those of Predictor, such as window=2.0.
@@ -288,7 +287,7 @@ def load(
     such as 0.6. `engine`, if it is given, must be the one of the folder: onnx for one with graphs, else torch.
     """
     run = Path(run)
-    own: Engine = "onnx" if has_graphs(run) else "torch"
+    own = "onnx" if has_graphs(run) else "torch"
     if engine not in (None, own):
         hint = " `hopscotch export RUN --format onnx` writes graphs." if engine == "onnx" else ""
         raise ValueError(f"engine must be {own} for {shown(run)}, got {engine}.{hint}")

@@ -424,7 +424,7 @@ class Spans:
         self.frames = self.num_steps = self.decided = self.awake = self.macs = 0
         self.run = None  # where the open span begins
         self.next_core = None  # of the open span's parts that are not computed, once one is
-        self.trace, self.most = None, 0  # of the piece with the most results; how many
+        self.trace, self.most = None, (0, 0)  # of the piece with the most results; how many, and of how many frames
 
     @property
     def settled(self):
@@ -514,8 +514,8 @@ class Spans:
             bands[:, 1::THINNED] = self.parts.bands(self.samples[begin:end])[0]
         rows, trace = self.parts.compute(bands, self.level, self.bias)
         self.macs += trace.macs
-        if piece.core_end - piece.core_start >= self.most:
-            self.trace, self.most = trace, piece.core_end - piece.core_start
+        if (results := (piece.core_end - piece.core_start, size)) >= self.most:
+            self.trace, self.most = trace, results
         skipped, last = (piece.core_start - piece.start) * unit // row, (piece.core_end - piece.start) * unit // row
         return piece.core_start, rows[skipped : min(last, -(-size // row))]
 
