@@ -305,6 +305,7 @@ def test_the_runner_hears_standard_input_as_listen_does(
         ended = subprocess.run(command, cwd=folder, capture_output=True, input=content, check=True)
         lines.append(ended.stdout.decode().splitlines())
     assert len(lines[0]) > 3
+    assert "--listen -" in (folder / "README.md").read_text()
     events = [[json.loads(line) for line in said] for said in lines]
     for said in events[1:]:
         assert [(one["start"], one["end"], one["label"]) for one in said] == [
@@ -356,6 +357,9 @@ def test_a_budget_is_met_by_the_table_of_the_manifest(copy: Path, tones: Path) -
         (lambda it: it["plan"]["stages"][0].update(depth=10**9), "a plan as this version"),
         (lambda it: it["plan"]["stages"][0].pop("sees"), "a plan as this version"),
         (lambda it: it["plan"]["around"].append(1), "a plan as this version"),
+        (lambda it: it["plan"]["head"].pop("pool"), "a plan as this version"),
+        (lambda it: it["plan"].update(spans={"unit": 6}), "a plan as this version"),
+        (lambda it: it["frontend"].update(level="loud"), "clip or none as level"),
         (lambda it: it["plan"]["stages"][0].update(memory="x"), "a plan as this version"),
         (lambda it: it.update(kind="tags", thresholds=[0.5]), "a threshold for each class"),
         (lambda it: it.update(bias="x"), "a number as bias"),

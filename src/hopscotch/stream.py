@@ -4,9 +4,9 @@
     for event in stream.feed(samples): ...      any number of samples, at the model's rate
     for event in stream.end(): ...              what was not over yet
 
-The state that is carried is what a result can depend on, so that events and scores are those of the whole recording
-computed at once, however it is cut into chunks, and memory is the same after a day. Stage 0 hears blocks of 0.3 s. A
-piece is computed once its span or its part of a long span is over, which is known about a second later.
+What is carried from chunk to chunk, and when a piece is computed, is in ship/runner.py, which a model that was exported
+has, too. Here are the parts that it asks for, in torch. Events and scores are those of the whole recording computed at
+once, however it is cut into chunks, and memory is the same after a day.
 """
 
 from typing import Any
