@@ -15,7 +15,7 @@ from hopscotch.models.audio_model import AudioModel
 from hopscotch.models.heads import DetectionHead
 from hopscotch.types import AudioBatch
 from tests.small_models import classifier, decide_at_random
-from tests.tiny import TINY_MODEL, TINY_RUN, build, composed, fit, tiny_config
+from tests.tiny import SAMPLE_RATE, TINY_MODEL, TINY_RUN, build, composed, fit, tiny_config
 from tests.word_streams import words_in_noise
 
 OVERRIDES = ("trainer.max_steps=2", "trainer.num_sanity_val_steps=0")
@@ -28,7 +28,8 @@ def write_run(folder: Path, tones: Path, model: str = "jump_attention") -> Path:
 def write_listener(folder: Path) -> Path:
     """A run of a model that is always on, and hears events in half of its recordings' time."""
     words = ("model=always_on", "task=detect", "frontend=log_mel_stream", *TINY_MODEL, *TINY_RUN, *OVERRIDES)
-    cfg = copy.deepcopy(composed(*words_in_noise(folder / "data"), *words))
+    rate = f"data.sample_rate={SAMPLE_RATE}"
+    cfg = copy.deepcopy(composed(*words_in_noise(folder / "data", rate), *words))
     cfg.run_dir = str(folder)
     return _write(folder, cfg, _events_here_and_there)
 

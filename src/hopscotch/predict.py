@@ -34,6 +34,7 @@ from hopscotch.progress import progress_on_stderr
 from hopscotch.report.decisions import LANDED, LETTERS, history_cells
 from hopscotch.restore import restore, set_budget
 from hopscotch.shared import has_graphs, is_shared, read_shared
+from hopscotch.ship import runner
 from hopscotch.ship.engine import OnnxModel, read_onnx
 from hopscotch.stream import Stream
 from hopscotch.types import SkipTrace
@@ -170,7 +171,7 @@ class Predictor:
                     done = []
                     yield Answer(printable(piece.path), prediction, piece.error)
 
-    def stream(self) -> Stream:
+    def stream(self) -> runner.Stream:
         """Begin to hear a recording without end, chunk by chunk."""
         return self.model.stream() if isinstance(self.model, OnnxModel) else Stream(self.model, self.classes)
 

@@ -61,7 +61,7 @@ class Trace:
 
     def __init__(self):
         self.macs = 0
-        self.awake = None  # share of the positions that a gate let in, or of the time that spans were open
+        self.awake: float | None = None  # share of positions that a gate let in, or of time that spans were open
         self.strides, self.jumps, self.visited, self.landed = [], [], [], []
 
     def add(self, *, stride=0, jump=-1, visited=True, landed=False):
