@@ -1,6 +1,5 @@
 """Answer with onnxruntime as a model of torch would: what `hopscotch export --format onnx` wrote, read as data."""
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,7 +82,7 @@ def _head(runner: Runner) -> OutputHead:
     head = made(1, len(manifest["classes"]), pooling="statistics", dropout=0.0)
     if isinstance(head, TagHead | DetectionHead):
         head.thresholds.copy_(torch.tensor(manifest["thresholds"]))
-    head.read_every(runner.hop * math.prod(manifest["plan"]["stem"]["strides"]), runner.sample_rate)
+    head.read_every(runner.hop * runner.stride, runner.sample_rate)
     return head
 
 

@@ -46,6 +46,7 @@ MAX_MANIFEST, MAX_FILES, MAX_BYTES = 2**24, 2_048, 2**31  # bytes, files, bytes 
 ELSEWHERE = b"location"  # the key under which a graph names another file for its weights
 LIMITS = {"sample_rate": 768_000, "window": 2**16, "hop": 2**16, "fft": 2**17, "bands": 2**16}
 THINNED, STEP = 2, 4  # frames for one that is always heard, and for one of its scores
+BLOCK = 256  # frames that are transformed at a time
 BLOCK_SECONDS = 0.3  # that are heard at a time
 CHUNK_SECONDS = 0.2  # that are read at a time
 FULL_SCALE = 2**15  # of 16 bits
@@ -93,6 +94,7 @@ class Runner:
         self.bias = self.manifest["bias"]
         self.spans = self.manifest["plan"]["spans"]
         self.pool = self.manifest["plan"]["head"]["pool"]
+        self.stride = math.prod(self.manifest["plan"]["stem"]["strides"])  # frames of a position
         front = self.manifest["frontend"]
         self.hop, self.fft, self.num_bands = front["hop"], front["fft"], front["bands"]
         turns = np.arange(front["window"]) / front["window"]
@@ -172,7 +174,7 @@ class Runner:
     @property
     def step(self):
         """Return the seconds from score to score of events."""
-        return self.pool * math.prod(self.manifest["plan"]["stem"]["strides"]) * self.hop / self.sample_rate
+        return self.pool * self.stride * self.hop / self.sample_rate
 
     # One clip.
 
@@ -232,8 +234,11 @@ class Runner:
         before = (self.fft - len(self.window)) // 2  # of a frame, where the window is 0
         inside = samples[before : len(samples) - (self.fft - len(self.window) - before)]
         frames = np.lib.stride_tricks.sliding_window_view(inside, len(self.window))[:: every * self.hop]
-        spectrum = np.fft.rfft(frames * self.window, n=self.fft)
-        return (np.square(spectrum.real) + np.square(spectrum.imag)).astype(np.float32)[None]
+        power = np.empty((1, len(frames), self.fft // 2 + 1), dtype=np.float32)
+        for start in range(0, len(frames), BLOCK):
+            spectrum = np.fft.rfft(frames[start : start + BLOCK] * self.window, n=self.fft)
+            power[0, start : start + BLOCK] = np.square(spectrum.real) + np.square(spectrum.imag)
+        return power
 
     def _graph(self, graph, **inputs):
         session, names = self.sessions[graph]
@@ -266,18 +271,16 @@ class Runner:
             frames = -(-frames // stride)
             total += frames * macs
         total += cost(plan["around"], frames)
-        if self.pool:
-            return total + self._head_macs(-(-frames // self.pool))
-        return total if self.spans else total + self._head_macs(1)
+        if self.spans and not self.pool:  # all spans have one head
+            return total
+        return total + self._head_macs(-(-frames // self.pool) if self.pool else 1)
 
     def _head_macs(self, rows):
         return rows * self.manifest["plan"]["head"]["macs"]
 
     def _dense(self, frames):
         """Count what so many frames cost where nothing is skipped."""
-        positions, plan = frames, self.manifest["plan"]
-        for stride in plan["stem"]["strides"]:
-            positions = -(-positions // stride)
+        plan, positions = self.manifest["plan"], -(-frames // self.stride)
         return self._around(frames) + sum(cost(macs, positions) for stage in plan["stages"] for macs in stage["costs"])
 
     def _add_none(self, trace):
@@ -807,7 +810,7 @@ def chunks_of(file, rate):
     """
     try:
         import soundfile
-    except ImportError:
+    except (ImportError, OSError):  # or its library is not there
         soundfile = None
     if file == "-" or soundfile is None:
         with sys.stdin.buffer if file == "-" else open(file, "rb") as source:
@@ -871,8 +874,11 @@ def main(words):
             print(json.dumps({"path": file, **runner(samples)}))
             continue
         stream = runner.stream()
-        for chunk in chunks:
-            say(stream.feed(chunk))
+        try:
+            for chunk in chunks:
+                say(stream.feed(chunk))
+        except KeyboardInterrupt:
+            pass  # what was heard until then counts
         say(stream.end())
 
 
