@@ -234,9 +234,9 @@ def test_every_model_runs_in_a_fresh_environment(tmp_path: Path, tones: Path, li
     command = [str(python), "-I", str(heard / "runner.py"), "--listen", str(tmp_path / "a.wav")]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
     stream, samples = load(listener).stream(), soundfile.read(tmp_path / "a.wav", dtype="float32")[0]
-    wanted = [(round(one.start, 3), round(one.end, 3), one.label) for one in stream.feed(samples) + stream.end()]
-    said = [json.loads(line) for line in ended.stdout.splitlines()]
-    assert [(one["start"], one["end"], one["label"]) for one in said] == wanted
+    events = [(round(one.start, 3), round(one.end, 3), one.label) for one in stream.feed(samples) + stream.end()]
+    lines = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert [(one["start"], one["end"], one["label"]) for one in lines] == events
     for case in CASES:
         restored, _ = made(case)
         folder = write(restored, tmp_path / case)
