@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from hopscotch.listen import chunks_of, listen, pcm
+from hopscotch.listen import chunks_of, listen
+from hopscotch.ship.runner import pcm
 from hopscotch.stream import Stream
 from tests.test_always_on import RATE, noise
 from tests.test_stream import CLASSES, ready, whole

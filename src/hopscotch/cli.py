@@ -290,11 +290,8 @@ def _predict(named: Sequence[str], own: Sequence[str], given: argparse.Namespace
     try:
         run, names = take_run(named)
         files = find_files(names)
-        ckpt = next((word.removeprefix("ckpt=") for word in own if word.startswith("ckpt=")), None)
+        ckpt, engine = value_of("ckpt", own), value_of("engine", own)
         options = {key: getattr(given, key) for key in ("budget", "window", "hop", "batch_size", "device")}
-        engine = next((word.removeprefix("engine=") for word in own if word.startswith("engine=")), None)
-        if engine not in (None, "torch", "onnx"):
-            raise ValueError(f"engine must be torch or onnx, got {engine}.")
         model = load(run, ckpt and Path(ckpt).expanduser(), trust=trusted(own), engine=engine, **options)
     except (ValueError, OSError) as error:
         print(f"Error: {sentence(error)}", file=sys.stderr)
@@ -306,6 +303,11 @@ def _predict(named: Sequence[str], own: Sequence[str], given: argparse.Namespace
     workers = usual_workers(len(files), model.device) if given.workers is None else given.workers
     workers = 0 if any(map(is_pipe, files)) else workers  # only this process has its standard input
     return int(print_answers(model, files, form, workers, given.top) > 0)
+
+
+def value_of(key: str, words: Sequence[str]) -> str | None:
+    """Return what was typed for a key, if anything."""
+    return next((word.removeprefix(f"{key}=") for word in words if word.startswith(f"{key}=")), None)
 
 
 def listen(words: Sequence[str]) -> None:
@@ -320,7 +322,8 @@ def listen(words: Sequence[str]) -> None:
     The model is one of model=always_on frontend=log_mel_stream task=detect. Standard input is 16-bit PCM of one channel
     at the model's rate, raw or as WAV; files may be any. Times are seconds from the beginning; latency is how much
     later the event was said. At the end standard error has the share of the time that the full model was awake, CPU
-    seconds for an hour of audio, and the real-time factor. ckpt=FILE uses another checkpoint than the best one.
+    seconds for an hour of audio, and the real-time factor. ckpt=FILE uses another checkpoint than the best one;
+    engine=onnx insists on onnxruntime, for which RUN is a folder of `hopscotch export --format onnx`.
     """
     parser = argparse.ArgumentParser(
         "hopscotch listen", description=listen.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -330,15 +333,15 @@ def listen(words: Sequence[str]) -> None:
     parser.add_argument("--device", help="cpu or cuda (default: cuda if available)")
     given = parser.parse_intermixed_args(words)
     run, rest = take_run(given.words)
-    if wrong := [word for word in rest if not word.startswith(("ckpt=", "trust="))]:
-        raise ValueError(f"listen takes one run, and ckpt= and trust=, got {wrong[0]}.")
+    if wrong := [word for word in rest if not word.startswith(("ckpt=", "trust=", "engine="))]:
+        raise ValueError(f"listen takes one run, and ckpt=, trust= and engine=, got {wrong[0]}.")
     from hopscotch.listen import chunks_of
     from hopscotch.listen import listen as hear
     from hopscotch.predict import load
     from hopscotch.registry import trusted
 
-    ckpt = next((Path(word.removeprefix("ckpt=")).expanduser() for word in rest if word.startswith("ckpt=")), None)
-    model = load(run, ckpt, trust=trusted(rest), device=given.device)
+    ckpt, engine = value_of("ckpt", rest), value_of("engine", rest)
+    model = load(run, ckpt and Path(ckpt).expanduser(), trust=trusted(rest), engine=engine, device=given.device)
     print(hear(model.stream(), chunks_of(given.file, model.sample_rate), sys.stdout), file=sys.stderr)
 
 

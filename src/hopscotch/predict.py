@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from hopscotch.progress import progress_on_stderr
 from hopscotch.report.decisions import LANDED, LETTERS, history_cells
 from hopscotch.restore import restore, set_budget
 from hopscotch.shared import has_graphs, is_shared, read_shared
+from hopscotch.ship import runner
 from hopscotch.ship.engine import OnnxModel, read_onnx
 from hopscotch.stream import Stream
 from hopscotch.types import SkipTrace
@@ -42,7 +43,6 @@ BATCH = 64  # clips
 SILENT = "digital silence"  # note on an answer to zeros, or to channels that cancel each other
 MANY = 256  # files from which starting processes pays
 GROUP = 16  # batches that are read ahead and sorted by length together
-Engine = Literal["torch", "onnx"]
 MAX_BATCH_SAMPLES = 2**22  # with padding; fewer clips in a batch where they are long
 
 
@@ -171,9 +171,9 @@ class Predictor:
                     done = []
                     yield Answer(printable(piece.path), prediction, piece.error)
 
-    def stream(self) -> Stream:
+    def stream(self) -> runner.Stream:
         """Begin to hear a recording without end, chunk by chunk."""
-        return Stream(self.model, self.classes)
+        return self.model.stream() if isinstance(self.model, OnnxModel) else Stream(self.model, self.classes)
 
     def resampled(self, waveform: Any, sample_rate: float | None) -> Float[Tensor, " sample"]:
         """Check a waveform and resample it to the rate of the model."""
@@ -278,7 +278,7 @@ def load(
     *,
     budget: float | None = None,
     trust: Sequence[str] = (),
-    engine: Engine | None = None,
+    engine: str | None = None,
     **options: Any,
 ) -> Predictor:
     """Load the model of a run's best checkpoint, or of `ckpt`; `options` are those of Predictor, such as window=2.0.
@@ -288,7 +288,7 @@ def load(
     such as 0.6. `engine`, if it is given, must be the one of the folder: onnx for one with graphs, else torch.
     """
     run = Path(run)
-    own: Engine = "onnx" if has_graphs(run) else "torch"
+    own = "onnx" if has_graphs(run) else "torch"
     if engine not in (None, own):
         hint = " `hopscotch export RUN --format onnx` writes graphs." if engine == "onnx" else ""
         raise ValueError(f"engine must be {own} for {shown(run)}, got {engine}.{hint}")
