@@ -21,7 +21,8 @@ def ready(**changes: Any) -> AlwaysOn:
     waveform, lengths = noise(60.0)
     with torch.no_grad():
         scores = model._heard(waveform, model.frontend.frames(lengths), None).widened[0]
-        model.decision_bias.fill_(-float(scores.quantile(0.7)))
+        if model.decides:
+            model.decision_bias.fill_(-float(scores.quantile(0.7)))
         said = model(waveform, lengths).logits.softmax(dim=2)[0, :, :3]
     head_of(model).thresholds.copy_(said[said[:, 0] > 1e-6].quantile(0.8, dim=0).expand(2, -1))
     return model
@@ -49,7 +50,9 @@ def chunks(total: int, most: int, seed: int) -> list[int]:
     return sizes
 
 
-@pytest.mark.parametrize("changes", [{}, {"longest": 1.0}, {"ceiling": 0.2}, {"before": 0.0, "after": 0.0}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"longest": 1.0}, {"ceiling": 0.2}, {"before": 0.0, "after": 0.0}, {"awake_rate": 1.0}]
+)
 @pytest.mark.parametrize(("most", "seed"), [(80, 0), (4000, 1), (40_000, 2)])
 def test_scores_and_events_are_those_of_the_whole_recording(changes: dict[str, Any], most: int, seed: int) -> None:
     model = ready(**changes)

@@ -328,7 +328,8 @@ def show(folder: Path) -> None:
         tables.append(("Milliseconds for a second of audio", time_table(times)))
     tables = [(title, table) for title, table in tables if table.rows]
     for title, table in tables:
-        print_table(table._replace(title=title), make_console())
+        print(f"\n{title}")
+        print_table(table, make_console())
     (folder / "tables.md").write_text("\n\n".join(f"{title}:\n\n{markdown(table)}" for title, table in tables) + "\n")
 
 
@@ -405,7 +406,7 @@ def time_table(times: Rows) -> Table:
 
 def hits(rows: Rows) -> Interval:
     """Return the share of events with an alarm; the interval is over recordings, which all seeds share."""
-    sums = rows.groupby("recording")[["missed_2", "events"]].sum()
+    sums = rows.groupby("recording")[["missed_2", "events"]].sum().astype(float)
     return ratio_bootstrap(
         (sums.events - sums.missed_2).to_numpy(), sums.events.to_numpy(), Units.of([None] * len(sums))
     )

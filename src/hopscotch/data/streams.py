@@ -66,18 +66,19 @@ class Streams(AudioDataModule):
             "distractors_per_minute": distractors_per_minute,
         }
 
-        def rules(**given: float) -> Rules:
+        def rules(seconds: float, events_per_minute: float, distractors_per_minute: float) -> Rules:
             return Rules(
-                num_samples=max(1, round(given["seconds"] * self.sample_rate)),
+                num_samples=max(1, round(seconds * self.sample_rate)),
                 sample_rate=self.sample_rate,
-                num_keywords=given["events_per_minute"] * given["seconds"] / 60,
-                num_distractors=given["distractors_per_minute"] * given["seconds"] / 60 if distractors else 0.0,
+                num_keywords=events_per_minute * seconds / 60,
+                num_distractors=distractors_per_minute * seconds / 60 if distractors else 0.0,
                 snr_db=(float(snr_db[0]), float(snr_db[1])),
                 gain_db=gain_db,
             )
 
-        own = {key: value for key, value in train.items() if value is not None}
-        self.rules: dict[Split, Rules] = {split: rules(**usual) for split in SPLITS} | {"train": rules(**usual | own)}
+        given = {key: value for key, value in train.items() if value is not None}
+        of_test = rules(**usual)
+        self.rules: dict[Split, Rules] = {"train": rules(**usual | given), "val": of_test, "test": of_test}
         self.plans: dict[str, Plan] = {}  # by the name of the recording
 
     def find_clips(self) -> tuple[list[str], dict[Split, list[Clip]]]:
