@@ -222,6 +222,13 @@ def test_a_tone_is_learnt_as_keyword(tmp_path: Path) -> None:
     assert sum(float(one.false_2) for one in by_hand) == float(rows["false_2"].sum())
 
 
+def test_a_validation_without_events_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    cfg, task, data = detector(tmp_path)
+    data.clips["val"] = [clip for clip in data.clips["val"] if not clip.events]
+    with pytest.raises(ValueError, match="data must have an event in a validation recording, .* got none in 1 rec"):
+        fit(cfg, built=(task, data))
+
+
 def test_figures_of_training_are_those_of_the_first_batches(tmp_path: Path) -> None:
     cfg, task, data = detector(tmp_path, "trainer.max_epochs=1", batch_size=2)
     fit(cfg, built=(task, data))
