@@ -225,7 +225,7 @@ def test_a_tone_is_learnt_as_keyword(tmp_path: Path) -> None:
 def test_a_validation_without_events_is_refused_before_the_first_step(tmp_path: Path) -> None:
     cfg, task, data = detector(tmp_path)
     data.clips["val"] = [clip for clip in data.clips["val"] if not clip.events]
-    with pytest.raises(ValueError, match="data must have an event in a validation recording, .* got none in 1 rec"):
+    with pytest.raises(ValueError, match=r"data must have an event in a validation recording, .* got none in 1 rec"):
         fit(cfg, built=(task, data))
 
 

@@ -312,34 +312,39 @@ def listen(words: Sequence[str]) -> None:
     """Print the events of a recording, or of audio without end, as soon as they are over.
 
     hopscotch listen RUN --file recording.flac
+    hopscotch listen RUN --device                 the microphone, until Ctrl-C; --device NAME or --device NUMBER
     ffmpeg -i URL -ac 1 -ar 16000 -f s16le - | hopscotch listen RUN --file -
 
         {"start": 12.32, "end": 12.88, "label": "yes", "confidence": 0.972, "latency": 1.44}
         ...
 
     The model is one of model=always_on frontend=log_mel_stream task=detect. Standard input is 16-bit PCM of one channel
-    at the model's rate, raw or as WAV; files may be any. Times are seconds from the beginning; latency is how much
-    later the event was said. At the end standard error has the share of the time that the full model was awake, CPU
-    seconds for an hour of audio, and the real-time factor. ckpt=FILE uses another checkpoint than the best one.
+    at the model's rate, raw or as WAV; files may be any; a microphone needs the extra `microphone`. Times are seconds
+    from the beginning; latency is how much later the event was said. At the end, also one by Ctrl-C, standard error has
+    the share of the time that the full model was awake, CPU seconds for an hour of audio, and the real-time factor.
+    ckpt=FILE uses another checkpoint than the best one.
     """
     parser = argparse.ArgumentParser(
         "hopscotch listen", description=listen.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("words", nargs="+", metavar="RUN")
-    parser.add_argument("--file", required=True, help="a file of audio, or - for standard input")
-    parser.add_argument("--device", help="cpu or cuda (default: cuda if available)")
+    one = parser.add_mutually_exclusive_group(required=True)
+    one.add_argument("--file", help="a file of audio, or - for standard input")
+    one.add_argument("--device", nargs="?", const="", metavar="MICROPHONE", help="name or number (the default one)")
     given = parser.parse_intermixed_args(words)
     run, rest = take_run(given.words)
     if wrong := [word for word in rest if not word.startswith(("ckpt=", "trust="))]:
         raise ValueError(f"listen takes one run, and ckpt= and trust=, got {wrong[0]}.")
-    from hopscotch.listen import chunks_of
+    from hopscotch.listen import chunks_of, microphone
     from hopscotch.listen import listen as hear
     from hopscotch.predict import load
     from hopscotch.registry import trusted
 
     ckpt = next((Path(word.removeprefix("ckpt=")).expanduser() for word in rest if word.startswith("ckpt=")), None)
-    model = load(run, ckpt, trust=trusted(rest), device=given.device)
-    print(hear(model.stream(), chunks_of(given.file, model.sample_rate), sys.stdout), file=sys.stderr)
+    model = load(run, ckpt, trust=trusted(rest))
+    source = chunks_of if given.device is None else microphone
+    named = given.file if given.device is None else given.device
+    print(hear(model.stream(), source(named, model.sample_rate), sys.stdout), file=sys.stderr)
 
 
 def explain(words: Sequence[str]) -> None:
