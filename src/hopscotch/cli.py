@@ -335,8 +335,9 @@ def listen(words: Sequence[str]) -> None:
     run, rest = take_run(given.words)
     if wrong := [word for word in rest if not word.startswith(("ckpt=", "trust="))]:
         raise ValueError(f"listen takes one run, and ckpt= and trust=, got {wrong[0]}.")
-    from hopscotch.listen import chunks_of, microphone
+    from hopscotch.listen import chunks_of
     from hopscotch.listen import listen as hear
+    from hopscotch.microphone import microphone
     from hopscotch.predict import load
     from hopscotch.registry import trusted
 
