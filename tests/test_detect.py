@@ -16,7 +16,8 @@ from hopscotch.data.clips import Clip
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.data.events import NONE, Event
 from hopscotch.detection import RATES, THRESHOLDS, Counts, choose, count, errors
-from hopscotch.detection_figures import as_facts, detection_facts, heard_by, write_detection
+from hopscotch.detection_figures import as_facts, detection_facts, draw_timeline, heard_by, write_detection
+from hopscotch.models.always_on import AlwaysOn
 from hopscotch.models.heads import SURE, DetectionHead
 from hopscotch.report.collect import gather
 from hopscotch.training.callbacks import AveragedWeights, BestAndLast
@@ -296,6 +297,29 @@ def test_what_was_computed_is_drawn_from_the_open_tokens(tmp_path: Path) -> None
     trainer.test(task, datamodule=data, verbose=False)
     shares = [one.computed.mean() for one in heard_by(task, data)]
     assert 0 < np.mean(shares) < 1
+
+
+def test_spans_that_were_open_are_drawn_of_a_model_that_is_always_on(tmp_path: Path) -> None:
+    words = ("model=always_on", "frontend=log_mel_stream", "trainer.max_epochs=1")
+    cfg, task, data = detector(tmp_path, *words)
+    trainer = fit(cfg, built=(task, data))
+    assert isinstance(task.model, AlwaysOn)
+    waveform, lengths = next(iter(data.test_dataloader()))[:2]
+    scores = task.model._heard(waveform, task.model.frontend.frames(lengths), None).widened
+    task.model.decision_bias.fill_(-float(scores.detach().quantile(0.6)))
+    trainer.test(task, datamodule=data, verbose=False)
+    heard = heard_by(task, data)
+    awake = torch.cat([step.output.trace.awake for step in task.steps["test"]])
+    assert 0.1 < float(awake.mean()) < 0.9
+    for one, share in zip(heard, awake.tolist(), strict=True):
+        assert set(one.computed.tolist()) <= {0.0, 1.0}
+        assert one.computed.mean() == pytest.approx(share)
+    (mesh,) = draw_timeline(heard[:1], np.full(2, 0.5), data.classes).axes[0].collections[:1]
+    drawn = np.asarray(mesh.get_array())[0]
+    is_open = heard[0].computed == 1
+    assert len(np.unique(drawn, axis=0)) == 2
+    assert (drawn[is_open] == drawn[is_open][0]).all()
+    assert (drawn[~is_open] == drawn[~is_open][0]).all()
 
 
 def test_no_pictures_are_drawn_of_another_task(tmp_path: Path) -> None:
