@@ -5,7 +5,7 @@
     hopscotch look data=folder data.root=F           see and hear augmented training clips before training
     hopscotch runs                                   list the runs, newest first
     hopscotch predict latest clip.wav folder         predict classes, and what each prediction cost
-    hopscotch listen latest --file -                 print events of endless audio as soon as they are over
+    hopscotch listen latest --device                 print events of endless audio as soon as they are over
     hopscotch explain latest clip.wav                draw one page on one clip
     hopscotch evaluate latest compute.budget=[0.6,0.8]   test again: budgets, noise, other clips
     hopscotch report latest                          write the page of a run again
@@ -240,7 +240,8 @@ def predict(words: Sequence[str]) -> None:
 
     Route, a letter per layer: x ran, > ran after a jump to it, - was skipped. A file longer than every clip of the
     run's data and than four mean training clips (at least 1 s) is cut into windows with a label each (--window, --hop);
-    in the table, neighbours with the same label share a line. --budget 0.6 spends 0.6 of a dense model's compute on a
+    in the table, neighbours with the same label share a line. A detector (task=detect) has a line for each event
+    instead, with its start and end in seconds. --budget 0.6 spends 0.6 of a dense model's compute on a
     mean clip, by what the run measured at its end. A file that cannot be read is named and the others are still
     predicted; the exit code is then 1. It is 2 if there
     was nothing to do. ckpt=FILE uses another checkpoint than the best one; engine=onnx insists on onnxruntime, for
