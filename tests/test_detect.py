@@ -22,7 +22,7 @@ from hopscotch.models.heads import SURE, DetectionHead
 from hopscotch.report.collect import gather
 from hopscotch.training.callbacks import AveragedWeights, BestAndLast
 from hopscotch.training.detect import JUDGED, UNSURE, DetectionTask, RatioOfSums
-from hopscotch.types import AudioBatch, ModelOutput, valid_mask
+from hopscotch.types import AudioBatch, ModelOutput, SkipTrace, valid_mask
 from tests.tiny import MODELS, TINY_MODEL, TINY_RUN, Watch, build, composed, fit, tiny_config, write_tones
 
 RATE = 8000
@@ -309,7 +309,8 @@ def test_spans_that_were_open_are_drawn_of_a_model_that_is_always_on(tmp_path: P
     task.model.decision_bias.fill_(-float(scores.detach().quantile(0.6)))
     trainer.test(task, datamodule=data, verbose=False)
     heard = heard_by(task, data)
-    awake = torch.cat([step.output.trace.awake for step in task.steps["test"]])
+    awake = SkipTrace.kept([step.output.trace for step in task.steps["test"]]).awake
+    assert awake is not None
     assert 0.1 < float(awake.mean()) < 0.9
     for one, share in zip(heard, awake.tolist(), strict=True):
         assert set(one.computed.tolist()) <= {0.0, 1.0}
