@@ -87,6 +87,22 @@ def test_the_end_is_heard_of_a_recording_in_one_chunk(samples: int) -> None:
     assert sorted((one.start, one.end, one.label) for one in found) == events
 
 
+@pytest.mark.parametrize("level", [0.0, 1e-3])
+def test_a_stream_is_the_whole_recording_over_minutes_of_silence(level: float) -> None:
+    """Digital silence, and noise 50 dB below what comes before and after it."""
+    model = ready()
+    loud, _ = noise(20.0)
+    quiet = level * torch.randn(1, 180 * RATE, generator=torch.Generator().manual_seed(3))
+    waveform = torch.cat([loud, quiet, loud], dim=1)
+    expected, events = whole(model, waveform)
+    rows: list[np.ndarray] = []
+    stream = Stream(model, CLASSES, rows.append)
+    found = [event for chunk in waveform[0].split(RATE // 5) for event in stream.feed(chunk.numpy())] + stream.end()
+    np.testing.assert_allclose(np.concatenate(rows)[: len(expected)], expected, rtol=0, atol=1e-5)
+    assert any(start > 200 for start, _, _ in events)
+    assert sorted((one.start, one.end, one.label) for one in found) == events
+
+
 def test_minutes_of_silence_open_nothing_and_memory_stays() -> None:
     model = ready()
     model.decision_bias.fill_(-1e3)

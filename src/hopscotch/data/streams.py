@@ -83,8 +83,11 @@ class Streams(AudioDataModule):
 
     def find_clips(self) -> tuple[list[str], dict[Split, list[Clip]]]:
         """Find and decode the clips of both sources, and plan all recordings."""
-        for source in self.sources.values():
-            source.setup()
+        for key, source in self.sources.items():
+            try:
+                source.setup()
+            except ValueError as error:  # which tells of a key that is one of the source's here
+                raise ValueError(str(error).replace("data.on_bad", f"data.{key}.on_bad")) from error
         refuse_shared(self.sources["clips"])
         background = unshared(self.sources["background"])
         found = self.sources["clips"].classes

@@ -72,6 +72,15 @@ class DetectionTask(AudioTask):
         assert isinstance(self.model.head, DetectionHead)
         return self.model.head
 
+    def on_fit_start(self) -> None:
+        """Refuse a validation without events, for thresholds are chosen on it."""
+        if not any(clip.events for clip in self.trainer.datamodule.clips["val"]):
+            raise ValueError(
+                "data must have an event in a validation recording, from which thresholds are chosen, got none in "
+                f"{len(self.trainer.datamodule.clips['val'])} recordings: move some with events there, or raise "
+                "data.val_fraction."
+            )
+
     def losses(self, output: ModelOutput, batch: AudioBatch) -> Float[Tensor, " batch"]:
         log_shares = output.logits.float().log_softmax(dim=-1)
         places = torch.arange(log_shares.shape[1], device=log_shares.device)
