@@ -309,7 +309,7 @@ def test_spans_that_were_open_are_drawn_of_a_model_that_is_always_on(tmp_path: P
     trainer = fit(cfg, built=(task, data))
     assert isinstance(task.model, AlwaysOn)
     waveform, lengths = next(iter(data.test_dataloader()))[:2]
-    scores = task.model._heard(waveform, task.model.frontend.frames(lengths), None).widened
+    scores = task.model.heard(waveform, task.model.frontend.frames(lengths)).widened
     task.model.decision_bias.fill_(-float(scores.detach().quantile(0.6)))
     trainer.test(task, datamodule=data, verbose=False)
     heard = heard_by(task, data)

@@ -105,7 +105,7 @@ def test_memory_stays_over_six_hours_of_audio(command: Command, tmp_path: Path) 
     levels = generator.uniform(0, 0.1, 60).repeat(SAMPLE_RATE)  # of each second of a minute
     minute = torch.from_numpy((levels * generator.normal(size=len(levels))).astype(np.float32))
     frames = model.model.frontend.frames(torch.tensor([len(minute)]))
-    scores = model.model._heard(minute[None], frames, None).widened
+    scores = model.model.heard(minute[None], frames).widened
     model.model.decision_bias.fill_(-float(scores.detach().quantile(0.8)))
     stream, used = model.stream(), list[float]()
     for _ in range(360):

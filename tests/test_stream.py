@@ -20,7 +20,7 @@ def ready(**changes: Any) -> AlwaysOn:
     model = make(**changes)
     waveform, lengths = noise(60.0)
     with torch.no_grad():
-        scores = model._heard(waveform, model.frontend.frames(lengths), None).widened[0]
+        scores = model.heard(waveform, model.frontend.frames(lengths)).widened[0]
         if model.decides:
             model.decision_bias.fill_(-float(scores.quantile(0.7)))
         said = model(waveform, lengths).logits.softmax(dim=2)[0, :, :3]

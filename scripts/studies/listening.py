@@ -10,10 +10,10 @@ with as many distractors. Thresholds for 0.5 and 2 false alarms an hour, and tho
 validation recordings of the same duty. What is finished is kept in <out>/counts.csv, a row for each recording; the
 tables, which join runs that differ in their seed, are made of it.
 
-`--gates` puts other gates in front of the full model of each run: all (always open), oracle (the events), random (as
-much as the model's own gate opens), energy and, where `silero-vad` is installed (pip install -e .[vad]), a detector of
-speech. The last two open as many of the validation events as the own gate does. Besides, seconds awake are measured
-on distractors alone and on background alone.
+`--gates` puts other gates in front of the full model of each run: its own one, opened for 95 or 99 % of the validation
+events, all (always open), oracle (the events), random (as much as the own gate opens), energy and, where silero-vad is
+installed (pip install -e .[vad]), a detector of speech. The last two open as many of the validation events as the own
+gate does at 95 %. Besides, seconds awake are measured on distractors alone and on background alone.
 
 `--time` measures milliseconds for a second of audio on one thread, all runs in turn, front end included.
 """
@@ -45,8 +45,9 @@ from hopscotch.training.detect import DetectionTask
 from hopscotch.types import AudioBatch, Decisions, valid_mask
 
 EVENT_SECONDS = 0.6  # about what a keyword lasts: one a minute is a duty of 1 %
+EQUAL = 0.95  # share of the validation events that gates are compared at
 SPEECH_RATE, SPEECH_CHUNK = 16_000, 512  # Hz and samples that silero-vad takes
-KINDS = ("own", "all", "oracle", "random", "energy", "speech")
+KINDS = ("own", "own, 95 %", "own, 99 %", "all", "oracle", "random", "energy", "speech")
 SOUNDS = {"distractors": (0.0, 5.0), "background": (0.0, 0.0)}  # events and distractors a minute
 Rows = Any  # a DataFrame, about whose columns pandas' types know nothing
 ROUNDS, TIMED = 9, 5  # measurements of each run, and recordings in each
@@ -128,11 +129,13 @@ class Gate:
         nothing = torch.zeros(len(units), model.depth, dtype=torch.long)
         return Decisions(nothing + 1, nothing.to(torch.int8), is_open, units)
 
+    @torch.inference_mode()
     def open_as_much(self, loaded: Loaded, share: float) -> None:
         """Set the threshold so that this share of the validation recordings' time is open."""
         found = [self.widened(loaded.model, batch)[0].flatten() for batch in loaded.batches("val")]
         self.threshold = float(torch.cat(found).quantile(1 - share))
 
+    @torch.inference_mode()
     def catch_as_many(self, loaded: Loaded, share: float) -> None:
         """Set the threshold so that this share of the validation events is open."""
         size, best = loaded.model.unit * loaded.model.frontend.hop, []
@@ -172,6 +175,17 @@ def opened(loaded: Loaded, tokens: Tensor, units: Tensor, batch: AudioBatch) -> 
 
 
 # Gates.
+
+
+class OwnGate(Gate):
+    """Open what the model's own scores are highest for."""
+
+    def __init__(self) -> None:
+        super().__init__(everything)
+
+    def widened(self, model: AlwaysOn, batch: AudioBatch) -> tuple[Tensor, Tensor]:
+        frames = model.frontend.frames(batch.lengths)
+        return model.heard(batch.waveform, frames).widened, -(-frames // model.unit)
 
 
 def everything(model: AlwaysOn, batch: AudioBatch, units: Tensor) -> Tensor:
@@ -223,16 +237,19 @@ def speech_detector() -> Any:
     return load_silero_vad()
 
 
-def make_gate(kind: str, loaded: Loaded, own: Heard) -> Gate | None:
+def make_gate(kind: str, loaded: Loaded) -> Gate | None:
     """Make a gate, with what it needs to know from the validation recordings."""
     if kind == "own":
         return None
+    if kind.startswith("own, "):
+        gate = OwnGate()
+        gate.catch_as_many(loaded, float(kind.split()[1]) / 100)
+        return gate
     gate = Gate({"all": everything, "oracle": of_events, "random": drawn, "energy": energy, "speech": speech}[kind])
     if kind == "random":
-        gate.open_as_much(loaded, float(own.opened[:, 0].mean()))
+        gate.open_as_much(loaded, float(hear(loaded, "val").opened[:, 0].mean()))
     if kind in ("energy", "speech"):
-        num_events = sum(len(one.events) for one in own.recordings)
-        gate.catch_as_many(loaded, float(own.opened[:, 1].sum()) / num_events)
+        gate.catch_as_many(loaded, EQUAL)
     return gate
 
 
@@ -246,10 +263,9 @@ def measure(run: Path, duty: float, file: Path, kinds: Sequence[str]) -> None:
     kinds = [kind for kind in kinds if not has(done, run=run.name, duty=duty, gate=kind)]
     if not kinds:
         return
-    own = hear(loaded, "val")
     for kind in kinds if loaded.model.decides else ["own"]:
-        gate = make_gate(kind, loaded, own)
-        found = errors((own if gate is None else hear(loaded, "val", gate)).recordings)
+        gate = make_gate(kind, loaded)
+        found = errors(hear(loaded, "val", gate).recordings)
         thresholds = np.array([choose(found, rate) for rate in RATES])
         heard = hear(loaded, "test", gate)
         rows = pd.DataFrame([count(one, thresholds) for one in heard.recordings], columns=list(Counts._fields))
@@ -265,10 +281,8 @@ def measure_sounds(run: Path, file: Path) -> None:
     at = load_at(run, 1.0, 1.0)
     if not at.model.decides:
         return
-    own = hear(at, "val")
-    gates = {
-        kind: make_gate(kind, at, own) for kind in ("own", "energy", "speech") if kind != "speech" or can_hear_speech()
-    }
+    kinds = [f"own, {100 * EQUAL:.0f} %", "energy", *["speech"] * can_hear_speech()]
+    gates = {kind: make_gate(kind, at) for kind in kinds}
     for sound, rates in SOUNDS.items():
         loaded = load_at(run, *rates)
         for kind, gate in gates.items():
@@ -351,31 +365,23 @@ def misses(counts: Rows) -> Table:
 def beside_static(counts: Rows) -> Table:
     """Compare models that are always on with the cheapest static one that misses no more, or with the one of fewest."""
     rows = []
-    is_own = counts.gate == "own"
-    for duty, at in counts[is_own].groupby("duty"):
-        static, own = at[at.what.str.startswith("static")], at[at.what.str.startswith("always")]
-        missed = (static.groupby("what").missed_2.sum() / static.groupby("what").events.sum()).to_dict()
-        macs = (static.groupby("what").macs.sum() / static.groupby("what").hours.sum()).to_dict()
-        for what, some in own.groupby("what") if missed else ():
-            share = some.missed_2.sum() / some.events.sum()
-            enough = [name for name, other in missed.items() if other <= share]
-            chosen = min(enough, key=macs.__getitem__) if enough else min(missed, key=missed.__getitem__)
-            other = static[static.what == chosen]
-            why = "cheapest with no more misses" if enough else "fewest misses"
-            more = ratio(other, some, "macs")
-            rows.append([f"{duty:g} %", what, f"{chosen} ({why})", interval(more), interval(gained(some, other))])
-            full = counts[(counts.duty == duty) & (counts.what == what) & (counts.gate == "all")]
-            if len(full):
-                rows.append(
-                    [
-                        f"{duty:g} %",
-                        what,
-                        "its full model, always on",
-                        interval(ratio(full, some, "macs")),
-                        interval(gained(some, full)),
-                    ]
-                )
-    return Table(["duty", "model", "beside", "times the MACs", "hits more"], rows)
+    is_static = counts.what.str.startswith("static")
+    for (duty, what, gate), some in counts[~is_static & counts.gate.str.startswith("own")].groupby(
+        ["duty", "what", "gate"]
+    ):
+        at = counts[counts.duty == duty]
+        static = dict(iter(at[at.what.str.startswith("static")].groupby("what")))
+        missed = {name: other.missed_2.sum() / other.events.sum() for name, other in static.items()}
+        macs = {name: other.macs.sum() / other.hours.sum() for name, other in static.items()}
+        enough = [name for name, share in missed.items() if share <= some.missed_2.sum() / some.events.sum()]
+        chosen = min(enough, key=macs.__getitem__) if enough else min(missed, key=missed.__getitem__, default=None)
+        others = {f"{chosen} ({'cheapest with no more misses' if enough else 'fewest misses'})": static.get(chosen)}
+        others["its full model, always on"] = at[(at.what == what) & (at.gate == "all")]
+        for name, other in others.items():
+            if other is not None and len(other):
+                facts = [f"{duty:g} %", what, gate, name]
+                rows.append([*facts, interval(ratio(other, some, "macs")), interval(gained(some, other))])
+    return Table(["duty", "model", "gate", "beside", "times the MACs", "hits more"], rows)
 
 
 def awake_table(awake: Rows) -> Table:
@@ -384,9 +390,10 @@ def awake_table(awake: Rows) -> Table:
     for (what, sound), some in awake.groupby(["what", "sound"]):
         means = some.groupby(["gate", "recording"]).awake.mean().unstack("gate")
         units = Units.of([None] * len(means))
-        for gate in [one for one in means.columns if one != "own"]:
-            less = ratio_bootstrap((means[gate] - means.own).to_numpy(), np.ones(len(means)), units)
-            rows.append([what, sound, gate, f"{means.own.mean():.3f}", f"{means[gate].mean():.3f}", interval(less)])
+        (own,) = (one for one in means.columns if one.startswith("own"))
+        for gate in [one for one in means.columns if one != own]:
+            less = ratio_bootstrap((means[gate] - means[own]).to_numpy(), np.ones(len(means)), units)
+            rows.append([what, sound, gate, f"{means[own].mean():.3f}", f"{means[gate].mean():.3f}", interval(less)])
     return Table(
         ["model", "sound", "gate", "own gate", "that gate", "seconds that the own gate sleeps more, of one"], rows
     )

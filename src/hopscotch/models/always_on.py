@@ -148,7 +148,7 @@ class AlwaysOn(AudioModel):
     ) -> ModelOutput:
         refuse_tracing()
         frames = self.frontend.frames(lengths)
-        heard = self._heard(waveform, frames, keys)
+        heard = self.heard(waveform, frames, keys)
         units, is_cpu = self._units(frames), frames.device.type == "cpu"
         num_rows = -(-(waveform.shape[1] // self.frontend.hop + 1) // self.per_row)  # of each recording
         mask = valid_mask(units, heard.widened.shape[1])
@@ -180,7 +180,8 @@ class AlwaysOn(AudioModel):
 
     # Stage 0.
 
-    def _heard(self, waveform: Tensor, frames: Lengths, keys: Lengths | None) -> Heard:
+    def heard(self, waveform: Tensor, frames: Lengths, keys: Lengths | None = None) -> Heard:
+        """Let stage 0 hear recordings of so many frames."""
         half = self.frontend.fft // 2
         samples = F.pad(waveform, (half, half))
         power, thin = self.frontend.power(samples, every=THINNED), self._thin(frames)
