@@ -61,7 +61,8 @@ def test_a_run_leaves_its_whole_story_in_its_folder(command: Command, tones: Pat
     assert yaml.safe_load(Path("run/overrides.yaml").read_text(encoding="utf-8")) == [
         override for override in typed if not override.startswith("hydra.")
     ]
-    assert {path.name for path in Path("run/checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    names = ("best.ckpt", "last.ckpt", "previous.ckpt")
+    assert {path.name for path in Path("run/checkpoints").iterdir()} == {*names, *(f"{n}.sha256" for n in names)}
     lines = read_json_lines(Path("run/metrics.jsonl"))
     tags = {"train/loss", "train/acc", "train/compute_fraction", "train/macs", "train/expected_compute"}
     tags |= {f"{stage}/{tag}" for stage in ("val", "test") for tag in ("loss", "acc", "compute_fraction", "macs")}
