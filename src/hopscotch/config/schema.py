@@ -159,6 +159,8 @@ Trainer = node(  # the arguments of Lightning's Trainer, and those of `ADDED`
 )
 Config = node(  # the root: what `python train.py --cfg job` prints
     seed=(int, ZERO),
+    resume=str | None,
+    resume_anyway=bool,
     ckpt_path=str | None,
     init_from=str | None,
     run_dir=str,

@@ -196,6 +196,10 @@ class BestAndLast(ModelCheckpoint):
         self._last_global_step_saved, self._last_checkpoint_saved = saved  # a validation after this step is kept, too
         self._is_last_final = is_final
 
+    def has_kept(self, trainer: Trainer) -> bool:
+        """Tell whether the state is kept as it is, after a validation of it."""
+        return self._last_global_step_saved == trainer.global_step
+
     def wait(self) -> None:
         """Wait until what was kept is written."""
         self._files.wait()
