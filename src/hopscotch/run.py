@@ -78,6 +78,7 @@ class Ready(NamedTuple):
     data: AudioDataModule
     origin: Start | None  # the trained model that it starts from
     ckpt: Path | None  # that it goes on from
+    stopping: Stopping
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
@@ -218,8 +219,8 @@ def prepare(cfg: DictConfig, run: Path, start: From | None) -> Ready:
     refuse_target(cfg)
     seed_everything(cfg.seed, verbose=False)
     data = build_data(cfg)
-    own = [Resume(config, data.content, changed.used if changed else None), *build_callbacks(cfg), Stopping()]
-    trainer = build_trainer(cfg, own, [*build_loggers(cfg), MetricsLog(run)])
+    resume, stopping = Resume(config, data.content, changed.used if changed else None), Stopping()
+    trainer = build_trainer(cfg, [resume, *build_callbacks(cfg), stopping], [*build_loggers(cfg), MetricsLog(run)])
     if trainer.strategy.root_device.type == "cpu":
         warn_if_crowded()
     data.bad_audio = run / BAD_AUDIO
@@ -239,7 +240,7 @@ def prepare(cfg: DictConfig, run: Path, start: From | None) -> Ready:
         origin = start_from(Path(cfg.init_from), model, data.classes, config)
     else:
         model.frontend.measure(data.statistics_batches())
-    return Ready(trainer, task, data, origin, None if start is None else start.path)
+    return Ready(trainer, task, data, origin, None if start is None else start.path, stopping)
 
 
 def go_on(trainer: Trainer, start: From) -> None:
@@ -267,10 +268,9 @@ def refuse_target(cfg: DictConfig) -> None:
 
 def fit_and_test(cfg: DictConfig, run: Path, ready: Ready, started: float) -> dict[str, Any]:
     """Train, test on the best checkpoint, and write what the run leaves."""
-    trainer, task, data, origin, ckpt = ready
+    trainer, task, data, origin, ckpt, stopping = ready
     tell_loggers(trainer, cfg)
     rank_zero_only(print)(opening(trainer, task, data, run), *filter(None, [origin]), sep="\n", flush=True)
-    stopping = next(callback for callback in trainer.callbacks if isinstance(callback, Stopping))
     fit_started = time.time()
     with stopping:
         trainer.fit(task, datamodule=data, ckpt_path=ckpt, weights_only=True)
@@ -301,6 +301,7 @@ def fit_and_test(cfg: DictConfig, run: Path, ready: Ready, started: float) -> di
         explain=partial(draw_pages, run, task, data, detected),
         status=status,
         **({"signal": signal.SIGINT.name} if stopping.came else {}),
+        steps_left_out=task.guard.num_left_out,
         init_from=None if origin is None else origin.facts(),
         model=cfg.model.name,
         seed=cfg.seed,
@@ -338,6 +339,7 @@ def quiet() -> None:
     for message in (
         ".*does not have many workers.*",  # clips wait in memory: workers cost time
         ".*smaller than the logging interval.*",
+        "Checkpoint directory .* exists and is not empty",  # a run that goes on has been there before
         "`isinstance.treespec, LeafSpec.` is deprecated.*",  # Lightning's use of torch, until it catches up
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -156,6 +156,7 @@ Trainer = node(  # the arguments of Lightning's Trainer, and those of `ADDED`
     compile=bool,
     freeze=list[str],
     unfreeze_every=(int | None, ONE),
+    nonfinite_patience=(int, ONE),
 )
 Config = node(  # the root: what `python train.py --cfg job` prints
     seed=(int, ZERO),
@@ -183,6 +184,7 @@ Source = node(  # what every data source has; the rules hold for sources without
     sample_rate=(int, RATE),
     batch_size=(int, ONE),
     num_workers=(int, ZERO),
+    timeout=(float, ZERO),
     cache_gib=(float, ZERO),
     max_seconds=(float | None, ABOVE_ZERO),
     batch_seconds=(Any, SECONDS),
@@ -316,7 +318,7 @@ OPTIMIZER_RULES: dict[str, Rule] = {
 OF_LIGHTNING = ("interval", "frequency", "monitor")  # keys of a scheduler that Lightning reads, not its class
 # By node: keys that a class need not take, and arguments that `hopscotch.build` gives it.
 ADDED = {
-    "trainer": {"compile", "freeze", "unfreeze_every"},
+    "trainer": {"compile", "freeze", "unfreeze_every", "nonfinite_patience"},
     "optimizer": {"layer_decay"},
     "scheduler": set(OF_LIGHTNING),
 }

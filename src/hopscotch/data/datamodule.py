@@ -73,6 +73,7 @@ class AudioDataModule(LightningDataModule):
         max_seconds: float | None = None,
         batch_seconds: float | Literal["auto"] | None = None,
         balance: Literal["classes"] | None = None,
+        timeout: float = 300.0,
     ) -> None:
         """Take the keys of conf/data, where each is explained, the seed of the run, and what changes training clips.
 
@@ -81,7 +82,7 @@ class AudioDataModule(LightningDataModule):
         super().__init__()
         self.sample_rate = sample_rate
         self.batch_size = batch_size
-        self.num_workers = num_workers
+        self.num_workers, self.timeout = num_workers, timeout
         self.cache_gib = cache_gib
         self.seed = seed
         self.augment = augment
@@ -414,7 +415,7 @@ class AudioDataModule(LightningDataModule):
             lengths = [len(starts(clip.num_samples)) * one for clip, one in zip(found, lengths, strict=True)]
         drawn = sampler(lengths, self.batch_size, most=most, **options)
         batches = self._batches(split, augment, starts=starts)
-        return KeyedLoader(batches, drawn, num_workers=self.num_workers)
+        return KeyedLoader(batches, drawn, num_workers=self.num_workers, timeout=self.timeout)
 
     def _note_bad(self, split: Split, name: str, error: AudioFileError) -> None:
         self._bad[split][name] = error

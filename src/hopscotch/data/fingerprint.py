@@ -13,7 +13,7 @@ from hopscotch.data.clips import Clip, some
 MOST_LOOKED_AT = 4096  # clips whose samples are looked at, where they are at hand
 MOST_DECODED = 64  # likewise, where each has to be decoded first
 PROBE = 64  # samples of a clip, from its middle on
-Look = Callable[[str, int, int, int], Tensor]  # (split, index, start, samples) -> the samples
+Look = Callable[[Any, int, int, int], Tensor]  # (split, index, start, samples) -> the samples
 
 
 def fingerprint(clips: Mapping[Any, Sequence[Clip]]) -> str:

@@ -179,7 +179,7 @@ class BestAndLast(ModelCheckpoint):
         if self.is_due(trainer) and is_between_steps(trainer):
             self.keep(trainer)
 
-    def is_due(self, trainer: Trainer) -> bool:
+    def is_due(self, trainer: Any) -> bool:
         """Tell whether the last state is to be kept after this step."""
         if self.every_steps is not None and trainer.global_step % self.every_steps == 0:
             return True

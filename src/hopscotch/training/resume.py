@@ -13,7 +13,6 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from torch import Tensor
 
-from hopscotch.data.clips import some
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.data.fingerprint import differences
 from hopscotch.plain import nodes, shown
@@ -113,8 +112,8 @@ def refuse_other_data(
     classes = checkpoint.get("classes")
     if isinstance(classes, list) and classes != data.classes:
         raise ValueError(
-            f"{key} must be of the same classes in the same order: it was trained on {some(classes, len(classes))}; "
-            f"the data have {some(data.classes, len(data.classes))}."
+            f"{key} must be of the same classes in the same order: it was trained on {shown(', '.join(classes))}; "
+            f"the data have {shown(', '.join(data.classes))}."
         )
     told = [str(change) for change in found.anyway]
     if clips := differences(checkpoint.get(DATA), data.content(), data.clips):
@@ -137,14 +136,14 @@ class Resume(Callback):
         self.content, self.changed = content, changed or []
         self.patience: dict[int, int] = {}
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: Any, pl_module: LightningModule, stage: str) -> None:
         stops = [callback for callback in trainer.callbacks if isinstance(callback, EarlyStopping)]
         self.patience = self.patience or {id(callback): callback.patience for callback in stops}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint[SETTINGS], checkpoint[DATA] = self.settings, self.content()
 
-    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         for callback in trainer.callbacks:
             if isinstance(callback, EarlyStopping):
                 callback.patience = self.patience[id(callback)]  # the checkpoint has brought its own
