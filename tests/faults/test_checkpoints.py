@@ -211,5 +211,5 @@ def test_the_last_state_is_kept_every_so_many_steps_and_minutes(
         kept.clear()
         fit(tmp_path / str(len(steps)), 2, lambda *a, options=options, **k: BestAndLast(*a, **k, **options))
         assert kept == steps  # of two epochs of six; the last step of each is kept after its validation
-    with pytest.raises(ValueError, match=r"callbacks\.checkpoint\.every_steps must be above 0, or null, got 0"):
-        BestAndLast(tmp_path, every_steps=0)
+    with pytest.raises(ValueError, match=r"callbacks\.checkpoint\.every_steps must be at least 0, got -1"):
+        BestAndLast(tmp_path, every_steps=-1)

@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from torch import Tensor
 
+from hopscotch.data.clips import some
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.data.fingerprint import differences
 from hopscotch.plain import nodes, shown
@@ -85,7 +86,8 @@ def compare(checkpoint: Mapping[str, Any], config: Mapping[str, Any], key: str) 
     ]
     kept = [change for change in changes if rule_of(change.key) == KEPT or _is_restored(change, config["scheduler"])]
     if kept:
-        raise ValueError(f"{key}: a run that goes on keeps what it is made of, {'; '.join(map(str, kept))}.")
+        kept.sort(key=lambda change: change.key != "model.name")
+        raise ValueError(f"{key}: a run that goes on keeps what it is made of; {some(list(map(str, kept)))}.")
     return Differences(*([c for c in changes if rule_of(c.key) == rule] for rule in (USED, ANYWAY)))
 
 
