@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from hopscotch.training.checkpoint import check_resumable, keep_budgets, read_checkpoint
+from hopscotch.training.saving import WholeCheckpoints
 from hopscotch.training.whole import (
     LAST,
     PREVIOUS,
     DiskError,
-    WholeCheckpoints,
     content_of,
     copy_whole,
     hash_file,

@@ -20,7 +20,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from hopscotch.plain import sentence, shown
 from hopscotch.training.checkpoint import read_checkpoint
-from hopscotch.training.whole import DiskError, WholeCheckpoints, copy_whole
+from hopscotch.training.saving import WholeCheckpoints
+from hopscotch.training.whole import DiskError, copy_whole
 
 Place = tuple[dict[str, Tensor | None], str]  # of a parameter or buffer: its module's table, and its name in it
 
