@@ -182,7 +182,8 @@ def test_a_run_ends_with_a_table_in_its_best_checkpoint(tones: Path, tmp_path: P
     bias = float(kept["state_dict"]["model.decision_bias"])
     assert float(load(run).model.decision_bias) == bias, "as trained where no budget is given"
     assert float(load(run, budget=table[-1].fraction).model.decision_bias) != bias
-    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    names = ("best.ckpt", "last.ckpt")
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {*names, *(f"{name}.sha256" for name in names)}
 
 
 def test_a_model_without_decisions_has_no_table_and_takes_no_budget(tones: Path, tmp_path: Path) -> None:

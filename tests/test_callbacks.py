@@ -79,7 +79,9 @@ def test_of_states_that_are_equally_good_the_last_is_kept(tmp_path: Path, monkey
 def test_a_state_is_written_once(tmp_path: Path) -> None:
     trainer = fit(tmp_path, 4)
     assert trainer.written == [(0, "best.ckpt"), (1, "best.ckpt"), (2, "last.ckpt"), (3, "best.ckpt")]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt"]
+    names = ("best.ckpt", "last.ckpt", "previous.ckpt")
+    assert {path.name for path in tmp_path.iterdir()} == {*names, *(f"{name}.sha256" for name in names)}
+    assert read(tmp_path / "previous.ckpt")["epoch"] == 2
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 4])

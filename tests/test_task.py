@@ -90,7 +90,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_clips(
         return losses
 
     monkeypatch.setattr(task, "losses", losses)
-    with pytest.raises(ValueError, match="The loss must stay finite, got nan at step 1; clips: ") as caught:
+    task.guard.patience = 1
+    with pytest.raises(ValueError, match="Step 1 is not finite: its loss is nan") as caught:
         fit(cfg, built=(task, data))
     assert f"clips: {bad[0]}. Try" in str(caught.value)
 

@@ -181,6 +181,7 @@ def build_task(cfg: DictConfig, model: AudioModel, data: AudioDataModule) -> Aud
         dense_weight=cfg.compute.dense_weight,
         layer_decay=cfg.optimizer.get("layer_decay", 1.0),
         mixup=cfg.augment.mixup,
+        nonfinite_patience=cfg.trainer.nonfinite_patience,
     )
     task.look_at(data)
     return task

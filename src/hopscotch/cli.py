@@ -77,7 +77,7 @@ def train(words: Sequence[str]) -> None:
 
     def resolved(word: str) -> str:
         key, _, value = word.partition("=")
-        names_run = key == "again" or (key, value) == ("init_from", LATEST)
+        names_run = key in ("again", "resume") or (key, value) == ("init_from", LATEST)
         return f"{key}={find_run(value).absolute()}" if names_run else word
 
     run([resolved(word) for word in words])

@@ -225,9 +225,11 @@ class Predictor:
         waveform = pad_sequence([waveform for _, waveform in clips], batch_first=True)
         lengths = [waveform.shape[0] for _, waveform in clips]
         output = self.model(waveform.to(self.device), torch.tensor(lengths, device=self.device))
-        trace = SkipTrace.kept([output.trace])
+        trace, scores = SkipTrace.kept([output.trace]), self.model.head.scores(output.logits.float())
+        if not scores.isfinite().all():
+            raise ValueError("Predictions must be finite, the model has made others: its weights are broken.")
         tensors = (
-            self.model.head.scores(output.logits.float()),
+            scores,
             trace.macs,
             trace.dense_macs,
             trace.strides,

@@ -1,7 +1,9 @@
 """One run, from a composed configuration to a folder with everything in it."""
 
 import contextlib
+import errno
 import gc
+import shlex
 import signal
 import sys
 import time
@@ -11,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
@@ -36,7 +37,7 @@ from hopscotch.explain import explain_run
 from hopscotch.intervals import Interval
 from hopscotch.known import remember
 from hopscotch.metrics import class_facts
-from hopscotch.plain import refuse_links, sentence
+from hopscotch.plain import refuse_links, sentence, shown
 from hopscotch.report.clips import ClipRow
 from hopscotch.report.collect import gather_everywhere
 from hopscotch.report.metrics_log import MetricsLog
@@ -44,20 +45,27 @@ from hopscotch.report.paint import use_letters_of
 from hopscotch.report.progress import opening, print_profiles, quiet_lightning
 from hopscotch.report.run_folder import METRICS, OVERRIDES, PROFILE, SUMMARY
 from hopscotch.report.run_page import CARD
+from hopscotch.report.split_logger import SplitLogger
 from hopscotch.report.summary import Best, finish, write_summary
 from hopscotch.report.sweep import append_ledger
+from hopscotch.resume import LOCK, From, find_start, lock, refuse_strange, resolved, take_over, typed
 from hopscotch.start import Start, start_from
 from hopscotch.system import warn_if_crowded
 from hopscotch.training.calibration import resolve_target
-from hopscotch.training.checkpoint import check_resumable, keep_budgets, load_weights, read_checkpoint, take_weights
+from hopscotch.training.checkpoint import keep_budgets, read_checkpoint, take_weights
 from hopscotch.training.freeze import check_frozen
+from hopscotch.training.resume import Resume, compare, refuse_other_data
+from hopscotch.training.stopping import SIGNALS, Stopping, exit_at, handle, signal_of
 from hopscotch.training.task import AudioTask
+from hopscotch.training.whole import DiskError
 
 PYTHONS_WARNING = warnings.formatwarning
-WRITTEN = (OVERRIDES, METRICS, CARD, f"{SUMMARY}.unfinished", "report", "checkpoints", "csv", PROFILE)  # into a run
+# Into a run.
+WRITTEN = (OVERRIDES, METRICS, CARD, f"{SUMMARY}.unfinished", "report", "checkpoints", "csv", PROFILE, LOCK, BAD_AUDIO)
 EARLY = 0.5  # of the training steps: before, a budget is not yet met and little is learnt
 Ended = Literal["finished", "stopped"]
-REFUSALS = (ValueError, MisconfigurationException)  # of what a user gave
+REFUSALS = (ValueError, MisconfigurationException, DiskError)  # of what a user gave
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 ANY_CLASSES = 2  # before the data are read; their number hardly changes what a model costs
 WORD_SECONDS, FILE_SECONDS = (1.0, 0.5), (1.0, 0.1, 0.3, 3.0, 10.0, 60.0)  # likewise; their mean is one of these, about
 
@@ -69,6 +77,8 @@ class Ready(NamedTuple):
     task: AudioTask
     data: AudioDataModule
     origin: Start | None  # the trained model that it starts from
+    ckpt: Path | None  # that it goes on from
+    stopping: Stopping
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
@@ -76,21 +86,21 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 
     What a user gave wrong ends with one message and exit code 1. In a sweep nothing is raised, for Hydra would lose the
     jobs that follow: the job writes status "failed" and returns. Only being stopped at once ends a sweep too. A run
-    that was stopped ends with exit code 130, also after its test.
+    that was stopped by a signal ends with exit code 128 + its number, also after its test.
     """
     hydra_config = HydraConfig.get()
     run = Path(cfg.run_dir).absolute()
     is_job = hydra_config.mode == RunMode.MULTIRUN
     overrides = list(hydra_config.overrides.task)
-    with contextlib.suppress(ValueError):  # of a thread that is not the main one
-        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # Lightning has its own while it runs
+    handle(SIGNALS, exit_at)  # training has its own
     summary = attempt(cfg, run, overrides, time.time() if is_job else STARTED, is_job=is_job)
     if is_job:
         rank_zero_only(append_ledger)(run.parent, {"folder": run.name, "overrides": overrides, **summary})
     elif summary["status"] == "failed":
         raise SystemExit(1)
     if summary["status"] == "stopped" and not (is_job and summary["test"]):
-        raise SystemExit(130)  # as a shell reports SIGINT; the jobs that follow one stopped in order still run
+        # As a shell reports it; the jobs that follow one stopped in order still run.
+        raise SystemExit(128 + signal.Signals[summary["signal"]])
     return summary
 
 
@@ -100,28 +110,41 @@ def attempt(cfg: DictConfig, run: Path, overrides: list[str], started: float, *,
     The folder is claimed when all that was given is known to be right: a refusal leaves none behind. That of a job of a
     sweep is claimed first, for the sweep's table names what failed and why.
     """
-    claimed = False
-    try:
-        refuse_taken(run)
-        if is_job:
-            refuse_links(run.parent, [run.name])
-            claim(run, cfg, overrides)
-        claimed = is_job
-        ready = prepare(cfg, run)
-        if not is_job:
-            claim(run, cfg, overrides)
-        claimed = True
-        return fit_and_test(cfg, run, ready, started)
-    except (KeyboardInterrupt, SystemExit) as error:  # Lightning exits on a second Ctrl-C, and with code 0 on SIGTERM
-        caught, summary = error, unfinished(cfg, "stopped", error)
-    except Exception as error:
-        print_error(error)
-        caught, summary = error, unfinished(cfg, "failed", error)
-    if not claimed and not isinstance(caught, REFUSALS):  # a stop, or a fault of ours, which is worth a record
-        claim(run, cfg, overrides)
-        claimed = True
-    leave(run, summary, started) if claimed else release(run)
-    return summary
+    claimed, start, in_place = False, None, cfg.resume is not None
+    with contextlib.ExitStack() as held:
+        try:
+            (refuse_strange if in_place else refuse_taken)(run)
+            if in_place:
+                hold(run, held)
+            elif is_job:
+                refuse_links(run.parent, [run.name])
+                claim(run, cfg, overrides, held)
+            claimed = is_job
+            start = find_start(cfg)
+            ready = prepare(cfg, run, start)
+            if in_place:
+                take_over(run, cfg, overrides, start)
+            elif not is_job:
+                claim(run, cfg, overrides, held)
+            claimed = True
+            return fit_and_test(cfg, run, ready, started)
+        except (KeyboardInterrupt, SystemExit) as error:  # Lightning exits on a second Ctrl-C
+            caught, summary = error, unfinished(cfg, "stopped", error)
+        except Exception as error:
+            print_error(error)
+            caught, summary = error, unfinished(cfg, "failed", error)
+        if not (claimed or in_place) and not isinstance(caught, REFUSALS):  # a stop, or our fault, is worth a record
+            claim(run, cfg, overrides, held)
+            claimed = True
+        leave(run, summary, started) if claimed else release(run)
+        return summary
+
+
+@rank_zero_only
+def hold(run: Path, held: contextlib.ExitStack) -> None:
+    """Keep other processes from training in the folder, as long as `held`."""
+    if (file := lock(run)) is not None:
+        held.enter_context(file)
 
 
 @rank_zero_only
@@ -130,20 +153,21 @@ def refuse_taken(run: Path) -> None:
     refuse_links(run, WRITTEN)
     if (run / "config.yaml").exists():
         last = run / "checkpoints" / "last.ckpt"
-        hint = f" To go on with that run choose a new folder and pass ckpt_path={last}." if last.is_file() else ""
+        hint = f" To go on with that run: hopscotch train resume={shlex.quote(str(run))}" if last.is_file() else ""
         raise ValueError(f"hydra.run.dir must be a folder without a run in it, got {run}.{hint}")
 
 
 @rank_zero_only
-def claim(run: Path, cfg: DictConfig, overrides: list[str]) -> None:
+def claim(run: Path, cfg: DictConfig, overrides: list[str], held: contextlib.ExitStack) -> None:
     """Make the folder this run's own, or refuse one that holds a run."""
     run.mkdir(parents=True, exist_ok=True)
     try:
         with (run / "config.yaml").open("x", encoding="utf-8") as file:
-            file.write(OmegaConf.to_yaml(cfg, resolve=True))
+            file.write(resolved(cfg))
     except FileExistsError:
         refuse_taken(run)
-    (run / "overrides.yaml").write_text(OmegaConf.to_yaml(overrides), encoding="utf-8")
+    hold(run, held)
+    (run / OVERRIDES).write_text(OmegaConf.to_yaml(typed(overrides)), encoding="utf-8")
     remember(plain_config(cfg))
 
 
@@ -156,32 +180,37 @@ def release(run: Path) -> None:
 
 def unfinished(cfg: DictConfig, status: Literal["stopped", "failed"], error: BaseException) -> dict[str, Any]:
     """Make the summary of a run that came to no result."""
-    why = "stopped by a signal before the end" if status == "stopped" else f"{type(error).__name__}: {error}"
-    return {"status": status, "model": cfg.model.name, "seed": cfg.seed, "test": None, "error": why}
+    facts = {"status": status, "model": cfg.model.name, "seed": cfg.seed, "test": None}
+    if status == "failed":
+        return {**facts, "error": f"{type(error).__name__}: {error}"}
+    name = signal_of(error).name
+    return {**facts, "signal": name, "error": f"stopped by {name} before the end: hopscotch train resume=<run> goes on"}
 
 
 @rank_zero_only
 def leave(run: Path, summary: dict[str, Any], started: float) -> None:
-    write_summary(run, **summary, seconds={"total": time.time() - started})
+    try:
+        write_summary(run, **summary, seconds={"total": time.time() - started})
+    except OSError as error:  # the disk may be what the run failed by
+        print_error(error)
     print(run)
 
 
 def print_error(error: Exception) -> None:
     """One message for what a user gave; the whole trace for what is our own fault."""
-    if isinstance(error, REFUSALS):
+    if isinstance(error, REFUSALS) or (isinstance(error, OSError) and error.errno in OF_THE_DISK):
         print(f"Error: {sentence(error)}", file=sys.stderr)
     else:
         traceback.print_exception(error)
 
 
-def prepare(cfg: DictConfig, run: Path) -> Ready:
+def prepare(cfg: DictConfig, run: Path, start: From | None) -> Ready:
     """Check what was given, what needs no data first, and build what trains; nothing is written."""
     if gc.get_freeze_count() == 0:  # once, for what a sweep's first job leaves may go
         gc.freeze()  # spares imports the search for garbage, a quarter of a second
     quiet()
-    if cfg.ckpt_path is not None:
-        found = Path(cfg.ckpt_path)
-        check_resumable(read_checkpoint(found, "ckpt_path"), found)  # before any work
+    config = plain_config(cfg)
+    changed = None if start is None else compare(start.checkpoint, config, start.key)  # before any work
     if cfg.compute.budget is not None:
         raise ValueError(
             f"compute.budget must stay null in training, got {cfg.compute.budget}: compute.target is what a model "
@@ -189,24 +218,37 @@ def prepare(cfg: DictConfig, run: Path) -> Ready:
         )
     refuse_target(cfg)
     seed_everything(cfg.seed, verbose=False)
-    trainer = build_trainer(cfg, build_callbacks(cfg), [*build_loggers(cfg), MetricsLog(run)])
+    data = build_data(cfg)
+    resume, stopping = Resume(config, data.content, changed.used if changed else None), Stopping()
+    trainer = build_trainer(cfg, [resume, *build_callbacks(cfg), stopping], [*build_loggers(cfg), MetricsLog(run)])
     if trainer.strategy.root_device.type == "cpu":
         warn_if_crowded()
-    data = build_data(cfg)
     data.bad_audio = run / BAD_AUDIO
     data.setup("fit")
+    if start is not None and changed is not None:
+        refuse_other_data(start.checkpoint, data, changed, anyway=cfg.resume_anyway, key=start.key)
     use_letters_of([*data.classes, *(clip.name for clips in data.clips.values() for clip in clips)])
     model = build_model(cfg, data.num_classes)
     task = build_task(cfg, model, data)
     refuse_unlogged(cfg, task.tags)
     origin = None
-    if cfg.init_from is not None:
-        origin = start_from(Path(cfg.init_from), model, data.classes, plain_config(cfg))
-    elif cfg.ckpt_path is None:
+    if start is not None:  # it brings its scale along; Lightning loads it once more, and says less of what does not fit
+        take_weights(task, start.checkpoint["state_dict"], start.path, start.key)
+        if start.key == "resume":
+            go_on(trainer, start)
+    elif cfg.init_from is not None:
+        origin = start_from(Path(cfg.init_from), model, data.classes, config)
+    else:
         model.frontend.measure(data.statistics_batches())
-    else:  # a resumed model brings its scale along; Lightning loads it once more, and says less of what does not fit
-        load_weights(task, Path(cfg.ckpt_path), "ckpt_path")
-    return Ready(trainer, task, data, origin)
+    return Ready(trainer, task, data, origin, None if start is None else start.path, stopping)
+
+
+def go_on(trainer: Trainer, start: From) -> None:
+    """Say where the run goes on, and continue its curves."""
+    for logger in trainer.loggers:
+        if isinstance(logger, SplitLogger):
+            logger._kwargs["purge_step"] = start.step  # what an earlier process wrote of later steps is not shown
+    rank_zero_only(print)(f"going on from step {start.step}, {shown(start.path)}", flush=True)
 
 
 def refuse_target(cfg: DictConfig) -> None:
@@ -226,15 +268,14 @@ def refuse_target(cfg: DictConfig) -> None:
 
 def fit_and_test(cfg: DictConfig, run: Path, ready: Ready, started: float) -> dict[str, Any]:
     """Train, test on the best checkpoint, and write what the run leaves."""
-    trainer, task, data, origin = ready
+    trainer, task, data, origin, ckpt, stopping = ready
     tell_loggers(trainer, cfg)
     rank_zero_only(print)(opening(trainer, task, data, run), *filter(None, [origin]), sep="\n", flush=True)
-    interrupt = Interrupt(trainer)
     fit_started = time.time()
-    with interrupt:
-        trainer.fit(task, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
+    with stopping:
+        trainer.fit(task, datamodule=data, ckpt_path=ckpt, weights_only=True)
     fit_seconds = time.time() - fit_started
-    early = bool(cfg.trainer.fast_dev_run) or (interrupt.came and task.progress < EARLY)
+    early = bool(cfg.trainer.fast_dev_run) or (stopping.came and task.progress < EARLY)
     in_training = trainer.callback_metrics.get(f"train/{task.primary.name}")  # the test forgets it
     best = load_best(task, trainer)
     if best is not None and trainer.is_global_zero:
@@ -245,9 +286,9 @@ def fit_and_test(cfg: DictConfig, run: Path, ready: Ready, started: float) -> di
     if trainer.is_global_zero:
         print_profiles(run)
     test = gather_everywhere(task.steps["test"])
-    status: Ended = "stopped" if interrupt.came else "finished"
+    status: Ended = "stopped" if stopping.came else "finished"
     if not trainer.is_global_zero:
-        return {"status": status, "test": {}}
+        return {"status": status, "test": {}, "signal": signal.SIGINT.name}
     times, detected = time_test(task, data, trainer), detection_facts(test, data)
     return finish(
         run,
@@ -259,6 +300,8 @@ def fit_and_test(cfg: DictConfig, run: Path, ready: Ready, started: float) -> di
         early=early,
         explain=partial(draw_pages, run, task, data, detected),
         status=status,
+        **({"signal": signal.SIGINT.name} if stopping.came else {}),
+        steps_left_out=task.guard.num_left_out,
         init_from=None if origin is None else origin.facts(),
         model=cfg.model.name,
         seed=cfg.seed,
@@ -296,6 +339,7 @@ def quiet() -> None:
     for message in (
         ".*does not have many workers.*",  # clips wait in memory: workers cost time
         ".*smaller than the logging interval.*",
+        "Checkpoint directory .* exists and is not empty",  # a run that goes on has been there before
         "`isinstance.treespec, LeafSpec.` is deprecated.*",  # Lightning's use of torch, until it catches up
     ):
         warnings.filterwarnings("ignore", message=message)
@@ -335,24 +379,3 @@ def checkpoint_of(trainer: Trainer) -> ModelCheckpoint | None:
     """Find the callback that kept the best weights; None if none were kept."""
     kept = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
     return kept[0] if kept and kept[0].best_model_path else None
-
-
-class Interrupt:
-    """Ctrl-C once ends training in order (validate, keep, test); twice ends it at once."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer = trainer
-        self.came = False
-
-    def __enter__(self) -> None:
-        self.before = signal.signal(signal.SIGINT, self._stop)
-
-    def __exit__(self, *exception: object) -> None:
-        signal.signal(signal.SIGINT, self.before)
-
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self.came:
-            raise KeyboardInterrupt
-        self.came = True
-        self.trainer.should_stop = True
-        print("\nStopping after this step, then validating and testing. Ctrl-C again: at once.", file=sys.stderr)

@@ -156,9 +156,12 @@ Trainer = node(  # the arguments of Lightning's Trainer, and those of `ADDED`
     compile=bool,
     freeze=list[str],
     unfreeze_every=(int | None, ONE),
+    nonfinite_patience=(int, ONE),
 )
 Config = node(  # the root: what `python train.py --cfg job` prints
     seed=(int, ZERO),
+    resume=str | None,
+    resume_anyway=bool,
     ckpt_path=str | None,
     init_from=str | None,
     run_dir=str,
@@ -181,6 +184,7 @@ Source = node(  # what every data source has; the rules hold for sources without
     sample_rate=(int, RATE),
     batch_size=(int, ONE),
     num_workers=(int, ZERO),
+    timeout=(float, ZERO),
     cache_gib=(float, ZERO),
     max_seconds=(float | None, ABOVE_ZERO),
     batch_seconds=(Any, SECONDS),
@@ -319,7 +323,7 @@ OPTIMIZER_RULES: dict[str, Rule] = {
 OF_LIGHTNING = ("interval", "frequency", "monitor")  # keys of a scheduler that Lightning reads, not its class
 # By node: keys that a class need not take, and arguments that `hopscotch.build` gives it.
 ADDED = {
-    "trainer": {"compile", "freeze", "unfreeze_every"},
+    "trainer": {"compile", "freeze", "unfreeze_every", "nonfinite_patience"},
     "optimizer": {"layer_decay"},
     "scheduler": set(OF_LIGHTNING),
 }

@@ -35,9 +35,11 @@ PATHS = (
     *RECORDINGS,
     "ckpt_path",
     "init_from",
+    "resume",
     *FOLDERS,
 )
-AGAIN = "again="
+AGAIN, RESUME = "again=", "resume="
+OF_RESUMING = ("resume", "resume_anyway")  # of one call, and not of the run
 
 
 def quoted(value: object) -> str:
@@ -138,16 +140,28 @@ def escaped(path: str) -> str:
 class Again:
     """Repeat a run from what its folder says was typed, and compare what becomes of that with what it was trained with.
 
-    The folder may be a stranger's: its words name classes only from modules in trust=, and paths only of data.
+    To go on with a run is to type its words again, and that its folder is the same. The folder may be a stranger's: its
+    words name classes only from modules in trust=, and paths only of data.
     """
 
     def __init__(self, words: Sequence[str]) -> None:
-        """Take again=<folder of a run> out of the words; without it there is nothing to repeat."""
-        folders = [Path(word.removeprefix(AGAIN)).expanduser() for word in words if word.startswith(AGAIN)]
-        self.folder = folders[-1] if folders else None
-        self.trust = trusted(words) if folders else []
-        self.own = [word for word in words if not (word.startswith(AGAIN) or (folders and word.startswith("trust=")))]
+        """Take again=<folder of a run> or resume=<folder> out of the words; without them there is nothing to repeat."""
+        named = [word for word in words if word.startswith((AGAIN, RESUME)) and word != f"{RESUME}null"]
+        if "LOCAL_RANK" in os.environ:  # of a further process: its words have been found by the first one
+            named = []
+        if len(named) > 1:
+            raise ConfigError(f"{' and '.join(map(shown, named))}: one run alone can be repeated or gone on with.")
+        self.folder = Path(named[0].partition("=")[2]).expanduser() if named else None
+        self.trust = trusted(words) if named else []
+        self.own = [word for word in words if word not in named and not (named and word.startswith("trust="))]
         self.stored: Mapping[str, Any] = {}
+        self.resumes = bool(named) and named[0].startswith(RESUME)
+        if self.resumes:
+            refused = ("-m", "--multirun", "hydra.run.dir=", "hydra.mode=", "hparams_search=")
+            if wrong := [word for word in self.own if word.startswith(refused)]:
+                raise ConfigError(f"{shown(named[0])}: goes on in the folder of the run, without {shown(wrong[0])}.")
+            folder = quoted(escaped(absolute(str(self.folder))))
+            self.own += [f"{RESUME}{folder}", f"hydra.run.dir={folder}"]
 
     def words(self) -> list[str]:
         """List the words of the run, without those that are one's own."""
@@ -158,12 +172,15 @@ class Again:
         refuse_unknown(self.stored, self.folder / "config.yaml", self.own)
         if not isinstance(found, list) or not all(isinstance(word, str) for word in found):
             raise ValueError(f"{shown(file)} must be a list of what was typed.")
-        return [word for typed in found for word in self._stored(typed, file)]
+        typed = {word.partition("=")[0] for word in self.own}
+        return [word for one in found if one.partition("=")[0] not in typed for word in self._stored(one, file)]
 
     def _stored(self, word: str, file: Path) -> list[str]:
         key, _, value = word.partition("=")
         name = key.lstrip("+~")
         if name.startswith(("hydra.", "hydra/", "hparams_search")):  # its folder and its sweep are not repeated
+            return []
+        if name in OF_RESUMING:
             return []
         if name in PATTERNS:
             return [word]
@@ -184,9 +201,11 @@ class Again:
         return [word]
 
     def check(self, cfg: DictConfig) -> None:
-        """Refuse what the words of the run come to today if that is not its configuration, but for keys typed now."""
+        """Refuse what the words of a run come to today if that is not its configuration, but for keys typed now."""
         config = plain_config(cfg)
         check_stored(config, shown(self.folder), self.trust)
+        if self.resumes:  # its checkpoint says what it was trained with
+            return
         own = {word.partition("=")[0].lstrip("+~") for word in self.own}
         before, now = flat(OmegaConf.create({**self.stored})), flat(OmegaConf.create(config))
         was = str(self.stored.get("run_dir"))
@@ -202,7 +221,7 @@ class Again:
         if changed:
             key, more = changed[0], f", and {len(changed) - 1} more keys" if changed[1:] else ""
             raise ConfigError(
-                f"again={shown(self.folder)} cannot be as it was: conf/ has changed, {key} was "
+                f"{shown(self.folder)} cannot be as it was: conf/ has changed, {key} was "
                 f"{shown(before.get(key))} and is {shown(now.get(key))}{more}. "
-                f"Type {key}={shown(before.get(key))} too, or start without again=."
+                f"Type {key}={shown(before.get(key))} too, or start a new run without it."
             )

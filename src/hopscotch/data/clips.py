@@ -5,6 +5,7 @@
 
 import contextlib
 import os
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -20,6 +21,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data._utils import signal_handling
 
 from hopscotch.data.audio import AudioFileError
 from hopscotch.data.augment import WaveformAugment
@@ -35,6 +37,7 @@ MAX_THREADS = 4  # decoding is quick; more threads compete for the disk
 TOGETHER = 16  # clips that a thread decodes in turn
 NUM_TRIED = 32  # clips whose decoding decides whether threads pay
 QUICK = 1e-3  # seconds per clip below which threads wait longer than they decode (0.5 ms instead of 0.25)
+GRACE = 30  # seconds that a loader process outlives SIGTERM
 
 Item = TypeVar("Item")
 
@@ -251,25 +254,80 @@ def _labels(labels: Sequence[int | tuple[int, ...] | float], num_classes: int) -
     return rows
 
 
+class LoaderError(ValueError):
+    """A loader process hangs or has died; the text says over which clips."""
+
+
+class Noted(Sampler[list[Pair]]):
+    """Note which batches are asked for, until they have come."""
+
+    def __init__(self, sampler: Sampler[list[Pair]]) -> None:
+        self.sampler = sampler
+        self.asked: deque[list[Pair]] = deque()
+
+    def __len__(self) -> int:
+        return len(self.sampler)  # pyright: ignore[reportArgumentType]  # ours have a length
+
+    def __iter__(self) -> Iterator[list[Pair]]:
+        self.asked.clear()
+        return map(self._note, iter(self.sampler))
+
+    def _note(self, pairs: list[Pair]) -> list[Pair]:
+        self.asked.append(pairs)
+        return pairs
+
+
 class KeyedLoader(DataLoader[AudioBatch]):
     """Load whole batches; resuming in the middle of an epoch is safe, since the sampler asks the trainer where."""
 
-    def __init__(self, batches: Batches, sampler: Sampler[list[Pair]], *, num_workers: int) -> None:
-        """Load in `num_workers` processes, or in a thread of this one if 0."""
+    def __init__(
+        self, batches: Batches, sampler: Sampler[list[Pair]], *, num_workers: int, timeout: float = 0.0
+    ) -> None:
+        """Load in `num_workers` processes, none of which may take longer than `timeout` seconds; in a thread if 0."""
+        self.batches, self.noted = batches, Noted(sampler)
         super().__init__(
             batches,
-            batch_sampler=sampler,
+            batch_sampler=self.noted,
             collate_fn=_packed,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
+            timeout=timeout if num_workers > 0 else 0,
+            worker_init_fn=leave_signals if num_workers > 0 else None,
             generator=torch.Generator(),  # its own: a loader draws a number that nobody here uses
         )
 
     def __iter__(self) -> Iterator[AudioBatch]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Ask the sampler for the position now, not when the first batch is read, and go through the batches."""
-        batches = map(_unpacked, super().__iter__())
-        return batches if self.num_workers > 0 else one_ahead(batches)
+        found = super().__iter__()
+        return self._watched(found) if self.num_workers > 0 else one_ahead(map(_unpacked, found))
+
+    def _watched(self, found: Any) -> Iterator[AudioBatch]:
+        """Say over which clips a process hangs or has died.
+
+        Raises:
+            LoaderError: If one does.
+        """
+        while True:
+            try:
+                packed = next(found)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                is_late = "timed out" in str(error)
+                if not is_late and "DataLoader worker" not in str(error):
+                    raise
+                _kill_workers(found)
+                raise LoaderError(self._complaint(is_late)) from error
+            self.noted.asked.popleft()
+            yield _unpacked(packed)
+
+    def _complaint(self, is_late: bool) -> str:
+        clips = self.batches.store.clips
+        names = [clips[index % len(clips)].name for _, index in (self.noted.asked or [[]])[0]]
+        what = f"hangs: no batch for data.timeout={self.timeout:g} seconds" if is_late else "was killed, or crashed"
+        hint = "" if is_late else " Where memory is short, lower data.num_workers."
+        return f"data: a loader process {what}. It had to read {some(names)}.{hint}"
 
     def state_dict(self) -> dict[str, int]:
         """Save nothing, because order and noise are keyed; the method tells Lightning that resuming is safe."""
@@ -278,6 +336,23 @@ class KeyedLoader(DataLoader[AudioBatch]):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Restore nothing."""
         assert not state
+
+
+def leave_signals(_: int) -> None:
+    """Leave it to the main process of a run to stop, after its step, where signals come to all of its processes."""
+    for name in ("SIGINT", "SIGHUP", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))  # one that hangs ends then
+
+
+def _kill_workers(found: Any) -> None:
+    """End the processes of a loader's iterator without torch's own complaint, which may come at any moment."""
+    signal_handling._remove_worker_pids(id(found))
+    found._worker_pids_set = False
+    for worker in found._workers:
+        worker.kill()
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from hopscotch.data.audio import AudioFileError, channels_cancel, read_clip, rea
 from hopscotch.data.augment import WaveformAugment
 from hopscotch.data.clips import MAX_NAMED, Batches, Clip, ClipStore, KeyedLoader, decode, load_part, some
 from hopscotch.data.events import covered
+from hopscotch.data.fingerprint import MOST_DECODED, MOST_LOOKED_AT, content, fingerprint
 from hopscotch.data.index import Index
 from hopscotch.data.sampling import Pair, Position, ShuffledBatches, SortedBatches
 from hopscotch.data.store import Disk, InMemory
@@ -72,6 +73,7 @@ class AudioDataModule(LightningDataModule):
         max_seconds: float | None = None,
         batch_seconds: float | Literal["auto"] | None = None,
         balance: Literal["classes"] | None = None,
+        timeout: float = 300.0,
     ) -> None:
         """Take the keys of conf/data, where each is explained, the seed of the run, and what changes training clips.
 
@@ -80,7 +82,7 @@ class AudioDataModule(LightningDataModule):
         super().__init__()
         self.sample_rate = sample_rate
         self.batch_size = batch_size
-        self.num_workers = num_workers
+        self.num_workers, self.timeout = num_workers, timeout
         self.cache_gib = cache_gib
         self.seed = seed
         self.augment = augment
@@ -108,6 +110,7 @@ class AudioDataModule(LightningDataModule):
         self._order: list[str] | None = None
         self._stores: dict[Split, ClipStore] = {}
         self._fingerprint = ""
+        self._content: Tensor | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the trainer, and with it the model, for loader workers that are spawned."""
@@ -157,7 +160,7 @@ class AudioDataModule(LightningDataModule):
             self.classes, self.clips = self.find_clips()
             if self._order is not None:
                 self.classes, self.clips = self._order, _renumbered(self.classes, self.clips, self._order)
-            self._fingerprint = _fingerprint(self.clips)
+            self._fingerprint = fingerprint(self.clips)
             self._tell_lengths()
             if stage == "fit" and not self.skipped:
                 for split in SPLITS:
@@ -248,6 +251,13 @@ class AudioDataModule(LightningDataModule):
     def fingerprint(self) -> str:
         """Return a hash of the names, labels, lengths and splits of all clips."""
         return self._fingerprint
+
+    def content(self) -> Tensor:
+        """Hash each clip, and of some what is heard in their middle (data/fingerprint.py)."""
+        if self._content is None:
+            is_at_hand = all(store.shelf is not None for store in self._stores.values())
+            self._content = content(self.clips, self.part, MOST_LOOKED_AT if is_at_hand else MOST_DECODED)
+        return self._content
 
     def summary(self) -> dict[str, object]:
         """Summarise the data for the run's summary.json."""
@@ -405,7 +415,7 @@ class AudioDataModule(LightningDataModule):
             lengths = [len(starts(clip.num_samples)) * one for clip, one in zip(found, lengths, strict=True)]
         drawn = sampler(lengths, self.batch_size, most=most, **options)
         batches = self._batches(split, augment, starts=starts)
-        return KeyedLoader(batches, drawn, num_workers=self.num_workers)
+        return KeyedLoader(batches, drawn, num_workers=self.num_workers, timeout=self.timeout)
 
     def _note_bad(self, split: Split, name: str, error: AudioFileError) -> None:
         self._bad[split][name] = error
@@ -497,13 +507,3 @@ def _lengths(clips: Sequence[Clip]) -> list[int]:
 
 def _hash(*parts: str) -> str:
     return hashlib.sha256("".join(parts).encode(errors="surrogateescape")).hexdigest()[:16]
-
-
-def _fingerprint(clips: dict[Split, list[Clip]]) -> str:
-    digest = hashlib.sha256()
-    for split in SPLITS:
-        for clip in clips[split]:
-            part = "" if clip.start is None else f"\t{clip.start}"
-            label = clip.label if clip.events is None else [tuple(one) for one in clip.events]
-            digest.update(f"{split}\t{clip.name}\t{label}\t{clip.num_samples}{part}\n".encode())
-    return digest.hexdigest()[:16]

@@ -33,7 +33,7 @@ class SplitLogger(TensorBoardLogger):
         if not split:
             return self.experiment
         if split not in self.writers:
-            self.writers[split] = SummaryWriter(str(Path(self.log_dir) / split))
+            self.writers[split] = SummaryWriter(str(Path(self.log_dir) / split), **self._kwargs)
         return self.writers[split]
 
     @rank_zero_only

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from hopscotch.data.clips import some
-from hopscotch.plain import shown
+from hopscotch.plain import as_written, shown
 from hopscotch.training.calibration import Budget, is_table
+from hopscotch.training.whole import content_of, hash_file, is_as_written, not_finite, write_whole
 
 MAX_PICKLE = 2**24  # bytes; a model of 100 tensors with its optimizer has 65,000
 MAX_STEPS, STEPS_OF_A_TENSOR = 100_000, 100  # of the pickle: reading 600,000 steps takes seconds; a tensor has about 30
@@ -77,8 +78,14 @@ def read_checkpoint(path: Path, key: str = "ckpt") -> dict[str, Any]:
     """
     if not path.is_file():
         raise ValueError(f"{key} must be a checkpoint file, got {shown(path)}, which is not there.")
+    has_hash = is_as_written(path)
+    if has_hash is False:
+        raise ValueError(
+            f"{key} must be a checkpoint as it was written, got {shown(path)}: it was changed or cut, for its SHA-256 "
+            f"is not that of {hash_file(path).name}."
+        )
     try:
-        _check_zip(path)
+        _check_zip(path, reads_all=not has_hash)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception:  # whatever comes of bytes that nobody checked; MemoryError: a size that somebody made up
         checkpoint = None
@@ -94,15 +101,13 @@ def read_checkpoint(path: Path, key: str = "ckpt") -> dict[str, Any]:
 
 
 def keep_budgets(path: Path, table: Sequence[Budget]) -> None:
-    """Add a table of budgets to a checkpoint; an interruption never leaves half of the file."""
+    """Add a table of budgets to a checkpoint."""
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    partial = path.with_name(f"{path.name}.partial")
-    torch.save({**checkpoint, BUDGETS: [list(row) for row in table]}, partial)
-    os.replace(partial, path)
+    write_whole(content_of({**checkpoint, BUDGETS: [list(row) for row in table]}), path)
 
 
 def check_resumable(checkpoint: Mapping[str, Any], path: Path, key: str = "ckpt_path") -> None:
-    """Refuse weights without the state of a training run."""
+    """Refuse weights without the state of a training run, and a state that is not finite."""
     missing = [name for name in NEEDED if name not in checkpoint]
     maps = [name for name in MAPS if not isinstance(checkpoint.get(name, {}), dict)]
     if "callbacks" not in missing + maps:
@@ -112,6 +117,12 @@ def check_resumable(checkpoint: Mapping[str, Any], path: Path, key: str = "ckpt_
         raise ValueError(
             f"{key} must be a checkpoint that training can go on from, got {shown(path)}: it lacks "
             f"{some([shown(name) for name in wrong])}."
+        )
+    with as_written(path):
+        poisoned = list(not_finite(checkpoint))
+    if poisoned:
+        raise ValueError(
+            f"{key} must be a checkpoint of finite numbers, got {shown(path)}: it has others in {some(poisoned)}."
         )
 
 
@@ -148,14 +159,16 @@ def _is_weights(value: Any) -> bool:
     )
 
 
-def _check_zip(path: Path) -> None:
-    """Refuse a file that takes more memory than it has bytes, or names more than tensors."""
+def _check_zip(path: Path, *, reads_all: bool) -> None:
+    """Refuse a file that takes more memory than it has bytes, names more than tensors, or breaks a sum of its parts."""
     with zipfile.ZipFile(path) as file:
         members = file.infolist()
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
             raise ValueError("compressed")
         if sum(member.file_size for member in members) > os.path.getsize(path):
             raise ValueError("larger than the file")
+        if reads_all and file.testzip() is not None:
+            raise ValueError("changed")
         pickles = [member for member in members if member.filename.endswith(".pkl")]
         if len(pickles) != 1 or pickles[0].file_size > MAX_PICKLE:
             raise ValueError("not one pickle of a usual size")

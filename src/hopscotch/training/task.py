@@ -22,6 +22,7 @@ from jaxtyping import Float
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ from hopscotch.models.audio_model import AudioModel, Head, OutputHead, Pooling
 from hopscotch.models.stage0 import STEP
 from hopscotch.training.calibration import Budget, Calibration, budget_table, calibrate
 from hopscotch.training.gains import fit_gains
+from hopscotch.training.guard import Guard, refuse_not_finite
 from hopscotch.training.losses import PolicyLoss
 from hopscotch.training.rates import parameter_groups, refuse_one_rate, take_shares
 from hopscotch.training.schedules import Warmed
@@ -63,8 +65,10 @@ class AudioTask(LightningModule):
     what Lightning takes for a schedule. `target` is the compute fraction to train for, None for a model that decides
     nothing. `budget_warmup` is a share of the training steps. `layer_decay` is the ratio of the
     learning rates of neighbouring layers (training/rates.py). `mixup` is the parameter of the Beta distribution by
-    which pairs of training clips are mixed, 0 for none (data/mixup.py). `classes` are the names of the labels, in
-    order. `steps` holds, for each stage, the steps of its latest epoch: validation falls into a training epoch.
+    which pairs of training clips are mixed, 0 for none (data/mixup.py). `nonfinite_patience` is the number of steps in
+    a row with a loss or gradient that is not finite at which the training fails (training/guard.py). `classes` are the
+    names of the labels, in order. `steps` holds, for each stage, the steps of its latest epoch: validation falls into a
+    training epoch.
     """
 
     primary: Primary
@@ -87,6 +91,7 @@ class AudioTask(LightningModule):
         dense_weight: float,
         layer_decay: float = 1.0,
         mixup: float = 0.0,
+        nonfinite_patience: int = 5,
     ) -> None:
         super().__init__()
         if mixup < 0:
@@ -98,6 +103,7 @@ class AudioTask(LightningModule):
         self.target, self.budget_weight, self.budget_warmup = target, budget_weight, budget_warmup
         self.policy_loss, self.dense_weight = PolicyLoss(entropy_weight), dense_weight
         self.layer_decay, self.mixup = layer_decay, mixup
+        self.guard = Guard(nonfinite_patience)
         self.fractions = nn.ModuleDict({f"{stage}_fraction": MeanMetric() for stage in STAGES})
         self.stage_metrics = nn.ModuleDict({f"{stage}_metrics": self.metrics() for stage in STAGES})
         self.calibration: Calibration | None = None
@@ -105,6 +111,7 @@ class AudioTask(LightningModule):
         self._calibration_batches: list[AudioBatch] = []
         self._step_loss: list[tuple[Tensor, int]] = []  # (mean loss, clips) of the batches of an optimizer step
         self.steps: dict[str, list[Step]] = {stage: [] for stage in STAGES}
+        self._gradient_norm: Tensor | None = None  # of the step under way, where it is not scaled
         self._is_judged = False  # whether the training epoch was
 
     # What a task owns.
@@ -180,8 +187,7 @@ class AudioTask(LightningModule):
         task_loss = losses.mean()
         loss = task_loss + self._budget_loss(output) + self._policy_loss(output, losses, batch, judge)
         loss = loss + self._dense_loss(output, batch, judge) + self._waking_loss(output, batch)
-        if loss.device.type == "cpu" or batch_idx % self.trainer.log_every_n_steps == 0:
-            self._stop_if_not_finite(loss, losses, batch)
+        self.guard.note(loss, losses, batch.indices)
         self._step_loss.append((task_loss.detach(), len(losses)))
         step = Step(losses, output, batch, self.judged(output, batch), {})
         self.steps["train"].append(step)
@@ -217,7 +223,9 @@ class AudioTask(LightningModule):
         self.steps["test"] = []
 
     def on_train_batch_end(self, outputs: Any, batch: AudioBatch, batch_idx: int) -> None:
-        if self.trainer.is_last_batch:  # not at the epoch's end, where callbacks are told before the task
+        if (
+            self.trainer.is_last_batch and self.steps["train"]
+        ):  # not at the epoch's end, where callbacks are told before the task
             self._measure_epoch("train")
 
     def on_train_epoch_end(self) -> None:
@@ -234,6 +242,8 @@ class AudioTask(LightningModule):
         """Compute and log epoch metrics once; per-batch updates are slower."""
         steps = self.steps[stage]
         self._is_judged = True
+        if stage != "train":
+            refuse_not_finite(stage, steps, self.trainer.datamodule.clips[stage])
         macs = torch.cat([step.output.trace.macs for step in steps])
         dense_macs = torch.cat([step.output.trace.dense_macs for step in steps])
         fractions = self.fractions[f"{stage}_fraction"]
@@ -254,26 +264,43 @@ class AudioTask(LightningModule):
         total = torch.stack([loss * size for loss, size in self._step_loss]).sum()
         self._step_loss.clear()
         loss = self.trainer.strategy.reduce(total / clips, reduce_op="mean")
-        self.model.update_threshold(loss, self.threshold_lr)
+        if self.guard.is_taken:
+            self.model.update_threshold(loss, self.threshold_lr)
         if self.first_step_at is None:
             self.first_step_at = time.time()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log the norm of the gradient, before it is clipped."""
+        """Log the norm of the gradient, before it is clipped, and leave out a step that is not finite.
+
+        A scaler of gradients leaves out steps itself: they are too large for 16 bits at first, and now and then.
+        """
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         is_scaled = scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)  # until it steps
-        if is_scaled or self.global_step % self.trainer.log_every_n_steps:
-            return
-        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
-        self.log("gradient_norm", nn.utils.get_total_norm(gradients))
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        norm = nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
+        if not (is_scaled or self.global_step % self.trainer.log_every_n_steps):
+            self.log("gradient_norm", norm)
+        self._gradient_norm = norm if scaler is None else None
+        clips, is_alone = self.trainer.datamodule.clips["train"], self.trainer.world_size == 1
+        num_batches = self.guard.judge(self._gradient_norm, self.global_step, clips, by_loss=is_alone)
+        if not self.guard.is_taken:
+            del self.steps["train"][-num_batches:]  # which is judged with the epoch
+            if scaler is None:
+                optimizer.zero_grad(set_to_none=True)  # an optimizer leaves alone what has no gradient
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        """Clip gradients in bfloat16, too; Lightning refuses to for fused optimizers, as gradients may be scaled."""
-        plugin = self.trainer.precision_plugin
+        """Clip gradients by the norm that is known; Lightning would take it again, and refuses to for bfloat16."""
+        trainer, norm = self.trainer, self._gradient_norm
+        by_norm = trainer.gradient_clip_algorithm in (None, "norm")
+        if not trainer.gradient_clip_val:
+            return
+        if norm is not None and by_norm and isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+            nn.utils.clip_grads_with_norm_(self.parameters(), trainer.gradient_clip_val, norm)
+            return
+        plugin = trainer.precision_plugin
         if isinstance(plugin, MixedPrecision) and plugin.scaler is None:  # bfloat16 needs no scaling
-            norm = self.trainer.gradient_clip_val or 0.0
-            algorithm = self.trainer.gradient_clip_algorithm or "norm"
-            Precision.clip_gradients(plugin, optimizer, norm, GradClipAlgorithmType(algorithm))
+            algorithm = GradClipAlgorithmType(trainer.gradient_clip_algorithm or "norm")
+            Precision.clip_gradients(plugin, optimizer, trainer.gradient_clip_val, algorithm)
             return
         super().configure_gradient_clipping(optimizer, *args, **kwargs)
 
@@ -328,17 +355,6 @@ class AudioTask(LightningModule):
         everything = output.trace.detach().decisions.skip_nothing()
         dense = self.model(batch.waveform, batch.lengths, keys=batch.keys, repeat=everything)
         return self.dense_weight * (judge(dense).mean() + self.distance(output, dense))
-
-    def _stop_if_not_finite(self, loss: Tensor, losses: Tensor, batch: AudioBatch) -> None:
-        if bool(torch.isfinite(loss)):
-            return
-        clips = self.trainer.datamodule.clips["train"]
-        bad = (~torch.isfinite(losses)).nonzero().flatten().tolist() or range(len(losses))
-        names = ", ".join(clips[int(batch.indices[i])].name for i in list(bad)[:5])
-        raise ValueError(
-            f"The loss must stay finite, got {loss.item()} at step {self.global_step}; clips: {names}. "
-            "Try a lower optimizer.lr, or trainer.detect_anomaly=true."
-        )
 
     def _waking_loss(self, output: ModelOutput, batch: AudioBatch) -> Tensor | float:
         """Teach what opens spans by the times of events, where labels are such."""

@@ -1,0 +1,125 @@
+"""Go on with a run in its own folder: from the last of its checkpoints that is whole, as one process at a time.
+
+The folder may be a stranger's: it is data, read as evaluation reads it, and nothing is written through a link in it.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from lightning.fabric.utilities.rank_zero import rank_zero_only, rank_zero_warn
+from omegaconf import DictConfig, OmegaConf
+
+from hopscotch.config.errors import plain_config
+from hopscotch.config.typed import OF_RESUMING
+from hopscotch.known import remember
+from hopscotch.plain import refuse_links, sentence, shown
+from hopscotch.report.run_folder import BEST, CONFIG, OVERRIDES, SUMMARY, config_of
+from hopscotch.training.checkpoint import check_resumable, read_checkpoint
+from hopscotch.training.whole import LAST, PREVIOUS, hash_file
+
+LOCK = ".lock"  # of the process that trains
+DAMAGED = ".damaged"  # is added to the name of a checkpoint that is not whole, for what is kept next is not to push out
+NAMES = (LAST, PREVIOUS, BEST.name)  # checkpoints of a run, the newest first
+
+
+class From(NamedTuple):
+    """Name the checkpoint that training goes on from, with its content."""
+
+    path: Path
+    checkpoint: Mapping[str, Any]
+    key: str  # by which it was given
+    damaged: list[Path]  # newer ones that are not whole
+
+    @property
+    def step(self) -> int:
+        return int(self.checkpoint["global_step"])
+
+
+def find_start(cfg: DictConfig) -> From | None:
+    """Find the checkpoint that a configuration asks to go on from, and say which ones are not whole.
+
+    Raises:
+        ValueError: If the only ones there are are not whole.
+    """
+    damaged: dict[Path, ValueError] = {}
+    for path in [] if cfg.resume is None else [Path(cfg.resume) / BEST.parent / name for name in NAMES]:
+        if not path.is_file():
+            continue
+        try:
+            found = From(path, _resumable(path, "resume"), "resume", list(damaged))
+        except ValueError as error:
+            damaged[path] = error
+            continue
+        for error in damaged.values():
+            rank_zero_warn(f"{sentence(error)} The one before it is taken, {path.name} of step {found.step}.")
+        return found
+    if damaged:
+        raise ValueError(
+            f"resume={shown(cfg.resume)} has no checkpoint that is whole: {' '.join(map(str, damaged.values()))}"
+        )
+    if cfg.ckpt_path is not None:
+        return From(Path(cfg.ckpt_path), _resumable(Path(cfg.ckpt_path), "ckpt_path"), "ckpt_path", [])
+    return None
+
+
+def _resumable(path: Path, key: str) -> Mapping[str, Any]:
+    checkpoint = read_checkpoint(path, key)
+    check_resumable(checkpoint, path, key)
+    return checkpoint
+
+
+@rank_zero_only
+def refuse_strange(run: Path) -> None:
+    """Refuse a folder that is no run's, or has a link anywhere."""
+    config_of(run)
+    refuse_links(run, [path.name for path in run.iterdir()])
+
+
+@rank_zero_only
+def take_over(run: Path, cfg: DictConfig, overrides: list[str], start: From | None) -> None:
+    """Write down what the run goes on with, and set aside what is not whole."""
+    _replace(run / OVERRIDES, OmegaConf.to_yaml(typed(overrides)))
+    _replace(run / CONFIG, resolved(cfg))
+    remember(plain_config(cfg))
+    (run / SUMMARY).unlink(missing_ok=True)  # of the process before
+    for path in [] if start is None else start.damaged:
+        hash_file(path).unlink(missing_ok=True)
+        os.replace(path, path.with_name(path.name + DAMAGED))
+
+
+def resolved(cfg: DictConfig) -> str:
+    """Write a configuration as its run keeps it: that it goes on is not of the run."""
+    own = {"resume": None, "resume_anyway": False}
+    return OmegaConf.to_yaml(OmegaConf.merge(cfg, own), resolve=True)
+
+
+def typed(overrides: list[str]) -> list[str]:
+    """List what was typed as its run keeps it, likewise."""
+    return [word for word in overrides if word.partition("=")[0] not in OF_RESUMING]
+
+
+def lock(run: Path) -> IO[str] | None:
+    """Take the folder for this process, until what is returned is closed; None where the system has no locks.
+
+    Raises:
+        ValueError: If another process is training there.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    file = (run / LOCK).open("a")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, and is not its workers'
+    except OSError:
+        file.close()
+        raise ValueError(f"{shown(run)} is being trained by another process: wait for it, or stop it.") from None
+    return file
+
+
+def _replace(path: Path, content: str) -> None:
+    staged = path.with_name(f"{path.name}.unfinished")
+    staged.write_text(content, encoding="utf-8")
+    os.replace(staged, path)

@@ -1,0 +1,146 @@
+"""Write checkpoints whole or not at all, each with its SHA-256, and tell whether one is still what was written.
+
+A checkpoint is staged beside its target, handed to the disk and renamed. `<name>.ckpt.sha256`, as `sha256sum -c` reads
+it, is removed before the checkpoint gets its name and written after: a kill in between leaves a whole checkpoint
+without a hash, never one with that of another. Of what has no hash the sums within the zip file are compared.
+
+Nothing here imports Lightning, which takes longer to load than a prediction takes to make.
+"""
+
+import hashlib
+import io
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hopscotch.plain import shown
+
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # the state before the last one is kept, too
+MAX_HASH_FILE = 4096  # bytes
+MAX_STRETCHED = 2**24  # elements of a tensor that repeats what is stored
+TRAINED = ("state_dict", "current_model_state", "optimizer_states")  # parts of a checkpoint that must be finite
+
+
+class DiskError(OSError):
+    """A checkpoint could not be written; the text is complete and meant for the owner of the run."""
+
+
+def content_of(checkpoint: Mapping[str, Any]) -> memoryview:
+    """Serialise a checkpoint as torch does."""
+    content = io.BytesIO()
+    torch.save(checkpoint, content)
+    return content.getbuffer()
+
+
+def copy_whole(path: Path, to: Path) -> None:
+    """Copy a checkpoint."""
+    write_whole(memoryview(path.read_bytes()), to)
+
+
+def write_whole(content: memoryview, path: Path) -> None:
+    """Write a checkpoint and its hash; an earlier `last.ckpt` becomes `previous.ckpt`.
+
+    Raises:
+        DiskError: If the disk does not take it, with the file and its size; what was there before still is.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    hash_path = hash_file(path)
+    try:
+        staged = _stage(content, path)
+        staged_hash = _stage_hash(hashlib.sha256(content).hexdigest(), path)
+    except OSError as error:
+        for target in (path, hash_path):
+            with suppress(OSError):
+                _staging(target).unlink(missing_ok=True)
+        raise DiskError(
+            f"{shown(path)} cannot be written: {error.strerror}. It has {len(content):,} bytes, "
+            f"{shutil.disk_usage(path.parent).free:,} are free there. What was kept before is as it was."
+        ) from error
+    if path.name == LAST and path.exists():
+        _set_aside(path, path.with_name(PREVIOUS))
+    hash_path.unlink(missing_ok=True)
+    os.replace(staged, path)
+    os.replace(staged_hash, hash_path)
+    _sync(path.parent)
+
+
+def _set_aside(path: Path, to: Path) -> None:
+    """Rename a checkpoint, so that neither name ever has the hash of another one."""
+    digest = _hash_of(path)
+    for one in (to, path):
+        hash_file(one).unlink(missing_ok=True)
+    os.replace(path, to)
+    if digest:
+        os.replace(_stage_hash(digest, to), hash_file(to))
+
+
+def hash_file(path: Path) -> Path:
+    """Name the file that has the hash of a checkpoint."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def is_as_written(path: Path) -> bool | None:
+    """Tell whether a checkpoint has the hash that stands beside it; None where there is none."""
+    if not (wanted := _hash_of(path)):
+        return None
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest() == wanted
+
+
+def _hash_of(path: Path) -> str:
+    """Read what stands beside a checkpoint; empty where nothing does."""
+    with suppress(OSError), hash_file(path).open("rb") as file:
+        return next(iter(file.read(MAX_HASH_FILE).decode(errors="replace").split()), "")
+    return ""
+
+
+def not_finite(checkpoint: Mapping[str, Any]) -> Iterator[str]:
+    """Name weights and states of the optimizer that are not finite, or larger by far than what is stored of them."""
+    for part in TRAINED:
+        for name, tensor in _tensors(checkpoint.get(part), ""):
+            if tensor.numel() == 0 or not tensor.is_floating_point():
+                continue
+            is_stretched = tensor.numel() > max(MAX_STRETCHED, tensor.untyped_storage().nbytes())
+            if is_stretched or not bool(tensor.abs().amax().isfinite()):
+                yield shown(f"{part} {name}")
+
+
+def _tensors(node: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(node, Tensor):
+        yield name, node
+    children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
+    for key, child in children:
+        yield from _tensors(child, f"{name}.{key}" if name else str(key))
+
+
+def _staging(path: Path) -> Path:
+    return path.with_name(f"{path.name}.partial")
+
+
+def _stage(content: memoryview | bytes, path: Path) -> Path:
+    staged = _staging(path)
+    with staged.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return staged
+
+
+def _stage_hash(digest: str, path: Path) -> Path:
+    return _stage(f"{digest}  {path.name}\n".encode(), hash_file(path))
+
+
+def _sync(folder: Path) -> None:
+    """Hand the names in a folder to the disk, where the system can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
