@@ -15,6 +15,7 @@ from hopscotch.layers.block import BlockSpec, DepthwiseConvolution, TransformerB
 from hopscotch.models.always_on import AlwaysOn
 from hopscotch.models.audio_model import AudioModel, OutputHead
 from hopscotch.models.encoder import Encoder
+from hopscotch.models.exits import EarlyExit
 from hopscotch.models.stem import Conv2dStem, ConvStem, Stem
 from hopscotch.models.token_gate import GatedEncoder
 
@@ -59,6 +60,10 @@ def assemble(
     with named("model"):
         parts["stem"] = stem_of(model, frontend.num_mels)
         parts |= {"name": model["name"], "dim": model["dim"], "encoder": encoder, "head": head}
+        if model["stage"] is not None and model["exits"] is not None:
+            raise ValueError("exits must be null with a stage, which opens spans of a recording.")
+        if model["exits"] is not None:
+            return EarlyExit(**model["exits"], **parts)
         return AudioModel(**parts) if model["stage"] is None else AlwaysOn(**model["stage"], **parts)
 
 

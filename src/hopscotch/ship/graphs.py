@@ -59,10 +59,12 @@ def cut(model: AudioModel) -> Cut:
         raise ValueError(f"task must be one of Hopscotch's to be exported as ONNX, got {type(model.head).__name__}.")
     if model.in_pieces:
         raise ValueError(f"model.stage must be null to be exported as ONNX, and model={model.name} has one.")
+    if model.stops:
+        raise ValueError(f"model.exits must be null to be exported as ONNX, and model={model.name} has some.")
     encoder, gate = model.encoder, None
     if isinstance(encoder, GatedEncoder):
         encoder, gate = encoder.encoder, encoder.gate
-    x, bias = torch.randn(1, TIME, model.head.linear.in_features // 2), torch.tensor(0.0)
+    x, bias = torch.randn(1, TIME, model.dim), torch.tensor(0.0)
     power = torch.rand(1, 4 * TIME, model.frontend.fft // 2 + 1)
     graphs = {"stem": Graph(_Stem(model), {"power": power}), "head": Graph(_Head(model), {"x": x}, ("logits", "y"))}
     around = [_fixed(int(model.head.macs(torch.tensor([0]))))]
