@@ -31,7 +31,7 @@ TIERS = (
     {"evaluation", "stream"},
     {"run", "evaluate", "predict", "audit", "listen"},
     {"original", "disagreements"},
-    {"compare", "doctor", "train"},
+    {"cascade", "compare", "doctor", "train"},
     {"cli"},
     {"__main__"},
 )

@@ -125,6 +125,7 @@ Model = node(
     open_rate=(float | None, SHARE),
     stage=dict[str, Any] | None,
     exits=dict[str, Any] | None,
+    stages=Any,
     encoder=dict[str, Any],  # free: one class and one YAML make a new model
 )
 Trainer = node(  # the arguments of Lightning's Trainer, and those of `ADDED`

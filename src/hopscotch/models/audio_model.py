@@ -191,9 +191,10 @@ class AudioModel(nn.Module):
     def cost(self, samples: int) -> Cost:
         """Count the multiply-accumulates of a clip of so many samples, by how its decisions fall."""
         frames = self.frontend.frames(torch.tensor([samples]))
-        return self.encoder.cost(int(self.stem.positions(frames))) + int(self._fixed_macs(frames))
+        return self.encoder.cost(int(self.stem.positions(frames))) + int(self.fixed_macs(frames))
 
-    def _fixed_macs(self, frames: Tensor) -> Tensor:
+    def fixed_macs(self, frames: Lengths) -> Lengths:
+        """Count the multiply-accumulates of stem and head."""
         return self._stem_macs(frames) + self.head.macs(self.stem.positions(frames))
 
     def _stem_macs(self, frames: Tensor) -> Tensor:
@@ -205,7 +206,7 @@ class AudioModel(nn.Module):
 
     def _whole(self, trace: SkipTrace, frames: Tensor) -> SkipTrace:
         """Add stem and head to the encoder's trace, so that fractions are those of the whole model."""
-        fixed = self._fixed_macs(frames)
+        fixed = self.fixed_macs(frames)
         dense_macs = trace.dense_macs + fixed
         expected = (trace.expected_compute * trace.dense_macs + fixed) / dense_macs
         return replace(trace, macs=trace.macs + fixed, dense_macs=dense_macs, expected_compute=expected)

@@ -24,7 +24,7 @@ from hopscotch.models.audio_model import AudioModel, Head
 from hopscotch.models.encoder import Layered
 from hopscotch.types import AtExits, Decisions, Lengths, ModelOutput, SkipTrace, valid_mask
 
-State = tuple[Tensor, Lengths]  # what the next rung reads, a row for each clip, and how many positions are its own
+State = tuple[Tensor, ...]  # what the next rung reads, a row for each clip
 
 
 class Answer(NamedTuple):
@@ -136,7 +136,7 @@ class Ladder(AudioModel):
                 break
             if len(stays) < len(rows):
                 rows, total, log_probs = rows[stays], total[stays], log_probs[stays]
-                state = state[0][stays], state[1][stays]
+                state = tuple(part[stays] for part in state)
             before = log_probs
         rows, said, exits = (torch.cat(part) for part in zip(*gone, strict=True))
         order = rows.argsort()
