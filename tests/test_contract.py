@@ -35,6 +35,7 @@ VARIANTS = (  # options that change how a model decides, or what it runs
     "skip_layer model.encoder.policy.sees=input model.encoder.policy.tied=true",
     "jump_attention model.encoder.inner=transformer model.encoder.first=2",
     "early_exit model.exits.rule=learned model.encoder.first=3",
+    "slimmable model.stem_channels=[4,8] model.widths.rule=learned model.widths.shares=[0.25,0.5,0.75,1.0]",
     "early_exit model.exits.every=1 model.stem_channels=null model.stem_layers=1",
     *(f"{name} model.open_rate=0.5" for name in ("dense", "learned_skip", "skip_transformer", "jump_attention")),
 )

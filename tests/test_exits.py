@@ -37,13 +37,13 @@ def make(folder: Path, *changes: str) -> tuple[EarlyExit, tuple[Tensor, Tensor]]
 def test_what_is_said_is_the_weighted_geometric_mean_of_all_exits_so_far() -> None:
     exits, logits = Exits([4, 4, 4], rule="confidence"), torch.randn(3, 5, 7)
     torch.nn.init.normal_(exits.log_weights)
-    weights, total = exits.log_weights.exp(), None
+    weights, joined = exits.log_weights.exp(), None
     for number in range(3):
-        total, said = exits.join(number, total, logits[number])
+        joined = exits.join(number, joined, logits[number])
         product = torch.ones(5, 7)
         for weight, one in zip(weights[: number + 1], logits, strict=False):
             product = product * one.softmax(dim=-1) ** (weight / weights[: number + 1].sum())
-        torch.testing.assert_close(said.exp(), product / product.sum(dim=1, keepdim=True))
+        torch.testing.assert_close(joined.log_probs.exp(), product / product.sum(dim=1, keepdim=True))
     assert Exits([1, 1, 1], rule="confidence").log_weights.exp().tolist() == pytest.approx([1, 2, 3])
 
 
@@ -60,7 +60,7 @@ def test_clips_leave_by_the_first_exit_whose_score_passes_its_threshold(rule: st
     with torch.no_grad():
         model.exits.thresholds.copy_(model.exits.scores(model.at_exits(*clips)).median(dim=0).values)
         output, at = model(*clips), model.at_exits(*clips)
-    scores, said = model.exits.scores(at), model.exits.tempered(at.log_probs)
+    scores, said = model.exits.scores(at), at.log_probs
     exits = output.trace.decisions.exits
     assert exits is not None
     for clip in range(len(scores)):
@@ -215,7 +215,7 @@ def test_a_run_with_exits_loads_and_says_what_it_cost(tones: Path, tmp_path: Pat
     [
         (("task=tag",), r"exits need one label per clip, task=classify; got TagHead\."),
         (("model.open_rate=0.5",), r"exits need layers that run one by one .* got GatedEncoder\."),
-        (("+model/parts@model.stage=stage",), r"exits must be null with a stage"),
+        (("+model/parts@model.stage=stage",), r"one of stage and exits must be null"),
         (("model.exits.inside=3",), r"exits\.inside must be at least 0 and below the 3 steps of the stem, got 3\."),
         (("model.exits.every=0",), r"exits\.every must be at least 1 layer, got 0\."),
         (("model.exits.gradient=1.5",), r"exits\.gradient must be a share, 0 to 1 .* got 1\.5\."),

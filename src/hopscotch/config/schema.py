@@ -125,6 +125,7 @@ Model = node(
     open_rate=(float | None, SHARE),
     stage=dict[str, Any] | None,
     exits=dict[str, Any] | None,
+    widths=dict[str, Any] | None,
     stages=Any,
     encoder=dict[str, Any],  # free: one class and one YAML make a new model
 )
@@ -313,7 +314,10 @@ OPTIMIZER_RULES: dict[str, Rule] = {
     "scheduler.interval": one_of("step", "epoch"),
     "scheduler.frequency": ONE,
 }
-MODEL_RULES: dict[str, Rule] = {"model.exits.rule": one_of("confidence", "learned")}  # of what may be null
+EXIT_RULES = one_of("confidence", "learned")
+MODEL_RULES: dict[str, Rule] = {
+    f"model.{group}.rule": EXIT_RULES for group in ("exits", "widths")
+}  # of what may be null
 OF_LIGHTNING = ("interval", "frequency", "monitor")  # keys of a scheduler that Lightning reads, not its class
 # By node: keys that a class need not take, and arguments that `hopscotch.build` gives it.
 ADDED = {

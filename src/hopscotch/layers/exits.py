@@ -13,7 +13,7 @@ Sources: exits after Teerapittayanon et al. 2016 (BranchyNet); answers of all ex
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,6 +26,14 @@ Rule = Literal["confidence", "learned"]
 MOST_ODDS = 60.0  # of a score: beyond that single precision says 1
 RULE_WIDTH = 16  # of the net of a learned rule
 FACTS = 3  # that it reads besides the pooled state
+
+
+class Joined(NamedTuple):
+    """Hold what some exits say together."""
+
+    total: Float[Tensor, "batch classes"]  # weighted sum of their log p
+    weight: Float[Tensor, ""]  # sum of their weights
+    log_probs: Float[Tensor, "batch classes"]
 
 
 class Exits(nn.Module):
@@ -51,20 +59,19 @@ class Exits(nn.Module):
     def number(self) -> int:
         return len(self.temperatures)
 
-    def join(
-        self, number: int, total: Float[Tensor, "batch classes"] | None, logits: Float[Tensor, "batch classes"]
-    ) -> tuple[Float[Tensor, "batch classes"], Float[Tensor, "batch classes"]]:
-        """Add what an exit says to the weighted sum of those before it; return the sum and log p of all together."""
-        weights = self.log_weights[: number + 1].exp()
-        own = weights[-1] * logits.float().log_softmax(dim=-1)
-        total = own if total is None else total + own
-        return total, (total / weights.sum()).log_softmax(dim=-1)
+    def join(self, number: int, before: "Joined | None", logits: Float[Tensor, "batch classes"]) -> "Joined":
+        """Add what an exit says to what those before it have said."""
+        weight = self.log_weights[number].exp()
+        total = weight * logits.float().log_softmax(dim=-1)
+        if before is not None:
+            total, weight = before.total + total, before.weight + weight
+        return Joined(total, weight, (total / weight).log_softmax(dim=-1))
 
     def ruled(
         self,
         number: int,
         log_probs: Float[Tensor, "batch classes"],
-        before: Float[Tensor, "batch classes"] | None,
+        before: "Joined | None",
         pooled: Float[Tensor, "batch features"],
     ) -> Float[Tensor, " batch"] | None:
         """Return the log odds that the last exit would agree; None without a learned rule. No gradient leaves it."""
@@ -73,7 +80,11 @@ class Exits(nn.Module):
         log_probs = log_probs.detach()
         first, second = log_probs.exp().topk(2, dim=-1).values.unbind(dim=-1)
         entropy = -(log_probs.exp() * log_probs).sum(dim=-1)
-        same = torch.ones_like(entropy) if before is None else (before.argmax(-1) == log_probs.argmax(-1)).float()
+        same = (
+            torch.ones_like(entropy)
+            if before is None
+            else (before.log_probs.argmax(-1) == log_probs.argmax(-1)).float()
+        )
         facts = torch.stack([first - second, entropy, same], dim=1)
         return self.rules[number](torch.cat([facts, pooled.detach().float()], dim=1)).squeeze(1)
 
@@ -90,12 +101,12 @@ class Exits(nn.Module):
     def leaves(
         self,
         number: int,
-        said: Float[Tensor, "batch classes"],
+        log_probs: Float[Tensor, "batch classes"],
         ruled: Float[Tensor, " batch"] | None,
         bias: Tensor | float,
     ) -> Bool[Tensor, " batch"]:
-        """Tell which clips leave by an exit that says log p = `said`."""
-        score = log_odds(said) if ruled is None else ruled
+        """Tell which clips leave by an exit."""
+        score = log_odds((log_probs / self.temperatures[number]).log_softmax(dim=-1)) if ruled is None else ruled
         return score - self.thresholds[number] > bias
 
     def macs(self, number: int) -> int:

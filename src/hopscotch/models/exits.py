@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from hopscotch.compute import Cost
 from hopscotch.layers.checks import refuse_tracing
-from hopscotch.layers.exits import Exits, Rule
+from hopscotch.layers.exits import Exits, Joined, Rule
 from hopscotch.models.audio_model import AudioModel, Head
 from hopscotch.models.encoder import Layered
 from hopscotch.types import AtExits, Decisions, Lengths, ModelOutput, SkipTrace, valid_mask
@@ -98,46 +98,50 @@ class Ladder(AudioModel):
         frontend = self.frontend_macs(lengths).gather(1, exits[:, None]).squeeze(1)
         return ModelOutput(logits, trace, {}, frontend, self.positions(lengths), exits=at)
 
+    def drawn(self) -> list[int]:
+        """List the rungs that are computed where no clip leaves; training may draw some of them."""
+        return list(range(self.exits.number))
+
     def at_exits(
         self, waveform: Float[Tensor, "batch sample"], lengths: Lengths, keys: Lengths | None = None
     ) -> AtExits:
-        """Compute what all exits say of all clips, temperatures apart."""
-        state, total, found, rules = self.start(waveform, lengths, keys), None, list[Tensor](), list[Tensor]()
-        for number in range(self.exits.number):
+        """Compute what all exits say of all clips."""
+        state, before, found, rules = self.start(waveform, lengths, keys), None, list[Tensor](), list[Tensor]()
+        for number in self.drawn():
             state, pooled, logits = self.rung(number, state)
-            total, log_probs = self.exits.join(number, total, logits)
+            joined = self.exits.join(number, before, logits)
             if number < self.exits.number - 1:
-                ruled = self.exits.ruled(number, log_probs, found[-1] if found else None, pooled)
+                ruled = self.exits.ruled(number, joined.log_probs, before, pooled)
                 rules += [] if ruled is None else [ruled]
-            found.append(log_probs)
+            found.append(joined.log_probs)
+            before = joined
         return AtExits(torch.stack(found, dim=1), torch.stack(rules, dim=1) if rules else None)
 
     def _climbed(
         self, waveform: Tensor, lengths: Lengths, repeat: Decisions | None
     ) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, " batch"]]:
-        """Return log p of each clip where it leaves, at the temperature of that exit, and the exit."""
+        """Return log p of each clip where it leaves, and the exit."""
         last, device = self.exits.number - 1, lengths.device
         wanted = None if repeat is None or repeat.exits is None else (repeat.exits.to(device) + last).clamp(min=0)
-        state, total, before = self.start(waveform, lengths, None), None, None
+        state, before = self.start(waveform, lengths, None), None
         rows, gone = torch.arange(len(lengths), device=device), list[tuple[Tensor, Tensor, Tensor]]()
         for number in range(last + 1):
             state, pooled, logits = self.rung(number, state)
-            total, log_probs = self.exits.join(number, total, logits)
-            said = (log_probs / self.exits.temperatures[number]).log_softmax(dim=-1)
+            joined = self.exits.join(number, before, logits)
             leaves = torch.ones_like(rows, dtype=torch.bool)
             if wanted is not None:
                 leaves = wanted[rows] <= number
             elif number < last:
-                ruled = self.exits.ruled(number, log_probs, before, pooled)
-                leaves = self.exits.leaves(number, said, ruled, self.decision_bias)
-            gone.append((rows[leaves], said[leaves], torch.full_like(rows[leaves], number)))
+                ruled = self.exits.ruled(number, joined.log_probs, before, pooled)
+                leaves = self.exits.leaves(number, joined.log_probs, ruled, self.decision_bias)
+            gone.append((rows[leaves], joined.log_probs[leaves], torch.full_like(rows[leaves], number)))
             stays = (~leaves).nonzero().flatten()
             if len(stays) == 0:
                 break
             if len(stays) < len(rows):
-                rows, total, log_probs = rows[stays], total[stays], log_probs[stays]
+                rows, joined = rows[stays], Joined(joined.total[stays], joined.weight, joined.log_probs[stays])
                 state = tuple(part[stays] for part in state)
-            before = log_probs
+            before = joined
         rows, said, exits = (torch.cat(part) for part in zip(*gone, strict=True))
         order = rows.argsort()
         return said[order], exits[order]

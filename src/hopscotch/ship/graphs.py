@@ -60,7 +60,7 @@ def cut(model: AudioModel) -> Cut:
     if model.in_pieces:
         raise ValueError(f"model.stage must be null to be exported as ONNX, and model={model.name} has one.")
     if model.stops:
-        raise ValueError(f"model.exits must be null to be exported as ONNX, and model={model.name} has exits.")
+        raise ValueError(f"model must answer once to be exported as ONNX, got model={model.name}, which has exits.")
     encoder, gate = model.encoder, None
     if isinstance(encoder, GatedEncoder):
         encoder, gate = encoder.encoder, encoder.gate
