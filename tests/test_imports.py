@@ -25,7 +25,7 @@ TIERS = (
     {"training"},
     {"report"},
     {"build", "metrics", "explain", "detection_figures"},
-    {"restore", "conditions", "answers", "look"},
+    {"restore", "conditions", "controls", "answers", "look"},
     {"shared", "start"},
     {"ship"},
     {"evaluation", "stream"},

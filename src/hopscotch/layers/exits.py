@@ -96,7 +96,7 @@ class Exits(nn.Module):
 
     def tempered(self, log_probs: Float[Tensor, "batch exit classes"]) -> Float[Tensor, "batch exit classes"]:
         """Return log p at the temperature of each exit."""
-        return (log_probs / self.temperatures[:, None]).log_softmax(dim=-1)
+        return (log_probs / self.temperatures[:, None].to(log_probs.device)).log_softmax(dim=-1)
 
     def leaves(
         self,

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hopscotch.compute import Cost
+from hopscotch.layers.block import TransformerBlock
 from hopscotch.layers.checks import refuse_tracing
 from hopscotch.layers.exits import Exits, Joined, Rule
 from hopscotch.models.audio_model import AudioModel, Head
@@ -244,7 +245,8 @@ class EarlyExit(Ladder):
         by_step = self.stem.macs_by_step(frames)  # batch step
         positions = self.stem.positions(frames)
         by_layer, dense = (self.encoder.layer_macs(positions, dense=is_dense) for is_dense in (False, True))
-        around = sum((block.macs(positions) for block in self.stem_layers), torch.zeros_like(positions))
+        blocks = [block for block in self.stem_layers if isinstance(block, TransformerBlock)]
+        around = sum((block.macs(positions) for block in blocks), torch.zeros_like(positions))
         heads = [head for head in (*self.early, self.head) if isinstance(head, Head)]
         one, spoken, found = torch.ones_like(frames), torch.zeros_like(frames), list[Tensor]()
         for number, head in enumerate(heads):

@@ -145,7 +145,8 @@ class Slimmable(Ladder):
         return [part for part in self.narrow if isinstance(part, Parts)]
 
     def _full(self) -> Parts:
-        return Parts(self.stem, list(self.stem_layers), self.encoder, self.head)
+        blocks = [block for block in self.stem_layers if isinstance(block, TransformerBlock)]
+        return Parts(self.stem, blocks, self.encoder, self.head)
 
     def costs(self, lengths: Lengths) -> tuple[Int[Tensor, "batch exit"], Int[Tensor, " batch"]]:
         frames, parts = self.frontend.frames(lengths), [*self._narrow(), self._full()]
