@@ -34,6 +34,9 @@ VARIANTS = (  # options that change how a model decides, or what it runs
     "skip_layer model.encoder.policy.sees=input model.encoder.jump.mix=literal model.encoder.jump.rule=literal",
     "skip_layer model.encoder.policy.sees=input model.encoder.policy.tied=true",
     "jump_attention model.encoder.inner=transformer model.encoder.first=2",
+    "early_exit model.exits.rule=learned model.encoder.first=3",
+    "slimmable model.stem_channels=[4,8] model.widths.rule=learned model.widths.shares=[0.25,0.5,0.75,1.0]",
+    "early_exit model.exits.every=1 model.stem_channels=null model.stem_layers=1",
     *(f"{name} model.open_rate=0.5" for name in ("dense", "learned_skip", "skip_transformer", "jump_attention")),
 )
 SIZE = ("model.depth=4",)  # of 16 channels; deep enough for every kind of jump
@@ -112,7 +115,7 @@ def test_changing_one_clip_leaves_the_others_alone(model: AudioModel) -> None:
 
 def test_changing_one_clip_but_not_its_decisions_leaves_the_others_alone_bit_for_bit(model: AudioModel) -> None:
     batch, before = make_batch(4, SAMPLES), run(model)
-    batch.waveform[1, : int(batch.lengths[1])] *= 1 + 1e-5
+    batch.waveform[1, : int(batch.lengths[1])] *= torch.linspace(1, 1 + 1e-4, int(batch.lengths[1]))
     with torch.no_grad():
         after = model(batch.waveform, batch.lengths)
     assert torch.equal(after.trace.macs, before.trace.macs), "the same decisions"

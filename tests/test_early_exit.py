@@ -67,7 +67,7 @@ defaults:
   - parts/audio_model@_here_
   - _self_
 
-name: early_exit
+name: stops_early
 encoder:
   _target_: early_exit_of_a_test.EarlyExit
 """
@@ -80,11 +80,11 @@ def run(
     """Train it as a user would; the folder of the run, and what was printed."""
     (tmp_path / "early_exit_of_a_test.py").write_text(ENCODER)
     (tmp_path / "conf" / "model").mkdir(parents=True)
-    (tmp_path / "conf" / "model" / "early_exit.yaml").write_text(CONFIG)
+    (tmp_path / "conf" / "model" / "stops_early.yaml").write_text(CONFIG)
     monkeypatch.syspath_prepend(tmp_path)
     words = [word for word in TINY_RUN if word != "~logger" and not word.startswith("trainer.max_epochs")]
     ended = command(
-        "--config-dir", str(tmp_path / "conf"), "model=early_exit", "model.dim=16", "model.heads=2", "model.depth=3",
+        "--config-dir", str(tmp_path / "conf"), "model=stops_early", "model.dim=16", "model.heads=2", "model.depth=3",
         *tiny_folder(tones), *words, "trainer.max_epochs=2", "callbacks=default", f"hydra.run.dir={tmp_path / 'run'}",
     )  # fmt: skip
     assert ended.code == 0, ended.err

@@ -121,7 +121,7 @@ def test_of_many_classes_those_recognised_worst_are_printed(capsys: pytest.Captu
         "times": (0.004, 0.008),
         "warnings": ["so it is"],
     }
-    print_evaluation(Metrics(0.5, {}, 0.1, rows[::-1], []), [condition], **more)
+    print_evaluation(Metrics(0.5, {}, 0.1, rows[::-1], []), [condition], None, **more)
     printed = capsys.readouterr().out
     assert "test acc           0.5000  (0.300 to 0.700, 95 % over 10 speakers; 100 clips)" in printed
     assert "class000" in printed

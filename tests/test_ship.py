@@ -54,7 +54,8 @@ VARIANTS = {
     "events_in_spans": ("always_on", *EVENTS, *SHORT),
     "limited": ("always_on", *SHORT, "model.stage.ceiling=0.4", "frontend=log_mel_stream"),
 }
-CASES = {name: (name,) for name in MODELS} | VARIANTS
+NOT_SHIPPED = ("early_exit", "slimmable")
+CASES = {name: (name,) for name in MODELS if name not in NOT_SHIPPED} | VARIANTS
 
 
 def made(case: str) -> tuple[Restored, tuple[torch.Tensor, torch.Tensor]]:
@@ -411,3 +412,10 @@ def test_a_trace_of_a_model_that_decides_is_refused(name: str) -> None:
     restored, (waveform, lengths) = made(name)
     with pytest.raises(ValueError, match="hopscotch export RUN --format onnx"):
         torch.jit.trace(restored.model, (waveform, lengths))
+
+
+@pytest.mark.parametrize("name", NOT_SHIPPED)
+def test_a_model_with_exits_is_not_exported_yet(name: str, tmp_path: Path) -> None:
+    restored, _ = made(name)
+    with pytest.raises(ValueError, match="model must answer once to be exported as ONNX"):
+        write(restored, tmp_path / "model")

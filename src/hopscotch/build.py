@@ -30,8 +30,9 @@ from hopscotch.data.datamodule import AudioDataModule, Labels
 from hopscotch.data.recordings import MAX_IMPULSE_SECONDS, Recordings
 from hopscotch.models.assemble import assemble
 from hopscotch.models.audio_model import AudioModel
+from hopscotch.models.cascade import Cascade
 from hopscotch.plain import as_written, shown
-from hopscotch.registry import check_stored
+from hopscotch.registry import check_stored, stages_of
 from hopscotch.report.run_folder import PROFILE
 from hopscotch.training.calibration import resolve_target
 from hopscotch.training.freeze import Freeze
@@ -108,6 +109,9 @@ def build_stored_data(cfg: DictConfig, file: Path, trust: Sequence[str] = ()) ->
 
 def build_model(cfg: DictConfig, num_classes: int) -> AudioModel:
     """Build the model with the head of its task. Weights are drawn from the global generator: seed it first."""
+    if stages := stages_of(plain_config(cfg), "the configuration"):
+        models = [build_model(OmegaConf.create(stage), num_classes) for stage in stages]
+        return Cascade(name=cfg.model.name, stages=models)
     model = assemble(
         cfg.model,
         cfg.gate,

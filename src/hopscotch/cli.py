@@ -10,6 +10,7 @@
     hopscotch evaluate latest compute.budget=[0.6,0.8]   test again: budgets, noise, other clips
     hopscotch report latest                          write the page of a run again
     hopscotch export latest FOLDER                   write a model to be sent to others
+    hopscotch cascade RUN RUN                        join models: the next answers where one is unsure
     hopscotch compare RUN RUN                        compare runs, clip by clip
     hopscotch sweep FOLDER                           report a sweep: the metric against compute and time
     hopscotch doctor                                 check this machine and this installation
@@ -442,6 +443,37 @@ def export(words: Sequence[str]) -> None:
     print(shown(write(run, out, ckpt, trusted(rest))))
 
 
+def cascade(words: Sequence[str]) -> None:
+    """Join trained models of the same classes: the cheapest answers, and the next one where that is not sure.
+
+    hopscotch cascade RUN RUN                     a new run in outputs/, from two runs or more of dense, skip_attention
+    hopscotch cascade RUN RUN out=FOLDER          another folder for it
+    hopscotch cascade RUN RUN compute.target=0.3  sure enough for 0.3 of what all models take together
+    hopscotch cascade RUN RUN data.root=F         if the data have moved; keys are those of the dearest run
+
+    Models are asked from the cheapest to the dearest, in whatever order they are named. Temperatures and thresholds
+    are chosen on the validation clips of the dearest run, then its test clips are tested. The folder holds all weights
+    and is a run like any other: predict, evaluate with compute.budget=, export and report take it. It is the last line
+    printed.
+    """
+    if told(words, cascade.__doc__):
+        return
+    own = {key: value for key, _, value in (word.partition("=") for word in words) if key in ("out", "trust")}
+    runs = [find_run(word) for word in words if "=" not in word or Path(word).is_dir()]
+    overrides = [
+        word for word in words if "=" in word and word.partition("=")[0] not in own and not Path(word).is_dir()
+    ]
+    from hopscotch.cascade import NAME, join
+    from hopscotch.config.compose import new_folder
+    from hopscotch.plain import shown
+    from hopscotch.registry import trusted
+    from hopscotch.run import quiet
+
+    quiet()
+    out = Path(own.get("out") or new_folder(NAME)).expanduser()
+    print(shown(join(runs, out, overrides, trusted(words))))
+
+
 def compare(words: Sequence[str]) -> None:
     """Compare runs: configurations where they differ, figures with intervals, and the clips on which they disagree."""
     from hopscotch.compare import main as run
@@ -546,6 +578,7 @@ VERBS: dict[str, Callable[[Sequence[str]], None]] = {
         evaluate,
         report,
         export,
+        cascade,
         compare,
         sweep,
         doctor,

@@ -21,6 +21,7 @@ from hopscotch.config.errors import flat, nearest, plain_config
 from hopscotch.config.schema import Trainer as TrainerKeys
 from hopscotch.config.schema import is_number
 from hopscotch.config.typed import absolute, with_yaml_path
+from hopscotch.controls import Controls, controls_of
 from hopscotch.data.clips import some
 from hopscotch.data.datamodule import BAD_AUDIO, AudioDataModule
 from hopscotch.data.leaks import warn_of_recordings
@@ -28,12 +29,15 @@ from hopscotch.data.recordings import MAX_IMPULSE_SECONDS, Recordings
 from hopscotch.detection import in_words
 from hopscotch.detection_figures import as_facts, detection_facts, write_detection
 from hopscotch.evaluation import print_evaluation, write_budgets, write_evaluation
+from hopscotch.intervals import Units
 from hopscotch.known import refuse_unknown
 from hopscotch.metrics import measure
 from hopscotch.models.audio_model import AudioModel
+from hopscotch.models.exits import Ladder
 from hopscotch.plain import as_written, refuse_links, shown
 from hopscotch.registry import trusted
 from hopscotch.report.clips import SplitClips, clip_rows
+from hopscotch.report.collect import Evaluation
 from hopscotch.report.paint import use_letters_of
 from hopscotch.report.run_folder import EVALUATION, RunFolder, config_of
 from hopscotch.restore import checkpoint_of, hold_to_rules, no_larger_than, stored_config, trained_classes
@@ -194,6 +198,7 @@ def evaluate(
     write_detection(folder, task, data, detected)
     conditions = [first.condition, *(later.condition for later in all_passes)]
     times = time_test(task, data, trainer)
+    controls = controlled(task, data, first.evaluation)
     sure = first.evaluation.interval(first.condition.primary[1], data.clips["test"])
     use_letters_of(data.classes)
     facts = {
@@ -207,6 +212,7 @@ def evaluate(
         "interval": sure and asdict(sure),  # of the primary metric
         **as_facts(detected),
         "compute": first.evaluation.compute,
+        "exits": controls and controls.as_json(),
         "time_fraction": times.fraction if task.model.decides else None,  # at the budget of training
     }
     clips = clip_rows(first.evaluation, SplitClips(data, "test"))
@@ -218,8 +224,18 @@ def evaluate(
         warnings.append("the test set differs from the one of the training run (clips added, removed or changed).")
     counts = {"num_clips": len(clips), "num_bad": data.num_bad("test")}
     told = in_words(detected)
-    print_evaluation(metrics, conditions, **counts, told=told, sure=sure, times=times, warnings=warnings)
+    print_evaluation(metrics, conditions, controls, **counts, told=told, sure=sure, times=times, warnings=warnings)
     return folder
+
+
+def controlled(task: AudioTask, data: AudioDataModule, evaluation: Evaluation) -> Controls | None:
+    """Compare a model that has exits with its controls at the first budget; None for any other model."""
+    exits = evaluation.trace.decisions.exits
+    if not isinstance(task.model, Ladder) or exits is None:
+        return None
+    units = Units.of([data.clips["test"][index].shared for index in evaluation.indices.tolist()])
+    last = task.model.exits.number - 1
+    return controls_of(task.model, list(data.test_dataloader()), (exits + last).numpy(), units)
 
 
 def budgets(given: Any, model: AudioModel) -> list[float | None]:

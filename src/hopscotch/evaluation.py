@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from hopscotch.conditions import CLEAN, Condition
+from hopscotch.controls import Controls
 from hopscotch.intervals import Interval
 from hopscotch.metrics import ClassRow, Metrics, as_json
 from hopscotch.plain import write_csv
@@ -126,6 +127,7 @@ def condition_table(conditions: Sequence[Condition]) -> text.Table:
 def print_evaluation(
     metrics: Metrics | None,
     conditions: Sequence[Condition],
+    controls: Controls | None,
     *,
     num_clips: int,
     num_bad: int,
@@ -142,6 +144,7 @@ def print_evaluation(
             lines["top-k accuracy"] = "  ".join(f"{share:.4f} among {k}" for k, share in metrics.top_k.items())
         lines["calibration error"] = f"{metrics.calibration_error:.4f}"
     lines |= text.compute_facts(first.fraction, first.macs) | text.time_facts(*times)
+    lines |= {} if controls is None else controls.in_words()
     console.print()
     text.print_facts(text.test_facts(first.metrics, num_clips, sure, num_bad) | lines, console)
     if metrics is not None:
@@ -157,4 +160,7 @@ def print_evaluation(
         text.print_table(
             condition_table(conditions), console, "One checkpoint, many budgets" if has_many else "By condition"
         )
-    text.print_warnings(warnings, console)
+    if controls is not None:
+        console.print()
+        text.print_table(controls.table(), console, "What each exit is worth, if all clips left by it")
+    text.print_warnings([*warnings, *([] if controls is None else controls.warnings)], console)

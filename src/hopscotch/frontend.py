@@ -90,6 +90,12 @@ class LogMel(nn.Module):
         bands = self.mel.mel_scale.get_buffer("fb")  # bin mel
         return torch.linspace(0.0, self.mel.sample_rate / 2, len(bands)) @ bands.cpu() / bands.cpu().sum(dim=0)
 
+    def is_same(self, other: "LogMel") -> bool:
+        """Tell whether another front end makes the same frames of a clip."""
+        settings = [(one.hop, one.window, one.floor, one.level) for one in (self, other)]
+        mine, theirs = self.state_dict(), other.state_dict()
+        return settings[0] == settings[1] and all(torch.equal(value, theirs[name]) for name, value in mine.items())
+
     def frames(self, samples: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
         """Count the frames of clips of these lengths."""
         return samples // self.hop + 1

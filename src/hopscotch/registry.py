@@ -82,6 +82,7 @@ PLACES = {
     "trainer": Place("lightning.pytorch.Trainer"),
 }
 MAPS = (*(key for key, place in PLACES.items() if not place.may_be_null), "augment", "compute", "gate")
+OF_A_STAGE = ("frontend", "gate", "model")  # what a model of a cascade has of its own
 NEVER_BUILT = ("callbacks", "logger")  # again, once the run is trained
 OURS = {
     **{key: {"cache_dir": None, "fetch": False} for key in SOURCE_KEYS},
@@ -110,7 +111,24 @@ LEAST = {"hop_seconds": 0.0005, "sample_rate": 1_000, "segment_seconds": 1.0}
 MAX_NUMBER = 1e12
 MAX_WINDOW = 2**16  # samples of the front end's window
 MAX_ITEMS = 10_000  # of a list or map
+MAX_STAGES = 8  # of a cascade
 MAX_TEXT = 4_096  # characters
+
+
+def stages_of(config: Mapping[str, Any], file: object) -> list[dict[str, Any]]:
+    """List the configurations of the models that a cascade asks, each as that of a run; none of any other model."""
+    stages = _at(config, "model.stages")
+    if stages is None:
+        return []
+    if not isinstance(stages, list) or not 2 <= len(stages) <= MAX_STAGES:
+        raise ValueError(f"{file} must have null or 2 to {MAX_STAGES} models as model.stages, it has not.")
+    for stage in stages:
+        keys = set(stage) if isinstance(stage, Mapping) else set()
+        if keys != set(OF_A_STAGE) or not all(isinstance(part, Mapping) for part in stage.values()):
+            raise ValueError(f"{file} must have maps of {', '.join(OF_A_STAGE)} as model.stages, it has not.")
+        if stage["model"].get("stages") is not None:
+            raise ValueError(f"{file} must have no cascade within model.stages, it has.")
+    return [{**config, **stage} for stage in stages]
 
 
 def trusted(words: Sequence[str]) -> list[str]:
@@ -132,6 +150,10 @@ def check_stored(config: Mapping[str, Any], file: object, trust: Sequence[str] =
     for key in MAPS:
         if not isinstance(_at(config, key), Mapping):
             raise ValueError(f"{file} must have a map at {key}, as every run writes it.")
+    for stage in (stages := stages_of(config, file)):
+        check_stored(stage, file, trust)
+    if stages:
+        config = {**config, "model": {**config["model"], "stages": None}}
     for path, node in nodes(config):
         _check_bounds(node, path, file)
     frontend = config["frontend"]

@@ -24,8 +24,9 @@ from hopscotch.config.errors import plain_config
 from hopscotch.data.clips import some
 from hopscotch.models.assemble import assemble
 from hopscotch.models.audio_model import AudioModel, OutputHead
+from hopscotch.models.cascade import Cascade
 from hopscotch.models.heads import HEADS
-from hopscotch.registry import check_stored, class_at, make, without_cache
+from hopscotch.registry import check_stored, class_at, make, stages_of, without_cache
 from hopscotch.report.run_folder import BEST, SUMMARY, RunFolder, config_of
 from hopscotch.training.calibration import Budget, bias_for
 from hopscotch.training.checkpoint import BUDGETS, check_classes, read_checkpoint, take_weights
@@ -85,6 +86,10 @@ def set_budget(restored: Restored, budget: float) -> None:
 def build_stored_model(cfg: DictConfig, num_classes: int, file: Path, trust: Sequence[str] = ()) -> AudioModel:
     """Build the model of a stored configuration; no part is compiled: clips of every length come."""
     config = plain_config(cfg)
+    if stages := stages_of(config, plain.shown(file)):
+        with plain.as_written(file):
+            models = [build_stored_model(OmegaConf.create(stage), num_classes, file, trust) for stage in stages]
+            return Cascade(name=config["model"]["name"], stages=models)
 
     def part(key: str, node: Any, **more: Any) -> Any:
         return make({**node, **more} if more else node, key, plain.shown(file), trust)
@@ -169,6 +174,8 @@ def hold_to_rules(cfg: DictConfig, as_trained: DictConfig, file: Path) -> None:
     try:
         with plain.as_written(file):
             check_trained(cfg, as_trained, file)
+            for stage in map(OmegaConf.create, stages_of(plain_config(cfg), plain.shown(file))):
+                check_trained(stage, stage.copy(), file)
     except OmegaConfBaseException as error:
         if isinstance(error, ValueError):
             raise

@@ -216,6 +216,8 @@ def prepare(cfg: DictConfig, run: Path, start: From | None) -> Ready:
             f"compute.budget must stay null in training, got {cfg.compute.budget}: compute.target is what a model "
             "trains for, hopscotch evaluate <run> compute.budget=... asks a trained one for other budgets."
         )
+    if cfg.model.stages is not None:
+        raise ValueError("model.stages must stay null in training: `hopscotch cascade RUN RUN` joins trained models.")
     refuse_target(cfg)
     seed_everything(cfg.seed, verbose=False)
     data = build_data(cfg)

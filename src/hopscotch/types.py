@@ -108,6 +108,7 @@ class Decisions(PerClip):
     jumps: Int8[Tensor, "batch depth"]  # the action taken; -1 where not visited, and where a layer decides nothing
     tokens: Bool[Tensor, "batch time"] | None = None  # let into the encoder, where a gate chooses them
     positions: Int[Tensor, " batch"] | None = None  # number of positions that the gate chose among
+    exits: Int[Tensor, " batch"] | None = None  # by which each clip left, where there are some; the last is 0, then -1
 
     def skip_nothing(self) -> "Decisions":
         """Replace the decisions by those that skip nothing.
@@ -119,6 +120,7 @@ class Decisions(PerClip):
             jumps=torch.zeros_like(self.jumps),
             tokens=None if self.tokens is None else torch.ones_like(self.tokens),
             positions=self.positions,
+            exits=None if self.exits is None else torch.zeros_like(self.exits),
         )
 
 
@@ -219,6 +221,13 @@ class Primary(NamedTuple):
     larger_is_better: bool
 
 
+class AtExits(NamedTuple):
+    """Hold what a model says of a batch at all of its exits, the cheapest first."""
+
+    log_probs: Float[Tensor, "batch exit classes"]  # of all exits so far together
+    rules: Float[Tensor, "batch earlier"] | None = None  # log odds that the last exit would agree, where a net says so
+
+
 class ModelOutput(NamedTuple):
     """Hold the outputs of a model for a batch, and how they were computed."""
 
@@ -228,6 +237,7 @@ class ModelOutput(NamedTuple):
     frontend_macs: Int[Tensor, " batch"]  # of the mel front end, which is not in `trace.macs`
     positions: Int[Tensor, " batch"]  # per clip in the encoder; later positions are padding
     stage: Float[Tensor, "batch step"] | None = None  # scores of what opens spans ahead of the stem, where there is one
+    exits: AtExits | None = None  # in training, of a model that has exits
 
 
 def key_bits(*parts: int) -> int:
@@ -259,7 +269,7 @@ class Step:
     ) -> None:
         self.losses = losses.detach()  # per clip
         self.task_loss = self.losses.mean()
-        self.output = output._replace(logits=output.logits.detach(), trace=output.trace.detach())
+        self.output = output._replace(logits=output.logits.detach(), trace=output.trace.detach(), exits=None)
         self.indices = batch.indices
         self.judged = judged[0].detach(), judged[1].detach()
         self.rows = rows  # columns of clips.csv by name; empty for training steps

@@ -120,6 +120,10 @@ def gadgets() -> Iterator[Case]:
     for place in ("model.encoder.jump", "model.encoder.gate", "model.encoder.policy", "compute", "gate", "size"):
         yield Case("gadget", f"{place}_shell", node(f"{place}._target_", PROCESS["_target_"]), LOADING)
     yield Case("gadget", "deep_in_a_list", node("model.encoder.strides", [[{"deep": [PROCESS]}]]), LOADING)
+    stages = [{"frontend": PROCESS, "gate": {}, "model": {"encoder": PROCESS}} for _ in range(2)]
+    for place, value in {"exits": PROCESS, "stages": [PROCESS, PROCESS]}.items():
+        yield Case("gadget", f"{place}_shell", node(f"model.{place}", value), LOADING)
+    yield Case("gadget", "stage_of_a_cascade_shell", node("model.stages", stages), LOADING)
     yield Case("gadget", "callback_shell", node("callbacks.x", PROCESS), ALL, refused=False)
     yield Case("gadget", "logger_shell", node("logger.x", PROCESS), refused=False)
 

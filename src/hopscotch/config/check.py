@@ -12,6 +12,7 @@ from hopscotch.config.schema import (
     ADDED,
     ENCODER_RULES,
     GIVEN,
+    MODEL_RULES,
     OPTIMIZER_RULES,
     SCHEMAS,
     Config,
@@ -58,7 +59,7 @@ def check(cfg: DictConfig, defaults: DictConfig, is_typed: bool = True) -> None:
     rules = {f"model.encoder.{key}": rule for key, rule in ENCODER_RULES.get(_target(typed.model.encoder), {}).items()}
     shared = {key: field.metadata["rule"] for key, field in _fields(Source).items() if field.metadata}
     rules |= {f"data.{key}": rule for key, rule in shared.items() if key in typed.data}  # without a schema, too
-    for key, rule in (rules | OPTIMIZER_RULES).items():
+    for key, rule in (rules | MODEL_RULES | OPTIMIZER_RULES).items():
         _keep(rule, key, OmegaConf.select(typed, key))
     if is_typed and (logged := LOGGED.get(_target(typed.task))):
         refuse_unlogged(typed, logged)

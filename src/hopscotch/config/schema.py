@@ -120,10 +120,13 @@ Model = node(
     stem_channels=(list[int] | None, CHANNELS),
     stem_layers=(int, ZERO),
     positions=(str, one_of("sinusoidal", "convolutional", "none")),
-    pooling=(str, one_of("statistics", "maxima")),
+    pooling=(str, one_of("statistics", "maxima", "all")),
     residual_init_scale=(float, ZERO),
     open_rate=(float | None, SHARE),
     stage=dict[str, Any] | None,
+    exits=dict[str, Any] | None,
+    widths=dict[str, Any] | None,
+    stages=Any,
     encoder=dict[str, Any],  # free: one class and one YAML make a new model
 )
 Trainer = node(  # the arguments of Lightning's Trainer, and those of `ADDED`
@@ -320,6 +323,10 @@ OPTIMIZER_RULES: dict[str, Rule] = {
     "scheduler.interval": one_of("step", "epoch"),
     "scheduler.frequency": ONE,
 }
+EXIT_RULES = one_of("confidence", "learned")
+MODEL_RULES: dict[str, Rule] = {
+    f"model.{group}.rule": EXIT_RULES for group in ("exits", "widths")
+}  # of what may be null
 OF_LIGHTNING = ("interval", "frequency", "monitor")  # keys of a scheduler that Lightning reads, not its class
 # By node: keys that a class need not take, and arguments that `hopscotch.build` gives it.
 ADDED = {

@@ -21,7 +21,15 @@ def masked_mean_and_std(x: Hidden, mask: Mask) -> Float[Tensor, "batch features"
     return torch.cat([mean, (variance + VARIANCE_FLOOR).sqrt()], dim=-1)
 
 
+def masked_mean_std_and_max(x: Hidden, mask: Mask) -> Float[Tensor, "batch features"]:
+    """Concatenate mean, standard deviation and maximum over the valid positions: features = 3 dim."""
+    return torch.cat([masked_mean_and_std(x, mask), masked_max(x, mask)], dim=-1)
+
+
 def masked_mean_and_max(x: Hidden, mask: Mask) -> Float[Tensor, "batch features"]:
     """Concatenate mean and maximum over the valid positions: features = 2 dim."""
-    highest = x.masked_fill(~mask[:, :, None], -torch.inf).amax(dim=1)
-    return torch.cat([masked_mean(x, mask), highest], dim=-1)
+    return torch.cat([masked_mean(x, mask), masked_max(x, mask)], dim=-1)
+
+
+def masked_max(x: Hidden, mask: Mask) -> Float[Tensor, "batch dim"]:
+    return x.masked_fill(~mask[:, :, None], -torch.inf).amax(dim=1)

@@ -6,6 +6,7 @@ classes that a stored configuration may name.
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -15,6 +16,8 @@ from hopscotch.layers.block import BlockSpec, DepthwiseConvolution, TransformerB
 from hopscotch.models.always_on import AlwaysOn
 from hopscotch.models.audio_model import AudioModel, OutputHead
 from hopscotch.models.encoder import Encoder
+from hopscotch.models.exits import EarlyExit
+from hopscotch.models.slimmable import Parts, Slimmable
 from hopscotch.models.stem import Conv2dStem, ConvStem, Stem
 from hopscotch.models.token_gate import GatedEncoder
 
@@ -59,7 +62,40 @@ def assemble(
     with named("model"):
         parts["stem"] = stem_of(model, frontend.num_mels)
         parts |= {"name": model["name"], "dim": model["dim"], "encoder": encoder, "head": head}
-        return AudioModel(**parts) if model["stage"] is None else AlwaysOn(**model["stage"], **parts)
+        kinds: dict[str, Callable[..., AudioModel]] = {
+            "stage": AlwaysOn,
+            "exits": EarlyExit,
+            "widths": partial(
+                Slimmable, make_parts=partial(narrow_parts, model, make_encoder, head, frontend.num_mels)
+            ),
+        }
+        given = [key for key in kinds if model[key] is not None]
+        if len(given) > 1:
+            raise ValueError(f"one of {' and '.join(given)} must be null.")
+        return kinds[given[0]](**model[given[0]], **parts) if given else AudioModel(**parts)
+
+
+def narrow_parts(
+    model: Mapping[str, Any],
+    make_encoder: Callable[..., Encoder],
+    head: Callable[[int], OutputHead],
+    num_mels: int,
+    share: float,
+) -> Parts:
+    """Make the parts of a model of a share of the width; none of them is narrower than a channel."""
+
+    def narrow(size: int) -> int:
+        return max(1, round(share * size))
+
+    heads = narrow(model["heads"])
+    dim = heads * max(1, round(share * model["dim"] / heads))
+    channels = model["stem_channels"] and [narrow(one) for one in model["stem_channels"]]
+    options = {key: value for key, value in model["encoder"]["block"].items() if key != "_target_"}
+    spec = BlockSpec(**{**options, "dim": dim, "num_heads": heads})
+    layers = [TransformerBlock(spec) for _ in range(model["stem_layers"])]
+    encoder = make_encoder(block=spec, depth=model["depth"] - model["stem_layers"])
+    stem = stem_of({**model, "dim": dim, "stem_channels": channels}, num_mels)
+    return Parts(stem, layers, encoder, head(dim))
 
 
 def stem_of(model: Mapping[str, Any], num_mels: int) -> Stem:

@@ -10,6 +10,7 @@ The head is a linear layer on hidden states that are pooled over the clip's posi
 
     statistics      mean and deviation (Snyder et al. 2018, x-vectors)
     maxima          mean and maximum (Kong et al. 2020, PANNs, add them up): keeps a short event that a mean dilutes
+    all             mean, deviation and maximum
 """
 
 import math
@@ -24,13 +25,14 @@ from torch import Tensor, nn
 from hopscotch.compute import Cost, linear_macs
 from hopscotch.frontend import LogMel
 from hopscotch.layers.block import TransformerBlock
-from hopscotch.layers.pooling import masked_mean_and_max, masked_mean_and_std
+from hopscotch.layers.pooling import masked_mean_and_max, masked_mean_and_std, masked_mean_std_and_max
 from hopscotch.layers.sampling import Scheduled
 from hopscotch.models.encoder import Encoder, Planner
 from hopscotch.models.stem import Positioned, Stem
 from hopscotch.types import Decisions, Hidden, Lengths, Mask, ModelOutput, SkipTrace, valid_mask
 
-Pooling = Literal["statistics", "maxima"]
+Pooling = Literal["statistics", "maxima", "all"]
+POOLS = {"statistics": masked_mean_and_std, "maxima": masked_mean_and_max, "all": masked_mean_std_and_max}
 
 
 class Said(NamedTuple):
@@ -76,11 +78,14 @@ class Head(OutputHead):
         self.pooling = pooling
         self.norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(2 * dim, num_classes)
+        self.linear = nn.Linear((3 if pooling == "all" else 2) * dim, num_classes)
 
     def forward(self, x: Hidden, mask: Mask) -> Float[Tensor, "batch classes"]:
-        pool = masked_mean_and_std if self.pooling == "statistics" else masked_mean_and_max
-        return self.linear(self.dropout(pool(self.norm(x), mask)))
+        return self.linear(self.dropout(self.pooled(x, mask)))
+
+    def pooled(self, x: Hidden, mask: Mask) -> Float[Tensor, "batch features"]:
+        """Summarise the valid positions of each clip."""
+        return POOLS[self.pooling](self.norm(x), mask)
 
     def macs(self, time: Lengths) -> Lengths:
         return linear_macs(torch.ones_like(time), self.linear.in_features, self.linear.out_features)
@@ -94,6 +99,7 @@ class AudioModel(nn.Module):
     """
 
     decision_bias: Tensor
+    stops = False  # whether a clip may have its answer before all parts have run
     in_pieces = False  # whether a clip is computed in pieces, so that no decision of a layer is of all of it
 
     def __init__(
@@ -185,9 +191,10 @@ class AudioModel(nn.Module):
     def cost(self, samples: int) -> Cost:
         """Count the multiply-accumulates of a clip of so many samples, by how its decisions fall."""
         frames = self.frontend.frames(torch.tensor([samples]))
-        return self.encoder.cost(int(self.stem.positions(frames))) + int(self._fixed_macs(frames))
+        return self.encoder.cost(int(self.stem.positions(frames))) + int(self.fixed_macs(frames))
 
-    def _fixed_macs(self, frames: Tensor) -> Tensor:
+    def fixed_macs(self, frames: Lengths) -> Lengths:
+        """Count the multiply-accumulates of stem and head."""
         return self._stem_macs(frames) + self.head.macs(self.stem.positions(frames))
 
     def _stem_macs(self, frames: Tensor) -> Tensor:
@@ -199,7 +206,7 @@ class AudioModel(nn.Module):
 
     def _whole(self, trace: SkipTrace, frames: Tensor) -> SkipTrace:
         """Add stem and head to the encoder's trace, so that fractions are those of the whole model."""
-        fixed = self._fixed_macs(frames)
+        fixed = self.fixed_macs(frames)
         dense_macs = trace.dense_macs + fixed
         expected = (trace.expected_compute * trace.dense_macs + fixed) / dense_macs
         return replace(trace, macs=trace.macs + fixed, dense_macs=dense_macs, expected_compute=expected)

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hopscotch.compute import Cost as Cost  # here for those who write an encoder
@@ -43,6 +43,20 @@ class Encoder(nn.Module, ABC):
     def static_parts(self) -> Sequence[nn.Module]:
         """List the parts that compute the same for every clip, whatever was decided: worth compiling."""
         return [part for child in self.children() if isinstance(child, Encoder) for part in child.static_parts()]
+
+
+class Layered(Encoder):
+    """Serve as base of encoders whose layers run one by one, so that a clip can stop after any of them."""
+
+    strides: Sequence[int]  # of each layer; 0 where it has no attention
+
+    @abstractmethod
+    def layer(self, number: int, x: Hidden, lengths: Lengths) -> Hidden:
+        """Run one layer."""
+
+    @abstractmethod
+    def layer_macs(self, lengths: Lengths, *, dense: bool = False) -> Int[Tensor, "batch depth"]:
+        """Count the multiply-accumulates of each layer, with every key read if `dense`."""
 
 
 class Planner(Encoder):

@@ -6,16 +6,17 @@ stride of layer i: the list `strides`, or max(1, first - i)
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from hopscotch.compute import Cost
 from hopscotch.layers.block import BlockSpec, TransformerBlock
 from hopscotch.layers.checks import check_stride
-from hopscotch.models.encoder import Encoder
+from hopscotch.models.encoder import Layered
 from hopscotch.types import Decisions, Hidden, Lengths, SkipTrace
 
 
-class Stack(Encoder):
+class Stack(Layered):
     """Apply `depth` blocks with the list `strides`, or with strides that fall from `first`; first = 1 is dense."""
 
     def __init__(self, block: BlockSpec, depth: int, *, strides: Sequence[int] | None = None, first: int = 1) -> None:
@@ -33,21 +34,22 @@ class Stack(Encoder):
     def forward(
         self, x: Hidden, lengths: Lengths, bias: Tensor | float = 0.0, repeat: Decisions | None = None
     ) -> tuple[Hidden, SkipTrace]:
-        for block in self.blocks:
-            x = block(x, lengths)
-        strides = torch.tensor(self.strides, device=x.device)
-        macs, dense_macs = self._macs(lengths, strides), self._macs(lengths, torch.ones_like(strides))
-        strides = strides.expand(len(x), -1)
+        for number in range(len(self.blocks)):
+            x = self.layer(number, x, lengths)
+        macs, dense_macs = (self.layer_macs(lengths, dense=is_dense).sum(dim=-1) for is_dense in (False, True))
+        strides = torch.tensor(self.strides, device=x.device).expand(len(x), -1)
         return x, SkipTrace.of(torch.ones_like(strides, dtype=torch.bool), macs, dense_macs, strides=strides)
 
     def cost(self, time: int) -> Cost:
-        positions, strides = torch.tensor(time), torch.tensor(self.strides)
-        macs = int(self._macs(positions, strides))
-        return Cost(macs, macs, macs, int(self._macs(positions, torch.ones_like(strides))))
+        macs, dense = (int(self.layer_macs(torch.tensor([time]), dense=is_dense).sum()) for is_dense in (False, True))
+        return Cost(macs, macs, macs, dense)
+
+    def layer(self, number: int, x: Hidden, lengths: Lengths) -> Hidden:
+        return self.blocks[number](x, lengths)
+
+    def layer_macs(self, lengths: Lengths, *, dense: bool = False) -> Int[Tensor, "batch depth"]:
+        strides = torch.tensor(self.strides, device=lengths.device)
+        return self.spec.macs(lengths[:, None], torch.ones_like(strides) if dense else strides)
 
     def static_parts(self) -> Sequence[nn.Module]:
         return list(self.blocks)
-
-    def _macs(self, time: Tensor, strides: Tensor) -> Tensor:
-        """Count the multiply-accumulates of all blocks, given one stride for each."""
-        return self.spec.macs(time[..., None], strides).sum(dim=-1)

@@ -17,12 +17,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hopscotch.compute import convolution_macs, linear_macs
 from hopscotch.layers.block import DepthwiseConvolution, over_time
-from hopscotch.types import Lengths, valid_mask
+from hopscotch.types import Hidden, Lengths, valid_mask
 
 Positions = Literal["sinusoidal", "convolutional", "none"]
 Mel = Float[Tensor, "batch time mel"]
@@ -37,12 +37,35 @@ POSITION_WIDTH = 31  # positions that the convolution of positions spans: 0.6 s 
 
 
 class Stem(nn.Module):
-    """Serve as base: `strides` are those of its convolutions over time, one after the other."""
+    """Serve as base: a stem takes a step for each of `strides`, which are those of its convolutions over time."""
 
     strides: Sequence[int]
 
     def forward(self, mel: Mel, frames: Lengths) -> tuple[Positioned, Lengths]:
         """Return hidden states, and how many of the positions are a clip's own."""
+        x = self.begin(mel)
+        for number in range(len(self.strides)):
+            x, frames = self.step(number, x, frames)
+        return self.end(x), frames
+
+    def begin(self, mel: Mel) -> Tensor:
+        """Lay out mel frames as the first step takes them."""
+        return mel
+
+    def step(self, number: int, x: Tensor, frames: Lengths) -> tuple[Tensor, Lengths]:
+        """Take one step."""
+        raise NotImplementedError
+
+    def end(self, x: Tensor) -> Positioned:
+        """Make hidden states of what the last step leaves."""
+        return self._ended(x)
+
+    def seen(self, x: Tensor) -> Hidden:
+        """Show what a step leaves as one row of features per position."""
+        return x
+
+    def width(self, number: int) -> int:
+        """Return the number of features that `seen` shows after a step."""
         raise NotImplementedError
 
     def macs_each(self) -> list[int]:
@@ -51,11 +74,15 @@ class Stem(nn.Module):
 
     def macs(self, frames: Lengths) -> Lengths:
         """Count the multiply-accumulates of clips of so many frames."""
-        total = torch.zeros_like(frames)
+        return self.macs_by_step(frames).sum(dim=-1)
+
+    def macs_by_step(self, frames: Lengths) -> Int[Tensor, "batch step"]:
+        """Count the multiply-accumulates of each step; the last has what follows."""
+        found = []
         for stride, macs in zip(self.strides, self.macs_each(), strict=True):
             frames = _strided(frames, stride)
-            total = total + frames * macs
-        return total
+            found.append(frames * macs)
+        return torch.stack(found, dim=-1)
 
     def positions(self, frames: Lengths) -> Lengths:
         """Count the positions of clips of so many frames."""
@@ -95,15 +122,16 @@ class ConvStem(Stem):
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
         self._end_with(dim, positions, dropout)
 
-    def forward(self, mel: Mel, frames: Lengths) -> tuple[Positioned, Lengths]:
-        x = mel
-        for convolution, norm, stride in zip(self.convolutions, self.norms, self.strides, strict=True):
-            assert isinstance(convolution, nn.Conv1d)
-            frames = _strided(frames, stride)
-            x = over_time(x, convolution.weight[:, :, None], convolution.bias, stride=stride)
-            x = nn.functional.gelu(norm(x))
-            x = x * valid_mask(frames, x.shape[1])[:, :, None]
-        return self._ended(x), frames
+    def step(self, number: int, x: Tensor, frames: Lengths) -> tuple[Tensor, Lengths]:
+        convolution, stride = self.convolutions[number], self.strides[number]
+        assert isinstance(convolution, nn.Conv1d)
+        frames = _strided(frames, stride)
+        x = over_time(x, convolution.weight[:, :, None], convolution.bias, stride=stride)
+        x = nn.functional.gelu(self.norms[number](x))
+        return x * valid_mask(frames, x.shape[1])[:, :, None], frames
+
+    def width(self, number: int) -> int:
+        return self.widths[-1]
 
     def macs_each(self) -> list[int]:
         first, second = (convolution_macs(1, width, self.widths[-1], KERNEL) for width in self.widths)
@@ -135,6 +163,7 @@ class Conv2dStem(Stem):
         if num_mels < 2 ** len(channels):
             raise ValueError(f"stem_channels must be at most {int(math.log2(num_mels))} for {num_mels} mel bins.")
         self.strides = [2 if 2 ** (stage + 1) <= stride else 1 for stage in range(len(channels))]
+        self.widths = list(channels)
         self.bins = [num_mels]  # before the first stage, and after each
         for _ in channels:
             self.bins.append((self.bins[-1] + 1) // 2)
@@ -145,11 +174,20 @@ class Conv2dStem(Stem):
         self.linear = nn.Linear(channels[-1] * self.bins[-1], dim)
         self._end_with(dim, positions, dropout)
 
-    def forward(self, mel: Mel, frames: Lengths) -> tuple[Positioned, Lengths]:
-        x = mel[:, None].contiguous(memory_format=torch.channels_last)  # batch channel time mel
-        for stage in self.stages:
-            x, frames = stage(x, frames)
-        return self._ended(self.linear(x.permute(0, 2, 3, 1).flatten(2))), frames
+    def begin(self, mel: Mel) -> Image:
+        return mel[:, None].contiguous(memory_format=torch.channels_last)  # batch channel time mel
+
+    def step(self, number: int, x: Tensor, frames: Lengths) -> tuple[Tensor, Lengths]:
+        return self.stages[number](x, frames)
+
+    def end(self, x: Tensor) -> Positioned:
+        return self._ended(self.linear(self.seen(x)))
+
+    def seen(self, x: Tensor) -> Hidden:
+        return x.permute(0, 2, 3, 1).flatten(2)  # batch time features
+
+    def width(self, number: int) -> int:
+        return self.widths[number] * self.bins[number + 1]
 
     def macs_each(self) -> list[int]:
         stages = [stage for stage in self.stages if isinstance(stage, Stage)]

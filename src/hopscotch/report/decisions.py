@@ -38,6 +38,7 @@ def routes(trace: SkipTrace) -> Int[np.ndarray, "clip choice"]:
     Where a gate lets tokens into the encoder, also their share, in tenths.
     """
     parts = [trace.strides.numpy(), trace.jumps.numpy(), trace.visited.numpy()]
+    parts += [] if trace.decisions.exits is None else [trace.decisions.exits.numpy()[:, None]]
     if trace.awake is not None:
         parts.append((10 * trace.awake).round().numpy()[:, None])
     return np.concatenate(parts, axis=1).astype(np.int64)

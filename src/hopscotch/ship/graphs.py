@@ -65,6 +65,8 @@ def cut(model: AudioModel) -> Cut:
     """
     if type(model.head) not in KINDS:
         raise ValueError(f"task must be one of Hopscotch's to be exported as ONNX, got {type(model.head).__name__}.")
+    if model.stops:
+        raise ValueError(f"model must answer once to be exported as ONNX, got model={model.name}, which has exits.")
     encoder, gate = model.encoder, None
     if isinstance(encoder, GatedEncoder):
         encoder, gate = encoder.encoder, encoder.gate

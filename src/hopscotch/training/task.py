@@ -2,6 +2,7 @@
 
     loss = task + w_b (mean expected compute - target)^2 + policy terms        (w_b warms up)
          + what stage 0 missed or opened in vain, where there is one and labels say when (training/waking.py)
+         + what early exits say, where there are some (training/exits.py)
          + w_d (task of the same clips, nothing skipped + KL(dense output || output))
 
 The last line is the sandwich rule with in-place distillation (Yu and Huang 2019): one set of weights learns to work
@@ -33,8 +34,10 @@ from hopscotch.data.datamodule import AudioDataModule, Labels
 from hopscotch.data.mixup import Mixed, mix
 from hopscotch.data.windows import evaluated
 from hopscotch.models.audio_model import AudioModel, Head, OutputHead, Pooling
+from hopscotch.models.exits import Ladder
 from hopscotch.models.stage0 import STEP
 from hopscotch.training.calibration import Budget, Calibration, budget_table, calibrate
+from hopscotch.training.exits import exit_losses, fit_exits
 from hopscotch.training.gains import fit_gains
 from hopscotch.training.guard import Guard, refuse_not_finite
 from hopscotch.training.losses import PolicyLoss
@@ -187,6 +190,8 @@ class AudioTask(LightningModule):
         task_loss = losses.mean()
         loss = task_loss + self._budget_loss(output) + self._policy_loss(output, losses, batch, judge)
         loss = loss + self._dense_loss(output, batch, judge) + self._waking_loss(output, batch)
+        if isinstance(self.model, Ladder):
+            loss = loss + exit_losses(output, self.model.loss_weight, judge, self.distance)
         self.guard.note(loss, losses, batch.indices)
         self._step_loss.append((task_loss.detach(), len(losses)))
         step = Step(losses, output, batch, self.judged(output, batch), {})
@@ -313,6 +318,8 @@ class AudioTask(LightningModule):
         if self.model.planner is not None:
             batches = list(self.trainer.datamodule.gain_batches())
             self.log("policy/gain_explained", fit_gains(self.model, self.losses, batches, self.seed))
+        if isinstance(self.model, Ladder):
+            fit_exits(self.model, self._calibration_batches, self.target)
         self.calibration = calibrate(self.model, self._calibration_batches, self.target)
 
     def measure_budgets(self) -> list[Budget] | None:

@@ -1,0 +1,178 @@
+"""Run one set of weights at several widths: the narrowest answers first, and the next one where that is not sure.
+
+A narrow model has the first channels of every layer of the full one, and normalisations of its own, as what they
+measure differs by width (slimmable networks, Yu et al. 2019). Heads of attention are as wide as in the full model as
+far as that comes out even. In training every step runs the narrowest, the full and one width between them, drawn at
+random (the sandwich rule, Yu and Huang 2019); what the full one says teaches the others (training/exits.py).
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from hopscotch.layers.block import TransformerBlock
+from hopscotch.layers.exits import Rule
+from hopscotch.models.audio_model import Head, OutputHead
+from hopscotch.models.encoder import Encoder, Layered
+from hopscotch.models.exits import Answer, Ladder, State
+from hopscotch.models.stem import Conv2dStem, Stem
+from hopscotch.types import Hidden, Lengths, Mask, valid_mask
+
+NORMS = (nn.LayerNorm, nn.BatchNorm2d)
+
+
+class Borrowed(NamedTuple):
+    """Name a weight that a narrow model has of the full one."""
+
+    path: str  # in the full model
+    module: nn.Module  # of the narrow one
+    name: str
+    shape: tuple[int, ...]  # in the narrow one
+
+
+class Parts(nn.Module):
+    """Hold what lies behind the front end of a model of one width."""
+
+    def __init__(self, stem: Stem, stem_layers: Sequence[TransformerBlock], encoder: Encoder, head: OutputHead) -> None:
+        super().__init__()
+        self.stem, self.stem_layers, self.encoder, self.head = stem, nn.ModuleList(stem_layers), encoder, head
+
+    def forward(self, mel: Float[Tensor, "batch frame mel"], frames: Lengths) -> tuple[Hidden, Mask]:
+        x, positions = self.stem(mel, frames)
+        for block in self.stem_layers:
+            x = block(x, positions)
+        x, _ = self.encoder(x, positions)
+        return x, valid_mask(positions, x.shape[1])
+
+    def macs(self, frames: Lengths, *, dense: bool) -> Lengths:
+        """Count the multiply-accumulates of clips of so many frames, with every key read if `dense`."""
+        positions, total = self.stem.positions(frames), self.stem.macs(frames)
+        for block in self.stem_layers:
+            assert isinstance(block, TransformerBlock)
+            total = total + block.macs(positions)
+        assert isinstance(self.encoder, Layered)
+        return total + self.encoder.layer_macs(positions, dense=dense).sum(dim=1) + self.head.macs(positions)
+
+
+class Slimmable(Ladder):
+    """Answer at several widths.
+
+    Args:
+        shares: Of the full width, rising; the last is 1.
+        rule: When a clip has its answer: "confidence", or "learned" (layers/exits.py).
+        weight: Of the losses of each narrow width (training/exits.py).
+        make_parts: Makes the parts of a model of a share of the width.
+        parts: Of the full model.
+    """
+
+    def __init__(
+        self,
+        *,
+        shares: Sequence[float],
+        rule: Rule,
+        weight: float,
+        make_parts: Callable[[float], Parts],
+        **parts: Any,
+    ) -> None:
+        super().__init__(**parts)
+        if not isinstance(self.encoder, Layered):
+            raise ValueError(
+                "widths need a stack of blocks (model=dense, skip_attention) and no gate of tokens (open_rate=null), "
+                f"got {type(self.encoder).__name__}."
+            )
+        rises = all(low < high for low, high in itertools.pairwise(shares))
+        if len(shares) < 2 or not rises or shares[0] <= 0 or shares[-1] != 1:
+            raise ValueError(f"widths.shares must rise, from above 0 to 1, got {list(shares)}.")
+        self.narrow = nn.ModuleList(make_parts(share) for share in shares[:-1])
+        self._borrowed = [list(borrow(part)) for part in self._narrow()]
+        self._end_with([*(part.head for part in self._narrow()), self.head], rule=rule, weight=weight)
+
+    @property
+    def skips(self) -> frozenset[str]:
+        return frozenset({"exits", "widths"})
+
+    def drawn(self) -> list[int]:
+        last = self.exits.number - 1
+        if not self.training or last < 3:
+            return list(range(last + 1))
+        return [0, int(torch.randint(1, last, ())), last]
+
+    def start(self, waveform: Float[Tensor, "batch sample"], lengths: Lengths, keys: Lengths | None) -> State:
+        mel, frames = self.frontend(waveform, lengths)
+        if self.training and self.spectrogram_augment is not None and keys is not None:
+            mel = self.spectrogram_augment(mel, frames, keys)
+        return mel, frames
+
+    def rung(self, number: int, state: State) -> Answer:
+        if number == self.exits.number - 1:
+            return self._answer(self._full(), state)
+        with self._lent(number):
+            return self._answer(self._narrow()[number], state)
+
+    def _answer(self, part: Parts, state: State) -> Answer:
+        mel, frames = state
+        x, mask = part(mel, frames)
+        assert isinstance(part.head, Head)
+        pooled = part.head.pooled(x, mask)
+        return Answer(state, pooled, part.head.linear(part.head.dropout(pooled)))
+
+    @contextmanager
+    def _lent(self, number: int) -> Iterator[None]:
+        """Lend a narrow model its share of the weights."""
+        weights = dict(self.named_parameters())
+        for one in self._borrowed[number]:
+            one.module._parameters[one.name] = first(weights[one.path], one.shape, self._groups(one.path))  # pyright: ignore[reportArgumentType]
+        try:
+            yield
+        finally:
+            for one in self._borrowed[number]:
+                one.module._parameters[one.name] = None
+
+    def _groups(self, path: str) -> tuple[int, int]:
+        """Return how many groups of channels a weight has along its first two axes, one after the other."""
+        if ".key_value." in path:
+            return 2, 1
+        if path == "head.linear.weight" and isinstance(self.head, Head):
+            return 1, self.head.linear.in_features // self.dim
+        return 1, self.stem.bins[-1] if path == "stem.linear.weight" and isinstance(self.stem, Conv2dStem) else 1
+
+    def _narrow(self) -> list[Parts]:
+        return [part for part in self.narrow if isinstance(part, Parts)]
+
+    def _full(self) -> Parts:
+        blocks = [block for block in self.stem_layers if isinstance(block, TransformerBlock)]
+        return Parts(self.stem, blocks, self.encoder, self.head)
+
+    def costs(self, lengths: Lengths) -> tuple[Int[Tensor, "batch exit"], Int[Tensor, " batch"]]:
+        frames, parts = self.frontend.frames(lengths), [*self._narrow(), self._full()]
+        rules = torch.tensor([self.exits.macs(number) for number in range(len(parts))], device=lengths.device)
+        own, dense = (
+            torch.stack([part.macs(frames, dense=is_dense) for part in parts], dim=1) + rules
+            for is_dense in (False, True)
+        )
+        return own.cumsum(dim=1), dense.sum(dim=1)
+
+    def strides_at(self, exits: Int[Tensor, " batch"]) -> Int[Tensor, "batch depth"]:
+        return (torch.arange(self.exits.number, device=exits.device) <= exits[:, None]).long()
+
+
+def borrow(part: Parts) -> Iterator[Borrowed]:
+    """Take the weights out of a narrow model, its normalisations apart."""
+    for prefix, module in part.named_modules():
+        if not isinstance(module, NORMS):
+            for name, weight in list(module.named_parameters(recurse=False)):
+                yield Borrowed(f"{prefix}.{name}", module, name, tuple(weight.shape))
+                module.register_parameter(name, None)
+
+
+def first(weight: Tensor, shape: Sequence[int], groups: tuple[int, int]) -> Tensor:
+    """Return the first channels along each axis, `shape` of them, in equal parts from all groups along the axis."""
+    for axis, (size, number) in enumerate(zip(shape, (*groups, 1, 1), strict=False)):
+        if weight.shape[axis] != size:
+            weight = weight.unflatten(axis, (number, -1)).narrow(axis + 1, 0, size // number).flatten(axis, axis + 1)
+    return weight
