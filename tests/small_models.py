@@ -20,6 +20,7 @@ from hopscotch.models.audio_model import AudioModel, Head
 from hopscotch.models.encoder import Encoder
 from hopscotch.models.exits import Ladder
 from hopscotch.models.heads import DetectionHead
+from hopscotch.models.stage0 import Stage0
 from hopscotch.models.stem import ConvStem
 from tests.tiny import composed
 
@@ -110,6 +111,7 @@ def decide_at_random(model: nn.Module, *inputs: Tensor) -> None:
 @torch.no_grad()
 def wake_for(model: AlwaysOn, waveform: Tensor, lengths: Tensor, clip: int) -> None:
     """Draw the last layer of stage 0 until it opens the clip, and not all the others."""
+    assert isinstance(model.stage, Stage0)
     last, layer = None, model.stage.output
     layer.bias.zero_()
     while last is None or last[clip] <= last.mean():

@@ -23,6 +23,7 @@ from hopscotch.detection import find
 from hopscotch.models.always_on import AlwaysOn
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.models.heads import DetectionHead
+from hopscotch.models.stage0 import Stage0
 from hopscotch.restore import Restored, restore
 from hopscotch.shared import MANIFEST, ONNX, VERSION, hash_of
 from hopscotch.ship import runner as shipped
@@ -75,6 +76,7 @@ def made(case: str) -> tuple[Restored, tuple[torch.Tensor, torch.Tensor]]:
 @torch.no_grad()
 def open_half(model: AlwaysOn, waveform: torch.Tensor, lengths: torch.Tensor) -> None:
     """Draw scores of stage 0 that open half of the time, a few nats apart."""
+    assert isinstance(model.stage, Stage0)
     layer = model.stage.output
     torch.nn.init.normal_(layer.weight)
     scores = model(waveform, lengths).stage

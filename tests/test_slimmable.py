@@ -65,7 +65,7 @@ def test_only_normalisations_are_a_widths_own_and_all_widths_move_the_same_weigh
     assert dense.state_dict().keys() <= model.state_dict().keys(), "it can start from a dense model"
     at = model.train().at_exits(*clips)
     at.log_probs[:, 0, 0].sum().backward()
-    gradient = model.encoder.blocks[0].attention.query.weight.grad
+    gradient = model.encoder.blocks[0].attention.query.weight.grad  # pyright: ignore[reportAttributeAccessIssue,reportIndexIssue]
     assert bool(gradient[:4, :4].any())
     assert not bool(gradient[4:].any())
     assert not bool(gradient[:, 4:].any())

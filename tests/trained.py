@@ -13,6 +13,7 @@ from hopscotch.known import remember
 from hopscotch.models.always_on import AlwaysOn
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.models.heads import DetectionHead
+from hopscotch.models.stage0 import Stage0
 from hopscotch.types import AudioBatch
 from tests.small_models import classifier, decide_at_random
 from tests.tiny import SAMPLE_RATE, TINY_MODEL, TINY_RUN, build, composed, fit, tiny_config
@@ -60,6 +61,7 @@ def _labels_that_differ(model: AudioModel, batch: AudioBatch) -> None:
 def _events_here_and_there(model: AudioModel, batch: AudioBatch) -> None:
     assert isinstance(model, AlwaysOn)
     assert isinstance(model.head, DetectionHead)
+    assert isinstance(model.stage, Stage0)
     torch.nn.init.normal_(model.stage.output.weight)
     torch.nn.init.normal_(classifier(model).weight)
     scores = model.eval()(batch.waveform, batch.lengths).stage

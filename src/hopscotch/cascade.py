@@ -4,6 +4,7 @@ What is written is what training writes: config.yaml with the models' own config
 summary and report of a test. The runs that were joined are not needed any more.
 """
 
+import contextlib
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -47,8 +48,9 @@ def join(runs: Sequence[Path], out: Path, overrides: Sequence[str] = (), trust: 
     loaded = load(ordered[-1], overrides, trust=trust)
     model = Cascade(name=NAME, stages=[restored[run].model for run in ordered])
     cfg = joined_config(loaded.cfg, [restored[run].cfg for run in ordered], out)
-    claim(out, cfg, [f"model={NAME}", f"model.stages=[{','.join(run.name for run in ordered)}]", *overrides])
-    return test(LoadedRun(cfg, build_task(cfg, model, loaded.data), loaded.data), out, started)
+    with contextlib.ExitStack() as held:
+        claim(out, cfg, [f"model={NAME}", f"model.stages=[{','.join(run.name for run in ordered)}]", *overrides], held)
+        return test(LoadedRun(cfg, build_task(cfg, model, loaded.data), loaded.data), out, started)
 
 
 def cost_of_a_second(one: Restored) -> int:

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -204,12 +205,13 @@ def test_the_last_state_is_kept_every_so_many_steps_and_minutes(
     monkeypatch.setattr(
         BestAndLast, "keep", lambda self, trainer: (kept.append(trainer.global_step), keep(self, trainer))
     )
-    for options, steps in (
+    kinds: list[tuple[dict[str, Any], list[int]]] = [
         ({"every_steps": 2}, [2, 4, 8, 10]),
         ({"every_minutes": 1e-9}, [1, 2, 3, 4, 5, 7, 8, 9, 10, 11]),
-    ):
+    ]
+    for options, steps in kinds:
         kept.clear()
-        fit(tmp_path / str(len(steps)), 2, lambda *a, options=options, **k: BestAndLast(*a, **k, **options))
+        fit(tmp_path / str(len(steps)), 2, partial(BestAndLast, **options))  # pyright: ignore[reportArgumentType]
         assert kept == steps  # of two epochs of six; the last step of each is kept after its validation
     with pytest.raises(ValueError, match=r"callbacks\.checkpoint\.every_steps must be at least 0, got -1"):
         BestAndLast(tmp_path, every_steps=-1)
