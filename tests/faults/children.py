@@ -49,8 +49,9 @@ def start(cfg: DictConfig, arrange: Callable[[], object] = lambda: None) -> int:
             handle(SIGNALS, exit_at)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             warnings.simplefilter("default")
-            told = vars(warnings)
-            told["_showwarnmsg_impl"] = lambda found: print(f"warning: {found.message}", file=sys.stderr)
+            warnings._showwarnmsg_impl = lambda found: print(  # pyright: ignore[reportAttributeAccessIssue]
+                f"warning: {found.message}", file=sys.stderr
+            )
             os.fsync = lambda _: None  # no power is cut here, and disks are slow
             runs.explain_run = lambda *_: None  # pages, which take most of the time
             sys.modules["hopscotch.report.summary"].write_report = lambda *_: None  # type: ignore[attr-defined]
