@@ -85,6 +85,8 @@ def overrides_for(choice: str, tones: Path, digits: Path, folder: Path) -> list[
         return [choice, *counts, *seconds, *model, *QUICK]
     if choice in TABLES:
         return [choice, f"data.root={write_set(folder / 'set', *TABLES[choice])}", *model, *QUICK]
+    if choice == "experiment=keywords":
+        return [choice, *words_in_noise(folder)[1:], "data.train.seconds=null", *model, *QUICK]
     if choice == "data=fsdd" or choice.startswith("experiment="):
         speaker = ["data.test_speaker=theo"] if choice == "experiment=fsdd_speakers" else []
         return [choice, f"data.root={digits}", *speaker, *model, *QUICK]

@@ -212,6 +212,7 @@ def test_classes_come_out_in_the_order_that_the_model_knows(run: Path) -> None:
     (run / "summary.json").write_text(json.dumps(summary))
     best = run / "checkpoints" / "best.ckpt"
     torch.save(torch.load(best, weights_only=True) | {"classes": order}, best)
+    best.with_name("best.ckpt.sha256").unlink()
     _, task, data = load(run)
     assert data.classes == order == task.classes  # pyright: ignore[reportAttributeAccessIssue]
     for clip in data.clips["test"]:

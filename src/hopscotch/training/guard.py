@@ -58,11 +58,15 @@ class Guard:
         return len(batches)
 
 
-def refuse_not_finite(stage: str, steps: Sequence[Step], clips: Sequence[Clip]) -> None:
-    """Refuse predictions of a validation or test that are not finite, before anything is kept of them."""
+def refuse_not_finite(stage: str, steps: Sequence[Step], clips: Sequence[Clip] | None) -> None:
+    """Refuse predictions of a validation or test that are not finite, before anything is kept of them.
+
+    Clips are named, or numbered where none are given.
+    """
     losses, indices = (torch.cat([getattr(step, name) for step in steps]) for name in ("losses", "indices"))
     if not bool((finite := losses.isfinite()).all()):
-        names = [clips[index].name for index in indices[~finite.to(indices.device)].tolist()]
+        numbers = indices[~finite.to(indices.device)].tolist()
+        names = [f"number {number}" if clips is None else clips[number].name for number in numbers]
         raise ValueError(
             f"Predictions must be finite, those of {len(names)} of {len(losses)} {stage} clips are not: {some(names)}. "
             "Try a lower optimizer.lr."

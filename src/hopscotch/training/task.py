@@ -248,7 +248,8 @@ class AudioTask(LightningModule):
         steps = self.steps[stage]
         self._is_judged = True
         if stage != "train":
-            refuse_not_finite(stage, steps, self.trainer.datamodule.clips[stage])
+            data = self.trainer.datamodule  # None where evaluations give batches
+            refuse_not_finite(stage, steps, None if data is None else data.clips[stage])
         macs = torch.cat([step.output.trace.macs for step in steps])
         dense_macs = torch.cat([step.output.trace.dense_macs for step in steps])
         fractions = self.fractions[f"{stage}_fraction"]
