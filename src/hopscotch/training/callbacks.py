@@ -94,11 +94,12 @@ def _tensors(places: list[Place]) -> list[Tensor]:
 
 
 class BestAndLast(ModelCheckpoint):
-    """Keep one best checkpoint and the last two, as Lightning's ModelCheckpoint does, with four differences.
+    """Keep one best checkpoint and the last two, as Lightning's ModelCheckpoint does, with five differences.
 
     Under `save_last=True` Lightning does not update the last checkpoint after a validation that is no better than the
     best: resuming from it repeats the epochs since then. It writes the state of one step twice where both are the same.
-    A run that resumes in a new folder forgets which checkpoint was the best so far. And a state in the middle of an
+    A run that resumes in a new folder forgets which checkpoint was the best so far. Of states that are equally good it
+    keeps the first: shares of a few events tie, and the last one has learnt most. And a state in the middle of an
     epoch, every so many steps or minutes, has no metric that it could be the best by: it is the last one alone.
     """
 
@@ -213,6 +214,12 @@ class BestAndLast(ModelCheckpoint):
         super().on_exception(trainer, pl_module, exception)
         with suppress(DiskError):  # the first fault is the one that is told
             self.wait()
+
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        """Tell whether a state is the best so far, or as good."""
+        best = self.best_model_score
+        is_equal = current is not None and best is not None and bool(current.cpu() == best.cpu())
+        return is_equal or super().check_monitor_top_k(trainer, current)
 
     def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
         super()._save_topk_checkpoint(trainer, monitor_candidates)
