@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import gc
+import os
 import shlex
 import signal
 import sys
@@ -48,9 +49,9 @@ from hopscotch.report.run_page import CARD
 from hopscotch.report.split_logger import SplitLogger
 from hopscotch.report.summary import Best, finish, write_summary
 from hopscotch.report.sweep import append_ledger
-from hopscotch.resume import LOCK, From, find_start, lock, refuse_strange, resolved, take_over, typed
+from hopscotch.resume import From, find_start, refuse_strange, resolved, take_over, typed
 from hopscotch.start import Start, start_from
-from hopscotch.system import warn_if_crowded
+from hopscotch.system import LOCK, lock, warn_if_crowded
 from hopscotch.training.calibration import resolve_target
 from hopscotch.training.checkpoint import keep_budgets, read_checkpoint, take_weights
 from hopscotch.training.freeze import check_frozen
@@ -90,15 +91,18 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     """
     hydra_config = HydraConfig.get()
     run = Path(cfg.run_dir).absolute()
-    is_job = hydra_config.mode == RunMode.MULTIRUN
+    in_sweep = hydra_config.mode == RunMode.MULTIRUN  # in its own process
+    is_job = in_sweep or not OmegaConf.is_missing(hydra_config.job, "num")
     overrides = list(hydra_config.overrides.task)
     handle(SIGNALS, exit_at)  # training has its own
-    summary = attempt(cfg, run, overrides, time.time() if is_job else STARTED, is_job=is_job)
-    if is_job:
-        rank_zero_only(append_ledger)(run.parent, {"folder": run.name, "overrides": overrides, **summary})
+    summary = attempt(cfg, run, overrides, time.time() if in_sweep else STARTED, is_job=is_job)
+    if in_sweep:
+        sweep = Path(hydra_config.sweep.dir).absolute()
+        row = {"folder": os.path.relpath(run, sweep), "overrides": overrides, **summary}
+        rank_zero_only(append_ledger)(sweep, row)
     elif summary["status"] == "failed":
         raise SystemExit(1)
-    if summary["status"] == "stopped" and not (is_job and summary["test"]):
+    if summary["status"] == "stopped" and not (in_sweep and summary["test"]):
         # As a shell reports it; the jobs that follow one stopped in order still run.
         raise SystemExit(128 + signal.Signals[summary["signal"]])
     return summary
@@ -143,8 +147,7 @@ def attempt(cfg: DictConfig, run: Path, overrides: list[str], started: float, *,
 @rank_zero_only
 def hold(run: Path, held: contextlib.ExitStack) -> None:
     """Keep other processes from training in the folder, as long as `held`."""
-    if (file := lock(run)) is not None:
-        held.enter_context(file)
+    held.enter_context(lock(run, "is being trained by another process: wait for it, or stop it"))
 
 
 @rank_zero_only
