@@ -26,7 +26,7 @@ TIERS = (
     {"report"},
     {"build", "metrics", "explain", "detection_figures"},
     {"restore", "conditions", "answers", "look"},
-    {"shared", "start"},
+    {"shared", "start", "resume"},
     {"ship"},
     {"evaluation", "stream"},
     {"run", "evaluate", "predict", "audit", "listen"},

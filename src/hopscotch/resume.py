@@ -79,8 +79,8 @@ def refuse_strange(run: Path) -> None:
 @rank_zero_only
 def take_over(run: Path, cfg: DictConfig, overrides: list[str], start: From | None) -> None:
     """Write down what the run goes on with, and set aside what is not whole."""
-    _replace(run / CONFIG, resolved(cfg))
     _replace(run / OVERRIDES, OmegaConf.to_yaml(typed(overrides)))
+    _replace(run / CONFIG, resolved(cfg))
     remember(plain_config(cfg))
     (run / SUMMARY).unlink(missing_ok=True)  # of the process before
     for path in [] if start is None else start.damaged:

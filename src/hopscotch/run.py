@@ -250,7 +250,7 @@ def go_on(trainer: Trainer, start: From) -> None:
     """Say where the run goes on, and continue its curves."""
     for logger in trainer.loggers:
         if isinstance(logger, SplitLogger):
-            logger.go_on(start.step)
+            logger._kwargs["purge_step"] = start.step  # what an earlier process wrote of later steps is not shown
     rank_zero_only(print)(f"going on from step {start.step}, {shown(start.path)}", flush=True)
 
 

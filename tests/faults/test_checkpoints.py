@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from hopscotch.training.checkpoint import check_resumable, keep_budgets, read_checkpoint
+from hopscotch.training.saving import WholeCheckpoints
 from hopscotch.training.whole import (
     LAST,
     PREVIOUS,
     DiskError,
-    WholeCheckpoints,
     content_of,
     copy_whole,
     hash_file,
@@ -211,5 +211,5 @@ def test_the_last_state_is_kept_every_so_many_steps_and_minutes(
         kept.clear()
         fit(tmp_path / str(len(steps)), 2, lambda *a, options=options, **k: BestAndLast(*a, **k, **options))
         assert kept == steps  # of two epochs of six; the last step of each is kept after its validation
-    with pytest.raises(ValueError, match=r"callbacks\.checkpoint\.every_steps must be above 0, or null, got 0"):
-        BestAndLast(tmp_path, every_steps=0)
+    with pytest.raises(ValueError, match=r"callbacks\.checkpoint\.every_steps must be at least 0, got -1"):
+        BestAndLast(tmp_path, every_steps=-1)

@@ -166,7 +166,8 @@ class Again:
         self.trust = trusted(words) if named else []
         self.own = [word for word in words if word not in named and not (named and word.startswith("trust="))]
         self.stored: Mapping[str, Any] = {}
-        if self.folder is not None and named[0].startswith(RESUME):
+        self.resumes = bool(named) and named[0].startswith(RESUME)
+        if self.resumes:
             refused = ("-m", "--multirun", "hydra.run.dir=", "hydra.mode=", "hparams_search=")
             if wrong := [word for word in self.own if word.startswith(refused)]:
                 raise ConfigError(f"{shown(named[0])}: goes on in the folder of the run, without {shown(wrong[0])}.")
@@ -211,9 +212,11 @@ class Again:
         return [word]
 
     def check(self, cfg: DictConfig) -> None:
-        """Refuse what the words of the run come to today if that is not its configuration, but for keys typed now."""
+        """Refuse what the words of a run come to today if that is not its configuration, but for keys typed now."""
         config = plain_config(cfg)
         check_stored(config, shown(self.folder), self.trust)
+        if self.resumes:  # its checkpoint says what it was trained with
+            return
         own = {word.partition("=")[0].lstrip("+~") for word in self.own}
         before, now = flat(OmegaConf.create({**self.stored})), flat(OmegaConf.create(config))
         was = str(self.stored.get("run_dir"))

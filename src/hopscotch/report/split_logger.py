@@ -28,10 +28,6 @@ class SplitLogger(TensorBoardLogger):
         super().__init__(save_dir, name="", version="", default_hp_metric=False, **options)
         self.writers: dict[str, SummaryWriter] = {}
 
-    def go_on(self, step: int) -> None:
-        """Continue the curves of an earlier process from a step: what it wrote of later ones is not shown."""
-        self._kwargs["purge_step"] = step
-
     def writer(self, split: str) -> SummaryWriter:
         """Open the writer of a split; of none, that of the whole run."""
         if not split:

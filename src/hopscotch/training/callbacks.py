@@ -20,7 +20,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from hopscotch.plain import sentence, shown
 from hopscotch.training.checkpoint import read_checkpoint
-from hopscotch.training.whole import DiskError, WholeCheckpoints, copy_whole
+from hopscotch.training.saving import WholeCheckpoints
+from hopscotch.training.whole import DiskError, copy_whole
 
 Place = tuple[dict[str, Tensor | None], str]  # of a parameter or buffer: its module's table, and its name in it
 
@@ -103,14 +104,12 @@ class BestAndLast(ModelCheckpoint):
     epoch, every so many steps or minutes, has no metric that it could be the best by: it is the last one alone.
     """
 
-    def __init__(
-        self, *args: Any, every_steps: int | None = None, every_minutes: float | None = None, **kwargs: Any
-    ) -> None:
-        """Take what ModelCheckpoint takes, and when to keep the last state within an epoch, too."""
+    def __init__(self, *args: Any, every_steps: int = 0, every_minutes: float = 0.0, **kwargs: Any) -> None:
+        """Take what ModelCheckpoint takes, and when to keep the last state within an epoch, too; 0 is never."""
         super().__init__(*args, **{"enable_version_counter": False} | kwargs)
         for key, value in {"every_steps": every_steps, "every_minutes": every_minutes}.items():
-            if value is not None and value <= 0:
-                raise ValueError(f"callbacks.checkpoint.{key} must be above 0, or null, got {value}.")
+            if value < 0:
+                raise ValueError(f"callbacks.checkpoint.{key} must be at least 0, got {value}.")
         self.every_steps, self.every_minutes = every_steps, every_minutes
         self._files = WholeCheckpoints()
         self._kept_at = time.monotonic()
@@ -182,9 +181,9 @@ class BestAndLast(ModelCheckpoint):
 
     def is_due(self, trainer: Any) -> bool:
         """Tell whether the last state is to be kept after this step."""
-        if self.every_steps is not None and trainer.global_step % self.every_steps == 0:
+        if self.every_steps and trainer.global_step % self.every_steps == 0:
             return True
-        if self.every_minutes is None or (trainer.world_size > 1 and trainer.global_step % trainer.log_every_n_steps):
+        if not self.every_minutes or (trainer.world_size > 1 and trainer.global_step % trainer.log_every_n_steps):
             return False
         return trainer.strategy.broadcast(time.monotonic() - self._kept_at >= 60 * self.every_minutes)
 

@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from torch import Tensor
 
+from hopscotch.data.clips import some
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.data.fingerprint import differences
 from hopscotch.plain import nodes, shown
@@ -37,6 +38,7 @@ RULES = (
     (("trainer.check_val_every_n_epoch", "trainer.limit_val_batches"), USED),
     (("",), FREE),
 )
+MOST = 1e9  # of a learning rate
 NUMBERS_OF_STEPS = ("trainer.max_epochs", "trainer.max_steps", "trainer.limit_train_batches")
 
 
@@ -85,7 +87,8 @@ def compare(checkpoint: Mapping[str, Any], config: Mapping[str, Any], key: str) 
     ]
     kept = [change for change in changes if rule_of(change.key) == KEPT or _is_restored(change, config["scheduler"])]
     if kept:
-        raise ValueError(f"{key}: a run that goes on keeps what it is made of, {'; '.join(map(str, kept))}.")
+        kept.sort(key=lambda change: change.key != "model.name")
+        raise ValueError(f"{key}: a run that goes on keeps what it is made of; {some(list(map(str, kept)))}.")
     return Differences(*([c for c in changes if rule_of(c.key) == rule] for rule in (USED, ANYWAY)))
 
 
@@ -95,6 +98,11 @@ def _is_restored(change: Change, scheduler: Mapping[str, Any]) -> bool:
         return False
     counts = "auto" in scheduler.values() and change.key in NUMBERS_OF_STEPS
     return change.key.startswith("scheduler.") or counts
+
+
+def is_rate(value: Any) -> bool:
+    """Tell whether a value can be a learning rate; that of a checkpoint may be a stranger's."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < MOST
 
 
 def _settings(text: Any) -> dict[str, Any] | None:
@@ -163,7 +171,7 @@ class Resume(Callback):
         """Give the optimizer the numbers that it would be made with now; its running means stay."""
         fresh = take_shares(task.make_optimizer(parameter_groups(task.model, task.layer_decay)))
         lr = next((change for change in self.changed if change.key == "optimizer.lr"), None)
-        ratio = 1.0 if lr is None else lr.now / lr.before
+        ratio = lr.now / lr.before if lr is not None and is_rate(lr.now) and is_rate(lr.before) else 1.0
         (optimizer,) = trainer.optimizers
         for group, wanted in zip(optimizer.param_groups, fresh.param_groups, strict=True):
             group.update({key: value for key, value in wanted.items() if key not in ("params", "lr")})

@@ -4,22 +4,19 @@ A checkpoint is staged beside its target, handed to the disk and renamed. `<name
 it, is removed before the checkpoint gets its name and written after: a kill in between leaves a whole checkpoint
 without a hash, never one with that of another. Of what has no hash the sums within the zip file are compared.
 
-A thread writes while training goes on: waiting for the disk would double the time of a save. One state at most is on
-its way; until it is there the one before it stands under its name.
+Nothing here imports Lightning, which takes longer to load than a prediction takes to make.
 """
 
 import hashlib
 import io
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor
 
 from hopscotch.plain import shown
@@ -32,47 +29,6 @@ TRAINED = ("state_dict", "current_model_state", "optimizer_states")  # parts of 
 
 class DiskError(OSError):
     """A checkpoint could not be written; the text is complete and meant for the owner of the run."""
-
-
-class WholeCheckpoints(TorchCheckpointIO):
-    """Write what Lightning saves, in a thread; a checkpoint with weights that are not finite is refused."""
-
-    def __init__(self, *, waits: bool = False) -> None:
-        """Write while training goes on, or with `waits` before it does."""
-        self.waits = waits
-        self._thread = ThreadPoolExecutor(1, "checkpoints")
-        self._pending: list[Future[None]] = []
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        if wrong := next(not_finite(checkpoint), None):
-            raise ValueError(
-                f"The weights must stay finite, {wrong} is not at step {checkpoint.get('global_step')}: nothing is "
-                "kept of them. Try a lower optimizer.lr."
-            )
-        content = content_of(checkpoint)
-        self._write(write_whole, content, Path(path))
-
-    def copy(self, path: Path, to: Path) -> None:
-        """Copy a checkpoint that was saved before."""
-        self._write(copy_whole, path, to, of_the_last=True)
-
-    def remove_checkpoint(self, path: Any) -> None:
-        self.wait()
-        super().remove_checkpoint(path)
-        hash_file(Path(path)).unlink(missing_ok=True)
-
-    def wait(self) -> None:
-        """Wait until all is written; raise what went wrong."""
-        pending, self._pending = self._pending, []
-        for one in pending:
-            one.result()
-
-    def _write(self, write: Callable[..., None], *what: Any, of_the_last: bool = False) -> None:
-        if not of_the_last:
-            self.wait()
-        self._pending.append(self._thread.submit(write, *what))
-        if self.waits:
-            self.wait()
 
 
 def content_of(checkpoint: Mapping[str, Any]) -> memoryview:
