@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -56,9 +56,9 @@ class Jobs:
         self.lanes, self.logs = lanes, logs
         self.number: int | None = None  # of the first signal
         self._count = 0
-        self._running: dict[subprocess.Popen[bytes], tuple[Job, float]] = {}
+        self._running: dict[subprocess.Popen[Any], tuple[Job, float]] = {}
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[Ended]:
+    def run(self, jobs: Iterable[Job]) -> Generator[Ended]:
         """Yield jobs as they end; one is taken from `jobs` only when it starts, and those that run end with this."""
         waiting = iter(jobs)
         before = {number: signal.getsignal(number) for number in SIGNALS}
@@ -81,7 +81,7 @@ class Jobs:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _start(self, job: Job) -> subprocess.Popen[bytes]:
+    def _start(self, job: Job) -> subprocess.Popen[Any]:
         job.folder.parent.mkdir(parents=True, exist_ok=True)
         own = {"PYTHONPATH": os.pathsep.join([*sys.path, *([str(PROJECT_ROOT)] if IS_CHECKOUT else [])])}
         if self.lanes > 1 and THREADS not in os.environ:  # who set it has other jobs

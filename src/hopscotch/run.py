@@ -24,6 +24,7 @@ from lightning.fabric.utilities.seed import seed_everything
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from omegaconf import DictConfig, OmegaConf
 
 from hopscotch.build import build_callbacks, build_data, build_loggers, build_model, build_task, build_trainer
@@ -32,6 +33,7 @@ from hopscotch.config.absent import refuse_absent_targets
 from hopscotch.config.compose import STARTED
 from hopscotch.config.errors import plain_config
 from hopscotch.config.monitors import refuse_unlogged
+from hopscotch.config.typed import same_words
 from hopscotch.data.datamodule import BAD_AUDIO, AudioDataModule
 from hopscotch.detection_figures import as_facts, detection_facts, write_detection
 from hopscotch.explain import explain_run
@@ -44,7 +46,7 @@ from hopscotch.report.collect import gather_everywhere
 from hopscotch.report.metrics_log import MetricsLog
 from hopscotch.report.paint import use_letters_of
 from hopscotch.report.progress import opening, print_profiles, quiet_lightning
-from hopscotch.report.run_folder import METRICS, OVERRIDES, PROFILE, SUMMARY
+from hopscotch.report.run_folder import METRICS, OVERRIDES, PROFILE, SUMMARY, RunFolder
 from hopscotch.report.run_page import CARD
 from hopscotch.report.split_logger import SplitLogger
 from hopscotch.report.summary import Best, finish, write_summary
@@ -56,7 +58,7 @@ from hopscotch.training.calibration import resolve_target
 from hopscotch.training.checkpoint import keep_budgets, read_checkpoint, take_weights
 from hopscotch.training.freeze import check_frozen
 from hopscotch.training.resume import Resume, compare, refuse_other_data
-from hopscotch.training.stopping import SIGNALS, Stopping, exit_at, handle, signal_of
+from hopscotch.training.stopping import SIGNALS, Stopping, exit_at, handle, is_stop, signal_of
 from hopscotch.training.task import AudioTask
 from hopscotch.training.whole import DiskError
 
@@ -91,9 +93,11 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     """
     hydra_config = HydraConfig.get()
     run = Path(cfg.run_dir).absolute()
-    in_sweep = hydra_config.mode == RunMode.MULTIRUN  # in its own process
+    in_sweep = is_in_sweep()
     is_job = in_sweep or not OmegaConf.is_missing(hydra_config.job, "num")
     overrides = list(hydra_config.overrides.task)
+    if in_sweep and same_words(overrides, RunFolder(run).overrides) and RunFolder(run).status == "finished":
+        return RunFolder(run).summary  # in the same sweep, before
     handle(SIGNALS, exit_at)  # training has its own
     summary = attempt(cfg, run, overrides, time.time() if in_sweep else STARTED, is_job=is_job)
     if in_sweep:
@@ -133,7 +137,7 @@ def attempt(cfg: DictConfig, run: Path, overrides: list[str], started: float, *,
             claimed = True
             return fit_and_test(cfg, run, ready, started)
         except (KeyboardInterrupt, SystemExit) as error:  # Lightning exits on a second Ctrl-C
-            caught, summary = error, unfinished(cfg, "stopped", error)
+            caught, summary = error, unfinished(cfg, "stopped" if is_stop(error) else "failed", error)
         except Exception as error:
             print_error(error)
             caught, summary = error, unfinished(cfg, "failed", error)
@@ -224,6 +228,7 @@ def prepare(cfg: DictConfig, run: Path, start: From | None) -> Ready:
     data = build_data(cfg)
     resume, stopping = Resume(config, data.content, changed.used if changed else None), Stopping()
     trainer = build_trainer(cfg, [resume, *build_callbacks(cfg), stopping], [*build_loggers(cfg), MetricsLog(run)])
+    refuse_to_multiply(trainer)
     if trainer.strategy.root_device.type == "cpu":
         warn_if_crowded()
     data.bad_audio = run / BAD_AUDIO
@@ -244,6 +249,23 @@ def prepare(cfg: DictConfig, run: Path, start: From | None) -> Ready:
     else:
         model.frontend.measure(data.statistics_batches())
     return Ready(trainer, task, data, origin, None if start is None else start.path, stopping)
+
+
+def refuse_to_multiply(trainer: Trainer) -> None:
+    """Refuse to start the processes of a job from that of its sweep: each would run the whole sweep."""
+    launcher = trainer.strategy.launcher
+    if not isinstance(launcher, _SubprocessScriptLauncher) or trainer.world_size == 1 or not is_in_sweep():
+        return
+    if not launcher.cluster_environment.creates_processes_externally:
+        raise ValueError(
+            f"trainer.devices must be 1 where one process runs a whole sweep, got {trainer.num_devices}: a job of "
+            "several processes needs one of its own, as hydra/launcher=processes gives it."
+        )
+
+
+def is_in_sweep() -> bool:
+    """Tell whether this process runs the jobs of a sweep, one after another."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def go_on(trainer: Trainer, start: From) -> None:

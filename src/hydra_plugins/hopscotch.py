@@ -98,7 +98,8 @@ class ProcessesLauncher(Launcher):
 
         def waiting() -> Iterator["Job"]:
             for job in planned:
-                if summary := _finished(job.folder):
+                summary = _summary(job.folder)
+                if summary.get("status") == "finished":
                     print(f"{job.name} has finished before")
                     results[job.folder] = _returned(job, summary)
                     continue
@@ -142,12 +143,15 @@ class ProcessesLauncher(Launcher):
         return Job(folder, [*flags, *planned.overrides, *bar, "hydra.mode=RUN", where, *own])
 
 
-def _finished(folder: Path) -> dict[str, Any]:
-    """Return the summary of a finished run; of another one, nothing."""
-    from hopscotch.report.run_folder import RunFolder
+def _summary(folder: Path) -> dict[str, Any]:
+    """Read how the run of a job has ended; what was cut while it was written says nothing."""
+    from hopscotch.report.run_folder import SUMMARY, RunFolder
 
-    run = RunFolder(folder)
-    return run.summary if run.status == "finished" else {}
+    try:
+        return RunFolder(folder).summary
+    except ValueError:
+        (folder / SUMMARY).unlink()
+        return {}
 
 
 def _refuse_another(job: Planned) -> None:
@@ -166,14 +170,12 @@ def _refuse_another(job: Planned) -> None:
 
 def _told(sweep: Path, job: Planned, ended: "Ended") -> JobReturn:
     """Write the line of a job in the ledger of the sweep; a process that could not tell how it ended has failed."""
-    from hopscotch.report.run_folder import RunFolder
+    from hopscotch.report.records import logged_error
     from hopscotch.report.sweep import append_ledger
 
-    try:
-        summary = RunFolder(job.folder).summary
-    except ValueError:  # cut
-        summary = {}
-    summary = summary or {"status": "failed", "error": ended.reason}
+    said = logged_error(Path(f"{job.folder}.log"))
+    error = ended.reason + (f", and the last that it said was: {said}" if said else "")
+    summary = _summary(job.folder) or {"status": "failed", "error": error}
     append_ledger(sweep, {"folder": job.name, "overrides": job.overrides, **summary})
     return _returned(job, summary)
 

@@ -86,7 +86,7 @@ def read_records(sweep: Path, planned: Sequence[Sequence[str]] = ()) -> list[Rec
         row, run = ledger.get(name, {}), RunFolder(sweep / name)
         overrides = list(row.get("overrides") or run.overrides)
         started.append(set(overrides))
-        summary = run.summary or {"error": logged_error(sweep / f"{name}.log")}
+        summary = run.summary or {"error": row.get("error") or logged_error(sweep / f"{name}.log")}
         record = make_record(sweep / name, overrides, summary, row.get("status", "no summary"))
         records.append(replace(record, folder=name))
     missing = [overrides for overrides in planned if set(overrides) not in started]
