@@ -54,6 +54,7 @@ from hopscotch.report.sweep import append_ledger
 from hopscotch.resume import From, find_start, refuse_strange, resolved, take_over, typed
 from hopscotch.start import Start, start_from
 from hopscotch.system import LOCK, lock, warn_if_crowded
+from hopscotch.training.alive import Alive
 from hopscotch.training.calibration import resolve_target
 from hopscotch.training.checkpoint import keep_budgets, read_checkpoint, take_weights
 from hopscotch.training.freeze import check_frozen
@@ -296,6 +297,8 @@ def fit_and_test(cfg: DictConfig, run: Path, ready: Ready, started: float) -> di
     trainer, task, data, origin, ckpt, stopping = ready
     tell_loggers(trainer, cfg)
     rank_zero_only(print)(opening(trainer, task, data, run), *filter(None, [origin]), sep="\n", flush=True)
+    alive = Alive(lambda problem: leave(run, unfinished(cfg, "failed", RuntimeError(problem)), started))
+    trainer.callbacks.append(alive)  # pyright: ignore[reportAttributeAccessIssue]  # it is set by a connector
     fit_started = time.time()
     with stopping:
         trainer.fit(task, datamodule=data, ckpt_path=ckpt, weights_only=True)
@@ -311,6 +314,7 @@ def fit_and_test(cfg: DictConfig, run: Path, ready: Ready, started: float) -> di
     if trainer.is_global_zero:
         print_profiles(run)
     test = gather_everywhere(task.steps["test"])
+    alive.leave()
     status: Ended = "stopped" if stopping.came else "finished"
     if not trainer.is_global_zero:
         return {"status": status, "test": {}, "signal": signal.SIGINT.name}
