@@ -15,6 +15,7 @@ from hopscotch.config.compose import CONF, run_hydra
 from hopscotch.system import PROJECT_ROOT
 
 NO_TABLE = "~hydra.callbacks.sweep"  # these jobs write no summary
+IN_PROCESS = "hydra/launcher=basic"
 Run = Callable[..., list[DictConfig]]
 
 
@@ -68,7 +69,7 @@ def test_a_mistake_stops_before_there_is_a_folder(run: Run, tmp_path: Path, mist
 
 
 def test_a_sweep_makes_a_folder_for_each_job_in_one_folder(run: Run, tmp_path: Path) -> None:
-    jobs = run("-m", "model=dense,skip_layer", "seed=1", "hydra.sweep.dir=all", NO_TABLE)
+    jobs = run("-m", "model=dense,skip_layer", "seed=1", "hydra.sweep.dir=all", IN_PROCESS, NO_TABLE)
     assert [(cfg.model.name, cfg.seed) for cfg in jobs] == [("dense", 1), ("skip_layer", 1)]
     folders = ["0_model-dense_seed-1", "1_model-skip_layer_seed-1"]
     assert [Path(cfg.run_dir) for cfg in jobs] == [tmp_path / "all" / folder for folder in folders]

@@ -14,7 +14,11 @@ from hopscotch.report.records import read_records
 from hopscotch.system import PROJECT_ROOT
 from tests.tiny import TINY_MODEL, TINY_RUN, Command, has_plugin, tiny_folder
 
-PLUGINS = {"hydra/sweeper=optuna": "hydra_optuna_sweeper", "hydra/launcher=joblib": "hydra_joblib_launcher"}
+PLUGINS = {  # choice -> package, extra
+    "hydra/sweeper=optuna": ("hydra_optuna_sweeper", "sweep"),
+    "hydra/launcher=joblib": ("hydra_joblib_launcher", "sweep"),
+    "hydra/launcher=submitit_slurm": ("hydra_submitit_launcher", "cluster"),
+}
 
 
 def trials(out: str) -> list[list[str]]:
@@ -30,7 +34,15 @@ def trials(out: str) -> list[list[str]]:
 
 
 def test_a_grid_runs_without_m_and_ends_with_the_best_first(command: Command, tones: Path, tmp_path: Path) -> None:
-    typed = ["hparams_search=grid", "model=dense", *TINY_MODEL, *TINY_RUN, *tiny_folder(tones), "compute.level=0.5"]
+    typed = [
+        "hparams_search=grid",
+        "hydra/launcher=basic",
+        "model=dense",
+        *TINY_MODEL,
+        *TINY_RUN,
+        *tiny_folder(tones),
+        "compute.level=0.5",
+    ]
     ended = command(*typed, "optimizer.lr=0.01,0.00001", "hydra.sweep.dir=all")
     assert ended.code == 0, ended.err
     scores = [record.score for record in read_records(tmp_path / "all")]
@@ -40,12 +52,13 @@ def test_a_grid_runs_without_m_and_ends_with_the_best_first(command: Command, to
     assert ended.out.splitlines()[-1].endswith("all")
 
 
-@pytest.mark.parametrize(("choice", "plugin"), PLUGINS.items())
-def test_a_missing_plug_in_names_the_extra(choice: str, plugin: str) -> None:
+@pytest.mark.parametrize("choice", PLUGINS)
+def test_a_missing_plug_in_names_the_extra(choice: str) -> None:
+    plugin, extra = PLUGINS[choice]
     if has_plugin(plugin):
         pytest.skip(f"{plugin} is installed")
     with pytest.raises(
-        ConfigError, match=rf"needs the package {plugin.replace('_', '-')}, of the extra sweep: .*\[sweep\]"
+        ConfigError, match=rf"needs the package {plugin.replace('_', '-')}, of the extra {extra}: .*\[{extra}\]"
     ):
         compose([choice])
 

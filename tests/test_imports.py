@@ -17,7 +17,7 @@ TIERS = (
     {"registry"},
     {"detection", "known"},
     {"system", "progress"},  # run where no package is
-    {"types", "config"},
+    {"types", "config", "jobs"},
     {"compute"},
     {"data", "layers"},
     {"frontend"},  # pools with layers

@@ -9,7 +9,7 @@ import pytest
 import hopscotch.run
 from tests.tiny import TINY_MODEL, TINY_RUN, Command, tiny_folder
 
-SWEEP = ["-m", *TINY_MODEL, *TINY_RUN, "hydra.sweep.dir=all"]
+SWEEP = ["-m", "hydra/launcher=basic", *TINY_MODEL, *TINY_RUN, "hydra.sweep.dir=all"]
 
 
 def ledger() -> list[dict]:

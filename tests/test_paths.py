@@ -117,7 +117,13 @@ def test_every_path_of_the_list_works_in_training_and_in_the_commands_after_it(
     ended = command(*tiny, f"data.root=~/{name}", "trainer.max_epochs=2", ckpt, f"hydra.run.dir=runs {name}/two")
     assert ended.code == 0, ended.err
     ended = command(
-        *tiny, f"data.root={name}", "-m", f"hydra.sweep.dir=~/sweep {name}", "seed=1", "hydra.sweep.subdir=x (a), b=c"
+        *tiny,
+        f"data.root={name}",
+        "-m",
+        "hydra/launcher=basic",
+        f"hydra.sweep.dir=~/sweep {name}",
+        "seed=1",
+        "hydra.sweep.subdir=x (a), b=c",
     )
     assert ended.code == 0, ended.err
     assert (tmp_path / f"sweep {name}" / "x (a), b=c" / "summary.json").is_file()

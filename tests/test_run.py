@@ -328,7 +328,13 @@ def test_bad_data_ends_with_one_message(command: Command, tmp_path: Path, proble
 
 
 def test_a_job_of_a_sweep_that_is_refused_keeps_its_folder_for_the_table(command: Command, tones: Path) -> None:
-    refused_job = ["-m", "data.test_fraction=0.95", "hydra.sweep.dir=all", "hydra.sweep.subdir=job"]
+    refused_job = [
+        "-m",
+        "hydra/launcher=basic",
+        "data.test_fraction=0.95",
+        "hydra.sweep.dir=all",
+        "hydra.sweep.subdir=job",
+    ]
     command(*tiny_folder(tones), *TINY_MODEL, *TINY_RUN, *refused_job, "~hydra.callbacks.sweep")
     assert summary("all/job")["status"] == "failed"
     assert "data.val_fraction and data.test_fraction must" in summary("all/job")["error"]

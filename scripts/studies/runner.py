@@ -34,7 +34,7 @@ from hopscotch.config.typed import quoted
 from hopscotch.report.run_folder import RunFolder
 from hopscotch.report.sweep import planned_overrides, refuse_other_folders
 from hopscotch.system import CONF as SHIPPED
-from hopscotch.system import PROJECT_ROOT
+from hopscotch.system import PROJECT_ROOT, lock
 
 CONF = PROJECT_ROOT / "scripts" / "studies" / "conf"  # as train.py searches it
 QUICK_SEED = "seed=0"
@@ -83,7 +83,9 @@ def main(arguments: Sequence[str]) -> None:
 def run_and_tell(jobs: Sequence[Sequence[str]], out: Path, lanes: int) -> bool:
     """Run the jobs and print a line at the end of each; tell whether all have finished."""
     failed = []
-    with closing(run_jobs(jobs, out, lanes)) as ended:  # closed, it ends the jobs that still run
+    out.mkdir(parents=True, exist_ok=True)
+    taken = lock(out, "is the folder of a study that is running: wait for it, or stop it")
+    with taken, closing(run_jobs(jobs, out, lanes)) as ended:  # closed, it ends the jobs that still run
         for number, (folder, finished, seconds) in enumerate(ended, start=1):
             print(f"{number} of {len(jobs)}  {seconds:6.1f} s  {folder.name}", flush=True)
             if not finished:

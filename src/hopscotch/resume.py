@@ -6,7 +6,7 @@ The folder may be a stranger's: it is data, read as evaluation reads it, and not
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from omegaconf import DictConfig, OmegaConf
@@ -19,7 +19,6 @@ from hopscotch.report.run_folder import BEST, CONFIG, OVERRIDES, SUMMARY, config
 from hopscotch.training.checkpoint import check_resumable, read_checkpoint
 from hopscotch.training.whole import LAST, PREVIOUS, hash_file
 
-LOCK = ".lock"  # of the process that trains
 DAMAGED = ".damaged"  # is added to the name of a checkpoint that is not whole, for what is kept next is not to push out
 NAMES = (LAST, PREVIOUS, BEST.name)  # checkpoints of a run, the newest first
 
@@ -98,25 +97,6 @@ def resolved(cfg: DictConfig) -> str:
 def typed(overrides: list[str]) -> list[str]:
     """List what was typed as its run keeps it, likewise."""
     return [word for word in overrides if word.partition("=")[0] not in OF_RESUMING]
-
-
-def lock(run: Path) -> IO[str] | None:
-    """Take the folder for this process, until what is returned is closed; None where the system has no locks.
-
-    Raises:
-        ValueError: If another process is training there.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        return None
-    file = (run / LOCK).open("a")
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, and is not its workers'
-    except OSError:
-        file.close()
-        raise ValueError(f"{shown(run)} is being trained by another process: wait for it, or stop it.") from None
-    return file
 
 
 def _replace(path: Path, content: str) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import gc
+import os
 import shlex
 import signal
 import sys
@@ -23,6 +24,7 @@ from lightning.fabric.utilities.seed import seed_everything
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from omegaconf import DictConfig, OmegaConf
 
 from hopscotch.build import build_callbacks, build_data, build_loggers, build_model, build_task, build_trainer
@@ -31,6 +33,7 @@ from hopscotch.config.absent import refuse_absent_targets
 from hopscotch.config.compose import STARTED
 from hopscotch.config.errors import plain_config
 from hopscotch.config.monitors import refuse_unlogged
+from hopscotch.config.typed import same_words
 from hopscotch.data.datamodule import BAD_AUDIO, AudioDataModule
 from hopscotch.detection_figures import as_facts, detection_facts, write_detection
 from hopscotch.explain import explain_run
@@ -43,19 +46,20 @@ from hopscotch.report.collect import gather_everywhere
 from hopscotch.report.metrics_log import MetricsLog
 from hopscotch.report.paint import use_letters_of
 from hopscotch.report.progress import opening, print_profiles, quiet_lightning
-from hopscotch.report.run_folder import METRICS, OVERRIDES, PROFILE, SUMMARY
+from hopscotch.report.run_folder import METRICS, OVERRIDES, PROFILE, SUMMARY, RunFolder
 from hopscotch.report.run_page import CARD
 from hopscotch.report.split_logger import SplitLogger
 from hopscotch.report.summary import Best, finish, write_summary
 from hopscotch.report.sweep import append_ledger
-from hopscotch.resume import LOCK, From, find_start, lock, refuse_strange, resolved, take_over, typed
+from hopscotch.resume import From, find_start, refuse_strange, resolved, take_over, typed
 from hopscotch.start import Start, start_from
-from hopscotch.system import warn_if_crowded
+from hopscotch.system import LOCK, lock, warn_if_crowded
+from hopscotch.training.alive import Alive
 from hopscotch.training.calibration import resolve_target
 from hopscotch.training.checkpoint import keep_budgets, read_checkpoint, take_weights
 from hopscotch.training.freeze import check_frozen
 from hopscotch.training.resume import Resume, compare, refuse_other_data
-from hopscotch.training.stopping import SIGNALS, Stopping, exit_at, handle, signal_of
+from hopscotch.training.stopping import SIGNALS, Stopping, exit_at, handle, is_stop, signal_of
 from hopscotch.training.task import AudioTask
 from hopscotch.training.whole import DiskError
 
@@ -90,15 +94,20 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     """
     hydra_config = HydraConfig.get()
     run = Path(cfg.run_dir).absolute()
-    is_job = hydra_config.mode == RunMode.MULTIRUN
+    in_sweep = is_in_sweep()
+    is_job = in_sweep or not OmegaConf.is_missing(hydra_config.job, "num")
     overrides = list(hydra_config.overrides.task)
+    if in_sweep and same_words(overrides, RunFolder(run).overrides) and RunFolder(run).status == "finished":
+        return RunFolder(run).summary  # in the same sweep, before
     handle(SIGNALS, exit_at)  # training has its own
-    summary = attempt(cfg, run, overrides, time.time() if is_job else STARTED, is_job=is_job)
-    if is_job:
-        rank_zero_only(append_ledger)(run.parent, {"folder": run.name, "overrides": overrides, **summary})
+    summary = attempt(cfg, run, overrides, time.time() if in_sweep else STARTED, is_job=is_job)
+    if in_sweep:
+        sweep = Path(hydra_config.sweep.dir).absolute()
+        row = {"folder": os.path.relpath(run, sweep), "overrides": overrides, **summary}
+        rank_zero_only(append_ledger)(sweep, row)
     elif summary["status"] == "failed":
         raise SystemExit(1)
-    if summary["status"] == "stopped" and not (is_job and summary["test"]):
+    if summary["status"] == "stopped" and not (in_sweep and summary["test"]):
         # As a shell reports it; the jobs that follow one stopped in order still run.
         raise SystemExit(128 + signal.Signals[summary["signal"]])
     return summary
@@ -129,7 +138,7 @@ def attempt(cfg: DictConfig, run: Path, overrides: list[str], started: float, *,
             claimed = True
             return fit_and_test(cfg, run, ready, started)
         except (KeyboardInterrupt, SystemExit) as error:  # Lightning exits on a second Ctrl-C
-            caught, summary = error, unfinished(cfg, "stopped", error)
+            caught, summary = error, unfinished(cfg, "stopped" if is_stop(error) else "failed", error)
         except Exception as error:
             print_error(error)
             caught, summary = error, unfinished(cfg, "failed", error)
@@ -143,8 +152,7 @@ def attempt(cfg: DictConfig, run: Path, overrides: list[str], started: float, *,
 @rank_zero_only
 def hold(run: Path, held: contextlib.ExitStack) -> None:
     """Keep other processes from training in the folder, as long as `held`."""
-    if (file := lock(run)) is not None:
-        held.enter_context(file)
+    held.enter_context(lock(run, "is being trained by another process: wait for it, or stop it"))
 
 
 @rank_zero_only
@@ -223,6 +231,7 @@ def prepare(cfg: DictConfig, run: Path, start: From | None) -> Ready:
     data = build_data(cfg)
     resume, stopping = Resume(config, data.content, changed.used if changed else None), Stopping()
     trainer = build_trainer(cfg, [resume, *build_callbacks(cfg), stopping], [*build_loggers(cfg), MetricsLog(run)])
+    refuse_to_multiply(trainer)
     if trainer.strategy.root_device.type == "cpu":
         warn_if_crowded()
     data.bad_audio = run / BAD_AUDIO
@@ -243,6 +252,23 @@ def prepare(cfg: DictConfig, run: Path, start: From | None) -> Ready:
     else:
         model.frontend.measure(data.statistics_batches())
     return Ready(trainer, task, data, origin, None if start is None else start.path, stopping)
+
+
+def refuse_to_multiply(trainer: Trainer) -> None:
+    """Refuse to start the processes of a job from that of its sweep: each would run the whole sweep."""
+    launcher = trainer.strategy.launcher
+    if not isinstance(launcher, _SubprocessScriptLauncher) or trainer.world_size == 1 or not is_in_sweep():
+        return
+    if not launcher.cluster_environment.creates_processes_externally:
+        raise ValueError(
+            f"trainer.devices must be 1 where one process runs a whole sweep, got {trainer.num_devices}: a job of "
+            "several processes needs one of its own, as hydra/launcher=processes gives it."
+        )
+
+
+def is_in_sweep() -> bool:
+    """Tell whether this process runs the jobs of a sweep, one after another."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def go_on(trainer: Trainer, start: From) -> None:
@@ -273,6 +299,8 @@ def fit_and_test(cfg: DictConfig, run: Path, ready: Ready, started: float) -> di
     trainer, task, data, origin, ckpt, stopping = ready
     tell_loggers(trainer, cfg)
     rank_zero_only(print)(opening(trainer, task, data, run), *filter(None, [origin]), sep="\n", flush=True)
+    alive = Alive(lambda problem: leave(run, unfinished(cfg, "failed", RuntimeError(problem)), started))
+    trainer.callbacks.append(alive)  # pyright: ignore[reportAttributeAccessIssue]  # it is set by a connector
     fit_started = time.time()
     with stopping:
         trainer.fit(task, datamodule=data, ckpt_path=ckpt, weights_only=True)
@@ -288,6 +316,7 @@ def fit_and_test(cfg: DictConfig, run: Path, ready: Ready, started: float) -> di
     if trainer.is_global_zero:
         print_profiles(run)
     test = gather_everywhere(task.steps["test"])
+    alive.leave()
     status: Ended = "stopped" if stopping.came else "finished"
     if not trainer.is_global_zero:
         return {"status": status, "test": {}, "signal": signal.SIGINT.name}

@@ -162,3 +162,26 @@ def warn_if_crowded() -> None:
             "0.02 ms on free cores. Start again with OMP_NUM_THREADS=1 (several runs side by side) or "
             "OMP_WAIT_POLICY=passive (threads sleep while they wait; half as fast on free cores) before the command."
         )
+
+
+LOCK = ".lock"  # in a folder that one process at a time writes to
+
+
+@contextmanager
+def lock(folder: Path, taken: str) -> Iterator[None]:
+    """Keep a folder for this process; where the system has no locks, this does nothing.
+
+    Raises:
+        ValueError: If another process keeps it; `taken` says what that means, and what to do.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with (folder / LOCK).open("a") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, and is not its workers'
+        except OSError:
+            raise ValueError(f"{folder} {taken}.") from None
+        yield

@@ -79,7 +79,13 @@ def run_command(
     if command in ("resume", "start", "train"):
         return train(command, run, attacked, capsys, monkeypatch)
     if command in ("multirun", "again"):
-        words = ["-m", *tiny_folder(attacked / "tones"), *TINY_RUN, f"hydra.sweep.dir={run.parent}/new"]
+        words = [
+            "-m",
+            "hydra/launcher=basic",
+            *tiny_folder(attacked / "tones"),
+            *TINY_RUN,
+            f"hydra.sweep.dir={run.parent}/new",
+        ]
         started = time.process_time()
         ended = prompt(monkeypatch, capsys)(*(words if command == "multirun" else [f"again={run}"]))
         mark = "Error: " if command == "again" and ended.code else ""  # words are refused without it

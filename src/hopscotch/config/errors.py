@@ -10,7 +10,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hopscotch.system import CONF, IS_CHECKOUT
 
-PLUGINS = {"hydra/sweeper/optuna": "hydra-optuna-sweeper", "hydra/launcher/joblib": "hydra-joblib-launcher"}
+PLUGINS = {  # choice -> package, extra that installs it
+    "hydra/sweeper/optuna": ("hydra-optuna-sweeper", "sweep"),
+    "hydra/launcher/joblib": ("hydra-joblib-launcher", "sweep"),
+    "hydra/launcher/submitit_local": ("hydra-submitit-launcher", "cluster"),
+    "hydra/launcher/submitit_slurm": ("hydra-submitit-launcher", "cluster"),
+}
 OPEN = ("trainer.", "callbacks.", "logger.", "optimizer.", "scheduler.")  # nodes that take any argument of their class
 # Names of older versions, as typed or as stored in a run: a group, a key, or one value of either.
 RENAMED = {
@@ -172,7 +177,7 @@ def explain(error: Exception, overrides: list[str], loader: Any) -> ConfigError:
         )
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         if plugin := PLUGINS.get(error.missing_cfg_file):
-            return absent_package(error.missing_cfg_file, plugin, "sweep")
+            return absent_package(error.missing_cfg_file, *plugin)
         group, _, choice = error.missing_cfg_file.rpartition("/")
         return unknown_choice(group, choice, error.options)
     groups = loader.list_groups("")

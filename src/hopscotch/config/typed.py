@@ -84,6 +84,17 @@ def _parsed(word: str) -> Override | None:
         return None
 
 
+def same_words(first: Sequence[str], second: Sequence[str]) -> bool:
+    """Tell whether overrides say the same, in any order, paths in quotes or not, absolute or as seen from here."""
+    return set(map(with_yaml_path, map(_unquoted, first))) == set(map(with_yaml_path, map(_unquoted, second)))
+
+
+def _unquoted(word: str) -> str:
+    parsed = _parsed(word)
+    value = None if parsed is None or parsed.is_delete() or parsed.is_sweep_override() else parsed.value()
+    return f"{word.partition('=')[0]}={value.text}" if isinstance(value, QuotedString) else word
+
+
 def with_yaml_path(override: str) -> str:
     """Write the path in data.root=... and its like as YAML reads it, absolute; other overrides stay as they are."""
     key, _, value = override.partition("=")

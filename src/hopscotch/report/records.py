@@ -21,6 +21,7 @@ from hopscotch.report.run_folder import CONFIG, OVERRIDES, SUMMARY, RunFolder, p
 VALUE = "value"  # stands for the primary metric where none, or more than one, has a name
 LEDGER = "sweep.jsonl"
 FILES = (CONFIG, OVERRIDES, SUMMARY)  # a job's folder has at least one of them
+DEPTHS = ("[!.]*", "[!.]*/[!.]*", "[!.]*/[!.]*/[!.]*")  # of hydra.sweep.subdir
 STUDY_JOB = re.compile(r"(.*_)?seed-\d+(_.*)?|.*_[0-9a-f]{8}")  # as scripts.studies.runner.job_names has it
 NOT_FAILED = ("finished", "stopped")
 HELD_OUT = {"data.test_speaker": "", "data.fold": "fold "}  # key, and a word before its value
@@ -56,11 +57,7 @@ class Record:
     metric: str = VALUE  # the name of the primary metric
     larger_is_better: bool = True
     score: float | None = None  # what a search goes by
-
-    @property
-    def folder(self) -> str:
-        """Return the name within the sweep."""
-        return "" if self.run is None else self.run.name
+    folder: str = ""  # within that of the sweep
 
     @property
     def macs_m(self) -> float | None:
@@ -79,7 +76,8 @@ class Record:
 def read_records(sweep: Path, planned: Sequence[Sequence[str]] = ()) -> list[Record]:
     """Read all jobs of a sweep: those with a folder in the order of their numbers, then those that never started."""
     ledger = {_inside(row.get("folder"), sweep): row for row in read_json_lines(sweep / LEDGER)}
-    names = {path.name for path in sweep.glob("[!.]*") if any((path / file).is_file() for file in FILES)}
+    found = [path.parent for file in FILES for depth in DEPTHS for path in sweep.glob(f"{depth}/{file}")]
+    names = {path.relative_to(sweep).as_posix() for path in found}
     # scripts/study.py keeps a log next to each folder; of a job that came to nothing only the log is there.
     logs = {path.stem for path in sweep.glob("[!.]*.log")}
     names |= {name for name in logs if (sweep / name).is_dir() or STUDY_JOB.fullmatch(name)}
@@ -88,8 +86,9 @@ def read_records(sweep: Path, planned: Sequence[Sequence[str]] = ()) -> list[Rec
         row, run = ledger.get(name, {}), RunFolder(sweep / name)
         overrides = list(row.get("overrides") or run.overrides)
         started.append(set(overrides))
-        summary = run.summary or {"error": logged_error(sweep / f"{name}.log")}
-        records.append(make_record(sweep / name, overrides, summary, row.get("status", "no summary")))
+        summary = run.summary or {"error": row.get("error") or logged_error(sweep / f"{name}.log")}
+        record = make_record(sweep / name, overrides, summary, row.get("status", "no summary"))
+        records.append(replace(record, folder=name))
     missing = [overrides for overrides in planned if set(overrides) not in started]
     return records + [make_record(None, overrides, {}, "never started") for overrides in missing]
 

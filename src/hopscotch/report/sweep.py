@@ -132,10 +132,13 @@ class SweepTable(Callback):
         records = read_records(folder, planned_overrides(config))
         try:
             report_sweep(folder, records, config)
+            is_done = all(record.status == "finished" for record in records)
+            if not is_done and is_basic(config):
+                print(f"To run what is missing: the same command with hydra.sweep.dir={shown(folder)}")
             print(folder, flush=True)
         finally:
             # Hydra makes a warning and exit code 0 of a callback's Exception; SystemExit passes, even past one.
-            if any(record.has_failed for record in records):
+            if any(record.status != "finished" for record in records):
                 raise SystemExit(1)
 
 

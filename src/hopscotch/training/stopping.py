@@ -34,6 +34,13 @@ def signal_of(error: BaseException) -> signal.Signals:
     return signal.Signals(code - 128) if isinstance(code, int) and code > 128 else signal.SIGINT
 
 
+def is_stop(error: BaseException) -> bool:
+    """Tell whether a process ends by a signal, and not by an exit of the code that it runs."""
+    code = error.code if isinstance(error, SystemExit) else None
+    by_lightning = isinstance(error.__context__, KeyboardInterrupt)  # which exits with 1
+    return isinstance(error, KeyboardInterrupt) or by_lightning or (isinstance(code, int) and code > 128)
+
+
 def handle(numbers: tuple[int, ...], handler: Any) -> None:
     """Handle signals, but those that are ignored on purpose, as nohup does; only the main thread can."""
     for number in numbers:

@@ -47,8 +47,16 @@ from hopscotch.training.waking import waking_losses
 from hopscotch.types import AudioBatch, ModelOutput, Primary, Step, key_bits
 
 STAGES = ("train", "val", "test")
+MEANS = ("compute_fraction", "macs", "loss")  # over the clips of an epoch, of all processes
 Judge = Callable[[ModelOutput], Tensor]  # gives the loss of each clip
 OF_AN_EPOCH: dict[str, Any] = {"on_step": False, "on_epoch": True}  # what is logged: Lightning guesses by the hook
+
+
+def clip_mean() -> MeanMetric:
+    """Make a mean that counts every clip once, whichever process has it: Lightning's is a mean of processes."""
+    mean = MeanMetric()
+    mean.set_dtype(torch.float64)
+    return mean
 
 
 class StepOutput(TypedDict):
@@ -107,7 +115,7 @@ class AudioTask(LightningModule):
         self.policy_loss, self.dense_weight = PolicyLoss(entropy_weight), dense_weight
         self.layer_decay, self.mixup = layer_decay, mixup
         self.guard = Guard(nonfinite_patience)
-        self.fractions = nn.ModuleDict({f"{stage}_fraction": MeanMetric() for stage in STAGES})
+        self.means = nn.ModuleDict({f"{stage}_{name}": clip_mean() for stage in STAGES for name in MEANS})
         self.stage_metrics = nn.ModuleDict({f"{stage}_metrics": self.metrics() for stage in STAGES})
         self.calibration: Calibration | None = None
         self.first_step_at: float | None = None  # time.time() of the end of the first optimizer step
@@ -192,6 +200,8 @@ class AudioTask(LightningModule):
         loss = loss + self._dense_loss(output, batch, judge) + self._waking_loss(output, batch)
         if isinstance(self.model, Ladder):
             loss = loss + exit_losses(output, self.model.loss_weight, judge, self.distance)
+        if self.trainer.world_size > 1:
+            loss = loss * self._share(len(losses))
         self.guard.note(loss, losses, batch.indices)
         self._step_loss.append((task_loss.detach(), len(losses)))
         step = Step(losses, output, batch, self.judged(output, batch), {})
@@ -215,7 +225,6 @@ class AudioTask(LightningModule):
             raise ValueError("rows() must give prediction as places among the classes, as label is, got floats.")
         step = Step(losses, output, batch, self.judged(output, batch), rows)
         self.steps[stage].append(step)
-        self.log(f"{stage}/loss", step.task_loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(losses))
         return {"loss": step.task_loss, "step": step}
 
     def on_train_epoch_start(self) -> None:
@@ -250,13 +259,16 @@ class AudioTask(LightningModule):
         if stage != "train":
             data = self.trainer.datamodule  # None where evaluations give batches
             refuse_not_finite(stage, steps, None if data is None else data.clips[stage])
-        macs = torch.cat([step.output.trace.macs for step in steps])
-        dense_macs = torch.cat([step.output.trace.dense_macs for step in steps])
-        fractions = self.fractions[f"{stage}_fraction"]
-        assert isinstance(fractions, MeanMetric)
-        fractions.update(macs.double() / dense_macs.double(), weight=dense_macs)
-        self.log(f"{stage}/compute_fraction", fractions, prog_bar=True, **OF_AN_EPOCH)
-        self.log(f"{stage}/macs", macs.double().mean(), sync_dist=True, **OF_AN_EPOCH)
+        macs = torch.cat([step.output.trace.macs for step in steps]).double()
+        dense_macs = torch.cat([step.output.trace.dense_macs for step in steps]).double()
+        of_clips = {"compute_fraction": (macs / dense_macs, dense_macs), "macs": (macs, 1.0)}
+        if stage != "train":  # whose loss is that of single steps
+            of_clips["loss"] = torch.cat([step.losses for step in steps]).double(), 1.0
+        for name, (values, weights) in of_clips.items():
+            mean = self.means[f"{stage}_{name}"]
+            assert isinstance(mean, MeanMetric)
+            mean.update(values, weight=weights)
+            self.log(f"{stage}/{name}", mean, prog_bar=name == "compute_fraction", **OF_AN_EPOCH)
         metrics = self.stage_metrics[f"{stage}_metrics"]
         assert isinstance(metrics, MetricCollection)
         metrics.update(torch.cat([step.judged[0] for step in steps]), torch.cat([step.judged[1] for step in steps]))
@@ -269,7 +281,7 @@ class AudioTask(LightningModule):
         clips = sum(size for _, size in self._step_loss)
         total = torch.stack([loss * size for loss, size in self._step_loss]).sum()
         self._step_loss.clear()
-        loss = self.trainer.strategy.reduce(total / clips, reduce_op="mean")
+        loss = self._everywhere(total / clips, clips)
         if self.guard.is_taken:
             self.model.update_threshold(loss, self.threshold_lr)
         if self.first_step_at is None:
@@ -327,6 +339,18 @@ class AudioTask(LightningModule):
         """Tabulate what biases come to on the clips of the calibration; None where nothing was calibrated."""
         return budget_table(self.model, self._calibration_batches) if self.calibration is not None else None
 
+    def _share(self, clips: int) -> Tensor | float:
+        """Weigh what this process computes of so many clips: the mean over processes is then that over clips."""
+        if self.trainer.world_size == 1:
+            return 1.0
+        return clips / self.trainer.strategy.reduce(torch.tensor(float(clips), device=self.device), reduce_op="mean")
+
+    def _everywhere(self, mean: Tensor, clips: int) -> Tensor:
+        """Return the mean over the clips of all processes from that over so many of this one; each must call it."""
+        if self.trainer.world_size == 1:
+            return mean
+        return self.trainer.strategy.reduce(mean * self._share(clips), reduce_op="mean")
+
     def _seed(self, key: int) -> None:
         """Seed the step as `torch.manual_seed` does, which takes a millisecond to note the seed of an unused GPU."""
         if self.device.type == "cpu":
@@ -340,6 +364,9 @@ class AudioTask(LightningModule):
         if self.target is None or self.budget_weight == 0:
             return 0.0
         expected = output.trace.expected_compute.mean()
+        if self.trainer.world_size > 1:  # the value is that of all processes, the gradient this one's part
+            own = expected.detach()
+            expected = expected - own + self._everywhere(own, len(output.trace.macs))
         if self.global_step % self.trainer.log_every_n_steps == 0:
             self.log("train/expected_compute", expected.detach(), on_step=True, on_epoch=False)
         grown = min(1.0, self.progress / self.budget_warmup) if self.budget_warmup > 0 else 1.0

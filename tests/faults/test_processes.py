@@ -1,0 +1,89 @@
+"""Several processes count every clip once, and none waits for one that has died or stands still."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hopscotch.system import PROJECT_ROOT
+from tests.tiny import TINY_MODEL, TINY_RUN, tiny_folder
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="gloo between processes, and SIGSTOP")
+WATCHER = """\
+import sys, time, torch
+from hopscotch.training.alive import Alive
+rank = int(sys.argv[1])
+torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+alive = Alive(lambda problem: print("told", problem, flush=True), patience=3.0)
+alive.start(rank, 2)
+print("ready", flush=True)
+sys.stdin.readline()
+alive.leave()
+time.sleep(6)
+print("left", flush=True)
+"""
+
+
+@pytest.fixture
+def watching() -> Any:
+    """Two processes that watch each other until they read a line."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": str(PROJECT_ROOT / "src")}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    both: list[Any] = [
+        subprocess.Popen([sys.executable, "-c", WATCHER, str(rank)], env=os.environ | place, **pipes)  # type: ignore[call-overload]
+        for rank in range(2)
+    ]
+    assert [one.stdout.readline() for one in both] == ["ready\n"] * 2
+    yield both
+    for one in both:
+        one.kill()
+        one.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_process_that_dies_or_stands_still_ends_the_other(watching: Any, lost: int, number: signal.Signals) -> None:
+    watching[lost].send_signal(number)
+    out, _ = watching[1 - lost].communicate(timeout=60)
+    assert watching[1 - lost].returncode == 1
+    assert f"told process {lost} has not shown itself for " in out
+
+
+def test_processes_that_leave_do_not_miss_each_other(watching: Any) -> None:
+    watching[0].stdin.write("\n")
+    watching[0].stdin.flush()
+    time.sleep(1)
+    assert [one.communicate("\n", timeout=60)[0] for one in watching] == ["left\n"] * 2
+    assert [one.returncode for one in watching] == [0, 0]
+
+
+def run(folder: Path, tones: Path, *words: str) -> dict[str, Any]:
+    given = [*TINY_MODEL, *TINY_RUN, *tiny_folder(tones), "augment=none", *words]
+    command = [sys.executable, str(PROJECT_ROOT / "train.py"), *given, f"hydra.run.dir={folder}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "summary.json").read_text())
+
+
+@pytest.mark.slow
+def test_two_processes_with_half_the_batch_train_and_report_as_one(tones: Path, tmp_path: Path) -> None:
+    """15 training clips: batches of 8 and 7 for one process, of 4, 4, 4 and 3 for two."""
+    words = ["model=dense", "model.dropout=0", "model.ffn_ratio=2", "trainer.max_epochs=3"]
+    one = run(tmp_path / "one", tones, *words, "data.batch_size=8")
+    two = run(tmp_path / "two", tones, *words, "data.batch_size=4", "trainer=ddp", "trainer.accelerator=cpu")
+    weights = [torch.load(tmp_path / name / "checkpoints" / "last.ckpt")["state_dict"] for name in ("one", "two")]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=0, atol=2e-5, msg=name)
+    assert two["test"] == pytest.approx(one["test"], rel=1e-4)
+    assert two["compute"]["macs"] == one["compute"]["macs"]
