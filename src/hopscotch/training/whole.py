@@ -71,16 +71,11 @@ def write_whole(content: memoryview, path: Path) -> None:
 
 
 def _set_aside(path: Path, to: Path) -> None:
-    """Give a checkpoint another name, too: there is always one of its own name, and none has the hash of another."""
-    digest, link = _hash_of(path), _staging(to)
-    hash_file(to).unlink(missing_ok=True)
-    link.unlink(missing_ok=True)
-    try:
-        os.link(path, link)
-        os.replace(link, to)
-    except OSError:  # a file system without hard links
-        hash_file(path).unlink(missing_ok=True)
-        os.replace(path, to)
+    """Rename a checkpoint, so that neither name ever has the hash of another one."""
+    digest = _hash_of(path)
+    for one in (to, path):
+        hash_file(one).unlink(missing_ok=True)
+    os.replace(path, to)
     if digest:
         os.replace(_stage_hash(digest, to), hash_file(to))
 
