@@ -14,7 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from hopscotch.data.splits import place
 from hopscotch.plain import read_json_lines
-from hopscotch.resume import find_start, lock
+from hopscotch.resume import find_start
+from hopscotch.system import lock
 from hopscotch.training.whole import hash_file
 from tests.faults.children import OFTEN, config, die_at, differing, start, train, wait
 from tests.tiny import TINY_MODEL, TINY_RUN, Command, tiny_folder, write_tone
@@ -41,6 +42,7 @@ def half(tones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was killed in the middle of its second epoch: its last state is of step 6, the one before of 5."""
     from hopscotch.training.task import AudioTask
 
+    run = Path()
     for _ in range(5):  # the last state has no name for a moment, while it becomes the one before: test_checkpoints.py
         run = tmp_path_factory.mktemp("half") / "run"
         ended = train(config(tones, run, *WORDS), lambda: die_at(AudioTask, "training_step", 8))
@@ -238,10 +240,8 @@ def test_where_no_state_is_whole_the_run_is_refused(tones: Path, broken: Path) -
 
 def test_two_processes_never_train_in_one_folder(tones: Path, broken: Path) -> None:
     cfg = config(tones, broken, *WORDS)
-    held = lock(broken)
-    ended = train(cfg)
-    assert held is not None
-    held.close()
+    with lock(broken, "is kept by this test"):
+        ended = train(cfg)
     assert ended.code == 1
     assert f"{broken} is being trained by another process" in ended.said
     assert wait(start(cfg), cfg).code == 0
