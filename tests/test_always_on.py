@@ -84,6 +84,34 @@ def test_everything_open_is_the_full_model_alone() -> None:
     assert output.frontend_macs.tolist() == expected.frontend_macs.tolist()
 
 
+def test_a_model_that_never_sleeps_has_no_stage_0_and_decides_nothing() -> None:
+    model, other = make(awake_rate=1.0), make()
+    model.load_state_dict(other.state_dict(), strict=False)
+    assert not list(model.stage.parameters())
+    assert model.skips == {"tokens"}
+    assert (model.decides, other.decides) == (False, True)
+    waveform, lengths = noise(9.0, 2.33)
+    other.decision_bias.fill_(1e3)
+    for is_training in (False, True):
+        model.train(is_training)
+        output = model(waveform, lengths)
+        assert output.stage is None
+        assert output.trace.macs.tolist() == output.trace.dense_macs.tolist()
+        assert output.trace.expected_compute.tolist() == [1.0, 1.0]
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(waveform, lengths).logits, other(waveform, lengths).logits)
+
+
+def test_training_opens_as_much_of_its_recordings_as_it_is_told() -> None:
+    model = make(awake_rate=0.05, training_rate=0.5, random_rate=0.0).train()
+    waveform, lengths = noise(60.0)
+    for progress, share in ((0.0, 1.0), (0.25, 0.75), (1.0, 0.5)):
+        model.set_progress(progress)
+        tokens = model(waveform, lengths).trace.decisions.tokens
+        assert tokens is not None
+        assert float(tokens.float().mean()) == pytest.approx(share, abs=0.03)
+
+
 @torch.no_grad()
 def test_a_long_span_in_parts_differs_from_the_whole_only_by_what_lies_beyond_the_context() -> None:
     whole, cut = make(longest=60.0), make(longest=2.0, context=1.0)
@@ -157,7 +185,7 @@ def test_losses_reach_stage_0_and_the_full_model() -> None:
     assert first_weight(model).grad is None
     model.zero_grad()
     ((output.trace.expected_compute.mean() - 0.1) ** 2).backward(retain_graph=True)
-    assert model.stage.output.weight.grad is not None
+    assert any(parameter.grad is not None for parameter in model.stage.parameters())
     output.logits.square().mean().backward()
     assert first_weight(model).grad is not None
 

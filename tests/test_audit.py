@@ -18,6 +18,7 @@ from hopscotch.data.folder import Folder
 from hopscotch.data.manifest import Manifest
 from hopscotch.data.synthetic.source import SyntheticWords
 from tests.row_sources import COMMON, RATE, add, source
+from tests.word_streams import words_in_noise
 
 NOISE = np.random.default_rng(0).uniform(-0.5, 0.5, 4000)
 
@@ -181,6 +182,27 @@ def test_a_source_that_makes_its_clips_has_no_files(tmp_path: Path) -> None:
     assert not facts["has_files"]
     assert audit.headline(facts)["files"] == "none: the source makes its clips itself"
     assert facts["formats"] == {"made by the source": 36}
+
+
+def test_recordings_with_events_are_audited_by_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Composed ones, and those with label files of which all validation recordings are empty."""
+    sizes = ["data.num_train=10", "data.num_val=4", "data.num_test=4", "data.events_per_minute=48"]
+    streams = [*words_in_noise(tmp_path), *sizes, "task=detect", "data.sample_rate=8000", f"out={tmp_path / 'streams'}"]
+    assert audit.main(streams) == int("found" in (said := capsys.readouterr().out))
+    assert "clips    18: 10 train, 4 val, 4 test" in said
+    facts = json.loads((tmp_path / "streams" / "audit.json").read_text())
+    assert set(facts["classes"]) == {"go", "no", "stop", "yes"}
+    assert not [finding["kind"] for finding in facts["findings"] if finding["stops"]]
+    for split, tracks in {"train": 10, "val": 2, "test": 2}.items():
+        for number in range(tracks):
+            add(tmp_path / "own" / split / f"{number}.wav", 1.0)
+            track = "" if split == "val" else "0.2\t0.5\tbark\n"
+            (tmp_path / "own" / split / f"{number}.txt").write_text(track, encoding="utf-8")
+    own = ["data=events", f"data.root={tmp_path / 'own'}", "task=detect", f"out={tmp_path / 'events'}"]
+    assert audit.main(own) == 1
+    assert "2 validation without an event, by which thresholds are chosen (stops training)" in capsys.readouterr().out
+    page = (tmp_path / "events" / "index.html").read_text()
+    assert "bark" in page
 
 
 @pytest.mark.parametrize(

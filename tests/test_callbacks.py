@@ -70,6 +70,12 @@ pytestmark = [
 ]
 
 
+def test_of_states_that_are_equally_good_the_last_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "LOSSES", (3.0, 1.0, 1.0, 2.0))
+    fit(tmp_path, 4)
+    assert [read(tmp_path / name)["epoch"] for name in ("best.ckpt", "last.ckpt")] == [2, 3]
+
+
 def test_a_state_is_written_once(tmp_path: Path) -> None:
     trainer = fit(tmp_path, 4)
     assert trainer.written == [(0, "best.ckpt"), (1, "best.ckpt"), (2, "last.ckpt"), (3, "best.ckpt")]

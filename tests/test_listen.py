@@ -2,13 +2,15 @@
 
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from hopscotch.listen import chunks_of, listen, pcm
+from hopscotch.listen import chunks_of, listen
+from hopscotch.ship.runner import pcm
 from hopscotch.stream import Stream
 from tests.test_always_on import RATE, noise
 from tests.test_stream import CLASSES, ready, whole
@@ -58,4 +60,10 @@ def test_a_file_is_heard_event_by_event(tmp_path: Path) -> None:
     events = [json.loads(line) for line in out.getvalue().splitlines()]
     assert len(events) > 0
     assert sorted((one["start"], one["end"], one["label"]) for one in events) == expected
-    assert words.startswith("30.0 s heard, awake ")
+    figures = r"30\.0 s heard, awake (\d+\.\d)%, (\d+) CPU seconds an hour, real-time factor (0\.\d{4})"
+    told = re.fullmatch(figures, words)
+    assert told
+    awake, cpu, factor = map(float, told.groups())
+    assert 0 < awake < 100
+    assert cpu > 0
+    assert factor > 0

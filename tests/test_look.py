@@ -141,14 +141,11 @@ def test_a_wrong_word_of_the_verb_is_one_line(words: list[str], message: str) ->
     assert "\n" not in str(caught.value.code)
 
 
-def test_streams_are_shown_with_their_events_where_augmentation_moves_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("hopscotch.training.classify.ClassificationTask.labels", "events")
+def test_streams_are_shown_with_their_events_where_augmentation_moves_them(tmp_path: Path) -> None:
     write_words(tmp_path / "words")
     write_background(tmp_path / "noise")
     words = [
-        "data=streams",
+        *("task=detect", "data=streams"),
         f"data.clips.root={tmp_path / 'words'}",
         f"data.background.root={tmp_path / 'noise'}",
         *("data.sample_rate=8000", "data.seconds=5", "data.num_train=1", "data.events_per_minute=36"),
@@ -171,3 +168,17 @@ def test_streams_are_shown_with_their_events_where_augmentation_moves_them(
         assert [title for title, *_ in places] == [data.classes[one.label] for one in events]
         assert [float(left) for _, left, _ in places] == pytest.approx([one.start / 400 for one in events], abs=0.02)
         assert len(heard(cell)) == round(5 * 8000 / speed)
+
+
+def test_recordings_with_label_files_are_shown_with_their_events(tmp_path: Path) -> None:
+    for number in range(6):
+        write_tone(tmp_path / "own" / f"{number}.wav", 300, 2.0)
+        track = "0.500000\t1.250000\tbark\n1.000000\t1.500000\thum\n" if number != 3 else ""
+        (tmp_path / "own" / f"{number}.txt").write_text(track, encoding="utf-8")
+    words = ["task=detect", "data=events", f"data.root={tmp_path / 'own'}", "data.sample_rate=8000", "augment=none"]
+    rows = rows_of(look(words, tmp_path / "look.html").read_text())
+    shown = {name: re.findall(r"<div>(.*?)</div>", plain) for _, name, _, plain, *_ in rows}
+    assert len(rows) > 2
+    for name, lines in shown.items():
+        told = [line for line in lines if " to " in line]
+        assert told == ([] if name == "3.wav" else ["0.50 to 1.25 s: bark", "1.00 to 1.50 s: hum"])

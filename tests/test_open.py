@@ -244,6 +244,24 @@ def test_a_monitor_of_a_task_of_ones_own_is_checked_before_training() -> None:
         refuse_unlogged(cfg, ["val/loss", "val/mae"])
 
 
+@pytest.mark.parametrize(
+    ("words", "monitor"),
+    [
+        ([], "val/loss"),
+        (["task=tag"], "val/loss"),
+        (["task=detect"], "val/miss_2"),
+        (["task=detect", "callbacks.checkpoint.monitor=val/event_f1"], "val/event_f1"),
+    ],
+)
+def test_checkpoint_early_stopping_and_plateau_follow_what_the_task_is_judged_by(
+    words: list[str], monitor: str
+) -> None:
+    cfg = compose([*words, "scheduler=plateau", "callbacks=quiet"])
+    assert (cfg.callbacks.checkpoint.monitor, cfg.callbacks.early_stopping.monitor) == (monitor, monitor)
+    assert cfg.scheduler.monitor == ("val/miss_2" if "task=detect" in words else "val/loss")
+    assert {cfg.callbacks.checkpoint.mode, cfg.callbacks.early_stopping.mode, cfg.scheduler.mode} == {"min"}
+
+
 def test_a_callback_of_ones_own_may_log_what_is_monitored(mine: Any) -> None:
     words = ["+callbacks.mine._target_=mine.Heard", "+callbacks.mine.word=x", "callbacks.checkpoint.monitor=my/own"]
     assert compose(words).callbacks.checkpoint.monitor == "my/own"

@@ -10,26 +10,37 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
+from omegaconf import OmegaConf
 
 pytest.importorskip("onnx", reason="needs the extra onnx")
 pytest.importorskip("onnxruntime", reason="needs the extra onnx")
 
 from hopscotch import cli, load
 from hopscotch.build import build_model
+from hopscotch.detection import find
+from hopscotch.models.always_on import AlwaysOn
 from hopscotch.models.audio_model import AudioModel
+from hopscotch.models.heads import DetectionHead
 from hopscotch.restore import Restored, restore
 from hopscotch.shared import MANIFEST, ONNX, VERSION, hash_of
 from hopscotch.ship import runner as shipped
+from hopscotch.ship.engine import OnnxModel
 from hopscotch.ship.export import export_onnx, write
 from hopscotch.ship.graphs import TIME, cut
 from hopscotch.ship.runner import Runner
+from hopscotch.stream import Stream
 from tests.small_models import decide_at_random, make_clips
+from tests.test_always_on import RATE, noise
+from tests.test_stream import CLASSES, chunks, ready
 from tests.tiny import MODELS, composed
-from tests.trained import write_run
+from tests.trained import write_listener, write_run
 
 SAMPLES = [3000, 1700, 2345, 90]  # at 8 kHz
 SIZE = ("data.sample_rate=8000", "model.dim=16", "model.heads=2", "model.depth=4")
+SHORT = [f"model.stage.{size}" for size in ("before=0", "after=0", "context=0.04", "longest=0.1")]
+EVENTS = ("task=detect", "frontend=log_mel_stream")
 VARIANTS = {
     "image_stem": ("dense", "model.stem_channels=[4,8]", "model.positions=convolutional", "model.pooling=maxima"),
     "gated_jumps": ("skip_transformer", "model.open_rate=0.3", "model.stem_layers=1"),
@@ -37,9 +48,14 @@ VARIANTS = {
     "planned_strides": ("learned_skip", "model.encoder.gate_input=encoder", "model.open_rate=null"),
     "by_state": ("skip_transformer", "model.encoder.policy.sees=state", "model.encoder.jump.rule=literal"),
     "no_memory": ("skip_transformer", "model.encoder.jump.mix=none"),
+    "short_spans": ("always_on", *SHORT),
+    "woken_jumps": ("jump_attention", "+model/parts@model.stage=stage", *SHORT, "model.open_rate=null"),
+    "events": ("jump_attention", *EVENTS),
+    "events_in_spans": ("always_on", *EVENTS, *SHORT),
+    "limited": ("always_on", *SHORT, "model.stage.ceiling=0.4", "frontend=log_mel_stream"),
 }
 ONCE = "model must answer once to be exported as ONNX"
-NOT_SHIPPED = {"always_on": r"model\.stage must be null", "early_exit": ONCE, "slimmable": ONCE}
+NOT_SHIPPED = {"early_exit": ONCE, "slimmable": ONCE}
 CASES = {name: (name,) for name in MODELS if name not in NOT_SHIPPED} | VARIANTS
 
 
@@ -52,7 +68,21 @@ def made(case: str) -> tuple[Restored, tuple[torch.Tensor, torch.Tensor]]:
     assert isinstance(model, AudioModel)
     clips = make_clips(SAMPLES)
     decide_at_random(model, *clips)
+    if isinstance(model, AlwaysOn):
+        open_half(model, *clips)
     return Restored(cfg, model.eval(), ["a", "b", "c"], 0.2, 0.4, []), clips
+
+
+@torch.no_grad()
+def open_half(model: AlwaysOn, waveform: torch.Tensor, lengths: torch.Tensor) -> None:
+    """Draw scores of stage 0 that open half of the time, a few nats apart."""
+    layer = model.stage.output
+    torch.nn.init.normal_(layer.weight)
+    scores = model(waveform, lengths).stage
+    assert scores is not None
+    factor = 3 / float(scores.std())
+    layer.bias.copy_(factor * (layer.bias - scores.mean()))
+    layer.weight.mul_(factor)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -66,10 +96,11 @@ def test_graphs_answer_as_torch_does(case: str, tmp_path: Path) -> None:
                 output = restored.model(clip[None, :length], torch.tensor([length]))
             logits, scores, trace, dense_macs = runner.run(clip[:length].numpy(), bias=bias)
             assert np.abs(logits - output.logits[0].numpy()).max() <= 1e-4
-            assert np.abs(scores - output.logits[0].softmax(dim=0).numpy()).max() <= 1e-4
+            assert np.abs(scores - restored.model.head.scores(output.logits)[0].numpy()).max() <= 1e-4
             there = output.trace
             assert (trace.macs, dense_macs) == (there.macs.item(), there.dense_macs.item())
             assert [trace.strides, trace.jumps] == [there.strides[0].tolist(), there.jumps[0].tolist()]
+            assert trace.awake == pytest.approx(None if there.awake is None else there.awake.item())
             assert [trace.visited, trace.landed] == [there.visited[0].tolist(), there.landings[0].tolist()]
 
 
@@ -94,7 +125,7 @@ def test_each_graph_computes_what_was_traced_at_any_length(case: str, tmp_path: 
 
 def test_the_cases_decide() -> None:
     """Otherwise the tests above would hold of graphs that are never left out."""
-    for case in ("learned_skip", "skip_layer", "by_state", "gated_jumps"):
+    for case in ("learned_skip", "skip_layer", "by_state", "gated_jumps", "short_spans", "woken_jumps"):
         restored, clips = made(case)
         with torch.no_grad():
             trace = restored.model(*clips).trace
@@ -118,6 +149,13 @@ def copy(folder: Path, tmp_path: Path) -> Path:
     for path in folder.glob("*.*"):  # Python may leave a folder of compiled files
         (tmp_path / "model" / path.name).write_bytes(path.read_bytes())
     return tmp_path / "model"
+
+
+def noise_of(seconds: float) -> np.ndarray:
+    """Noise whose level changes every second."""
+    generator, rate = np.random.default_rng(0), 8000
+    levels = np.repeat(generator.uniform(0.0, 0.3, int(seconds)), rate)
+    return (levels * generator.normal(0.0, 1.0, len(levels))).clip(-0.9, 0.9).astype(np.float32)
 
 
 def change(folder: Path, edit: Callable[[dict[str, Any]], None]) -> None:
@@ -185,7 +223,7 @@ def test_the_runner_needs_numpy_and_onnxruntime_alone(folder: Path, run: Path, t
 
 
 @pytest.mark.slow
-def test_every_model_runs_in_a_fresh_environment(tmp_path: Path, tones: Path) -> None:
+def test_every_model_runs_in_a_fresh_environment(tmp_path: Path, tones: Path, listener: Path) -> None:
     """With numpy, onnxruntime and soundfile alone; they come from a package registry."""
     python = tmp_path / "environment" / "bin" / "python"
     root = Path(__file__).parent.parent
@@ -193,6 +231,14 @@ def test_every_model_runs_in_a_fresh_environment(tmp_path: Path, tones: Path) ->
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "-c", "constraints.txt"]
     subprocess.run([*pip, "numpy", "onnxruntime", "soundfile"], cwd=root, check=True)
     clip = min((tones / "high").iterdir())
+    heard = export_onnx(listener, tmp_path / "listener")
+    soundfile.write(tmp_path / "a.wav", noise_of(20.0), 8000)
+    command = [str(python), "-I", str(heard / "runner.py"), "--listen", str(tmp_path / "a.wav")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    stream, samples = load(listener).stream(), soundfile.read(tmp_path / "a.wav", dtype="float32")[0]
+    events = [(round(one.start, 3), round(one.end, 3), one.label) for one in stream.feed(samples) + stream.end()]
+    lines = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert [(one["start"], one["end"], one["label"]) for one in lines] == events
     for case in CASES:
         restored, _ = made(case)
         folder = write(restored, tmp_path / case)
@@ -201,6 +247,89 @@ def test_every_model_runs_in_a_fresh_environment(tmp_path: Path, tones: Path) ->
         )
         wanted, said = load(folder)(clip), json.loads(ended.stdout)
         assert (said["label"], said["macs"], said["strides"]) == (wanted.label, wanted.macs, wanted.strides), case
+
+
+def test_events_are_listed_with_the_thresholds_of_the_head(tmp_path: Path) -> None:
+    """Of all of a recording, however long the clips of the training data were."""
+    restored, _ = made("events")
+    head, samples = restored.model.head, make_clips([8000 * 3], seed=3)[0]
+    assert isinstance(head, DetectionHead)
+    torch.nn.init.normal_(head.output.weight)
+    with torch.no_grad():
+        said = restored.model(samples, torch.tensor([samples.shape[1]])).logits.softmax(dim=2)[0, :, :3]
+    head.thresholds.copy_(said.quantile(0.8, dim=0).expand(2, -1))
+    found = find(said.numpy(), head.thresholds[-1].double().numpy(), head.step)
+    events = Runner(write(restored, tmp_path / "model"))(samples[0].numpy())["events"]
+    assert len(events) > 3
+    wanted = sorted((start, end, restored.classes[int(label)]) for start, end, label in found.spans)
+    assert sorted((one["start"], one["end"], one["label"]) for one in events) == wanted
+    assert sorted(one["confidence"] for one in events) == pytest.approx(sorted(found.confidence), abs=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{}, {"longest": 1.0, "ceiling": 0.3}, {"before": 0.0, "after": 0.0}])
+@pytest.mark.parametrize(("most", "seed"), [(400, 0), (4000, 1), (40_000, 2)])
+def test_a_stream_of_graphs_says_what_one_of_torch_does(
+    changes: dict[str, float], most: int, seed: int, tmp_path: Path
+) -> None:
+    model, waveform = ready(**changes), noise(31.3)[0]
+    cfg = OmegaConf.create({"data": {"sample_rate": RATE}})
+    write(Restored(cfg, model, CLASSES, 60.0, 60.0, []), tmp_path / "model")
+    rows: tuple[list[np.ndarray], list[np.ndarray]] = [], []
+    there, here = Stream(model, CLASSES, rows[0].append), OnnxModel(tmp_path / "model").stream(rows[1].append)
+    events = [stream.feed(waveform[0].numpy()) + stream.end() for stream in (there,)]
+    parts = waveform[0].split(chunks(waveform.shape[1], most, seed))
+    events.append([event for chunk in parts for event in here.feed(chunk.numpy())] + here.end())
+    assert len(events[0]) > 0
+    assert [event[:3] for event in events[1]] == [event[:3] for event in events[0]]
+    wanted, found = (np.concatenate(parts) for parts in rows)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)
+    assert 0 < here.awake_share == there.awake_share < 1
+
+
+@pytest.fixture(scope="module")
+def listener(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_listener(tmp_path_factory.mktemp("listener"))
+
+
+def test_the_runner_hears_standard_input_as_listen_does(
+    listener: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, file = export_onnx(listener, tmp_path / "model"), tmp_path / "a.wav"
+    samples = noise_of(20.0)
+    soundfile.write(file, samples, 8000, subtype="PCM_16")
+    lines = []
+    for place, engine in ((listener, "torch"), (folder, "onnx")):
+        cli.main(["listen", str(place), "--file", str(file), f"engine={engine}"])
+        lines.append(capsys.readouterr().out.splitlines())
+    raw = (samples * 2**15).round().astype("<i2").tobytes()
+    without = "import runner, sys; sys.modules['soundfile'] = None; runner.main(['--listen', sys.argv[1]])"
+    for words, given in (
+        (["runner.py", "--listen", "-"], raw),
+        (["runner.py", "--listen", "-"], file.read_bytes()),
+        (["-c", without, str(file)], b""),
+    ):
+        ended = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, input=given, check=True)
+        lines.append(ended.stdout.decode().splitlines())
+    there, here = (load(place)(file) for place in (listener, folder))
+    assert (here.label, here.macs) == (there.label, there.macs)
+    assert here.probabilities == pytest.approx(there.probabilities, abs=1e-4)
+    assert len(lines[0]) > 3
+    assert "--listen -" in (folder / "README.md").read_text()
+    events = [[json.loads(line) for line in said] for said in lines]
+    for said in events[1:]:
+        assert [(one["start"], one["end"], one["label"]) for one in said] == [
+            (one["start"], one["end"], one["label"]) for one in events[0]
+        ]
+        assert [one["confidence"] for one in said] == pytest.approx([one["confidence"] for one in events[0]], abs=2e-3)
+
+
+def test_only_a_model_that_is_always_on_hears_a_stream(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="needs model=always_on with task=detect, got model=jump_attention, which say"):
+        Runner(folder).stream()
+    restored, _ = made("events_in_spans")
+    restored.model.frontend.level = "clip"
+    with pytest.raises(ValueError, match=r"a stream needs frontend\.level=none .*, got clip"):
+        Runner(write(restored, tmp_path / "model")).stream()
 
 
 def test_a_recording_is_cut_into_the_windows_that_predict_cuts(folder: Path, run: Path) -> None:
@@ -237,6 +366,9 @@ def test_a_budget_is_met_by_the_table_of_the_manifest(copy: Path, tones: Path) -
         (lambda it: it["plan"]["stages"][0].update(depth=10**9), "a plan as this version"),
         (lambda it: it["plan"]["stages"][0].pop("sees"), "a plan as this version"),
         (lambda it: it["plan"]["around"].append(1), "a plan as this version"),
+        (lambda it: it["plan"]["head"].pop("pool"), "a plan as this version"),
+        (lambda it: it["plan"].update(spans={"unit": 6}), "a plan as this version"),
+        (lambda it: it["frontend"].update(level="loud"), "clip or none as level"),
         (lambda it: it["plan"]["stages"][0].update(memory="x"), "a plan as this version"),
         (lambda it: it.update(kind="tags", thresholds=[0.5]), "a threshold for each class"),
         (lambda it: it.update(bias="x"), "a number as bias"),
@@ -284,7 +416,7 @@ def test_a_trace_of_a_model_that_decides_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "message"), NOT_SHIPPED.items())
-def test_a_model_in_pieces_or_with_exits_is_not_exported_yet(name: str, message: str, tmp_path: Path) -> None:
+def test_a_model_with_exits_is_not_exported_yet(name: str, message: str, tmp_path: Path) -> None:
     restored, _ = made(name)
     with pytest.raises(ValueError, match=message):
         write(restored, tmp_path / "model")

@@ -8,8 +8,9 @@ import torch
 
 from hopscotch.detection import find
 from hopscotch.models.always_on import AlwaysOn
-from hopscotch.stream import Finder, Stream, StreamEvent
-from tests.test_always_on import RATE, head_of, make, noise
+from hopscotch.ship.runner import Finder, StreamEvent
+from hopscotch.stream import Stream
+from tests.test_always_on import HOP, RATE, head_of, make, noise
 
 CLASSES = ["a", "b", "c"]
 
@@ -20,7 +21,8 @@ def ready(**changes: Any) -> AlwaysOn:
     waveform, lengths = noise(60.0)
     with torch.no_grad():
         scores = model._heard(waveform, model.frontend.frames(lengths), None).widened[0]
-        model.decision_bias.fill_(-float(scores.quantile(0.7)))
+        if model.decides:
+            model.decision_bias.fill_(-float(scores.quantile(0.7)))
         said = model(waveform, lengths).logits.softmax(dim=2)[0, :, :3]
     head_of(model).thresholds.copy_(said[said[:, 0] > 1e-6].quantile(0.8, dim=0).expand(2, -1))
     return model
@@ -48,7 +50,9 @@ def chunks(total: int, most: int, seed: int) -> list[int]:
     return sizes
 
 
-@pytest.mark.parametrize("changes", [{}, {"longest": 1.0}, {"ceiling": 0.2}, {"before": 0.0, "after": 0.0}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"longest": 1.0}, {"ceiling": 0.2}, {"before": 0.0, "after": 0.0}, {"awake_rate": 1.0}]
+)
 @pytest.mark.parametrize(("most", "seed"), [(80, 0), (4000, 1), (40_000, 2)])
 def test_scores_and_events_are_those_of_the_whole_recording(changes: dict[str, Any], most: int, seed: int) -> None:
     model = ready(**changes)
@@ -69,14 +73,44 @@ def test_scores_and_events_are_those_of_the_whole_recording(changes: dict[str, A
     assert all(one.latency >= 0 for one in found)
 
 
+@pytest.mark.parametrize("samples", [61 * HOP + 30, 62 * HOP + 30, 61 * HOP, 10 * RATE])
+def test_the_end_is_heard_of_a_recording_in_one_chunk(samples: int) -> None:
+    """Also where its last frame comes with the chunk, and not with the silence behind it."""
+    model = ready()
+    waveform = noise(11.0)[0][:, :samples]
+    expected, events = whole(model, waveform)
+    scores, found, stream = streamed(model, waveform, [samples])
+    rows = [scores]
+    stream.on_scores = rows.append
+    found += stream.end()
+    np.testing.assert_allclose(np.concatenate(rows)[: len(expected)], expected, rtol=0, atol=1e-5)
+    assert sorted((one.start, one.end, one.label) for one in found) == events
+
+
+@pytest.mark.parametrize("level", [0.0, 1e-3])
+def test_a_stream_is_the_whole_recording_over_minutes_of_silence(level: float) -> None:
+    """Digital silence, and noise 50 dB below what comes before and after it."""
+    model = ready()
+    loud, _ = noise(20.0)
+    quiet = level * torch.randn(1, 180 * RATE, generator=torch.Generator().manual_seed(3))
+    waveform = torch.cat([loud, quiet, loud], dim=1)
+    expected, events = whole(model, waveform)
+    rows: list[np.ndarray] = []
+    stream = Stream(model, CLASSES, rows.append)
+    found = [event for chunk in waveform[0].split(RATE // 5) for event in stream.feed(chunk.numpy())] + stream.end()
+    np.testing.assert_allclose(np.concatenate(rows)[: len(expected)], expected, rtol=0, atol=1e-5)
+    assert any(start > 200 for start, _, _ in events)
+    assert sorted((one.start, one.end, one.label) for one in found) == events
+
+
 def test_minutes_of_silence_open_nothing_and_memory_stays() -> None:
     model = ready()
     model.decision_bias.fill_(-1e3)
     stream = Stream(model, CLASSES)
-    sizes = []
+    heard, sizes = stream.spans, []
     for _ in range(180):
         assert stream.feed(np.zeros(RATE)) == []
-        sizes.append((stream.samples.numel(), stream.mel.numel(), len(stream.scores), len(stream.steps)))
+        sizes.append((heard.samples.size, heard.bands.size, len(heard.scores), len(heard.steps)))
     assert max(sizes[90:]) == max(sizes[10:90])
     assert stream.seconds == 180.0
     assert stream.awake_share == 0.0
@@ -89,7 +123,7 @@ def test_an_endless_span_is_computed_part_by_part_and_memory_stays() -> None:
     stream, sizes = Stream(model, CLASSES), []
     for _ in range(40):
         stream.feed(noise(1.0)[0][0])
-        sizes.append(stream.samples.numel())
+        sizes.append(stream.spans.samples.size)
     assert max(sizes[20:]) <= max(sizes[:20]) < 7 * RATE
     assert stream.awake_share == 1.0
 

@@ -63,6 +63,16 @@ def test_a_recording_depends_on_seed_split_and_index_alone(root: Path, data: Str
     assert data.fingerprint() != another.fingerprint()
 
 
+def test_training_recordings_may_be_shorter_and_fuller(root: Path, data: Streams) -> None:
+    other = streams(root, num_train=20, train={"seconds": 2.0, "events_per_minute": 60.0})
+    other.setup()
+    assert {clip.num_samples for clip in other.clips["train"]} == {2 * other.sample_rate}
+    assert other.waveform("train", 0).shape == (2 * other.sample_rate,)
+    assert 1 < len(words_of(other, "train", "keywords")) / 20 < 3  # two were asked for
+    for split in ("val", "test"):
+        assert other.clips[split] == data.clips[split]
+
+
 def test_nothing_is_stored_and_workers_compose_the_same(root: Path, data: Streams) -> None:
     assert data.summary()["kept"] == ["nowhere"]
     helped = streams(root, num_workers=1)

@@ -71,6 +71,7 @@ def streams(root: Path, **keys: Any) -> Streams:
         "distractors_per_minute": 12.0,
         "snr_db": [0.0, 20.0],
         "gain_db": 6.0,
+        "train": {},
         "labels": "events",
         "sample_rate": RATE,
         "batch_size": 4,

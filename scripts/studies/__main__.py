@@ -24,6 +24,7 @@ VERBS = {  # verb -> module, what it does
     "table": ("table", "make that table again, of what is finished"),
     "benchmark": ("bench.command", "measure what skipping saves in seconds, and what the framework costs"),
     "shipped": ("shipped", "test a run as graphs of ONNX, and in 8 bits"),
+    "listening": ("listening", "compare models that are always on with static ones and with other gates"),
     "time-to-accuracy": ("time_to_accuracy", "measure the seconds until a model has learned FSDD"),
     "screenshots": ("screenshots", "take pictures of a dashboard and of reports in a browser"),
 }

@@ -5,7 +5,7 @@ Each file's answer is written as it comes, so that a hundred thousand files take
 
 import csv
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from statistics import fmean
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -52,11 +52,21 @@ class Window(NamedTuple):
         return self.end - self.start
 
 
+class Event(NamedTuple):
+    """Say what a detector heard when, in seconds from the beginning of the file."""
+
+    start: float
+    end: float
+    label: str
+    confidence: float  # largest probability
+
+
 class Prediction(NamedTuple):
     """Label a clip, and describe what the model computed for it.
 
     For a recording that was cut into windows, probabilities are means over the windows, compute is the sum of their
-    costs over that of a dense model, and the windows have the decisions.
+    costs over that of a dense model, and the windows have the decisions. A detector (task=detect) has `events` in place
+    of windows, its probabilities are the largest anywhere, and its label names the classes of the events.
     """
 
     label: str
@@ -70,6 +80,7 @@ class Prediction(NamedTuple):
     seconds: float  # of sound
     windows: list[Window] | None = None
     note: str | None = None  # what is odd about the sound
+    events: list[Event] | None = None  # None: not looked for
 
     @property
     def compute(self) -> float:
@@ -101,7 +112,8 @@ def as_object(answer: Answer, top: int | None = None) -> dict[str, Any]:
 
     windows = {} if prediction.windows is None else {"windows": [more(window) for window in prediction.windows]}
     note = {} if prediction.note is None else {"note": prediction.note}
-    return {"path": answer.path, **more(prediction), **note, **windows}
+    events = {} if prediction.events is None else {"events": [_rounded(one._asdict()) for one in prediction.events]}
+    return {"path": answer.path, **more(prediction), **note, **windows, **events}
 
 
 def most_likely(part: Prediction | Window, top: int | None) -> list[tuple[str, float]]:
@@ -116,7 +128,10 @@ def in_words(part: Prediction | Window, top: int) -> str:
 def _facts(part: Prediction | Window) -> dict[str, Any]:
     fields = {**part._asdict(), "compute": part.compute}
     names = ("start", "end", "label", "confidence", "compute", "strides", "history")
-    values = {name: fields[name] for name in names if name in fields}
+    return _rounded({name: fields[name] for name in names if name in fields})
+
+
+def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: round(value, DIGITS) if isinstance(value, float) else value for name, value in values.items()}
 
 
@@ -175,7 +190,7 @@ CSV_HEADS: tuple[str, ...] = (
 
 
 def write_csv(answers: Iterable[Answer], file: Sink, *, top: int | None = None) -> None:
-    """Write a row per label: one for a clip, one per window of a long recording. Blanks separate items of lists.
+    """Write a row per label: one for a clip, one per window or event of a recording. Blanks separate items of lists.
 
     With `top` there is a last column of the most likely classes: "seven 0.981, nine 0.012".
 
@@ -198,6 +213,9 @@ def _rows(answer: Answer, top: int | None) -> Iterator[dict[str, Any]]:
         return
     ends = {"start": 0, "end": round(prediction.seconds, DIGITS)} if prediction.windows is None else {}
     ends |= {"note": prediction.note} if prediction.note else {}
+    if prediction.events:
+        yield from ({**ends, **_facts(prediction), **_rounded(one._asdict())} for one in prediction.events)
+        return
     for part in [prediction] if prediction.windows is None else prediction.windows:
         yield {**ends, **_facts(part), **({} if top is None else {"likely": in_words(part, top)})}
 
@@ -205,7 +223,8 @@ def _rows(answer: Answer, top: int | None) -> Iterator[dict[str, Any]]:
 def write_table(answers: Iterable[Answer], file: Sink, *, classes: Sequence[str], top: int | None = None) -> None:
     """Write columns for a person, the path last because of its length. Files that failed are left out.
 
-    Neighbouring windows of the same label share a line. With `top`, the most likely classes follow the path.
+    Neighbouring windows of the same label share a line, and an event has one. With `top`, the most likely classes
+    follow the path.
     """
     label_width = max(len("label"), *(len(shown(name)) for name in classes))
     columns = ""
@@ -213,6 +232,9 @@ def write_table(answers: Iterable[Answer], file: Sink, *, classes: Sequence[str]
         if answer.prediction is None:
             continue
         for part, what in _parts(answer.path, answer.prediction):
+            if isinstance(part, Event):
+                file.write(columns.format(shown(part.label), f"{part.confidence:.3f}", "", "", "", what))
+                continue
             strides = "" if part.strides is None else " ".join(str(s) if s else ABSENT for s in part.strides)
             route = part.route or ""
             if not columns:  # the first clip tells how many layers there are
@@ -227,8 +249,9 @@ def write_table(answers: Iterable[Answer], file: Sink, *, classes: Sequence[str]
         file.flush()
 
 
-def _parts(path: str, whole: Prediction) -> Iterator[tuple[Prediction | Window, str]]:
+def _parts(path: str, whole: Prediction) -> Iterator[tuple[Prediction | Window | Event, str]]:
     path = path if whole.note is None else f"{path} ({whole.note})"
     yield whole, path if whole.windows is None else f"{path} ({whole.seconds:.1f} s, {len(whole.windows)} windows)"
     for window, count in merged(whole.windows or ()):
         yield window, f"  {window.start:.2f} to {window.end:.2f} s" + (f", {count} windows" if count > 1 else "")
+    yield from ((event, f"  {event.start:.2f} to {event.end:.2f} s") for event in whole.events or ())

@@ -179,6 +179,7 @@ class Audit:
             Finding(
                 "splits without a usable clip", [split for split in SPLITS if not self._clips()[split]], stops=True
             ),
+            Finding("validation without an event, by which thresholds are chosen", self._eventless(), stops=True),
             *self._of_classes(),
             *copies(heard, self.named),
             Finding("groups in training and in validation or test", leaks.groups_on_both_sides(self.all_clips)),
@@ -209,6 +210,11 @@ class Audit:
 
     def _clips(self) -> Counter[Split]:
         return Counter(split for split, *_ in self.usable)
+
+    def _eventless(self) -> list[str]:
+        """List the validation recordings of a task that hears events if none of them has one."""
+        clips = [clip for split, clip, _ in self.usable if split == "val"] if self.data.has_events else []
+        return [] if any(clip.events for clip in clips) else [clip.name for clip in clips]
 
     def _of_classes(self) -> Iterator[Finding]:
         if self.data.labels == "number":

@@ -5,7 +5,7 @@
     hopscotch look data=folder data.root=F           see and hear augmented training clips before training
     hopscotch runs                                   list the runs, newest first
     hopscotch predict latest clip.wav folder         predict classes, and what each prediction cost
-    hopscotch listen latest --file -                 print events of endless audio as soon as they are over
+    hopscotch listen latest --device                 print events of endless audio as soon as they are over
     hopscotch explain latest clip.wav                draw one page on one clip
     hopscotch evaluate latest compute.budget=[0.6,0.8]   test again: budgets, noise, other clips
     hopscotch report latest                          write the page of a run again
@@ -241,7 +241,8 @@ def predict(words: Sequence[str]) -> None:
 
     Route, a letter per layer: x ran, > ran after a jump to it, - was skipped. A file longer than every clip of the
     run's data and than four mean training clips (at least 1 s) is cut into windows with a label each (--window, --hop);
-    in the table, neighbours with the same label share a line. --budget 0.6 spends 0.6 of a dense model's compute on a
+    in the table, neighbours with the same label share a line. A detector (task=detect) has a line for each event
+    instead, with its start and end in seconds. --budget 0.6 spends 0.6 of a dense model's compute on a
     mean clip, by what the run measured at its end. A file that cannot be read is named and the others are still
     predicted; the exit code is then 1. It is 2 if there
     was nothing to do. ckpt=FILE uses another checkpoint than the best one; engine=onnx insists on onnxruntime, for
@@ -291,11 +292,8 @@ def _predict(named: Sequence[str], own: Sequence[str], given: argparse.Namespace
     try:
         run, names = take_run(named)
         files = find_files(names)
-        ckpt = next((word.removeprefix("ckpt=") for word in own if word.startswith("ckpt=")), None)
+        ckpt, engine = value_of("ckpt", own), value_of("engine", own)
         options = {key: getattr(given, key) for key in ("budget", "window", "hop", "batch_size", "device")}
-        engine = next((word.removeprefix("engine=") for word in own if word.startswith("engine=")), None)
-        if engine not in (None, "torch", "onnx"):
-            raise ValueError(f"engine must be torch or onnx, got {engine}.")
         model = load(run, ckpt and Path(ckpt).expanduser(), trust=trusted(own), engine=engine, **options)
     except (ValueError, OSError) as error:
         print(f"Error: {sentence(error)}", file=sys.stderr)
@@ -309,38 +307,50 @@ def _predict(named: Sequence[str], own: Sequence[str], given: argparse.Namespace
     return int(print_answers(model, files, form, workers, given.top) > 0)
 
 
+def value_of(key: str, words: Sequence[str]) -> str | None:
+    """Return what was typed for a key, if anything."""
+    return next((word.removeprefix(f"{key}=") for word in words if word.startswith(f"{key}=")), None)
+
+
 def listen(words: Sequence[str]) -> None:
     """Print the events of a recording, or of audio without end, as soon as they are over.
 
     hopscotch listen RUN --file recording.flac
+    hopscotch listen RUN --device                 the microphone, until Ctrl-C; --device NAME or --device NUMBER
     ffmpeg -i URL -ac 1 -ar 16000 -f s16le - | hopscotch listen RUN --file -
 
         {"start": 12.32, "end": 12.88, "label": "yes", "confidence": 0.972, "latency": 1.44}
         ...
 
     The model is one of model=always_on frontend=log_mel_stream task=detect. Standard input is 16-bit PCM of one channel
-    at the model's rate, raw or as WAV; files may be any. Times are seconds from the beginning; latency is how much
-    later the event was said. At the end standard error has the share of the time that the full model was awake, CPU
-    seconds for an hour of audio, and the real-time factor. ckpt=FILE uses another checkpoint than the best one.
+    at the model's rate, raw or as WAV; files may be any; a microphone needs the extra `microphone`. Times are seconds
+    from the beginning; latency is how much later the event was said. At the end, also one by Ctrl-C, standard error has
+    the share of the time that the full model was awake, CPU seconds for an hour of audio, and the real-time factor.
+    ckpt=FILE uses another checkpoint than the best one; engine=onnx insists on onnxruntime, for which RUN is a folder
+    of `hopscotch export --format onnx`.
     """
     parser = argparse.ArgumentParser(
         "hopscotch listen", description=listen.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("words", nargs="+", metavar="RUN")
-    parser.add_argument("--file", required=True, help="a file of audio, or - for standard input")
-    parser.add_argument("--device", help="cpu or cuda (default: cuda if available)")
+    one = parser.add_mutually_exclusive_group(required=True)
+    one.add_argument("--file", help="a file of audio, or - for standard input")
+    one.add_argument("--device", nargs="?", const="", metavar="MICROPHONE", help="name or number (the default one)")
     given = parser.parse_intermixed_args(words)
     run, rest = take_run(given.words)
-    if wrong := [word for word in rest if not word.startswith(("ckpt=", "trust="))]:
-        raise ValueError(f"listen takes one run, and ckpt= and trust=, got {wrong[0]}.")
+    if wrong := [word for word in rest if not word.startswith(("ckpt=", "trust=", "engine="))]:
+        raise ValueError(f"listen takes one run, and ckpt=, trust= and engine=, got {wrong[0]}.")
     from hopscotch.listen import chunks_of
     from hopscotch.listen import listen as hear
+    from hopscotch.microphone import microphone
     from hopscotch.predict import load
     from hopscotch.registry import trusted
 
-    ckpt = next((Path(word.removeprefix("ckpt=")).expanduser() for word in rest if word.startswith("ckpt=")), None)
-    model = load(run, ckpt, trust=trusted(rest), device=given.device)
-    print(hear(model.stream(), chunks_of(given.file, model.sample_rate), sys.stdout), file=sys.stderr)
+    ckpt, engine = value_of("ckpt", rest), value_of("engine", rest)
+    model = load(run, ckpt and Path(ckpt).expanduser(), trust=trusted(rest), engine=engine)
+    source = chunks_of if given.device is None else microphone
+    named = given.file if given.device is None else given.device
+    print(hear(model.stream(), source(named, model.sample_rate), sys.stdout), file=sys.stderr)
 
 
 def explain(words: Sequence[str]) -> None:

@@ -32,8 +32,8 @@ LENGTH_SHARE = 0.5  # of an event's length, by which its end may be wrong
 SEGMENT = 1.0  # seconds
 RATES = (0.5, 2.0)  # false alarms an hour: the operating points
 NEVER = 1.0  # threshold: no score is above it
-# Candidates, evenly spaced in log odds from 0.02 to 0.9999.
-THRESHOLDS = np.append(1 / (1 + np.exp(-np.linspace(-4.0, 9.0, 66))), NEVER)
+# Candidates, evenly spaced in log odds from 0.02 to 0.999999.
+THRESHOLDS = np.append(1 / (1 + np.exp(-np.linspace(-4.0, 14.0, 91))), NEVER)
 FREE = 1e-9  # false alarms, so that a gain without any comes first
 DIGITS = 6  # decimals of seconds: a multiple of the step that is a whole second is one
 

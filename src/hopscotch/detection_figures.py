@@ -138,7 +138,7 @@ def _draw_spans(
     axes: "Axes", spans: Float[np.ndarray, "span 3"], heights: tuple[float, float], colours: dict[int, str]
 ) -> None:
     low, high = heights
-    for start, end, label in spans:
+    for start, end, label in sorted(spans, key=lambda span: span[0] - span[1]):  # a short one lies over a long one
         axes.broken_barh([(start, end - start)], (low, high - low), color=colours[int(label)])
 
 

@@ -20,6 +20,7 @@ EXTRAS = {  # module -> extra, what it is for
     "wandb": ("wandb", "logger=wandb"),
     "mlflow": ("mlflow", "logger=mlflow"),
     "onnxruntime": ("onnx", "hopscotch export --format onnx"),
+    "sounddevice": ("microphone", "hopscotch listen --device"),
     "pandas": ("studies", "python -m scripts.studies"),
 }
 NUM_STEPS, LAST = 12, 3  # steps; the mean loss of the last ones has to be below the first

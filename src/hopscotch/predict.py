@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,16 +24,19 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from hopscotch.answers import Answer, Form, Prediction, Window, counted, write_csv, write_json, write_table
+from hopscotch.answers import Answer, Event, Form, Prediction, Window, counted, write_csv, write_json, write_table
 from hopscotch.data.audio import MAX_MAGNITUDE, MAX_RATE, MIN_RATE, AudioFileError, printable, rate_ratio, resampler
 from hopscotch.data.clips import one_ahead, some
 from hopscotch.data.windows import Piece, Windowing, groups, pieces_of, side_by_side, usual_window
+from hopscotch.detection import find
 from hopscotch.models.audio_model import AudioModel
+from hopscotch.models.heads import DetectionHead
 from hopscotch.plain import shown
 from hopscotch.progress import progress_on_stderr
 from hopscotch.report.decisions import LANDED, LETTERS, history_cells
 from hopscotch.restore import restore, set_budget
 from hopscotch.shared import has_graphs, is_shared, read_shared
+from hopscotch.ship import runner
 from hopscotch.ship.engine import OnnxModel, read_onnx
 from hopscotch.stream import Stream
 from hopscotch.types import SkipTrace
@@ -42,7 +45,6 @@ BATCH = 64  # clips
 SILENT = "digital silence"  # note on an answer to zeros, or to channels that cancel each other
 MANY = 256  # files from which starting processes pays
 GROUP = 16  # batches that are read ahead and sorted by length together
-Engine = Literal["torch", "onnx"]
 MAX_BATCH_SAMPLES = 2**22  # with padding; fewer clips in a batch where they are long
 
 
@@ -57,6 +59,7 @@ class WindowResult(NamedTuple):
     strides: list[int]
     cells: list[int]  # what happened, per layer
     is_silent: bool  # digitally
+    rows: Float[Tensor, "score classes"] | None  # of a detector, all through the clip
 
     @property
     def history(self) -> list[int]:
@@ -171,9 +174,9 @@ class Predictor:
                     done = []
                     yield Answer(printable(piece.path), prediction, piece.error)
 
-    def stream(self) -> Stream:
+    def stream(self) -> runner.Stream:
         """Begin to hear a recording without end, chunk by chunk."""
-        return Stream(self.model, self.classes)
+        return self.model.stream() if isinstance(self.model, OnnxModel) else Stream(self.model, self.classes)
 
     def resampled(self, waveform: Any, sample_rate: float | None) -> Float[Tensor, " sample"]:
         """Check a waveform and resample it to the rate of the model."""
@@ -231,24 +234,39 @@ class Predictor:
             history_cells(trace),
             ~waveform.any(dim=1),
         )
-        columns = ([start for start, _ in clips], lengths, *(tensor.tolist() for tensor in tensors))
+        rows: list[Tensor | None] = [None] * len(clips)
+        if isinstance(head := self.model.head, DetectionHead):
+            shares = output.logits.float().softmax(dim=-1)[..., :-1].cpu()
+            rows = [row[: math.ceil(length / head.hop)] for row, length in zip(shares, lengths, strict=True)]
+        columns = ([start for start, _ in clips], lengths, *(tensor.tolist() for tensor in tensors), rows)
         return [WindowResult(*facts) for facts in zip(*columns, strict=True)]
 
     def _joined(self, parts: list[WindowResult], *, are_windows: bool) -> Prediction:
+        head, events = self.model.head, None
         columns = zip(*(part.scores for part in parts), strict=True)
-        mean = [sum(column) / len(parts) for column in columns]
+        scores = [sum(column) / len(parts) for column in columns]
+        if isinstance(head, DetectionHead):
+            rows = together(parts, head.hop)
+            scores, events = rows.amax(dim=0).tolist(), self._events(rows, head)
         last = parts[-1]
         return Prediction(
-            *self.model.head.said(mean, self.classes),
+            *head.said(scores, self.classes),
             macs=sum(part.macs for part in parts),
             dense_macs=sum(part.dense_macs for part in parts),
             strides=None if are_windows else last.strides,
             history=None if are_windows else last.history,
             route=None if are_windows else last.route,
             seconds=(last.start + last.num_samples) / self.sample_rate,
-            windows=[self._window(part) for part in parts] if are_windows else None,
+            windows=[self._window(part) for part in parts] if are_windows and events is None else None,
             note=SILENT if all(part.is_silent for part in parts) else None,
+            events=events,
         )
+
+    def _events(self, rows: Float[Tensor, "score classes"], head: DetectionHead) -> list[Event]:
+        """Find events as in a test, at the thresholds for 2 false alarms an hour, in the order of time."""
+        found = find(rows.numpy(), head.thresholds[-1].double().cpu().numpy(), head.step)
+        triples = zip(found.spans.tolist(), found.confidence.tolist(), strict=True)
+        return sorted(Event(start, end, self.classes[int(label)], share) for (start, end, label), share in triples)
 
     def _window(self, part: WindowResult) -> Window:
         return Window(
@@ -261,6 +279,19 @@ class Predictor:
             history=part.history,
             route=part.route,
         )
+
+
+def together(parts: Sequence[WindowResult], hop: int) -> Float[Tensor, "score classes"]:
+    """Join the scores of windows, of every `hop` samples: where two overlap, each has the half that it is around."""
+    found: list[Tensor] = []
+    done = 0  # scores
+    for part, later in zip(parts, [*parts[1:], None], strict=True):
+        assert part.rows is not None
+        first = round(part.start / hop)
+        until = None if later is None else round((part.start + part.num_samples + later.start) / (2 * hop)) - first
+        found.append(part.rows[done - first : until])
+        done += len(found[-1])
+    return torch.cat(found)
 
 
 def _device(name: str) -> torch.device:
@@ -278,7 +309,7 @@ def load(
     *,
     budget: float | None = None,
     trust: Sequence[str] = (),
-    engine: Engine | None = None,
+    engine: str | None = None,
     **options: Any,
 ) -> Predictor:
     """Load the model of a run's best checkpoint, or of `ckpt`; `options` are those of Predictor, such as window=2.0.
@@ -288,7 +319,7 @@ def load(
     such as 0.6. `engine`, if it is given, must be the one of the folder: onnx for one with graphs, else torch.
     """
     run = Path(run)
-    own: Engine = "onnx" if has_graphs(run) else "torch"
+    own = "onnx" if has_graphs(run) else "torch"
     if engine not in (None, own):
         hint = " `hopscotch export RUN --format onnx` writes graphs." if engine == "onnx" else ""
         raise ValueError(f"engine must be {own} for {shown(run)}, got {engine}.{hint}")

@@ -36,6 +36,7 @@ from omegaconf.errors import OmegaConfBaseException
 from hopscotch.config.absent import refuse_absent_packages, refuse_absent_paths
 from hopscotch.config.check import check, refuse_missing, without_hydra
 from hopscotch.config.errors import ConfigError, explain
+from hopscotch.config.monitors import usual
 from hopscotch.config.typed import Again, in_order, prepare, with_absolute_paths
 from hopscotch.system import CONF, outputs
 
@@ -83,6 +84,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
     OmegaConf.register_new_resolver("file_name", file_name, replace=True)
     OmegaConf.register_new_resolver("groups", groups, replace=True)
+    OmegaConf.register_new_resolver("monitor", usual, replace=True)
 
 
 class Loader(ConfigLoaderImpl):

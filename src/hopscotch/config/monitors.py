@@ -23,6 +23,13 @@ LOGGED = {  # known without an import
     "hopscotch.training.tag.TaggingTask": tags(["map", "auc", "f1"]),
 }
 
+OF_DETECTION = "val/miss_2"  # `val/loss` has a constant for each event in a closed span, and keeps what opens most
+
+
+def usual(task: str) -> str:
+    """Return what the best checkpoint, early stopping and a schedule follow unless told; the lower the better."""
+    return OF_DETECTION if task == "hopscotch.training.detect.DetectionTask" else "val/loss"
+
 
 def refuse_unlogged(cfg: DictConfig, logged: Iterable[str]) -> None:
     """Refuse a monitor that is not `logged` when it is looked at, unless a callback of the user's own may log it."""

@@ -244,6 +244,11 @@ SCHEMAS: dict[str, type] = {
         distractors_per_minute=(float, ZERO),
         snr_db=(list[float], LOW_HIGH),
         gain_db=(float, ZERO),
+        train=node(
+            seconds=(float | None, ABOVE_ZERO),
+            events_per_minute=(float | None, ZERO),
+            distractors_per_minute=(float | None, ZERO),
+        ),
         clips=Any,
         background=Any,
     ),

@@ -5,7 +5,7 @@ A recording is a function of (corpus_seed, split, index) and of the clips of its
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -47,6 +47,7 @@ class Streams(AudioDataModule):
         distractors_per_minute: float,
         snr_db: Sequence[float],
         gain_db: float,
+        train: Mapping[str, float | None],
         **common: Any,
     ) -> None:
         """Take the keys of conf/data/streams.yaml, and the arguments of `AudioDataModule` as `common`."""
@@ -59,20 +60,34 @@ class Streams(AudioDataModule):
                 )
         self.counts: dict[Split, int] = {"train": num_train, "val": num_val, "test": num_test}
         self.corpus_seed, self.keywords = corpus_seed, None if keywords is None else list(keywords)
-        self.rules = Rules(
-            num_samples=max(1, round(seconds * self.sample_rate)),
-            sample_rate=self.sample_rate,
-            num_keywords=events_per_minute * seconds / 60,
-            num_distractors=distractors_per_minute * seconds / 60 if distractors else 0.0,
-            snr_db=(float(snr_db[0]), float(snr_db[1])),
-            gain_db=gain_db,
-        )
+        usual = {
+            "seconds": seconds,
+            "events_per_minute": events_per_minute,
+            "distractors_per_minute": distractors_per_minute,
+        }
+
+        def rules(seconds: float, events_per_minute: float, distractors_per_minute: float) -> Rules:
+            return Rules(
+                num_samples=max(1, round(seconds * self.sample_rate)),
+                sample_rate=self.sample_rate,
+                num_keywords=events_per_minute * seconds / 60,
+                num_distractors=distractors_per_minute * seconds / 60 if distractors else 0.0,
+                snr_db=(float(snr_db[0]), float(snr_db[1])),
+                gain_db=gain_db,
+            )
+
+        given = {key: value for key, value in train.items() if value is not None}
+        of_test = rules(**usual)
+        self.rules: dict[Split, Rules] = {"train": rules(**usual | given), "val": of_test, "test": of_test}
         self.plans: dict[str, Plan] = {}  # by the name of the recording
 
     def find_clips(self) -> tuple[list[str], dict[Split, list[Clip]]]:
         """Find and decode the clips of both sources, and plan all recordings."""
-        for source in self.sources.values():
-            source.setup()
+        for key, source in self.sources.items():
+            try:
+                source.setup()
+            except ValueError as error:  # which tells of a key that is one of the source's here
+                raise ValueError(str(error).replace("data.on_bad", f"data.{key}.on_bad")) from error
         refuse_shared(self.sources["clips"])
         background = unshared(self.sources["background"])
         found = self.sources["clips"].classes
@@ -89,17 +104,17 @@ class Streams(AudioDataModule):
             )
             clips[split] = []
             for index in range(self.counts[split]):
-                plan = draw(keyed(self.corpus_seed, f"stream {split}", index), self.rules, pools)
+                plan = draw(keyed(self.corpus_seed, f"stream {split}", index), self.rules[split], pools)
                 name = f"{split}/{index:05d}"
                 self.plans[name] = plan
-                clips[split].append(Clip(name, NONE, self.rules.num_samples, events=plan.events))
+                clips[split].append(Clip(name, NONE, self.rules[split].num_samples, events=plan.events))
         return list(classes), clips
 
     def load(self, clip: Clip) -> Float[Tensor, " sample"]:
         """Compose a recording."""
         split: Any = clip.name.partition("/")[0]
         word, background = (partial(self.sources[key].part, split) for key in ("clips", "background"))
-        return torch.from_numpy(mix(self.plans[clip.name], self.rules, word, background))
+        return torch.from_numpy(mix(self.plans[clip.name], self.rules[split], word, background))
 
     def summary(self) -> dict[str, object]:
         """Add how many distractors there are, and the summaries of the sources."""
@@ -116,7 +131,7 @@ class Streams(AudioDataModule):
             assert isinstance(clip.label, int)
             name = source.classes[clip.label]
             label = classes.index(name) if name in classes else NONE
-            if label != NONE or self.rules.num_distractors:
+            if label != NONE or self.rules[split].num_distractors:
                 span = heard(source.waveform(split, index), self.sample_rate)
                 made[name].append(Choice(index, label, clip.num_samples, span))
         return dict(sorted(made.items()))

@@ -6,10 +6,11 @@
 Pieces are gathered ahead of the stem: a closed second costs stage 0 alone. Where nothing was computed a head that reads
 positions says background, and a head that reads clips has nothing to read.
 
-Training begins with everything open. The share of open time falls to `awake_rate`: the surest units of a batch are
+Training begins with everything open. The share of open time falls to `training_rate`: the surest units of a batch are
 open. Of the others `random_rate` is open, too, so that the full model knows what stage 0 may let through by mistake.
-Stage 0 learns from the times of events (training/waking.py) and from what the spans are expected to cost. A head that
-reads clips tells it by a straight-through gradient, too, what an open unit is worth.
+Evaluation opens what passes a threshold, calibrated so that `awake_rate` of the validation recordings is open. Stage 0
+learns from the times of events (training/waking.py) and from what the spans are expected to cost. A head that reads
+clips tells it by a straight-through gradient, too, what an open unit is worth.
 """
 
 import math
@@ -27,7 +28,7 @@ from hopscotch.layers.checks import refuse_tracing
 from hopscotch.layers.sampling import interpolate
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.models.spans import CEILING_SECONDS, Ceiling, Piece, pieces, runs, widened
-from hopscotch.models.stage0 import STEP, THINNED, Stage0
+from hopscotch.models.stage0 import STEP, THINNED, Awake, Stage0
 from hopscotch.models.token_gate import CLOSED, GatedEncoder, groups_of, stretched, without
 from hopscotch.types import Decisions, Lengths, Mask, ModelOutput, SkipTrace, valid_mask
 
@@ -57,7 +58,9 @@ class AlwaysOn(AudioModel):
     Args:
         channels: Width of stage 0.
         width: Steps that each of its convolutions spans, an odd number.
-        awake_rate: Share of the time that is open at the end of training.
+        awake_rate: Share of the time that is open at the end of training; 1 for a model without stage 0, which computes
+            everything, piece by piece.
+        training_rate: The same of recordings of the training, where those have more events than others; None: the same.
         random_rate: Share of the closed time that training opens at random.
         before: Seconds that open ahead of what was heard.
         after: Seconds that stay open behind it.
@@ -75,6 +78,7 @@ class AlwaysOn(AudioModel):
         channels: int,
         width: int,
         awake_rate: float,
+        training_rate: float | None,
         random_rate: float,
         before: float,
         after: float,
@@ -84,7 +88,8 @@ class AlwaysOn(AudioModel):
         **parts: Any,
     ) -> None:
         super().__init__(**parts)
-        for name, share in {"awake_rate": awake_rate, "ceiling": ceiling}.items():
+        training_rate = awake_rate if training_rate is None or awake_rate == 1 else training_rate
+        for name, share in {"awake_rate": awake_rate, "training_rate": training_rate, "ceiling": ceiling}.items():
             if not 0 < share <= 1:
                 raise ValueError(f"stage.{name} must be above 0 and up to 1, got {share}.")
         for name, number in {"random_rate": random_rate, "before": before, "after": after, "context": context}.items():
@@ -96,8 +101,10 @@ class AlwaysOn(AudioModel):
             raise ValueError("open_rate must be null with a stage, which opens spans ahead of the stem.")
         if super().planner is not None:
             raise ValueError("encoder.*.estimator must not be gain with a stage: gains are those of whole clips.")
-        self.stage = Stage0(self.frontend.num_mels, channels=channels, width=width)
-        self.rates, self.random_rate, self.ceiling = (1.0, awake_rate), random_rate, ceiling
+        self.is_awake = awake_rate == 1
+        self.stage = Awake() if self.is_awake else Stage0(self.frontend.num_mels, channels=channels, width=width)
+        self.rates, self.awake_rate = (1.0, training_rate), awake_rate
+        self.random_rate, self.ceiling = random_rate, ceiling
         frames = math.prod(self.stem.strides)
         self.per_row = frames * max(1, self.head.pool)  # frames of a row that is put back
         self.unit = math.lcm(STEP, self.per_row)  # frames
@@ -118,7 +125,7 @@ class AlwaysOn(AudioModel):
 
     @property
     def decides(self) -> bool:
-        return True
+        return not self.is_awake
 
     @property
     def skips(self) -> frozenset[str]:
@@ -168,7 +175,7 @@ class AlwaysOn(AudioModel):
             thresholds={gate.layer: gate.threshold.detach() for gate in self.encoder.gates},
             frontend_macs=self._thin(frames).index_add(0, clips, odd) * self.frontend.frame_macs,
             positions=self.stem.positions(frames),
-            stage=heard.scores,
+            stage=None if self.is_awake else heard.scores,
         )
 
     # Stage 0.
@@ -300,7 +307,7 @@ class AlwaysOn(AudioModel):
         costs = [self._piece_cost(self._frames_of(piece, frames)) for piece in found]
         dearest, dense = (sum(getattr(cost, name) for cost in costs) for name in ("dearest", "dense"))
         shortest = self.ahead + self.behind + 1  # units of a span
-        spans = self.rates[1] * whole[0][1] / shortest
+        spans = self.awake_rate * whole[0][1] / shortest
         trained = min(dearest, round(spans * self._piece_cost(shortest * self.unit).dearest))
         return Cost(0, trained, dearest, dense) + int(self._always(torch.tensor([frames])))
 

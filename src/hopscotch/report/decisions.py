@@ -215,7 +215,7 @@ def let_in(trace: SkipTrace, num_positions: int) -> Int[np.ndarray, " token"]:
     if trace.tokens is None:
         return np.arange(num_positions)
     tokens = trace.tokens[0].cpu().numpy().copy()
-    tokens[0] = True  # an encoder needs one
+    tokens[0] |= not tokens.any()  # an encoder needs one
     return tokens.nonzero()[0]
 
 

@@ -1,19 +1,22 @@
 """Answer with onnxruntime as a model of torch would: what `hopscotch export --format onnx` wrote, read as data."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from hopscotch.models.audio_model import AudioModel, OutputHead
-from hopscotch.models.heads import TagHead
+from hopscotch.models.heads import SURE, DetectionHead, TagHead
 from hopscotch.plain import as_written, shown
 from hopscotch.restore import Restored
 from hopscotch.shared import MANIFEST
 from hopscotch.ship.export import refuse_without_onnx
 from hopscotch.ship.graphs import KINDS
+from hopscotch.ship.runner import Runner, Stream
 from hopscotch.training.calibration import Budget, is_table
 from hopscotch.training.checkpoint import BUDGETS, check_classes, check_seconds
 from hopscotch.types import Decisions, Lengths, ModelOutput, SkipTrace
@@ -28,12 +31,10 @@ class OnnxModel(AudioModel):
     def __init__(self, folder: Path) -> None:
         nn.Module.__init__(self)
         refuse_without_onnx("engine=onnx")
-        from hopscotch.ship.runner import Runner
-
         self.runner = Runner(folder)
         manifest = self.runner.manifest
         self.name, self._decides = str(manifest["model"]), bool(manifest["decides"])
-        self.head = _head(manifest["kind"], len(manifest["classes"]), manifest.get("thresholds"))
+        self.head = _head(self.runner)
         self.register_buffer("decision_bias", torch.tensor(float(manifest["bias"])))
 
     @property
@@ -61,15 +62,27 @@ class OnnxModel(AudioModel):
             landings=torch.tensor([trace.landed for trace in traces]),
         )
         none = torch.zeros_like(trace.macs)
-        return ModelOutput(torch.stack([torch.from_numpy(row) for row in logits]), trace, {}, none, none)
+        outputs = [torch.from_numpy(row) for row in logits]
+        if self.head.pool:  # rows over time, background where a clip has no more of them
+            closed = torch.zeros(outputs[0].shape[1])
+            closed[-1] = SURE
+            most = max(len(rows) for rows in outputs)
+            outputs = [torch.cat([rows, closed.expand(most - len(rows), -1)]) for rows in outputs]
+        return ModelOutput(torch.stack(outputs), trace, {}, none, none)
+
+    def stream(self, on_scores: Callable[[np.ndarray], object] | None = None) -> Stream:
+        """Begin to hear a recording without end."""
+        return self.runner.stream(self.decision_bias.item(), on_scores)
 
 
-def _head(kind: str, num_classes: int, thresholds: list[float] | None) -> OutputHead:
+def _head(runner: Runner) -> OutputHead:
     """Make a head to put scores into words; its weights are in a graph."""
-    (made,) = (head for head, name in KINDS.items() if name == kind)
-    head = made(1, num_classes, pooling="statistics", dropout=0.0)
-    if isinstance(head, TagHead):
-        head.thresholds.copy_(torch.tensor(thresholds))
+    manifest = runner.manifest
+    (made,) = (head for head, name in KINDS.items() if name == manifest["kind"])
+    head = made(1, len(manifest["classes"]), pooling="statistics", dropout=0.0)
+    if isinstance(head, TagHead | DetectionHead):
+        head.thresholds.copy_(torch.tensor(manifest["thresholds"]))
+    head.read_every(runner.hop * runner.stride, runner.sample_rate)
     return head
 
 

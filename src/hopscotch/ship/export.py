@@ -3,6 +3,7 @@
 manifest.json    sizes, classes, front end, how graphs follow each other, costs, table of budgets, hashes of all files
 *.onnx           graphs without control flow (ship/graphs.py), for clips of any length
 runner.py        what decides between them (ship/runner.py): numpy and onnxruntime are all that it needs
+README.md        how to run it
 """
 
 import importlib.util
@@ -20,8 +21,9 @@ import torch
 
 from hopscotch import __version__
 from hopscotch.config.errors import absent_package
+from hopscotch.data.clips import some
 from hopscotch.data.windows import usual_window
-from hopscotch.models.heads import TagHead
+from hopscotch.models.heads import DetectionHead, TagHead
 from hopscotch.plain import shown
 from hopscotch.restore import Restored, restore
 from hopscotch.shared import MANIFEST, ONNX, VERSION, hash_of
@@ -29,10 +31,46 @@ from hopscotch.ship.graphs import KINDS, Cut, Graph, cut
 from hopscotch.training.checkpoint import BUDGETS
 
 OPSET = 18
-RUNNER = "runner.py"
+RUNNER, CARD = "runner.py", "README.md"
 PACKAGES = ("onnx", "onnxruntime")  # of the extra `onnx`
-DYNAMIC = {"power": 1, "x": 1, "y": 1, "start": 1, "around": 1, "normed": 1, "keys": 0}  # axis of any length, by name
-DECIDES = ("gate", "plan", "choose", "land")  # parts of names of graphs that stay in float32: they cost next to nothing
+# The axis of any length, by name.
+DYNAMIC = {"power": 1, "bands": 1, "x": 1, "y": 1, "rows": 1, "start": 1, "around": 1, "normed": 1, "keys": 0}
+# Parts of names of graphs that stay in float32: they cost next to nothing.
+DECIDES = ("bands", "hear", "gate", "plan", "choose", "land")
+
+CLIPS = """# {model}, {kind}
+
+Hopscotch {hopscotch} wrote this model as graphs of ONNX. It hears {sample_rate} Hz and knows {names}.
+`runner.py` decides what is skipped, and needs numpy and onnxruntime alone; soundfile reads more than 16-bit WAV files.
+
+```
+python runner.py clip.wav
+```
+
+prints an object of JSON for each file. In a program:
+
+```python
+from runner import Runner
+
+runner = Runner("FOLDER")  # this one
+said = runner(samples)  # floats of one channel at {sample_rate} Hz
+print(said["label"], said["compute"])
+```
+"""
+STREAMS = """
+It hears audio without end, too, and says each event as soon as it is over:
+
+```
+python runner.py --listen recording.wav
+ffmpeg -i URL -ac 1 -ar {sample_rate} -f s16le - | python runner.py --listen -
+```
+
+```python
+stream = runner.stream()
+for event in stream.feed(samples):  # any number of samples, again and again; stream.end() has what is left
+    print(event.start, event.end, event.label, event.confidence)
+```
+"""
 
 
 def refuse_without_onnx(what: str) -> None:
@@ -72,6 +110,7 @@ def write(restored: Restored, out: Path, *, int8: bool = False) -> Path:
                 in_eight_bits(path)
         (folder / RUNNER).write_bytes(Path(__file__).with_name(RUNNER).read_bytes())
         manifest = described(restored, parts) | {"int8": int8}
+        (folder / CARD).write_text(card(manifest), encoding="utf-8")
         manifest["files"] = {path.name: hash_of(path) for path in sorted(folder.iterdir())}
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         os.replace(folder, out)
@@ -129,12 +168,26 @@ def described(restored: Restored, parts: Cut) -> dict[str, Any]:
         "decides": model.decides,
         "kind": KINDS[type(model.head)],
         "classes": restored.classes,
-        "thresholds": model.head.thresholds.tolist() if isinstance(model.head, TagHead) else None,
+        "thresholds": model.head.thresholds.tolist() if isinstance(model.head, TagHead | DetectionHead) else None,
         "sample_rate": sample_rate,
-        "frontend": {"window": front.window, "fft": front.fft, "hop": front.hop},
+        "frontend": {
+            "window": front.window,
+            "fft": front.fft,
+            "hop": front.hop,
+            "bands": front.num_mels,
+            "level": front.level,
+        },
         "windows": {name: round(value * sample_rate) for name, value in seconds.items()},
         "clip_seconds": {"mean": restored.mean_seconds, "longest": restored.longest_seconds},
         "bias": model.decision_bias.item(),
         BUDGETS: restored.budgets,
         "plan": parts.plan,
     }
+
+
+def card(manifest: dict[str, Any]) -> str:
+    """Say in Markdown how to run a model."""
+    is_heard = bool(
+        manifest["kind"] == "events" and manifest["plan"]["spans"] and manifest["frontend"]["level"] == "none"
+    )
+    return (CLIPS + STREAMS * is_heard).format(**manifest, names=shown(some(manifest["classes"])))

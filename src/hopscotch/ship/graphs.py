@@ -5,6 +5,11 @@
     stage0, stage1, ...  the parts of the encoder; ship/runner.py says what it does with which
     head                 hidden states -> outputs, scores
 
+A model that is always on has two more, and a stem that begins at the bands:
+
+    bands                power spectra -> mel bands, the level that they are measured by
+    hear                 bands, level -> how surely the full model is needed, step by step
+
 A graph gets one clip without padding, of any length, so that no graph needs a mask. A layer whose stride is chosen gets
 the places of its keys: one graph, and one copy of its weights, for every stride.
 """
@@ -15,21 +20,24 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hopscotch.frontend import LogMel
 from hopscotch.layers.adapter import Adapter
 from hopscotch.layers.block import BlockSpec, TransformerBlock
 from hopscotch.layers.gate import Gate
 from hopscotch.layers.jump import GATE_SHARE, SkipLayer
 from hopscotch.layers.pooling import masked_mean, masked_mean_and_std
-from hopscotch.models.audio_model import AudioModel, Head
+from hopscotch.models.always_on import AlwaysOn
+from hopscotch.models.audio_model import AudioModel, Head, OutputHead
 from hopscotch.models.encoder import Encoder
-from hopscotch.models.heads import NumberHead, TagHead
+from hopscotch.models.heads import DetectionHead, NumberHead, TagHead
 from hopscotch.models.jumps import JumpAttention, JumpStack
 from hopscotch.models.stack import Stack
 from hopscotch.models.strides import LearnedBlock, LearnedStack
 from hopscotch.models.token_gate import GatedEncoder
 
 TIME = 37  # positions of the examples that are traced
-KINDS = {Head: "classes", NumberHead: "number", TagHead: "tags"}  # of answers
+# Of answers.
+KINDS: dict[type[OutputHead], str] = {Head: "classes", NumberHead: "number", TagHead: "tags", DetectionHead: "events"}
 
 Macs = list[int]  # fixed, a position, a key, a pair of both, an open position
 
@@ -55,10 +63,8 @@ def cut(model: AudioModel) -> Cut:
     Raises:
         ValueError: If its encoder or head is none of ours, which the runner would not know.
     """
-    if not isinstance(model.head, Head) or type(model.head) not in KINDS:
+    if type(model.head) not in KINDS:
         raise ValueError(f"task must be one of Hopscotch's to be exported as ONNX, got {type(model.head).__name__}.")
-    if model.in_pieces:
-        raise ValueError(f"model.stage must be null to be exported as ONNX, and model={model.name} has one.")
     if model.stops:
         raise ValueError(f"model must answer once to be exported as ONNX, got model={model.name}, which has exits.")
     encoder, gate = model.encoder, None
@@ -66,20 +72,46 @@ def cut(model: AudioModel) -> Cut:
         encoder, gate = encoder.encoder, encoder.gate
     x, bias = torch.randn(1, TIME, model.dim), torch.tensor(0.0)
     power = torch.rand(1, 4 * TIME, model.frontend.fft // 2 + 1)
-    graphs = {"stem": Graph(_Stem(model), {"power": power}), "head": Graph(_Head(model), {"x": x}, ("logits", "y"))}
-    around = [_fixed(int(model.head.macs(torch.tensor([0]))))]
-    around += [_block(block.spec) for block in model.stem_layers if isinstance(block, TransformerBlock)]
+    outputs = ("rows", "y") if model.head.pool else ("logits", "y")
+    graphs = {"head": Graph(_Head(model), {"x": x}, outputs)}
+    around = [_block(block.spec) for block in model.stem_layers if isinstance(block, TransformerBlock)]
     if gate is not None:
         graphs["gate"] = Graph(_Gate(gate), {"x": x, "bias": bias})
         around.append(_per_position(gate.macs))
+    if isinstance(model, AlwaysOn):
+        heard = {"bands": torch.rand(1, 4 * TIME, model.frontend.num_mels), "level": torch.ones(1)}
+        graphs["bands"] = Graph(_Bands(model.frontend), {"power": power}, ("bands", "level"))
+        graphs["hear"] = Graph(_Hear(model), heard)
+        graphs["stem"] = Graph(_SpanStem(model), heard)
+    else:
+        graphs["stem"] = Graph(_Stem(model), {"power": power})
     stages = []
     for number, part in enumerate(_parts(encoder)):
         parts, stage = _stage(part, x, bias)
         graphs |= {f"stage{number}{name}": graph for name, graph in parts.items()}
         stages.append(stage)
-    stem = {"strides": list(model.stem.strides), "macs": model.stem.macs_each()}
-    plan = {"stem": stem, "around": _sum(around), "gate": gate is not None, "stages": stages}
+    plan = {
+        "stem": {"strides": list(model.stem.strides), "macs": model.stem.macs_each()},
+        "around": _sum([_fixed(0), *around]),  # the encoder, for each position of the stem
+        "head": {"pool": model.head.pool, "macs": int(model.head.macs(torch.tensor([1])))},  # pool 0: a row for a clip
+        "gate": gate is not None,
+        "spans": spans_of(model) if isinstance(model, AlwaysOn) else None,
+        "stages": stages,
+    }
     return Cut(graphs, plan)
+
+
+def spans_of(model: AlwaysOn) -> dict[str, Any]:
+    """Describe how spans open, in frames (`unit`, `row`, `reach`), in units, and as costs of a score."""
+    units = {name: getattr(model, name) for name in ("ahead", "behind", "context", "longest", "saved")}
+    return units | {
+        "unit": model.unit,
+        "row": model.per_row,
+        "reach": model.stage.reach,
+        "ceiling": model.ceiling,
+        "macs": int(model.stage.macs(torch.tensor([1]))),
+        "dim": model.dim,
+    }
 
 
 def _parts(encoder: Encoder) -> list[Encoder]:
@@ -204,6 +236,37 @@ class _Stem(nn.Module):
     def forward(self, power: Tensor) -> Tensor:
         mask = _whole(power)
         x, _ = self.stem(self.frontend.levelled(power.transpose(1, 2), mask), mask.sum(dim=1))
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class _Bands(nn.Module):
+    def __init__(self, frontend: LogMel) -> None:
+        super().__init__()
+        self.frontend = frontend
+
+    def forward(self, power: Tensor) -> tuple[Tensor, Tensor]:
+        bands = self.frontend.mel.mel_scale(power.transpose(1, 2)).transpose(1, 2)
+        return bands, self.frontend.levels(bands, _whole(bands))
+
+
+class _Hear(nn.Module):
+    def __init__(self, model: AlwaysOn) -> None:
+        super().__init__()
+        self.frontend, self.stage = model.frontend, model.stage
+
+    def forward(self, bands: Tensor, level: Tensor) -> Tensor:
+        return self.stage(self.frontend.scaled(bands, level), _whole(bands).sum(dim=1))[0]
+
+
+class _SpanStem(nn.Module):
+    def __init__(self, model: AlwaysOn) -> None:
+        super().__init__()
+        self.frontend, self.stem, self.layers = model.frontend, model.stem, model.stem_layers
+
+    def forward(self, bands: Tensor, level: Tensor) -> Tensor:
+        x, _ = self.stem(self.frontend.scaled(bands, level), _whole(bands).sum(dim=1))
         for layer in self.layers:
             x = layer(x)
         return x

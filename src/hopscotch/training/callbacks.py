@@ -91,11 +91,12 @@ def _tensors(places: list[Place]) -> list[Tensor]:
 
 
 class BestAndLast(ModelCheckpoint):
-    """Keep one best checkpoint and the last one, as Lightning's ModelCheckpoint does, with three differences.
+    """Keep one best checkpoint and the last one, as Lightning's ModelCheckpoint does, with four differences.
 
     Under `save_last=True` Lightning does not update the last checkpoint after a validation that is no better than the
     best: resuming from it repeats the epochs since then. It writes the state of one step twice where both are the same.
-    And a run that resumes in a new folder forgets which checkpoint was the best so far.
+    A run that resumes in a new folder forgets which checkpoint was the best so far. And of states that are equally good
+    it keeps the first: shares of a few events tie, and the last one has learnt most.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -147,6 +148,12 @@ class BestAndLast(ModelCheckpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]  # Lightning forgets it here alone
             super().on_train_end(trainer, pl_module)
+
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        """Tell whether a state is the best so far, or as good."""
+        best = self.best_model_score
+        is_equal = current is not None and best is not None and bool(current.cpu() == best.cpu())
+        return is_equal or super().check_monitor_top_k(trainer, current)
 
     def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
         super()._save_topk_checkpoint(trainer, monitor_candidates)

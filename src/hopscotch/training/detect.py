@@ -1,10 +1,11 @@
 """Events in recordings: which class is heard, from when to when, judged by misses at a number of false alarms an hour.
 
-    loss = mean over background of -log p(background)
+    loss = mean over the scores of -log p(what may be said there)
          + event_weight * mean over the recording's events of min over the event of -log p(its class)
 
-An event has to be heard once, wherever in it (multiple-instance learning; `max` over its scores). Background is what
-is more than 0.2 s from every event: where one begins and ends labels are not sure.
+An event has to be heard once, wherever in it (multiple-instance learning; `max` over its scores). Background may be
+said everywhere, and the class of an event in it and within 0.2 s of it, since where one begins and ends labels are not
+sure. So an event is never to be heard as one of another class, which would be a false alarm.
 
 After each validation thresholds by class are chosen for 0.5 and for 2 false alarms an hour (hopscotch/detection.py),
 and kept in the head. The figures of training are those of the first batches of each epoch, at the thresholds so far.
@@ -71,6 +72,15 @@ class DetectionTask(AudioTask):
         assert isinstance(self.model.head, DetectionHead)
         return self.model.head
 
+    def on_fit_start(self) -> None:
+        """Refuse a validation without events, for thresholds are chosen on it."""
+        if not any(clip.events for clip in self.trainer.datamodule.clips["val"]):
+            raise ValueError(
+                "data must have an event in a validation recording, from which thresholds are chosen, got none in "
+                f"{len(self.trainer.datamodule.clips['val'])} recordings: move some with events there, or raise "
+                "data.val_fraction."
+            )
+
     def losses(self, output: ModelOutput, batch: AudioBatch) -> Float[Tensor, " batch"]:
         log_shares = output.logits.float().log_softmax(dim=-1)
         places = torch.arange(log_shares.shape[1], device=log_shares.device)
@@ -80,9 +90,14 @@ class DetectionTask(AudioTask):
         last = (lengths - 1)[:, None]
         first, final = ((one // self.head.hop).minimum(last)[..., None] for one in (start, end - 1))
         around = round(UNSURE / self.head.step)
-        is_near = (is_there & (places >= first - around) & (places <= final + around)).any(dim=1)  # batch score
-        is_background = valid_mask(lengths, len(places)) & ~is_near
-        background = -(log_shares[..., -1] * is_background).sum(dim=1) / is_background.sum(dim=1).clamp(min=1)
+        is_near = is_there & (places >= first - around) & (places <= final + around)  # batch event score
+        may_be_said = torch.zeros_like(log_shares, dtype=torch.bool)
+        may_be_said[..., -1] = True
+        clip, event, place = is_near.nonzero(as_tuple=True)
+        may_be_said[clip, place, label[clip, event]] = True
+        allowed = log_shares.masked_fill(~may_be_said, -torch.inf).logsumexp(dim=2)
+        is_valid = valid_mask(lengths, len(places))
+        background = -(allowed * is_valid).sum(dim=1) / is_valid.sum(dim=1)
         wanted = label.clamp(min=0)[..., None].expand(-1, -1, len(places))
         of_events = log_shares.transpose(1, 2).gather(1, wanted)  # batch event score
         is_inside = (places >= first) & (places <= final)
