@@ -46,7 +46,7 @@ from hopscotch.report.run_folder import METRICS, OVERRIDES, PROFILE, SUMMARY
 from hopscotch.report.run_page import CARD
 from hopscotch.report.summary import Best, finish, write_summary
 from hopscotch.report.sweep import append_ledger
-from hopscotch.start import Start, start_from
+from hopscotch.start import Start, start_from, start_from_backbone
 from hopscotch.system import warn_if_crowded
 from hopscotch.training.calibration import resolve_target
 from hopscotch.training.checkpoint import check_resumable, keep_budgets, load_weights, read_checkpoint, take_weights
@@ -205,6 +205,7 @@ def prepare(cfg: DictConfig, run: Path) -> Ready:
     if cfg.init_from is not None:
         origin = start_from(Path(cfg.init_from), model, data.classes, plain_config(cfg))
     elif cfg.ckpt_path is None:
+        origin = start_from_backbone(Path(cfg.backbone.weights), model) if cfg.backbone else None
         model.frontend.measure(data.statistics_batches())
     else:  # a resumed model brings its scale along; Lightning loads it once more, and says less of what does not fit
         load_weights(task, Path(cfg.ckpt_path), "ckpt_path")
