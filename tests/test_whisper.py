@@ -91,7 +91,7 @@ def write_openai(file: Path) -> Path:
     for name, tensor in drawn().items():
         for theirs, ours in names.items():
             if theirs != "layer_norm." or name.startswith(theirs):
-                name = name.replace(theirs, ours)  # noqa: PLW2901
+                name = name.replace(theirs, ours)
         state[f"encoder.{name}"] = tensor
     dims = {"n_mels": MELS, "n_audio_ctx": POSITIONS, "n_audio_state": DIM, "n_audio_head": HEADS}
     torch.save({"dims": dims | {"n_audio_layer": DEPTH}, "model_state_dict": state}, file)
@@ -303,7 +303,7 @@ def test_a_file_that_is_no_safetensors_or_has_no_floats_is_refused(folder: Path,
     with pytest.raises(ValueError, match="must have a file of safetensors"):
         start_from_backbone(bad, model)
     save_file({"model.encoder.conv1.weight": torch.zeros(2, dtype=torch.int64)}, bad / "model.safetensors")
-    with pytest.raises(ValueError, match="must be floats, got model.encoder.conv1.weight of I64"):
+    with pytest.raises(ValueError, match=r"must be floats, got model\.encoder\.conv1\.weight of I64"):
         start_from_backbone(bad, model)
     save_file({"model.encoder.conv1.weight": torch.zeros(2)}, bad / "model.safetensors")
     with pytest.raises(ValueError, match="must have the layers of an encoder"):
@@ -324,7 +324,7 @@ def test_a_pickle_that_names_more_than_tensors_is_not_loaded(tmp_path: Path) -> 
 def test_another_front_end_or_rate_is_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="frontend must be whisper"):
         make(folder, "frontend=log_mel")
-    with pytest.raises(ValueError, match="data.sample_rate must be 16000 with frontend=whisper, got 8000"):
+    with pytest.raises(ValueError, match=r"data\.sample_rate must be 16000 with frontend=whisper, got 8000"):
         make(folder, "data.sample_rate=8000")
-    with pytest.raises(ValueError, match="stem_stride must be 2 with model.backbone, got 4"):
+    with pytest.raises(ValueError, match=r"stem_stride must be 2 with model\.backbone, got 4"):
         make(folder, "model.stem_stride=4")

@@ -71,6 +71,7 @@ def weights_file(path: Path) -> Path:
     for name in (CONFIG, WEIGHTS):
         if not (path / name).is_file():
             raise ValueError(
-                f"{KEY} must be a folder of {CONFIG} and {WEIGHTS}, or a .pt file, got {shown(path)}, which has no {name}."
+                f"{KEY} must be a folder of {CONFIG} and {WEIGHTS}, or a .pt file, got {shown(path)}, "
+                f"which has no {name}."
             )
     return path / WEIGHTS

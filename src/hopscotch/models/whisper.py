@@ -1,4 +1,4 @@
-"""Build the encoder of Whisper (Radford et al. 2022) of the parts of any model, so that any of them can take its weights.
+"""Build the encoder of Whisper (Radford et al. 2022) of parts of ours, so that any model can take its weights.
 
     mel -> GELU(convolution) -> GELU(convolution of stride 2) + positions -> transformer blocks -> norm
 
@@ -103,7 +103,9 @@ def common_weights(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
             for kind in ("weight", "bias"):
                 if f"{own}.{name}.{kind}" in theirs:
                     found[f"{ours}.{part}.{kind}"] = theirs[f"{own}.{name}.{kind}"]
-        key, value, bias = (theirs.get(f"{own}.{name}") for name in (f"{KEY}.weight", f"{VALUE}.weight", f"{VALUE}.bias"))
+        key, value, bias = (
+            theirs.get(f"{own}.{name}") for name in (f"{KEY}.weight", f"{VALUE}.weight", f"{VALUE}.bias")
+        )
         if key is not None and value is not None:
             found[f"{ours}.attention.key_value.weight"] = torch.cat([key, value])
         if bias is not None:

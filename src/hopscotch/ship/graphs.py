@@ -69,7 +69,8 @@ def cut(model: AudioModel) -> Cut:
         raise ValueError(f"model must answer once to be exported as ONNX, got model={model.name}, which has exits.")
     if type(model.frontend) is not LogMel:
         raise ValueError(
-            f"frontend must be log_mel to be exported as ONNX, got {type(model.frontend).__name__}: the runner knows no other."
+            f"frontend must be log_mel to be exported as ONNX, got {type(model.frontend).__name__}: the runner knows "
+            "no other."
         )
     encoder, gate = model.encoder, None
     if isinstance(encoder, GatedEncoder):
