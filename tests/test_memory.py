@@ -42,9 +42,10 @@ def test_a_head_reads_the_same_from_a_summary(pooling: Pooling) -> None:
 
 
 def test_heads_learn_the_same_and_layers_run_once(tones: Path, tmp_path: Path) -> None:
-    cfg = tiny_config(tones, tmp_path, *FROZEN, "trainer.max_epochs=3", f"data.cache_dir={tmp_path}")
     found, runs = [], []
-    for has_memory in (False, True, True):
+    for number, has_memory in enumerate((False, True, True)):
+        words = (*FROZEN, "trainer.max_epochs=3", f"data.cache_dir={tmp_path / 'cache'}")
+        cfg = tiny_config(tones, tmp_path / str(number), *words)
         built = build(cfg)
         model, data = built[0].model, built[1]
         assert isinstance(model, EarlyExit)

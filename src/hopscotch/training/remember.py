@@ -18,7 +18,7 @@ FORMAT = 1  # of what is kept: another one where the same weights give other sta
 
 
 class Remember(Callback):
-    """Give a model with exits a memory of `gib` while it trains, and keep `disk_gib` in the folder if that is above 0."""
+    """Give a model with exits a memory of `gib` while it trains, and keep up to `disk_gib` in the folder."""
 
     def __init__(self, folder: Path, gib: float, disk_gib: float) -> None:
         self.folder, self.gib, self.disk_gib = folder, gib, disk_gib
