@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ from hopscotch.config.errors import ConfigError
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.models.exits import EarlyExit
 from hopscotch.models.stack import Stack
+from hopscotch.restore import restore
+from hopscotch.shared import export
 from hopscotch.start import start_from_backbone
 from hopscotch.whisper_mel import WhisperMel
+from tests.tiny import TINY_RUN, Command, tiny_folder
 
 DIM, HEADS, DEPTH, MELS = 16, 2, 3, 80
 POSITIONS = 1500
@@ -328,3 +332,24 @@ def test_another_front_end_or_rate_is_refused(folder: Path) -> None:
         make(folder, "data.sample_rate=8000")
     with pytest.raises(ValueError, match=r"stem_stride must be 2 with model\.backbone, got 4"):
         make(folder, "model.stem_stride=4")
+
+
+def test_a_run_trains_heads_on_a_trained_encoder_and_needs_its_folder_no_more(
+    tones: Path, tmp_path: Path, command: Command
+) -> None:
+    path, run = write_whisper(tmp_path / "whisper"), tmp_path / "run"
+    words = ("trainer.freeze=[stem,encoder]", "augment=none", "trainer.max_epochs=2", "data.sample_rate=16000")
+    words = (*tiny_folder(tones), *TINY_RUN, *words, f"hydra.run.dir={run}", f"data.cache_dir={tmp_path / 'cache'}")
+    ended = command("experiment=finetune_whisper", "backbone.weights=whisper", *words)
+    assert ended.code == 0, ended.err
+    assert f"backbone.weights: {path}: loaded" in ended.out
+    assert len(list((tmp_path / "cache" / "states").glob("*.states"))) == 1
+    shutil.rmtree(path)
+    restored = restore(run)
+    weights, ours = drawn(), restored.model.state_dict()
+    assert torch.equal(ours["stem.table"], weights["embed_positions.weight"])
+    assert torch.equal(ours["encoder.blocks.2.ffn.0.weight"], weights["layers.2.fc1.weight"])
+    assert not torch.equal(ours["head.norm.weight"], weights["layer_norm.weight"])
+    assert (restored.cfg.model.dim, restored.cfg.model.depth, restored.cfg.frontend.num_mels) == (DIM, DEPTH, MELS)
+    shared = export(run, tmp_path / "shared")
+    assert str(tmp_path) not in (shared / "config.json").read_text()
