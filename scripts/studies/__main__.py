@@ -25,6 +25,7 @@ VERBS = {  # verb -> module, what it does
     "benchmark": ("bench.command", "measure what skipping saves in seconds, and what the framework costs"),
     "shipped": ("shipped", "test a run as graphs of ONNX, and in 8 bits"),
     "listening": ("listening", "compare models that are always on with static ones and with other gates"),
+    "frozen": ("frozen", "compare exits of a frozen encoder with static cuts trained alone"),
     "time-to-accuracy": ("time_to_accuracy", "measure the seconds until a model has learned FSDD"),
     "screenshots": ("screenshots", "take pictures of a dashboard and of reports in a browser"),
 }

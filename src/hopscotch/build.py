@@ -27,6 +27,7 @@ from hopscotch.config.errors import plain_config
 from hopscotch.config.schema import ADDED, OF_LIGHTNING
 from hopscotch.config.targets import find
 from hopscotch.data.datamodule import AudioDataModule, Labels
+from hopscotch.data.index import user_cache
 from hopscotch.data.recordings import MAX_IMPULSE_SECONDS, Recordings
 from hopscotch.models.assemble import assemble
 from hopscotch.models.audio_model import AudioModel
@@ -36,6 +37,7 @@ from hopscotch.registry import check_stored, stages_of
 from hopscotch.report.run_folder import PROFILE
 from hopscotch.training.calibration import resolve_target
 from hopscotch.training.freeze import Freeze
+from hopscotch.training.remember import Remember
 from hopscotch.training.schedules import Warmed
 from hopscotch.training.task import AudioTask
 
@@ -215,6 +217,9 @@ def build_callbacks(cfg: DictConfig) -> list[Callback]:
     callbacks: list[Callback] = [make(node) for node in _nodes(cfg.callbacks)]
     if cfg.trainer.freeze:
         callbacks.append(Freeze(cfg.trainer.freeze, cfg.trainer.unfreeze_every))
+        folder = Path(cfg.data.get("cache_dir") or user_cache()) / "states"
+        if cfg.trainer.unfreeze_every is None:
+            callbacks.append(Remember(folder, cfg.data.cache_gib, cfg.data.get("disk_cache_gib") or 0.0))
     elif cfg.trainer.unfreeze_every is not None:
         rank_zero_warn(f"trainer.unfreeze_every={cfg.trainer.unfreeze_every} has no effect: trainer.freeze is empty.")
     if cfg.trainer.enable_progress_bar:

@@ -65,24 +65,29 @@ class LogMel(nn.Module):
                 "frontend needs window_seconds >= hop_seconds >= 1 sample, "
                 f"got {window_seconds} s and {hop_seconds} s at {sample_rate} Hz."
             )
-        self.fft = 2 ** math.ceil(math.log2(self.window))
-        self.mel = torchaudio.transforms.MelSpectrogram(
-            sample_rate,
-            n_fft=self.fft,
+        self.mel = self.transform(min_hz)
+        self.fft = self.mel.n_fft
+        self.register_buffer("offset", torch.zeros(num_mels))  # mean per bin over the training set
+        self.register_buffer("scale", torch.ones(num_mels))  # standard deviation per bin over the training set
+
+    def transform(self, min_hz: float) -> torchaudio.transforms.MelSpectrogram:
+        """Make the transform whose window and bands are used."""
+        fft = 2 ** math.ceil(math.log2(self.window))
+        mel = torchaudio.transforms.MelSpectrogram(
+            self.sample_rate,
+            n_fft=fft,
             win_length=self.window,
             hop_length=self.hop,
-            n_mels=num_mels,
+            n_mels=self.num_mels,
             f_min=min_hz,
             center=False,
         )
-        bands = self.mel.mel_scale.get_buffer("fb")
-        if (bands.sum(dim=0) == 0).any():
+        if (mel.mel_scale.get_buffer("fb").sum(dim=0) == 0).any():
             raise ValueError(
-                f"frontend.num_mels must leave no band empty: {num_mels} bands are too many for {self.fft}-point "
-                f"frames at {sample_rate} Hz. Use fewer bands or a longer window."
+                f"frontend.num_mels must leave no band empty: {self.num_mels} bands are too many for {fft}-point "
+                f"frames at {self.sample_rate} Hz. Use fewer bands or a longer window."
             )
-        self.register_buffer("offset", torch.zeros(num_mels))  # mean per bin over the training set
-        self.register_buffer("scale", torch.ones(num_mels))  # standard deviation per bin over the training set
+        return mel
 
     @property
     def hertz(self) -> Float[Tensor, " mel"]:
@@ -106,13 +111,14 @@ class LogMel(nn.Module):
         """Return mel frames, 0 in the padding, and the number of valid frames of every clip."""
         frame_lengths = self.frames(lengths)
         power = self.power(F.pad(waveform, (self.fft // 2, self.fft // 2)))
-        return self._masked(power, valid_mask(frame_lengths, power.shape[1])), frame_lengths
+        return self.masked(power, valid_mask(frame_lengths, power.shape[1])), frame_lengths
 
     def levelled(self, power: Float[Tensor, "batch frequency time"], mask: Mask) -> Float[Tensor, "batch time mel"]:
         """Turn power spectra into mel frames, 0 in the padding."""
-        return self._masked(self.mel.mel_scale(power).transpose(1, 2), mask)
+        return self.masked(self.mel.mel_scale(power).transpose(1, 2), mask)
 
-    def _masked(self, power: Float[Tensor, "batch time mel"], mask: Mask) -> Float[Tensor, "batch time mel"]:
+    def masked(self, power: Float[Tensor, "batch time mel"], mask: Mask) -> Float[Tensor, "batch time mel"]:
+        """Scale the power of bands; 0 in the padding."""
         return self.scaled(power, self.levels(power, mask)) * mask[:, :, None]
 
     def power(self, samples: Float[Tensor, "batch sample"], *, every: int = 1) -> Float[Tensor, "batch time mel"]:

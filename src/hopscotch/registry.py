@@ -56,6 +56,7 @@ TASKS = (
     "hopscotch.training.regress.RegressionTask",
     "hopscotch.training.tag.TaggingTask",
 )
+FRONTENDS = ("hopscotch.frontend.LogMel", "hopscotch.whisper_mel.WhisperMel")
 OPTIMIZERS = ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.NAdam", "torch.optim.RAdam", "torch.optim.SGD")
 SCHEDULERS = (
     "hopscotch.training.schedules.Constant",
@@ -72,7 +73,7 @@ PLACES = {
     "data.background": Place("hopscotch.data.datamodule.AudioDataModule", SOURCES, may_be_null=True),
     "augment.waveform": Place("hopscotch.data.augment.WaveformAugment", may_be_null=True),
     "augment.spectrogram": Place("hopscotch.data.augment.SpecAugment", may_be_null=True),
-    "frontend": Place("hopscotch.frontend.LogMel"),
+    "frontend": Place("hopscotch.frontend.LogMel", FRONTENDS),
     "model": Place("hopscotch.models.audio_model.AudioModel"),
     "model.encoder": Place("hopscotch.models.encoder.Encoder", ENCODERS),
     "model.encoder.block": Place("hopscotch.layers.block.BlockSpec", may_be_null=True),

@@ -52,7 +52,7 @@ from hopscotch.report.split_logger import SplitLogger
 from hopscotch.report.summary import Best, finish, write_summary
 from hopscotch.report.sweep import append_ledger
 from hopscotch.resume import From, find_start, refuse_strange, resolved, take_over, typed
-from hopscotch.start import Start, start_from
+from hopscotch.start import Start, start_from, start_from_backbone
 from hopscotch.system import LOCK, lock, warn_if_crowded
 from hopscotch.training.alive import Alive
 from hopscotch.training.calibration import resolve_target
@@ -250,6 +250,8 @@ def prepare(cfg: DictConfig, run: Path, start: From | None) -> Ready:
     elif cfg.init_from is not None:
         origin = start_from(Path(cfg.init_from), model, data.classes, config)
     else:
+        if cfg.backbone:
+            origin = start_from_backbone(Path(cfg.backbone.weights), model)
         model.frontend.measure(data.statistics_batches())
     return Ready(trainer, task, data, origin, None if start is None else start.path, stopping)
 

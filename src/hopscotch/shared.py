@@ -24,7 +24,7 @@ from hopscotch.training.checkpoint import BUDGETS, check_classes, check_seconds,
 
 CONFIG, WEIGHTS, MANIFEST = "config.json", "weights.safetensors", "manifest.json"
 FORMAT, ONNX, VERSION = "hopscotch model", "hopscotch onnx", 1  # the second is that of ship/export.py
-OF_THE_RUN = (*NEVER_BUILT, "run_dir", "resume", "resume_anyway", "ckpt_path", "init_from", "seed")
+OF_THE_RUN = (*NEVER_BUILT, "run_dir", "resume", "resume_anyway", "ckpt_path", "init_from", "backbone", "seed")
 OF_THE_DATA = ("_target_", "sample_rate")  # all that a model needs to know of its data
 
 

@@ -1,5 +1,7 @@
 """Start a new model from a trained one: weights by name, its front end, and a new head where classes differ.
 
+A trained one is a run of ours, or an encoder as people download it (training/backbone.py).
+
 A checkpoint may come from a stranger: weights are read as evaluation reads them, the configuration beside them as plain
 data, and nothing in it is built. What the trained model has not is new, and where it can it begins by choosing what a
 dense model does: new policies go on from layer to layer, new gates of strides choose 1, new token gates open.
@@ -9,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
+from hopscotch.config.backbone import KEY as BACKBONE
 from hopscotch.data.clips import some
 from hopscotch.layers.stride import StrideGate
 from hopscotch.models.audio_model import AudioModel
@@ -16,7 +21,9 @@ from hopscotch.models.names import common_names, whole_parts
 from hopscotch.plain import nodes, read_config, shown
 from hopscotch.report.run_folder import BEST, CONFIG
 from hopscotch.restore import OF_THE_MODEL
+from hopscotch.training.backbone import read_backbone
 from hopscotch.training.checkpoint import read_checkpoint, take_weights
+from hopscotch.whisper_mel import WhisperMel
 
 KEY = "init_from"
 SETTINGS = (
@@ -25,6 +32,7 @@ SETTINGS = (
     "model.stem_stride",
     "model.stem_channels",
     "model.positions",
+    "model.backbone",
 )  # that no shape of a weight tells
 OF_THE_HEAD = "model.pooling"
 
@@ -37,11 +45,12 @@ class Start(NamedTuple):
     loaded: int  # tensors
     new: list[str]  # parts that the trained model has not
     left: list[str]  # parts of the trained model that this one has not
+    key: str = KEY  # that named it
 
     def __str__(self) -> str:
         kept = "" if self.epoch is None else f", epoch {self.epoch + 1}"
         new, left = some(self.new) or "none", some(self.left) or "none"
-        return f"{KEY}: {shown(self.path)}{kept}: loaded {self.loaded} tensors, new: {new}, left: {left}"
+        return f"{self.key}: {shown(self.path)}{kept}: loaded {self.loaded} tensors, new: {new}, left: {left}"
 
     def facts(self) -> dict[str, Any]:
         """Return what the summary of a run says of it."""
@@ -62,10 +71,31 @@ def start_from(given: Path, model: AudioModel, classes: Sequence[str], config: M
     _refuse_other_settings(path, config, (*SETTINGS, OF_THE_HEAD) if has_same_classes else SETTINGS)
     state = checkpoint["state_dict"].items()
     theirs = {name.removeprefix(OF_THE_MODEL): tensor for name, tensor in state if name.startswith(OF_THE_MODEL)}
+    epoch = checkpoint.get("epoch")
+    start = _start(path, model, theirs, KEY, with_head=has_same_classes)
+    return start._replace(epoch=epoch if isinstance(epoch, int) else None)
+
+
+def start_from_backbone(path: Path, model: AudioModel) -> Start:
+    """Give a new model the weights of a trained encoder; where it has fewer layers, the first ones.
+
+    Raises:
+        ValueError: If names or shapes of the two do not fit, or the front end is another.
+    """
+    if not isinstance(model.frontend, WhisperMel):
+        raise ValueError(f"frontend must be whisper with {BACKBONE}, as its weights know no other.")
+    theirs, own = read_backbone(path), set(common_names(model.state_dict()).values())
+    is_cut = any(name not in own for name in theirs if name.startswith("encoder."))
+    if is_cut:  # the last norm is for the last layer
+        theirs = {name: tensor for name, tensor in theirs.items() if not name.startswith("head.")}
+    return _start(path, model, theirs, BACKBONE, with_head=True)
+
+
+def _start(path: Path, model: AudioModel, theirs: Mapping[str, Tensor], key: str, *, with_head: bool) -> Start:
     named = {name: part for part, name in common_names(theirs).items()}
     own = model.state_dict()
     common = common_names(own)
-    wanted = [name for name in own if has_same_classes or not name.startswith("head.")]
+    wanted = [name for name in own if with_head or not name.startswith("head.")]
     loaded = {name: theirs[named[common[name]]] for name in wanted if common[name] in named}
     used = {named[common[name]] for name in loaded}
     new = whole_parts([name for name in own if name not in loaded], loaded)
@@ -73,17 +103,16 @@ def start_from(given: Path, model: AudioModel, classes: Sequence[str], config: M
     rule = "a model of the same parts and widths"
     if not any(name.startswith("encoder.") for name in loaded):
         raise ValueError(
-            f"{KEY} must be {rule}, got {shown(path)}: it lacks all of {some(new)}, and has {shown(some(left))}."
+            f"{key} must be {rule}, got {shown(path)}: it lacks all of {some(new)}, and has {shown(some(left))}."
         )
-    take_weights(model, own | loaded, path, KEY, rule)
+    take_weights(model, own | loaded, path, key, rule)
     decides_anew = any(name.startswith("encoder.") for name in new)
     if decides_anew:
         model.decision_bias.zero_()
     for name, part in model.named_modules():
         if isinstance(part, StrideGate) and f"{name}.net.0.weight" not in loaded:
             part.prefer_every_key()
-    epoch = checkpoint.get("epoch")
-    return Start(path, epoch if isinstance(epoch, int) else None, len(loaded), new, left)
+    return Start(path, None, len(loaded), new, left, key)
 
 
 def _refuse_other_settings(path: Path, config: Mapping[str, Any], settings: tuple[str, ...]) -> None:

@@ -198,6 +198,8 @@ def _value(node: DictConfig, key: str, path: str) -> Any:
     except InterpolationToMissingValueError:
         return ABSENT
     except OmegaConfBaseException as error:
+        if isinstance(error.__cause__, ValueError):  # of what reads a file, which says more
+            raise ConfigError(str(error.__cause__)) from error
         raw = node._get_node(key)
         raise ConfigError(f"{path}={raw}: {str(error).splitlines()[0]}") from error
 

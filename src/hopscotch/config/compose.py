@@ -34,6 +34,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hopscotch.config.absent import refuse_absent_packages, refuse_absent_paths
+from hopscotch.config.backbone import backbone_size
 from hopscotch.config.check import check, refuse_missing, without_hydra
 from hopscotch.config.errors import ConfigError, explain
 from hopscotch.config.monitors import usual
@@ -84,6 +85,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
     OmegaConf.register_new_resolver("file_name", file_name, replace=True)
     OmegaConf.register_new_resolver("groups", groups, replace=True)
+    OmegaConf.register_new_resolver("backbone_size", backbone_size, replace=True)
     OmegaConf.register_new_resolver("monitor", usual, replace=True)
 
 

@@ -116,6 +116,7 @@ Model = node(
     Object,
     dropout=(float, PART),
     convolution_width=(int, Rule("0, or an odd number of positions", lambda v: v == 0 or (v > 0 and v % 2 == 1))),
+    backbone=(str | None, one_of("whisper")),
     stem_stride=(int, ONE),
     stem_channels=(list[int] | None, CHANNELS),
     stem_layers=(int, ZERO),
@@ -168,6 +169,7 @@ Config = node(  # the root: what `python train.py --cfg job` prints
     ckpt_path=str | None,
     init_from=str | None,
     run_dir=str,
+    backbone=dict,
     compute=Compute,
     data=Any,
     augment=dict[str, Any],
@@ -298,6 +300,13 @@ SCHEMAS: dict[str, type] = {
         min_hz=(float, ZERO),
         top_db=(float, ABOVE_ZERO),
         level=(str, one_of("clip", "none")),
+    ),
+    "hopscotch.whisper_mel.WhisperMel": node(
+        Object,
+        sample_rate=(int, RATE),
+        num_mels=(int, ONE),
+        window_seconds=(float, ABOVE_ZERO),
+        hop_seconds=(float, ABOVE_ZERO),
     ),
     "hopscotch.training.classify.ClassificationTask": node(
         Object, label_smoothing=(float, PART), class_weights=(Any, WEIGHTS), threshold_lr=(float, ZERO)

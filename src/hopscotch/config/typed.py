@@ -36,6 +36,7 @@ PATHS = (
     "ckpt_path",
     "init_from",
     "resume",
+    "backbone.weights",
     *FOLDERS,
 )
 AGAIN, RESUME = "again=", "resume="

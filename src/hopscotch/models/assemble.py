@@ -20,6 +20,7 @@ from hopscotch.models.exits import EarlyExit
 from hopscotch.models.slimmable import Parts, Slimmable
 from hopscotch.models.stem import Conv2dStem, ConvStem, Stem
 from hopscotch.models.token_gate import GatedEncoder
+from hopscotch.models.whisper import WhisperStem
 
 
 @contextlib.contextmanager
@@ -99,7 +100,12 @@ def narrow_parts(
 
 
 def stem_of(model: Mapping[str, Any], num_mels: int) -> Stem:
-    """Make the stem: over time and mel if `model.stem_channels` are given, else over time."""
+    """Make the stem: that of a backbone, over time and mel if `model.stem_channels` are given, or over time."""
+    if model["backbone"] is not None:
+        for key, only in {"stem_channels": None, "stem_stride": 2, "positions": "sinusoidal"}.items():
+            if model[key] != only:
+                raise ValueError(f"{key} must be {only or 'null'} with model.backbone, got {model[key]}.")
+        return WhisperStem(num_mels, model["dim"], dropout=model["dropout"])
     keys = {"stride": "stem_stride", "dropout": "dropout", "positions": "positions"}
     own = {argument: model[key] for argument, key in keys.items()}
     if model["stem_channels"] is None:

@@ -25,7 +25,13 @@ from torch import Tensor, nn
 from hopscotch.compute import Cost, linear_macs
 from hopscotch.frontend import LogMel
 from hopscotch.layers.block import TransformerBlock
-from hopscotch.layers.pooling import masked_mean_and_max, masked_mean_and_std, masked_mean_std_and_max
+from hopscotch.layers.pooling import (
+    masked_mean_and_max,
+    masked_mean_and_std,
+    masked_mean_std_and_max,
+    masked_summary,
+    of_summary,
+)
 from hopscotch.layers.sampling import Scheduled
 from hopscotch.models.encoder import Encoder, Planner
 from hopscotch.models.stem import Positioned, Stem
@@ -33,6 +39,7 @@ from hopscotch.types import Decisions, Hidden, Lengths, Mask, ModelOutput, SkipT
 
 Pooling = Literal["statistics", "maxima", "all"]
 POOLS = {"statistics": masked_mean_and_std, "maxima": masked_mean_and_max, "all": masked_mean_std_and_max}
+READ = {"statistics": (0, 1), "maxima": (0, 2), "all": (0, 1, 2)}  # of mean, deviation and maximum
 
 
 class Said(NamedTuple):
@@ -86,6 +93,15 @@ class Head(OutputHead):
     def pooled(self, x: Hidden, mask: Mask) -> Float[Tensor, "batch features"]:
         """Summarise the valid positions of each clip."""
         return POOLS[self.pooling](self.norm(x), mask)
+
+    def summary(self, x: Hidden, mask: Mask) -> Float[Tensor, "batch 4 dim"]:
+        """Return what `pooled` depends on and no weight of this head changes."""
+        return masked_summary(nn.functional.layer_norm(x, self.norm.normalized_shape, eps=self.norm.eps), mask)
+
+    def pooled_of(self, summary: Float[Tensor, "batch 4 dim"]) -> Float[Tensor, "batch features"]:
+        """Return `pooled` of the states that a summary is of."""
+        parts = of_summary(summary, self.norm.weight, self.norm.bias)
+        return torch.cat([parts[number] for number in READ[self.pooling]], dim=-1)
 
     def macs(self, time: Lengths) -> Lengths:
         return linear_macs(torch.ones_like(time), self.linear.in_features, self.linear.out_features)

@@ -9,7 +9,7 @@ many directions as it has exits, and late layers drop clips at random (stochasti
 of them get used to being the last.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -23,8 +23,10 @@ from hopscotch.layers.checks import refuse_tracing
 from hopscotch.layers.exits import Exits, Joined, Rule
 from hopscotch.models.audio_model import AudioModel, Head
 from hopscotch.models.encoder import Layered
-from hopscotch.types import AtExits, Decisions, Lengths, ModelOutput, SkipTrace, valid_mask
+from hopscotch.models.memory import Memory
+from hopscotch.types import AtExits, Decisions, Hidden, Lengths, ModelOutput, SkipTrace, valid_mask
 
+SUMMARY_ROWS = 4  # of layers/pooling.py
 State = tuple[Tensor, ...]  # what the next rung reads, a row for each clip
 
 
@@ -91,7 +93,7 @@ class Ladder(AudioModel):
             at = self.at_exits(waveform, lengths, keys)
             logits, exits = at.log_probs[:, -1], torch.full_like(lengths, last)
         else:
-            at, (logits, exits) = None, self._climbed(waveform, lengths, repeat)
+            at, (logits, exits) = None, self.climbed(waveform, lengths, repeat)
         macs, dense = self.costs(lengths)
         strides = self.strides_at(exits)
         trace = SkipTrace.of(strides > 0, macs.gather(1, exits[:, None]).squeeze(1), dense, strides=strides)
@@ -103,13 +105,21 @@ class Ladder(AudioModel):
         """List the rungs that are computed where no clip leaves; training may draw some of them."""
         return list(range(self.exits.number))
 
+    def answers(
+        self, waveform: Tensor, lengths: Lengths, keys: Lengths | None
+    ) -> Iterator[tuple[int, Float[Tensor, "batch features"], Float[Tensor, "batch classes"]]]:
+        """Yield the rungs that are computed where no clip leaves, each with its pooled state and its logits."""
+        state = self.start(waveform, lengths, keys)
+        for number in self.drawn():
+            state, pooled, logits = self.rung(number, state)
+            yield number, pooled, logits
+
     def at_exits(
         self, waveform: Float[Tensor, "batch sample"], lengths: Lengths, keys: Lengths | None = None
     ) -> AtExits:
         """Compute what all exits say of all clips."""
-        state, before, found, rules = self.start(waveform, lengths, keys), None, list[Tensor](), list[Tensor]()
-        for number in self.drawn():
-            state, pooled, logits = self.rung(number, state)
+        before, found, rules = None, list[Tensor](), list[Tensor]()
+        for number, pooled, logits in self.answers(waveform, lengths, keys):
             joined = self.exits.join(number, before, logits)
             if number < self.exits.number - 1:
                 ruled = self.exits.ruled(number, joined.log_probs, before, pooled)
@@ -118,7 +128,7 @@ class Ladder(AudioModel):
             before = joined
         return AtExits(torch.stack(found, dim=1), torch.stack(rules, dim=1) if rules else None)
 
-    def _climbed(
+    def climbed(
         self, waveform: Tensor, lengths: Lengths, repeat: Decisions | None
     ) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, " batch"]]:
         """Return log p of each clip where it leaves, and the exit."""
@@ -175,6 +185,7 @@ class EarlyExit(Ladder):
     """
 
     encoder: Layered
+    memory: Memory | None = None  # of what exits read of clips, while no part ahead of them learns
 
     def __init__(
         self, *, rule: Rule, every: int, inside: int, gradient: float, weight: float, drop: float, **parts: Any
@@ -209,7 +220,58 @@ class EarlyExit(Ladder):
             mel = self.spectrogram_augment(mel, frames, keys)
         return self.stem.begin(mel), frames
 
-    def rung(self, number: int, state: State) -> Answer:
+    @property
+    def heads(self) -> list[Head]:
+        """List the heads of all exits."""
+        return [head for head in (*self.early, self.head) if isinstance(head, Head)]
+
+    @property
+    def ahead(self) -> list[nn.Module]:
+        """List the parts that exits read from."""
+        return [self.frontend, self.stem, self.stem_layers, self.encoder]
+
+    @property
+    def summary_size(self) -> int:
+        """Count the numbers that `summaries` gives for a clip."""
+        return sum(SUMMARY_ROWS * head.norm.normalized_shape[0] for head in self.heads)
+
+    @torch.no_grad()
+    def summaries(self, waveform: Float[Tensor, "batch sample"], lengths: Lengths) -> Float[Tensor, "batch size"]:
+        """Compute what no weight of a head changes, of all exits."""
+        state, found = self.start(waveform, lengths, None), list[Tensor]()
+        for number, head in enumerate(self.heads):
+            state, seen = self.climb(number, state)
+            found.append(head.summary(seen, valid_mask(state[1], seen.shape[1])).flatten(1))
+        return torch.cat(found, dim=1)
+
+    def answers(
+        self, waveform: Tensor, lengths: Lengths, keys: Lengths | None
+    ) -> Iterator[tuple[int, Float[Tensor, "batch features"], Float[Tensor, "batch classes"]]]:
+        if self.memory is None:
+            yield from super().answers(waveform, lengths, keys)
+            return
+        kept, start = self.memory.recall(waveform, lengths, self.summaries), 0
+        for number, head in enumerate(self.heads):
+            end = start + SUMMARY_ROWS * head.norm.normalized_shape[0]
+            pooled = head.pooled_of(kept[:, start:end].unflatten(1, (SUMMARY_ROWS, -1)))
+            start = end
+            yield number, pooled, head.linear(head.dropout(pooled))
+
+    def climbed(
+        self, waveform: Tensor, lengths: Lengths, repeat: Decisions | None
+    ) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, " batch"]]:
+        if self.memory is None:
+            return super().climbed(waveform, lengths, repeat)
+        at, last = self.at_exits(waveform, lengths), self.exits.number - 1
+        if repeat is not None and repeat.exits is not None:
+            exits = (repeat.exits.to(lengths.device) + last).clamp(min=0)
+        else:
+            leaves = self.exits.scores(at) - self.exits.thresholds > self.decision_bias
+            exits = torch.where(leaves.any(dim=1), leaves.to(torch.uint8).argmax(dim=1), last)
+        return at.log_probs[torch.arange(len(exits), device=exits.device), exits], exits
+
+    def climb(self, number: int, state: State) -> tuple[State, Hidden]:
+        """Compute what leads to an exit, and show it as one row of features per position."""
         x, positions = state
         if number < len(self.steps):
             for step in range(self.steps[number - 1] if number else 0, self.steps[number]):
@@ -224,18 +286,22 @@ class EarlyExit(Ladder):
             for layer in range(self.layers[number - 1], self.layers[number]):
                 x = self._layer(layer, x, positions)
             seen = x
+        return (x, positions), seen
+
+    def rung(self, number: int, state: State) -> Answer:
+        state, seen = self.climb(number, state)
         head = self.head if number == self.exits.number - 1 else self.early[number]
         assert isinstance(head, Head)
         if head is not self.head and self.training:
             seen = seen.detach() + self.gradient * (seen - seen.detach())
-        pooled = head.pooled(seen, valid_mask(positions, seen.shape[1]))
-        return Answer((x, positions), pooled, head.linear(head.dropout(pooled)))
+        pooled = head.pooled(seen, valid_mask(state[1], seen.shape[1]))
+        return Answer(state, pooled, head.linear(head.dropout(pooled)))
 
     def _layer(self, layer: int, x: Tensor, positions: Lengths) -> Tensor:
         depth = len(self.encoder.strides)
         chance = self.drop * layer / max(1, depth - 1)
         y = self.encoder.layer(layer, x, positions)
-        if not self.training or chance == 0:
+        if not self.encoder.training or chance == 0:
             return y
         kept = (torch.rand(len(x), 1, 1, device=x.device) >= chance).to(x.dtype) / (1 - chance)
         return x + kept * (y - x)
@@ -247,9 +313,8 @@ class EarlyExit(Ladder):
         by_layer, dense = (self.encoder.layer_macs(positions, dense=is_dense) for is_dense in (False, True))
         blocks = [block for block in self.stem_layers if isinstance(block, TransformerBlock)]
         around = sum((block.macs(positions) for block in blocks), torch.zeros_like(positions))
-        heads = [head for head in (*self.early, self.head) if isinstance(head, Head)]
         one, spoken, found = torch.ones_like(frames), torch.zeros_like(frames), list[Tensor]()
-        for number, head in enumerate(heads):
+        for number, head in enumerate(self.heads):
             spoken = spoken + head.macs(one) + self.exits.macs(number)
             behind_stem = number >= len(self.steps) - 1
             stem = by_step[:, : self.steps[min(number, len(self.steps) - 1)]].sum(dim=1) + around * behind_stem

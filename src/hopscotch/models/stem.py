@@ -80,14 +80,14 @@ class Stem(nn.Module):
         """Count the multiply-accumulates of each step; the last has what follows."""
         found = []
         for stride, macs in zip(self.strides, self.macs_each(), strict=True):
-            frames = _strided(frames, stride)
+            frames = strided(frames, stride)
             found.append(frames * macs)
         return torch.stack(found, dim=-1)
 
     def positions(self, frames: Lengths) -> Lengths:
         """Count the positions of clips of so many frames."""
         for stride in self.strides:
-            frames = _strided(frames, stride)
+            frames = strided(frames, stride)
         return frames
 
     def _end_with(self, dim: int, positions: Positions, dropout: float) -> None:
@@ -125,7 +125,7 @@ class ConvStem(Stem):
     def step(self, number: int, x: Tensor, frames: Lengths) -> tuple[Tensor, Lengths]:
         convolution, stride = self.convolutions[number], self.strides[number]
         assert isinstance(convolution, nn.Conv1d)
-        frames = _strided(frames, stride)
+        frames = strided(frames, stride)
         x = over_time(x, convolution.weight[:, :, None], convolution.bias, stride=stride)
         x = nn.functional.gelu(self.norms[number](x))
         return x * valid_mask(frames, x.shape[1])[:, :, None], frames
@@ -210,7 +210,7 @@ class Stage(nn.Module):
             self.refine_norm = nn.BatchNorm2d(after)
 
     def forward(self, x: Image, frames: Lengths) -> tuple[Float[Tensor, "batch wider half fewer"], Lengths]:
-        frames = _strided(frames, self.stride)
+        frames = strided(frames, self.stride)
         x = nn.functional.gelu(self.down_norm(self.down(x)))
         mask = valid_mask(frames, x.shape[2])[:, None, :, None]
         x = x * mask
@@ -226,5 +226,6 @@ def sinusoids(time: int, dim: int, device: torch.device) -> Float[Tensor, "time 
     return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :dim]
 
 
-def _strided(frames: Lengths, stride: int) -> Lengths:
+def strided(frames: Lengths, stride: int) -> Lengths:
+    """Count what a stride leaves of so many frames."""
     return (frames + stride - 1) // stride

@@ -67,6 +67,11 @@ def cut(model: AudioModel) -> Cut:
         raise ValueError(f"task must be one of Hopscotch's to be exported as ONNX, got {type(model.head).__name__}.")
     if model.stops:
         raise ValueError(f"model must answer once to be exported as ONNX, got model={model.name}, which has exits.")
+    if type(model.frontend) is not LogMel:
+        raise ValueError(
+            f"frontend must be log_mel to be exported as ONNX, got {type(model.frontend).__name__}: the runner knows "
+            "no other."
+        )
     encoder, gate = model.encoder, None
     if isinstance(encoder, GatedEncoder):
         encoder, gate = encoder.encoder, encoder.gate

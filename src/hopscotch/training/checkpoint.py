@@ -1,14 +1,10 @@
 """Read a checkpoint and give its weights to a module, or say in one message why that cannot be.
 
-A checkpoint may come from a stranger. It is a zip file of tensors and of one pickle that says how they belong together:
-before anything is loaded the zip must not be larger than the file is, and the pickle must name nothing but tensors.
+A checkpoint may come from a stranger, and is read as torch_file.py says.
 """
 
 import math
-import os
-import pickletools
-import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +13,15 @@ from torch import Tensor, nn
 
 from hopscotch.data.clips import some
 from hopscotch.plain import as_written, shown
+from hopscotch.torch_file import is_tensors, read_torch
 from hopscotch.training.calibration import Budget, is_table
 from hopscotch.training.whole import content_of, hash_file, is_as_written, not_finite, write_whole
 
-MAX_PICKLE = 2**24  # bytes; a model of 100 tensors with its optimizer has 65,000
-MAX_STEPS, STEPS_OF_A_TENSOR = 100_000, 100  # of the pickle: reading 600,000 steps takes seconds; a tensor has about 30
 LISTS, MAPS = ("optimizer_states", "lr_schedulers"), ("loops", "callbacks")
 NEEDED = ("epoch", "global_step", "pytorch-lightning_version", *MAPS, *LISTS)
 BUDGETS = "budgets"  # rows of a bias and its fraction, of a checkpoint that a run has ended with
 MAX_CLASSES = 100_000
 MAX_CLASS_NAME = 1_000  # characters
-TYPES = ("BFloat16", "Bool", "Byte", "Char", "Double", "Float", "Half", "Int", "Long", "Short")
-PICKLED = {
-    "collections OrderedDict",
-    "torch._utils _rebuild_parameter",
-    "torch._utils _rebuild_tensor_v2",
-    *(f"torch {name}Storage" for name in TYPES),
-}
 
 
 def load_weights(task: nn.Module, path: Path, key: str = "ckpt") -> None:
@@ -84,12 +72,8 @@ def read_checkpoint(path: Path, key: str = "ckpt") -> dict[str, Any]:
             f"{key} must be a checkpoint as it was written, got {shown(path)}: it was changed or cut, for its SHA-256 "
             f"is not that of {hash_file(path).name}."
         )
-    try:
-        _check_zip(path, reads_all=not has_hash)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:  # whatever comes of bytes that nobody checked; MemoryError: a size that somebody made up
-        checkpoint = None
-    if not isinstance(checkpoint, dict) or not _is_weights(checkpoint.get("state_dict")):
+    checkpoint = read_torch(path, reads_all=not has_hash)
+    if not isinstance(checkpoint, dict) or not is_tensors(checkpoint.get("state_dict")):
         raise ValueError(f"{key} must be a checkpoint that train.py wrote, got {shown(path)}, which is none.")
     if "classes" in checkpoint:
         check_classes(checkpoint["classes"], f"{key}={shown(path)}")
@@ -150,42 +134,3 @@ def check_seconds(value: Any, where: str) -> tuple[float, float]:
 
 def _is_positive(value: Any) -> bool:
     return isinstance(value, float | int) and not isinstance(value, bool) and 0 < value < math.inf
-
-
-def _is_weights(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(
-        isinstance(name, str) and isinstance(tensor, Tensor) and tensor.layout is torch.strided
-        for name, tensor in value.items()
-    )
-
-
-def _check_zip(path: Path, *, reads_all: bool) -> None:
-    """Refuse a file that takes more memory than it has bytes, names more than tensors, or breaks a sum of its parts."""
-    with zipfile.ZipFile(path) as file:
-        members = file.infolist()
-        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-            raise ValueError("compressed")
-        if sum(member.file_size for member in members) > os.path.getsize(path):
-            raise ValueError("larger than the file")
-        if reads_all and file.testzip() is not None:
-            raise ValueError("changed")
-        pickles = [member for member in members if member.filename.endswith(".pkl")]
-        if len(pickles) != 1 or pickles[0].file_size > MAX_PICKLE:
-            raise ValueError("not one pickle of a usual size")
-        names = _names(file.read(pickles[0]), most=MAX_STEPS + STEPS_OF_A_TENSOR * len(members))
-    if not set(names) <= PICKLED:
-        raise ValueError("names what is no tensor")
-
-
-def _names(content: bytes, most: int) -> Iterable[str]:
-    """List the names that a pickle of at most so many steps imports, without loading it.
-
-    torch writes names out, and takes none from the stack.
-    """
-    for number, (opcode, argument, _) in enumerate(pickletools.genops(content)):
-        if number >= most:
-            raise ValueError("more steps than its tensors need")
-        if opcode.name == "GLOBAL":
-            yield str(argument)
-        elif opcode.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4", "OBJ", "NEWOBJ", "NEWOBJ_EX"):
-            yield opcode.name

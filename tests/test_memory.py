@@ -1,0 +1,132 @@
+"""What is remembered of clips under frozen layers: it changes nothing that heads learn, and nothing runs twice."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from hopscotch.build import build_callbacks
+from hopscotch.models.audio_model import Head, Pooling
+from hopscotch.models.exits import EarlyExit
+from hopscotch.models.memory import GIB, Memory, key_of, read_states
+from hopscotch.training.remember import Remember, fingerprint
+from hopscotch.types import valid_mask
+from tests.tiny import build, fit, tiny_config, weights
+
+FROZEN = ("model=early_exit", "trainer.freeze=[stem,encoder]", "augment=none", "model.dropout=0")
+
+
+@contextmanager
+def counted(model: EarlyExit) -> Iterator[list[int]]:
+    """Collect the clips of each call of the first layer."""
+    calls: list[int] = []
+    hook = model.encoder.get_submodule("blocks.0").register_forward_hook(
+        lambda _, given, __: calls.append(len(given[0]))
+    )
+    yield calls
+    hook.remove()
+
+
+@pytest.mark.parametrize("pooling", ["statistics", "maxima", "all"])
+def test_a_head_reads_the_same_from_a_summary(pooling: Pooling) -> None:
+    torch.manual_seed(0)
+    head = Head(6, 3, pooling=pooling, dropout=0.0)
+    torch.nn.init.normal_(head.norm.weight)  # of both signs: the maximum turns into the minimum
+    torch.nn.init.normal_(head.norm.bias)
+    x, mask = torch.randn(4, 9, 6), valid_mask(torch.tensor([9, 5, 1, 7]), 9)
+    torch.testing.assert_close(head.pooled_of(head.summary(x, mask)), head.pooled(x, mask))
+
+
+def test_heads_learn_the_same_and_layers_run_once(tones: Path, tmp_path: Path) -> None:
+    found, runs = [], []
+    for number, has_memory in enumerate((False, True, True)):
+        words = (*FROZEN, "trainer.max_epochs=3", f"data.cache_dir={tmp_path / 'cache'}")
+        cfg = tiny_config(tones, tmp_path / str(number), *words)
+        built = build(cfg)
+        model, data = built[0].model, built[1]
+        assert isinstance(model, EarlyExit)
+        callbacks = [one for one in build_callbacks(cfg) if has_memory or not isinstance(one, Remember)]
+        with counted(model) as calls:
+            found.append(weights(fit(cfg, *callbacks, built=built)))
+        runs.append(sum(calls))
+        assert model.memory is None, "evaluation runs the whole model"
+    num_train, num_val = len(data.clips["train"]), len(data.clips["val"])
+    assert runs[1:] == [num_train + num_val, 0]  # the second has them from the disk
+    assert runs[0] >= 3 * (num_train + num_val)
+    for later in found[1:]:
+        for name, value in found[0].items():
+            torch.testing.assert_close(later[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("word", ["augment=default", "augment.mixup=0.3", "trainer.freeze=[stem]"])
+def test_nothing_is_remembered_where_clips_or_layers_change(tones: Path, tmp_path: Path, word: str) -> None:
+    cfg = tiny_config(tones, tmp_path, *FROZEN, word, f"data.cache_dir={tmp_path}")
+    fit(cfg, *build_callbacks(cfg))
+    assert not (tmp_path / "states").exists()
+
+
+def test_the_name_of_the_file_depends_on_every_weight(tones: Path, tmp_path: Path) -> None:
+    model = build(tiny_config(tones, tmp_path, *FROZEN))[0].model
+    assert isinstance(model, EarlyExit)
+    names = {fingerprint(model)}
+    for part in (model.stem, model.encoder):
+        *_, last = part.parameters()
+        with torch.no_grad():
+            last.view(-1)[-1] += 1e-3
+        names.add(fingerprint(model))
+    assert len(names) == 3
+    before = fingerprint(model)
+    with torch.no_grad():
+        model.head.get_submodule("linear").weight.zero_()
+    assert fingerprint(model) == before
+
+
+def doubled(waveform: Tensor, lengths: Tensor) -> Tensor:
+    return torch.stack([waveform.sum(dim=1), lengths.float()], dim=1)
+
+
+def test_rows_are_kept_for_the_next_and_joined_with_those_of_another_run(tmp_path: Path) -> None:
+    place = tmp_path / "a.states"
+    clips, lengths = torch.rand(3, 8), torch.tensor([8, 4, 6])
+    first, second = (Memory(2, 1.0, place) for _ in range(2))
+    first.recall(clips[:2], lengths[:2], doubled)
+    second.recall(clips[2:], lengths[2:], doubled)
+    for memory in (first, second):
+        memory.save(1.0)
+    kept = read_states(place, 2)
+    assert set(kept) == {key_of(clip[:length]) for clip, length in zip(clips, lengths, strict=True)}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.states"]
+
+    def refuse(*_: Tensor) -> Tensor:
+        raise AssertionError("all are known")
+
+    again = Memory(2, 1.0, place).recall(clips, lengths, refuse)
+    assert again[:, 1].tolist() == lengths.tolist()
+
+
+def test_a_file_that_is_damaged_or_of_another_model_counts_as_none(tmp_path: Path) -> None:
+    place = tmp_path / "a.states"
+    memory = Memory(2, 1.0, place)
+    memory.recall(torch.rand(2, 4), torch.tensor([4, 3]), doubled)
+    memory.save(1.0)
+    assert len(read_states(place, 2)) == 2
+    assert read_states(place, 3) == {}
+    place.write_bytes(place.read_bytes()[:-5])
+    assert read_states(place, 2) == {}
+
+
+def test_what_is_beyond_the_budget_is_computed_and_not_kept(tmp_path: Path) -> None:
+    clips, lengths = torch.rand(3, 8), torch.tensor([8, 8, 8])
+    memory = Memory(2, 2 * 8 / GIB, tmp_path / "b.states")  # two rows
+    memory.recall(clips[:2], lengths[:2], doubled)
+    found = memory.recall(clips, lengths, doubled)
+    torch.testing.assert_close(found[:, 0], clips.sum(dim=1))
+    assert len(memory.rows) == 2
+    (tmp_path / "a.states").write_bytes(bytes(10_000))
+    os.utime(tmp_path / "a.states", (0, 0))
+    memory.save(5_000 / GIB)  # room for its own file alone
+    assert [path.name for path in tmp_path.iterdir()] == ["b.states"]
