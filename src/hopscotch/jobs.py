@@ -77,6 +77,8 @@ class Jobs:
                 time.sleep(PAUSE)
         finally:
             self._send(signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
+            for process in self._running:
+                process.wait()  # its folder is free then
             self._running.clear()
             for number, handler in before.items():
                 signal.signal(number, handler)

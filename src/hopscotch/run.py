@@ -33,7 +33,7 @@ from hopscotch.config.absent import refuse_absent_targets
 from hopscotch.config.compose import STARTED
 from hopscotch.config.errors import plain_config
 from hopscotch.config.monitors import refuse_unlogged
-from hopscotch.config.typed import same_words
+from hopscotch.config.typed import is_made_of
 from hopscotch.data.datamodule import BAD_AUDIO, AudioDataModule
 from hopscotch.detection_figures import as_facts, detection_facts, write_detection
 from hopscotch.explain import explain_run
@@ -97,7 +97,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     in_sweep = is_in_sweep()
     is_job = in_sweep or not OmegaConf.is_missing(hydra_config.job, "num")
     overrides = list(hydra_config.overrides.task)
-    if in_sweep and same_words(overrides, RunFolder(run).overrides) and RunFolder(run).status == "finished":
+    if in_sweep and is_made_of(RunFolder(run).overrides, overrides) and RunFolder(run).status == "finished":
         return RunFolder(run).summary  # in the same sweep, before
     handle(SIGNALS, exit_at)  # training has its own
     summary = attempt(cfg, run, overrides, time.time() if in_sweep else STARTED, is_job=is_job)

@@ -156,12 +156,12 @@ def _summary(folder: Path) -> dict[str, Any]:
 
 def _refuse_another(job: Planned) -> None:
     """Raise if the folder of a job has a run that was not made of its words."""
-    from hopscotch.config.typed import same_words
+    from hopscotch.config.typed import is_made_of
     from hopscotch.plain import shown
     from hopscotch.report.run_folder import RunFolder
 
     made_of = RunFolder(job.folder).overrides
-    if made_of and not same_words(job.overrides, made_of):
+    if made_of and not is_made_of(made_of, job.overrides):
         raise ValueError(
             f"hydra.sweep.dir must be a new folder, or that of the same sweep: {shown(job.folder)} has a run of other "
             f"words ({shown(' '.join(made_of))})."

@@ -55,9 +55,8 @@ def watching() -> Any:
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_process_that_dies_or_stands_still_ends_the_other(watching: Any, lost: int, number: signal.Signals) -> None:
     watching[lost].send_signal(number)
-    out, _ = watching[1 - lost].communicate(timeout=60)
-    assert watching[1 - lost].returncode == 1
-    assert f"told process {lost} has not shown itself for " in out
+    assert watching[1 - lost].wait(timeout=60) == 1
+    assert f"told process {lost} has not shown itself for " in watching[1 - lost].stdout.read()
 
 
 def test_processes_that_leave_do_not_miss_each_other(watching: Any) -> None:

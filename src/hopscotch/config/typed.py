@@ -85,9 +85,9 @@ def _parsed(word: str) -> Override | None:
         return None
 
 
-def same_words(first: Sequence[str], second: Sequence[str]) -> bool:
-    """Tell whether overrides say the same, in any order, paths in quotes or not, absolute or as seen from here."""
-    return set(map(with_yaml_path, map(_unquoted, first))) == set(map(with_yaml_path, map(_unquoted, second)))
+def is_made_of(made_of: Sequence[str], words: Sequence[str]) -> bool:
+    """Tell whether a run has these overrides: in any order, paths in quotes or not, absolute or as seen from here."""
+    return set(map(with_yaml_path, map(_unquoted, words))) <= set(map(with_yaml_path, map(_unquoted, made_of)))
 
 
 def _unquoted(word: str) -> str:
