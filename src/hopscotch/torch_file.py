@@ -1,4 +1,4 @@
-"""Read a file that torch wrote, and nothing but tensors in lists and maps out of it.
+"""Read a file that torch wrote, and nothing but tensors in lists and maps out of it. Only reading loads torch.
 
 It may come from a stranger. It is a zip file of tensors and of one pickle that says how they belong together: before
 anything is loaded the zip must not be larger than the file is, and the pickle must name nothing but tensors.
@@ -9,10 +9,10 @@ import pickletools
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_PICKLE = 2**24  # bytes; a model of 100 tensors with its optimizer has 65,000
 MAX_STEPS, STEPS_OF_A_TENSOR = 100_000, 100  # of the pickle: reading 600,000 steps takes seconds; a tensor has about 30
@@ -30,6 +30,8 @@ def read_torch(path: Path, *, reads_all: bool = True) -> Any:
 
     Tensors that are never looked at, such as an optimizer's, take no memory. `reads_all` holds every part to its sum.
     """
+    import torch
+
     try:
         _check_zip(path, reads_all=reads_all)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -37,10 +39,12 @@ def read_torch(path: Path, *, reads_all: bool = True) -> Any:
         return None
 
 
-def is_tensors(value: Any) -> TypeGuard[Mapping[str, Tensor]]:
+def is_tensors(value: Any) -> TypeGuard[Mapping[str, "Tensor"]]:
     """Tell whether this is a map of names to tensors that lie in memory as usual."""
+    import torch
+
     return isinstance(value, Mapping) and all(
-        isinstance(name, str) and isinstance(tensor, Tensor) and tensor.layout is torch.strided
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided
         for name, tensor in value.items()
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from hopscotch.plain import read_json, shown
 from hopscotch.registry import LIMITS
+from hopscotch.torch_file import read_torch
 
 KEY = "backbone.weights"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -37,8 +38,6 @@ def sizes(path: Path) -> dict[str, int | float]:
     """Return all sizes."""
     file = weights_file(path)
     if file.suffix == ".pt":
-        from hopscotch.torch_file import read_torch  # loads torch
-
         content = read_torch(file)
         found = content.get("dims") if isinstance(content, dict) else None
         where, names = file, OPENAI
