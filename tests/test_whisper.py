@@ -175,7 +175,7 @@ def states(model: AudioModel, waveform: Tensor, lengths: Tensor) -> tuple[list[T
         for layer in range(DEPTH):
             x = model.encoder.layer(layer, x, positions)
             found.append(x)
-        return [*found, model.head.norm(x)], positions
+        return [*found, model.head.get_submodule("norm")(x)], positions
 
 
 def clips(lengths: tuple[int, ...] = LENGTHS, size: int | None = None) -> tuple[Tensor, Tensor]:
@@ -263,7 +263,7 @@ def test_a_cut_has_the_first_layers_and_a_norm_of_its_own(folder: Path) -> None:
     with torch.no_grad():
         x, _, _ = model.encoded(*model.frontend(*clips()))
     torch.testing.assert_close(x, whole[2])
-    assert torch.equal(model.head.norm.weight, torch.ones(DIM))
+    assert torch.equal(model.head.get_parameter("norm.weight"), torch.ones(DIM))
 
 
 def test_a_gate_of_tokens_and_strides_begin_as_the_trained_encoder(folder: Path) -> None:
@@ -291,7 +291,7 @@ def test_weights_that_are_none_are_refused_by_name(tmp_path: Path) -> None:
         ("c", "model_type", "bert"): "without model_type=whisper",
         ("d", "encoder_layers", True): "encoder_layers in .* must be a whole number",
     }.items():
-        name, key, value = words if isinstance(words, tuple) else ()
+        name, key, value = words  # pyright: ignore[reportAssignmentType]
         path = write_whisper(tmp_path / name, **{key: value})
         with pytest.raises(ConfigError, match=message):
             compose(["backbone=whisper", f"backbone.weights={path}"])

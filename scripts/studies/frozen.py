@@ -14,7 +14,7 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -86,7 +86,7 @@ def encoded(model: EarlyExit, data: AudioDataModule, folder: Path) -> list[Clips
     return found
 
 
-def logits_of(heads: nn.ModuleList, summaries: Tensor) -> Tensor:
+def logits_of(heads: Any, summaries: Tensor) -> Tensor:
     """Return (clip, exit, class) of all heads."""
     parts = summaries.chunk(len(heads), dim=1)  # all exits have the width of the layers
     rows = (part.unflatten(1, (SUMMARY_ROWS, -1)) for part in parts)
@@ -142,7 +142,7 @@ def compared(model: EarlyExit, splits: list[Clips], train: Callable[..., None]) 
             said = logits_of(alone, test.summaries[:, own])[:, 0].argmax(dim=1)
         heads_before = sum(other.linear.weight.numel() for other in model.heads[:number])
         found[f"cut {number}"] = said == test.labels, test.macs[:, number] - heads_before
-    joint = copy.deepcopy(nn.ModuleList([*model.heads, model.exits]))
+    joint: Any = copy.deepcopy(nn.ModuleList([*model.heads, model.exits]))
 
     def joined(rows: Tensor) -> Tensor:
         logits, before, said = logits_of(nn.ModuleList(list(joint)[:-1]), rows), None, []

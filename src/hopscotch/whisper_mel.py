@@ -32,8 +32,14 @@ class WhisperMel(LogMel):
         """Check the sample rate; conf/frontend explains each value."""
         if sample_rate != SAMPLE_RATE:
             raise ValueError(f"data.sample_rate must be {SAMPLE_RATE} with frontend=whisper, got {sample_rate}.")
-        sizes = {"window_seconds": window_seconds, "hop_seconds": hop_seconds}
-        super().__init__(sample_rate=sample_rate, num_mels=num_mels, min_hz=0.0, top_db=10 * RANGE, **sizes)
+        super().__init__(
+            sample_rate=sample_rate,
+            num_mels=num_mels,
+            window_seconds=window_seconds,
+            hop_seconds=hop_seconds,
+            min_hz=0.0,
+            top_db=10 * RANGE,
+        )
 
     def transform(self, min_hz: float) -> torchaudio.transforms.MelSpectrogram:
         return torchaudio.transforms.MelSpectrogram(
