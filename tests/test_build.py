@@ -27,6 +27,7 @@ from tests.tiny import MODELS, build, skip_without_plugin, tiny_config, tiny_fol
 from tests.word_streams import words_in_noise
 
 ELSEWHERE = {"trainer=ddp", "trainer=gpu"}  # need processes, or a GPU: they are composed in test_config.py
+ELSEWHERE |= {"backbone=whisper", "frontend=whisper", "experiment=finetune_whisper"}  # need weights: test_whisper.py
 CHOICES = sorted(
     f"{file.parent.name}={file.stem}"
     for file in CONF.glob("*/*.yaml")

@@ -18,6 +18,7 @@ import yaml
 
 from hopscotch.cli import VERBS
 from hopscotch.config.compose import CONF, compose
+from tests.test_whisper import write_whisper
 from tests.tiny import (
     TINY_MODEL,
     TINY_RUN,
@@ -135,9 +136,11 @@ JOBS = sorted(job for job in ALL_JOBS if not any(set(job) < set(other) for other
 
 
 @pytest.mark.parametrize("job", JOBS, ids=" ".join)
-def test_a_command_composes(job: tuple[str, ...]) -> None:
+def test_a_command_composes(job: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for override in job:
         skip_without_plugin(override)
+    if "backbone.weights=folder" in job:
+        monkeypatch.chdir(write_whisper(tmp_path / "folder").parent)
     assert compose(job, STUDIES if STUDIES.is_dir() else None).model.name
 
 

@@ -55,7 +55,7 @@ VARIANTS = {
     "events_in_spans": ("always_on", *EVENTS, *SHORT),
     "limited": ("always_on", *SHORT, "model.stage.ceiling=0.4", "frontend=log_mel_stream"),
 }
-NOT_SHIPPED = ("early_exit", "slimmable")
+NOT_SHIPPED = ("early_exit", "exits_every_layer", "slimmable")
 CASES = {name: (name,) for name in MODELS if name not in NOT_SHIPPED} | VARIANTS
 
 

@@ -141,7 +141,14 @@ def test_other_classes_get_a_new_head_and_the_run_says_from_what_it_started(
     num = len([name for name in tensors(dense) if name.startswith("model.")]) - 4
     assert line == f"init_from: {dense / BEST}, epoch 1: loaded {num} tensors, new: head, left: head"
     told = json.loads(Path("run/summary.json").read_text())["init_from"]
-    assert told == {"path": str(dense / BEST), "epoch": 0, "loaded": num, "new": ["head"], "left": ["head"]}
+    assert told == {
+        "path": str(dense / BEST),
+        "epoch": 0,
+        "loaded": num,
+        "new": ["head"],
+        "left": ["head"],
+        "key": "init_from",
+    }
     was, now = tensors(dense), tensors(Path("run"))
     assert now["model.head.linear.weight"].shape == (4, 32)
     for name in ("frontend.offset", "frontend.scale"):  # not measured again, though these clips are others

@@ -191,7 +191,9 @@ def test_hydra_lets_the_exit_code_pass(tmp_path: Path) -> None:
 
 def test_trials_stand_best_first_and_those_without_a_score_last() -> None:
     scores = {"0_a": 0.2, "1_b": None, "2_c": 0.9, "3_d": -0.1}
-    records = [Record(Path(name), "dense", "0", (), "finished", score=score) for name, score in scores.items()]
+    records = [
+        Record(Path(name), "dense", "0", (), "finished", score=score, folder=name) for name, score in scores.items()
+    ]
     table = jobs_table(records, JOBS, search=True)
     assert [row[0] for row in table.rows] == ["2", "0", "3", "1"]
     place = table.head.index("score")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,15 @@ def test_one_sweep_at_a_time_is_in_a_folder(command: Command, jobs: Path) -> Non
     assert command(*WORDS, "seed=0,1").code == 0
 
 
+@pytest.fixture
+def heeds_interrupts() -> Iterator[None]:
+    """What a shell starts in the background ignores them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_interrupts")
 @pytest.mark.parametrize(("number", "sent"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_all_in_order(command: Command, jobs: Path, number: signal.Signals, sent: int) -> None:
     become(s0="wait", s1="wait")

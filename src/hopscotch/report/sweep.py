@@ -132,8 +132,7 @@ class SweepTable(Callback):
         records = read_records(folder, planned_overrides(config))
         try:
             report_sweep(folder, records, config)
-            is_done = all(record.status == "finished" for record in records)
-            if not is_done and is_basic(config):
+            if is_basic(config) and any(record.status != "finished" for record in records):
                 print(f"To run what is missing: the same command with hydra.sweep.dir={shown(folder)}")
             print(folder, flush=True)
         finally:
