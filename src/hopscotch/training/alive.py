@@ -30,6 +30,7 @@ class Alive(Callback):
         self.started: list[Popen[Any]] = []  # processes, by this one
         self._heard: dict[int, float] = {}  # rank -> when it last showed itself
         self._over = threading.Event()
+        self._shows: threading.Thread | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         launcher: Any = trainer.strategy.launcher
@@ -41,12 +42,15 @@ class Alive(Callback):
         """Begin to show this process, and to watch the others."""
         now = time.monotonic()
         self._heard = {other: now for other in range(num_ranks) if other != rank}
-        threading.Thread(target=self._show, args=(rank,), daemon=True, name="alive").start()
+        self._shows = threading.Thread(target=self._show, args=(rank,), daemon=True, name="alive")
+        self._shows.start()
         threading.Thread(target=self._watch, daemon=True, name="watch").start()
 
     def leave(self) -> None:
-        """Stop watching: from here on no process waits for another."""
+        """Stop watching: from here on no process waits for another. A thread within the store would abort the exit."""
         self._over.set()
+        if self._shows is not None:
+            self._shows.join(timeout=5 * PAUSE)
 
     def _show(self, rank: int) -> None:
         """Count on, and note who else did; where the store's own process stands still, this does too."""
