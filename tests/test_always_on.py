@@ -18,7 +18,7 @@ from hopscotch.models.stack import Stack
 from hopscotch.models.stem import ConvStem
 from hopscotch.training.calibration import calibrate
 from hopscotch.training.waking import waking_losses
-from hopscotch.types import AudioBatch, Decisions
+from hopscotch.types import AudioBatch, Decisions, Step
 from tests.counting import counted_macs
 from tests.tiny import composed
 
@@ -100,6 +100,19 @@ def test_a_model_that_never_sleeps_has_no_stage_0_and_decides_nothing() -> None:
         assert output.trace.expected_compute.tolist() == [1.0, 1.0]
     with torch.no_grad():
         torch.testing.assert_close(model.eval()(waveform, lengths).logits, other(waveform, lengths).logits)
+
+
+def test_what_is_kept_of_a_step_holds_no_graph() -> None:
+    waveform, lengths = noise(9.0)
+    output = make().train()(waveform, lengths)
+    nothing = torch.zeros(1)
+    batch = AudioBatch(waveform, lengths, torch.zeros(1, 1, 3, dtype=torch.long), torch.tensor([0]), torch.tensor([0]))
+    kept = Step(nothing, output, batch, (nothing, nothing), {}).output
+    assert output.stage is not None
+    assert output.stage.requires_grad
+    tensors = [value for value in (*kept, *vars(kept.trace).values()) if isinstance(value, Tensor)]
+    assert len(tensors) > 4
+    assert not any(value.requires_grad for value in tensors)
 
 
 def test_training_opens_as_much_of_its_recordings_as_it_is_told() -> None:

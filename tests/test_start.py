@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 
 from hopscotch import cli
+from hopscotch.build import build_model
 from hopscotch.restore import restore
 from hopscotch.shared import export
 from hopscotch.start import Start, start_from
@@ -154,6 +155,17 @@ def test_other_classes_get_a_new_head_and_the_run_says_from_what_it_started(
     for name in ("frontend.offset", "frontend.scale"):  # not measured again, though these clips are others
         assert torch.equal(now[f"model.{name}"], was[f"model.{name}"])
     torch.testing.assert_close(now["model.stem.convolutions.1.weight"], was["model.stem.convolutions.1.weight"])
+
+
+def test_with_other_classes_every_exit_gets_a_new_head(tones: Path, tmp_path: Path) -> None:
+    run = write_run(tmp_path, tones, "early_exit")
+    other = build_model(tiny_config(tones, tmp_path, "model=early_exit"), num_classes=5)
+    found = start_from(run, other, ["a", "b", "c", "d", "e"], {})
+    assert {"head", "early"} <= {name.partition(".")[0] for name in found.new}
+    theirs = tensors(run)
+    for name, tensor in other.state_dict().items():
+        if not name.startswith(("head.", "early.")):
+            assert torch.equal(tensor, theirs[f"model.{name}"]), name
 
 
 def test_as_many_other_classes_are_other_classes(dense: Path, tones: Path, tmp_path: Path) -> None:

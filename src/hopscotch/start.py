@@ -16,7 +16,7 @@ from torch import Tensor
 from hopscotch.config.backbone import KEY as BACKBONE
 from hopscotch.data.clips import some
 from hopscotch.layers.stride import StrideGate
-from hopscotch.models.audio_model import AudioModel
+from hopscotch.models.audio_model import AudioModel, OutputHead
 from hopscotch.models.names import common_names, whole_parts
 from hopscotch.plain import nodes, read_config, shown
 from hopscotch.report.run_folder import BEST, CONFIG
@@ -95,7 +95,8 @@ def _start(path: Path, model: AudioModel, theirs: Mapping[str, Tensor], key: str
     named = {name: part for part, name in common_names(theirs).items()}
     own = model.state_dict()
     common = common_names(own)
-    wanted = [name for name in own if with_head or not name.startswith("head.")]
+    heads = tuple(f"{name}." for name, part in model.named_modules() if isinstance(part, OutputHead))
+    wanted = [name for name in own if with_head or not name.startswith(heads)]
     loaded = {name: theirs[named[common[name]]] for name in wanted if common[name] in named}
     used = {named[common[name]] for name in loaded}
     new = whole_parts([name for name in own if name not in loaded], loaded)

@@ -269,7 +269,8 @@ class Step:
     ) -> None:
         self.losses = losses.detach()  # per clip
         self.task_loss = self.losses.mean()
-        self.output = output._replace(logits=output.logits.detach(), trace=output.trace.detach(), exits=None)
+        kept = {"logits": output.logits.detach(), "trace": output.trace.detach()}
+        self.output = output._replace(**kept, stage=None, exits=None)  # which nothing reads after the step
         self.indices = batch.indices
         self.judged = judged[0].detach(), judged[1].detach()
         self.rows = rows  # columns of clips.csv by name; empty for training steps

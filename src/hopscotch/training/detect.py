@@ -53,7 +53,7 @@ class RatioOfSums(Metric):
 
 
 class DetectionTask(AudioTask):
-    """Find the events of `classes`. `event_weight` weighs them against background."""
+    """Find the events of `classes`. `event_weight` weighs those that are missed against what is said falsely."""
 
     primary = Primary("miss_2", larger_is_better=False)
     labels = "events"
@@ -97,13 +97,13 @@ class DetectionTask(AudioTask):
         may_be_said[clip, place, label[clip, event]] = True
         allowed = log_shares.masked_fill(~may_be_said, -torch.inf).logsumexp(dim=2)
         is_valid = valid_mask(lengths, len(places))
-        background = -(allowed * is_valid).sum(dim=1) / is_valid.sum(dim=1)
+        false = -(allowed * is_valid).sum(dim=1) / is_valid.sum(dim=1)
         wanted = label.clamp(min=0)[..., None].expand(-1, -1, len(places))
         of_events = log_shares.transpose(1, 2).gather(1, wanted)  # batch event score
         is_inside = (places >= first) & (places <= final)
         best = of_events.masked_fill(~is_inside, -torch.inf).amax(dim=2)
         missed = -best.where(is_there[..., 0], 0.0).sum(dim=1) / is_there.sum(dim=(1, 2)).clamp(min=1)
-        return background + self.event_weight * missed
+        return false + self.event_weight * missed
 
     def metrics(self) -> MetricCollection:
         own: dict[str, Metric | MetricCollection] = {name: RatioOfSums(ratio) for name, ratio in METRICS.items()}

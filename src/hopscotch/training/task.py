@@ -200,8 +200,7 @@ class AudioTask(LightningModule):
         loss = loss + self._dense_loss(output, batch, judge) + self._waking_loss(output, batch)
         if isinstance(self.model, Ladder):
             loss = loss + exit_losses(output, self.model.loss_weight, judge, self.distance)
-        if self.trainer.world_size > 1:
-            loss = loss * self._share(len(losses))
+        loss = loss * self._share(len(losses))
         self.guard.note(loss, losses, batch.indices)
         self._step_loss.append((task_loss.detach(), len(losses)))
         step = Step(losses, output, batch, self.judged(output, batch), {})
@@ -237,9 +236,8 @@ class AudioTask(LightningModule):
         self.steps["test"] = []
 
     def on_train_batch_end(self, outputs: Any, batch: AudioBatch, batch_idx: int) -> None:
-        if (
-            self.trainer.is_last_batch and self.steps["train"]
-        ):  # not at the epoch's end, where callbacks are told before the task
+        # Not at the epoch's end, where callbacks are told before the task. All steps may have been left out.
+        if self.trainer.is_last_batch and self.steps["train"]:
             self._measure_epoch("train")
 
     def on_train_epoch_end(self) -> None:
