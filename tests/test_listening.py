@@ -1,4 +1,4 @@
-"""scripts/studies/listening.py: what gates open, and tables of counts that were made up."""
+"""scripts/studies/gates.py and listening.py: what gates open, and tables of counts that were made up."""
 
 from pathlib import Path
 
@@ -9,8 +9,9 @@ import torch
 from hopscotch.cli import main
 from hopscotch.detection import Counts
 from hopscotch.evaluate import load
-from scripts.studies import listening
-from scripts.studies.listening import Gate, Loaded, beside_static, everything, hear, misses, of_events
+from scripts.studies import gates, listening
+from scripts.studies.gates import Gate, Loaded, everything, hear, of_events
+from scripts.studies.listening_table import beside_static, misses
 from tests.word_streams import words_in_noise
 
 SMALL = ["model.dim=8", "model.heads=1", "model.depth=1", "frontend.num_mels=8", "data.sample_rate=4000"]
@@ -27,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def loaded(run: Path) -> Loaded:
-    return listening.load_at(run, 24.0, 12.0)
+    return gates.load_at(run, 24.0, 12.0)
 
 
 def test_gates_open_what_they_are_asked_to(loaded: Loaded) -> None:
@@ -36,12 +37,12 @@ def test_gates_open_what_they_are_asked_to(loaded: Loaded) -> None:
     assert whole.opened[:, 0].tolist() == [1.0] * len(whole.recordings)
     assert whole.opened[:, 1].sum() == oracle.opened[:, 1].sum() == num_events > 0
     assert oracle.macs.sum() < whole.macs.sum()
-    drawn = Gate(listening.drawn)
+    drawn = Gate(gates.drawn)
     drawn.open_as_much(loaded, 0.4)
     assert hear(loaded, "val", drawn).opened[:, 0].mean() == pytest.approx(0.4, abs=0.05)
-    sure = listening.make_gate("own, 75 %", loaded)
+    sure = gates.make_gate("own, 75 %", loaded)
     assert 0.75 <= hear(loaded, "val", sure).opened[:, 1].sum() / num_events < 1.0
-    loud = Gate(listening.energy)
+    loud = Gate(gates.energy)
     loud.catch_as_many(loaded, 0.5)
     caught = hear(loaded, "val", loud).opened[:, 1].sum() / num_events
     assert 0.5 <= caught < 1.0
