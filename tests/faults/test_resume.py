@@ -220,7 +220,7 @@ def test_the_state_before_is_taken_where_the_last_is_damaged(
         found = torch.load(last, weights_only=True)
         next(iter(found["optimizer_states"][0]["state"].values()))["exp_avg"].fill_(torch.nan)
         torch.save(found, last)
-        hash_file(last).unlink()
+        hash_file(last).unlink(missing_ok=True)  # a kill may have come before it was written
     ended = train(config(tones, broken, *WORDS))
     assert ended.code == 0, ended.said
     assert "last.ckpt" in ended.said
