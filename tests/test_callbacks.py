@@ -42,11 +42,16 @@ class Counting(Trainer):
 
 
 def fit(
-    folder: Path, epochs: int, kind: type[ModelCheckpoint] = BestAndLast, ckpt_path: Path | None = None
+    folder: Path,
+    epochs: int,
+    kind: type[ModelCheckpoint] = BestAndLast,
+    ckpt_path: Path | None = None,
+    val_check_interval: float = 1.0,
 ) -> Counting:
     keep = kind(folder, "best", monitor="val/loss", save_last=True, enable_version_counter=False)
     trainer = Counting(
         max_epochs=epochs,
+        val_check_interval=val_check_interval,
         accelerator="cpu",
         logger=False,
         enable_progress_bar=False,
@@ -110,6 +115,21 @@ def test_a_run_goes_on_from_where_it_ended(tmp_path: Path, epochs: int) -> None:
         one, other = (read(tmp_path / folder / name) for folder in ("broken", "straight"))
         assert one["state_dict"] == other["state_dict"]
         assert one["epoch"] == other["epoch"]
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+@pytest.mark.parametrize("folder", ["ended", "elsewhere"])
+@pytest.mark.parametrize(("every", "step"), [(3, 12), (4, 10)])  # batches of six in an epoch
+def test_the_last_state_stays_where_none_follows(tmp_path: Path, folder: str, every: int, step: int) -> None:
+    """Its validation was the last one of a run whose epochs have some in the middle."""
+    last = tmp_path / "ended" / "last.ckpt"
+    fit(last.parent, 2, val_check_interval=every)
+    before = last.read_bytes()
+    assert read(last)["global_step"] == step
+    resumed = fit(tmp_path / folder, 2, ckpt_path=last, val_check_interval=every)
+    assert resumed.global_step == 12
+    assert [name for _, name in resumed.written] == []
+    assert (tmp_path / folder / "last.ckpt").read_bytes() == before
 
 
 def test_a_run_that_goes_on_elsewhere_knows_the_best_so_far(tmp_path: Path) -> None:

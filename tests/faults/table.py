@@ -5,6 +5,7 @@ that of the same run without a fault. Prints the table of docs/reference/faults.
 """
 
 import argparse
+import json
 import os
 import random
 import shutil
@@ -51,7 +52,7 @@ HOOKS: tuple[tuple[Any, str], ...] = (
     (Path, "unlink"),
     (whole, "_stage"),
     (whole, "write_whole"),
-    (whole, "_set_aside"),
+    (whole, "_name"),
 )
 
 
@@ -165,12 +166,12 @@ def full_disks(lab: Lab, number: int) -> Iterator[str]:
         def full(after: int = after) -> None:
             stage, calls = whole._stage, []
 
-            def _stage(content: Any, path: Path) -> Path:
+            def _stage(content: Any, path: Path) -> None:
                 calls.append(path)
                 if len(calls) > after:
                     path.with_name(f"{path.name}.partial").write_bytes(bytes(content)[:1000])
                     raise OSError(28, "No space left on device")
-                return stage(content, path)
+                stage(content, path)
 
             whole._stage = _stage
 
@@ -182,16 +183,17 @@ def full_disks(lab: Lab, number: int) -> Iterator[str]:
 
 
 def numbers(lab: Lab, number: int) -> Iterator[str]:
-    """Make losses NaN: now and then, and the run ends well; all the time, and it fails; nothing of it is kept."""
+    """Make losses NaN: twice, and the run ends well; at three steps in a row, and it fails; nothing of it is kept."""
     for trial in range(number):
         words, run, begins = (*MODELS[trial % 2], EPOCHS, *OFTEN), lab.new(), lab.random.randrange(4)
-        is_fatal = trial % 3 == 2
+        is_fatal, words = trial % 3 == 2, (*words, "trainer.nonfinite_patience=3")  # the second model takes six steps
         where = "gradient" if is_fatal else "loss"
         ended = train(config(lab.tones, run, *words), losing(range(begins, begins + (99 if is_fatal else 2)), where))
         kept = [read_checkpoint(path) for path in (run / "checkpoints").glob("*.ckpt")]
-        wrong = ended.code != int(is_fatal) or "is not finite" not in ended.said
+        left_out = json.loads((run / "summary.json").read_text()).get("steps_left_out")
+        wrong = ended.code != int(is_fatal) or "is not finite" not in ended.said or left_out != (None if is_fatal else 2)
         poisoned = [one for checkpoint in kept for one in not_finite(checkpoint)]
-        yield f"exit {ended.code}, {poisoned}, {ended.said[-300:]}" if wrong or poisoned else ""
+        yield f"{words} {where}: exit {ended.code}, {left_out}, {poisoned}, {ended.said[-300:]}" if wrong or poisoned else ""
 
 
 def data_changes(lab: Lab, _: int) -> Iterator[str]:

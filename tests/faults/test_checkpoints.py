@@ -171,19 +171,30 @@ def test_what_is_not_finite_is_neither_kept_nor_gone_on_from(tmp_path: Path, par
 
 
 @pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT])
-def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: int) -> None:
-    path = tmp_path / LAST
+@pytest.mark.parametrize("written", [0, 1, 2])  # files before: the state, its hash, that of the one before
+def test_a_full_disk_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: int, written: int
+) -> None:
+    path, calls = tmp_path / LAST, []
     save(1, path)
     size = path.stat().st_size
 
-    def full(_: int) -> None:
-        raise OSError(fault, os.strerror(fault))
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) > written:
+            raise OSError(fault, os.strerror(fault))
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DiskError, match=rf"last\.ckpt cannot be written: {os.strerror(fault)}\. It has {size:,} bytes"):
         save(2, path)
     assert step_of(path) == 1
     assert {file.name for file in tmp_path.iterdir()} == {LAST, hash_file(path).name}
+
+
+def test_a_folder_that_cannot_be_made_is_told_likewise(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").touch()
+    with pytest.raises(DiskError, match=r"checkpoints/last\.ckpt cannot be written: File exists. It has [0-9,]+ bytes"):
+        save(1, tmp_path / "checkpoints" / LAST)
 
 
 def test_what_could_not_be_written_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

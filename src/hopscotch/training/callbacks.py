@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from hopscotch.plain import sentence, shown
 from hopscotch.training.checkpoint import read_checkpoint
 from hopscotch.training.saving import WholeCheckpoints
-from hopscotch.training.whole import DiskError, copy_whole
+from hopscotch.training.whole import LAST, DiskError, copy_whole
 
 Place = tuple[dict[str, Tensor | None], str]  # of a parameter or buffer: its module's table, and its name in it
 
@@ -114,7 +114,7 @@ class BestAndLast(ModelCheckpoint):
         self._files = WholeCheckpoints()
         self._kept_at = time.monotonic()
         self._is_last_final = False
-        self._came_from: Path | None = None  # the folder of the checkpoint that is loaded
+        self._came_from: Path | None = None  # the checkpoint that is loaded
         if self.save_top_k not in (0, 1):
             raise ValueError(
                 "callbacks.checkpoint.save_top_k must be 1 (reports read one best checkpoint), or 0 to keep none, "
@@ -128,7 +128,7 @@ class BestAndLast(ModelCheckpoint):
             self._files = trainer.strategy.checkpoint_io = WholeCheckpoints(waits=reads_it)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._came_from = Path(trainer.ckpt_path).parent if trainer.ckpt_path else None
+        self._came_from = Path(trainer.ckpt_path) if trainer.ckpt_path else None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the best checkpoint so far, from the folder of the one that is loaded.
@@ -155,7 +155,7 @@ class BestAndLast(ModelCheckpoint):
         name = _file_name(kept)
         if not name or self._came_from is None:
             return None, None
-        path, why = self._came_from / name, "is not there"
+        path, why = self._came_from.parent / name, "is not there"
         if path.is_symlink():
             why = "is a symbolic link"
         elif path.is_file():
@@ -205,7 +205,15 @@ class BestAndLast(ModelCheckpoint):
         self._files.wait()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]  # Lightning forgets it here alone
+        """Keep a last state if there is none; where none was kept since one was loaded, it is that one.
+
+        Training cannot go on from the state of this moment: the average has taken the place of the weights.
+        """
+        last = Path(self.dirpath or "") / LAST
+        if self._came_from is not None and not self._last_checkpoint_saved:
+            if self.save_last and not last.exists():
+                rank_zero_only(copy_whole)(self._came_from, last)
+        elif not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]  # Lightning forgets it here alone
             super().on_train_end(trainer, pl_module)
         self.wait()
 

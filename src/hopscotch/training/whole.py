@@ -49,35 +49,33 @@ def write_whole(content: memoryview, path: Path) -> None:
     Raises:
         DiskError: If the disk does not take it, with the file and its size; what was there before still is.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    hash_path = hash_file(path)
+    previous = path.with_name(PREVIOUS) if path.name == LAST and path.exists() else None
     try:
-        staged = _stage(content, path)
-        staged_hash = _stage_hash(hashlib.sha256(content).hexdigest(), path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _stage(content, path)
+        _stage_hash(hashlib.sha256(content).hexdigest(), path)
+        if previous is not None:
+            _stage_hash(_hash_of(path), previous)
+            _name(path, previous)
+        _name(_staging(path), path)
     except OSError as error:
-        for target in (path, hash_path):
+        for target in (path, hash_file(path), hash_file(path.with_name(PREVIOUS))):
             with suppress(OSError):
                 _staging(target).unlink(missing_ok=True)
+        free = shutil.disk_usage(next(folder for folder in path.parents if folder.is_dir())).free
         raise DiskError(
-            f"{shown(path)} cannot be written: {error.strerror}. It has {len(content):,} bytes, "
-            f"{shutil.disk_usage(path.parent).free:,} are free there. What was kept before is as it was."
+            f"{shown(path)} cannot be written: {error.strerror}. It has {len(content):,} bytes, {free:,} are free "
+            "there. What was kept before is still there."
         ) from error
-    if path.name == LAST and path.exists():
-        _set_aside(path, path.with_name(PREVIOUS))
-    hash_path.unlink(missing_ok=True)
-    os.replace(staged, path)
-    os.replace(staged_hash, hash_path)
     _sync(path.parent)
 
 
-def _set_aside(path: Path, to: Path) -> None:
-    """Rename a checkpoint, so that neither name ever has the hash of another one."""
-    digest = _hash_of(path)
+def _name(path: Path, to: Path) -> None:
+    """Give a checkpoint its name, and then the hash that is staged for it: never does one have that of another."""
     for one in (to, path):
         hash_file(one).unlink(missing_ok=True)
     os.replace(path, to)
-    if digest:
-        os.replace(_stage_hash(digest, to), hash_file(to))
+    os.replace(_staging(hash_file(to)), hash_file(to))
 
 
 def hash_file(path: Path) -> Path:
@@ -123,17 +121,16 @@ def _staging(path: Path) -> Path:
     return path.with_name(f"{path.name}.partial")
 
 
-def _stage(content: memoryview | bytes, path: Path) -> Path:
-    staged = _staging(path)
-    with staged.open("wb") as file:
+def _stage(content: memoryview | bytes, path: Path) -> None:
+    with _staging(path).open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    return staged
 
 
-def _stage_hash(digest: str, path: Path) -> Path:
-    return _stage(f"{digest}  {path.name}\n".encode(), hash_file(path))
+def _stage_hash(digest: str, path: Path) -> None:
+    """Stage the hash of a checkpoint; an empty file where it has none."""
+    _stage(f"{digest}  {path.name}\n".encode() if digest else b"", hash_file(path))
 
 
 def _sync(folder: Path) -> None:
