@@ -288,6 +288,24 @@ def test_a_mutated_header_is_refused_or_read_as_it_says(tmp_path: Path, numbers:
     assert 0.2 * len(numbers) < named < len(numbers)
 
 
+@pytest.mark.parametrize("numbers", seeds(500, 3000), ids=["few", "many"])
+def test_of_500_mutated_headers_of_a_wav_at_most_4_are_silently_wrong(tmp_path: Path, numbers: range) -> None:
+    """One change each: more of them are named more often."""
+    data, path = encoded("wav", tmp_path), tmp_path / "clip.wav"
+    path.write_bytes(data)
+    expected, wrong, named = read_clip(path, RATE), [], 0
+    for number in numbers:
+        path.write_bytes(mutated(data[:44], random.Random(number), 44, most=1) + data[44:])
+        try:
+            found = read_clip(path, RATE)
+        except AudioFileError:
+            named += 1
+            continue
+        wrong += [] if torch.equal(found, expected) else [number]
+    assert len(wrong) <= 4 * len(numbers) / 500, wrong
+    assert 0.7 * len(numbers) < named < len(numbers)
+
+
 @pytest.mark.parametrize("numbers", seeds(50, 500), ids=["few", "many"])
 def test_a_mutated_manifest_is_refused_or_every_line_counts(shared: Path, numbers: range) -> None:
     original, path, used = "\n".join(GOOD_LINES).encode(), shared / "m.json", 0

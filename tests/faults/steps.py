@@ -1,7 +1,7 @@
 """Go on from every state that runs have kept: python -m tests.faults.steps --processes 2
 
-For each configuration of conf/model a run of 36 steps is made once, and all it has kept is copied after each write. From
-each copy the run goes on, as it would after a kill there, and what both have come to at the end is compared by bits.
+For each configuration of conf/model a run of 36 steps is made once, and its folder is copied after each write of a
+checkpoint. In each copy the run goes on, as it would after a kill there, and both ends are compared bit by bit.
 """
 
 import argparse
@@ -20,8 +20,7 @@ from hopscotch.training import saving
 from tests.faults.children import OFTEN, config, differing, start, train, wait
 from tests.tiny import MODELS, write_tones
 
-# Six epochs of six steps, a state kept after each.
-WORDS = ("data.batch_size=2", "trainer.limit_train_batches=6", "trainer.max_epochs=6", *OFTEN)
+WORDS = ("data.batch_size=2", "trainer.limit_train_batches=6", "trainer.max_epochs=6")  # 36 steps
 MORE = {
     "learned_skip": ("trainer.accumulate_grad_batches=2", "trainer.max_epochs=12"),  # 36 steps, too
     "skip_layer": ("trainer.val_check_interval=2",),
@@ -44,13 +43,19 @@ def _copies(write: Any, run: Path, states: Path) -> Any:
     return writes
 
 
-def from_every_state(tones: Path, folder: Path, words: Sequence[str], num_processes: int = 1) -> Iterator[str]:
-    """Go on from all that a run keeps, so many at a time; a message for each, empty where the end is the same."""
-    states, straight = folder / "states", folder / "straight"
+def from_every_state(
+    tones: Path, folder: Path, words: Sequence[str], num_processes: int = 1, every: int = 1
+) -> Iterator[str]:
+    """Go on from all that a run keeps, the last state first; a message for each, empty where the end is the same.
+
+    So many go on at a time; from each `every`th state alone.
+    """
+    states, straight, words = folder / "states", folder / "straight", (*words, *OFTEN)
     states.mkdir(parents=True)
     ended = train(config(tones, straight, *words), lambda: copying(straight, states))
     assert ended.code == 0, ended.said
     left = [state for state in sorted(states.iterdir()) if (state / "checkpoints" / "last.ckpt").is_file()]
+    left = left[::-every]
     while left:
         some, left = left[:num_processes], left[num_processes:]
         steps = [step_of(state / "checkpoints" / "last.ckpt") for state in some]
@@ -70,6 +75,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--every", type=int, default=1, help="go on from each state with such a distance")
     words = parser.parse_args()
     begun, wrong = time.monotonic(), []
     print("| configuration | states | otherwise |\n|---|---|---|", flush=True)
@@ -77,9 +83,9 @@ def main() -> int:
         tones = write_tones(Path(folder) / "tones")
         for name in words.models:
             more = (f"model={name}", *WORDS, *MORE.get(name, ()))
-            found = list(from_every_state(tones, Path(folder) / name, more, words.processes))
+            found = list(from_every_state(tones, Path(folder) / name, more, words.processes, words.every))
             wrong += [message for message in found if message]
-            print(f"| {' '.join(more[:1] + more[5:])} | {len(found)} | {len([*filter(None, found)])} |", flush=True)
+            print(f"| {' '.join((more[0], *more[4:]))} | {len(found)} | {len([*filter(None, found)])} |", flush=True)
             shutil.rmtree(Path(folder) / name)
     print(*wrong, sep="\n", file=sys.stderr)
     print(f"in {time.monotonic() - begun:.0f} s")

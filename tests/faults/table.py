@@ -191,9 +191,15 @@ def numbers(lab: Lab, number: int) -> Iterator[str]:
         ended = train(config(lab.tones, run, *words), losing(range(begins, begins + (99 if is_fatal else 2)), where))
         kept = [read_checkpoint(path) for path in (run / "checkpoints").glob("*.ckpt")]
         left_out = json.loads((run / "summary.json").read_text()).get("steps_left_out")
-        wrong = ended.code != int(is_fatal) or "is not finite" not in ended.said or left_out != (None if is_fatal else 2)
+        wrong = (
+            ended.code != int(is_fatal) or "is not finite" not in ended.said or left_out != (None if is_fatal else 2)
+        )
         poisoned = [one for checkpoint in kept for one in not_finite(checkpoint)]
-        yield f"{words} {where}: exit {ended.code}, {left_out}, {poisoned}, {ended.said[-300:]}" if wrong or poisoned else ""
+        yield (
+            f"{words} {where}: exit {ended.code}, {left_out}, {poisoned}, {ended.said[-300:]}"
+            if wrong or poisoned
+            else ""
+        )
 
 
 def data_changes(lab: Lab, _: int) -> Iterator[str]:

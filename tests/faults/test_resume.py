@@ -18,6 +18,7 @@ from hopscotch.resume import find_start
 from hopscotch.system import lock
 from hopscotch.training.whole import hash_file
 from tests.faults.children import OFTEN, config, die_at, differing, start, train, wait
+from tests.faults.steps import from_every_state
 from tests.tiny import TINY_MODEL, TINY_RUN, Command, tiny_folder, write_tone
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -271,6 +272,15 @@ def tensorboard(cfg: Any) -> Any:
     node = {"_target_": "hopscotch.report.split_logger.SplitLogger", "save_dir": str(cfg.run_dir)}
     cfg.logger = {"tensorboard": node}
     return cfg
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [("model=skip_layer", "trainer.val_check_interval=2"), ("model=always_on",)])
+def test_a_run_goes_on_from_every_state_that_it_has_kept(tones: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
+    """Of all models, and of longer runs: python -m tests.faults.steps."""
+    found = list(from_every_state(tones, tmp_path, (*words, "trainer.max_epochs=2")))
+    assert len(found) >= 8
+    assert [message for message in found if message] == []
 
 
 @pytest.mark.slow

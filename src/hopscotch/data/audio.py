@@ -37,6 +37,7 @@ FORMAT = struct.Struct("<HHIIHH")  # of a WAV, the part that all have
 UNPACKED = {1, 3, 6, 7, 0xFFFE}  # formats of WAV whose samples take so many bits: PCM, float, A-law, mu-law
 LAWS = {6, 7}  # those of a byte for each sample, whatever their bits say
 UNKNOWN_SIZE = 0x7FFF_F000  # bytes; writers to a pipe put this or more where they do not know the length
+NO_SIZE = 0xFFFF_FFFF  # of audio; no damage, whatever else is said
 MAX_FRAMES_PER_BYTE = 2**16  # of a file: a FLAC of silence comes to some thousands
 # What libsndfile writes into its log, and reads on, where a header promises more than its file has. The sizes of the
 # outermost chunks count metadata, too.
@@ -409,11 +410,14 @@ def _check_riff(path: Path, size: int) -> None:
                 if name != b"data":
                     file.seek(length + length % 2, os.SEEK_CUR)
                     continue
-                held = size - file.tell()
+                held, whole = size - file.tell(), int.from_bytes(head[4:8], "little")
+                if 0 < whole < UNKNOWN_SIZE <= length < NO_SIZE:
+                    told = f"a RIFF of {whole} bytes with {length} bytes of audio in it"
+                    raise _bad(path, f"its header must not contradict itself, got {told}.")
                 if length < UNKNOWN_SIZE and length > held:
                     raise _bad(path, f"is cut: its header promises {length} bytes of audio, got {held}.")
                 file.seek(length + length % 2, os.SEEK_CUR)
-                is_inside = file.tell() + 8 <= min(size, 8 + int.from_bytes(head[4:8], "little"))
+                is_inside = file.tell() + 8 <= min(size, 8 + whole)
                 rest = file.read(8)
                 if len(rest) == 8 and not (rest[:4].isascii() and (any(rest) or not is_inside)):
                     problem = f"header promises {length} bytes of audio, but {held - length} bytes follow that are none"
