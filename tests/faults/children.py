@@ -34,8 +34,18 @@ def config(root: Path, run: Path, *words: str) -> DictConfig:
     return cfg
 
 
-def start(cfg: DictConfig, arrange: Callable[[], object] = lambda: None) -> int:
-    """Begin a run as `hopscotch train` does, after `arrange`, and return the number of its process."""
+def hopscotch(cfg: Any) -> int:
+    """Run as `hopscotch train` does, and return its exit code."""
+    runs.explain_run = lambda *_: None  # pages, which take most of the time
+    sys.modules["hopscotch.report.summary"].write_report = lambda *_: None  # type: ignore[attr-defined]
+    handle(SIGNALS, exit_at)
+    summary = runs.attempt(cfg, Path(cfg.run_dir), ["seed=0"], time.time(), is_job=False)
+    codes = {"finished": 0, "failed": 1}
+    return codes.get(summary["status"], 128 + signal.Signals[summary.get("signal", "SIGINT")])
+
+
+def start(cfg: Any, arrange: Callable[[], object] = lambda: None, attempt: Callable[[Any], int] = hopscotch) -> int:
+    """Begin a run after `arrange`, and return the number of its process."""
     log = Path(f"{cfg.run_dir}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
     if pid := os.fork():
@@ -46,19 +56,14 @@ def start(cfg: DictConfig, arrange: Callable[[], object] = lambda: None) -> int:
             for stream in (1, 2):
                 os.dup2(file.fileno(), stream)
             sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1, closefd=False) for stream in (1, 2))
-            handle(SIGNALS, exit_at)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             warnings.simplefilter("default")
             warnings._showwarnmsg_impl = lambda found: print(  # pyright: ignore[reportAttributeAccessIssue]
                 f"warning: {found.message}", file=sys.stderr
             )
             os.fsync = lambda _: None  # no power is cut here, and disks are slow
-            runs.explain_run = lambda *_: None  # pages, which take most of the time
-            sys.modules["hopscotch.report.summary"].write_report = lambda *_: None  # type: ignore[attr-defined]
             arrange()
-            summary = runs.attempt(cfg, Path(cfg.run_dir), ["seed=0"], time.time(), is_job=False)
-            codes = {"finished": 0, "failed": 1}
-            code = codes.get(summary["status"], 128 + signal.Signals[summary.get("signal", "SIGINT")])
+            code = attempt(cfg)
             sys.stdout.flush()
             sys.stderr.flush()
     except BaseException:
@@ -67,13 +72,13 @@ def start(cfg: DictConfig, arrange: Callable[[], object] = lambda: None) -> int:
         os._exit(code)
 
 
-def wait(pid: int, cfg: DictConfig) -> Ended:
+def wait(pid: int, cfg: Any) -> Ended:
     _, status = os.waitpid(pid, 0)
     return Ended(os.waitstatus_to_exitcode(status), Path(f"{cfg.run_dir}.log").read_text(errors="replace"))
 
 
-def train(cfg: DictConfig, arrange: Callable[[], object] = lambda: None) -> Ended:
-    return wait(start(cfg, arrange), cfg)
+def train(cfg: Any, arrange: Callable[[], object] = lambda: None, attempt: Callable[[Any], int] = hopscotch) -> Ended:
+    return wait(start(cfg, arrange, attempt), cfg)
 
 
 def die_at(owner: Any, name: str, call: int) -> None:
