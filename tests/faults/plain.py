@@ -37,7 +37,8 @@ class Plain(LightningModule):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.hears = nn.Sequential(nn.Conv1d(1, 16, 64, stride=32), nn.ReLU(), nn.Conv1d(16, 16, 5), nn.ReLU())
-        self.says = nn.Sequential(nn.Dropout(0.1), nn.Linear(16, num_classes))
+        self.says = nn.Sequential(nn.Dropout(0.1), classifier := nn.Linear(16, num_classes))
+        self.bias = classifier.bias
 
     def loss(self, batch: list[Tensor]) -> Tensor:
         return nn.functional.cross_entropy(self.says(self.hears(batch[0]).mean(dim=2)), batch[1])
@@ -141,7 +142,7 @@ def lose(steps: range, where: str) -> None:
     def training_step(self: Plain, batch: list[Tensor], batch_idx: int) -> Tensor:
         loss = measure(self, batch, batch_idx)
         if self.global_step in steps and where == "gradient":
-            self.says[1].bias.register_hook(lambda gradient: gradient * torch.nan)
+            self.bias.register_hook(lambda gradient: gradient * torch.nan)
         return loss * torch.nan if self.global_step in steps and where == "loss" else loss
 
     Plain.training_step = training_step

@@ -177,11 +177,12 @@ def damages(lab: Lab, number: int, cut: bool) -> Iterator[str]:
         path.write_bytes(content[:place] if cut else content)
         try:
             lab.read(path)
-            yield f"{path.name} was loaded, byte {place}"
+            wrong = f"{path.name} was loaded, byte {place}"
         except ValueError as error:
-            yield "" if path.name in str(error) else f"not named: {error}"
-        if trial % 10 == 0 and path.name == "last.ckpt" and (wrong := lab.finish(run, words)):
-            yield wrong
+            wrong = "" if path.name in str(error) else f"not named: {error}"
+        if trial % 10 == 0 and path.name == "last.ckpt":
+            wrong = wrong or lab.finish(run, words)
+        yield wrong
         shutil.rmtree(run, ignore_errors=True)
 
 
