@@ -57,6 +57,8 @@ def start(cfg: Any, arrange: Callable[[], object] = lambda: None, attempt: Calla
                 os.dup2(file.fileno(), stream)
             sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1, closefd=False) for stream in (1, 2))
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            for number in SIGNALS:  # nohup has some ignored
+                signal.signal(number, signal.SIG_DFL)
             warnings.simplefilter("default")
             warnings._showwarnmsg_impl = lambda found: print(  # pyright: ignore[reportAttributeAccessIssue]
                 f"warning: {found.message}", file=sys.stderr

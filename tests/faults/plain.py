@@ -4,15 +4,14 @@
 """
 
 import os
-import signal
 import time
 import traceback
 from pathlib import Path
 from typing import Any
 
-import lightning.fabric.utilities.cloud_io as cloud_io
 import soundfile
 import torch
+from lightning.fabric.utilities import cloud_io
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
@@ -78,7 +77,6 @@ HOOKS: tuple[tuple[Any, str], ...] = (
 
 def attempt(cfg: Config) -> int:
     """Run as a script would, from the last checkpoint if there is one, and return its exit code."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         fit(cfg)
     except KeyboardInterrupt:
@@ -162,8 +160,8 @@ def send(number: int, at: int) -> None:
 
 
 def fill(after: int) -> None:
-    """Have the disk take no more after so many checkpoints."""
-    save, calls = torch.save, []
+    """Have the disk take no more after some checkpoints, of which a run writes seven at least."""
+    save, calls, after = torch.save, [], after % 7
 
     def saves(checkpoint: Any, file: Any) -> None:
         calls.append(file)
