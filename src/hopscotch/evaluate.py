@@ -1,8 +1,10 @@
 """Evaluate a trained model again: on its own test clips or others, in noise, and at other compute budgets."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +14,11 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from hopscotch.against import Static, Tested, compared, print_against, write_against
+from hopscotch.baselines import FOLDER as AGAINST
+from hopscotch.baselines import baselines_of, statics_in, train_baselines
 from hopscotch.build import build_data, build_model, build_task, make_trainer
-from hopscotch.conditions import passes, time_test
+from hopscotch.conditions import Pass, passes, time_test
 from hopscotch.config.absent import refuse_no_folder
 from hopscotch.config.check import refuse_missing
 from hopscotch.config.compose import compose, register
@@ -33,6 +38,7 @@ from hopscotch.intervals import Units
 from hopscotch.known import refuse_unknown
 from hopscotch.metrics import measure
 from hopscotch.models.audio_model import AudioModel
+from hopscotch.models.cascade import Cascade
 from hopscotch.models.exits import Ladder
 from hopscotch.plain import as_written, refuse_links, shown
 from hopscotch.registry import trusted
@@ -42,10 +48,12 @@ from hopscotch.report.paint import use_letters_of
 from hopscotch.report.run_folder import EVALUATION, RunFolder, config_of
 from hopscotch.restore import checkpoint_of, hold_to_rules, no_larger_than, stored_config, trained_classes
 from hopscotch.training.checkpoint import read_checkpoint, take_weights
+from hopscotch.training.classify import ClassificationTask
 from hopscotch.training.task import AudioTask
 
 MIXED = ("noise", "impulse_responses")  # keys of folders of recordings
-OWN_KEYS = ("run", "ckpt", "out", "snr", *MIXED, "trust")  # of this command; all other keys are the run's
+BASELINES = "baselines"  # of against=
+OWN_KEYS = ("run", "ckpt", "out", "snr", *MIXED, "trust", "against")  # of this command; all other keys are the run's
 # Of the run's data, also with other clips, unless they are typed.
 KEPT = ("sample_rate", "batch_size", "num_workers", "cache_gib", "max_seconds", "on_bad", "max_bad", "silent_ok")
 
@@ -73,8 +81,11 @@ def parse(words: Sequence[str]) -> dict[str, Any]:
         refuse_no_folder(key, str(paths[key]) if key in paths else None)
     if "noise" in own and "snr" not in own:
         raise ValueError(f"noise needs levels in dB beside it, such as snr=[20,10,0], got noise={own['noise']} alone.")
+    if own.get("against", BASELINES) != BASELINES:
+        raise ValueError(f"against must be {BASELINES}, got {own['against']}: `hopscotch compare` takes other runs.")
     overrides = [word for word in words if word.partition("=")[0] not in own]
-    return {**paths, "overrides": overrides, "snr": levels(own.get("snr", "[]")), "trust": trusted(words)}
+    found = {**paths, "overrides": overrides, "snr": levels(own.get("snr", "[]")), "trust": trusted(words)}
+    return found | {"against": "against" in own}
 
 
 def levels(typed: str) -> list[float]:
@@ -175,11 +186,14 @@ def evaluate(
     trust: Sequence[str] = (),
     noise: Path | None = None,
     impulse_responses: Path | None = None,
+    *,
+    against: bool = False,
 ) -> Path:
     """Test under every condition, print and write the results, and return their folder.
 
     The first condition is the clips as they are, at the first budget. `noise` is a folder of recordings for the levels
-    `snr`, `impulse_responses` one of rooms, which are a further condition.
+    `snr`, `impulse_responses` one of rooms, which are a further condition. With `against`, static baselines are trained
+    and compared.
     """
     folder = run / EVALUATION if out is None else out
     if out is None:
@@ -190,13 +204,17 @@ def evaluate(
     recorded = None if noise is None else Recordings("noise", str(noise), rate)
     rooms = impulse_responses and Recordings("impulse_responses", str(impulse_responses), rate, longest=longest)
     warn_of_recordings(data.clips, [one for one in (recorded, rooms) if one is not None])
+    if against and not isinstance(task, ClassificationTask):
+        raise ValueError(f"against={BASELINES} needs one label per clip, task=classify, got {cfg.task._target_}.")
     trainer = tester(cfg, run)
-    all_passes = passes(task, data, trainer, budgets(cfg.compute.budget, task.model), snr, recorded, rooms)
+    test = partial(passes, trainer=trainer, snr_db=snr, noise=recorded, rooms=rooms)
+    all_passes = test(task, data, budgets=budgets(cfg.compute.budget, task.model))
     first = next(all_passes)
     metrics = measure(first.evaluation, task.steps["test"], data.classes) if first.evaluation.has_classes else None
     detected = detection_facts(first.evaluation, data)
     write_detection(folder, task, data, detected)
-    conditions = [first.condition, *(later.condition for later in all_passes)]
+    kept = [(one.condition, Tested.of(one) if against else None) for one in chain([first], all_passes)]
+    conditions, tested = [one for one, _ in kept], [one for _, one in kept if one is not None]
     times = time_test(task, data, trainer)
     controls = controlled(task, data, first.evaluation)
     sure = first.evaluation.interval(first.condition.primary[1], data.clips["test"])
@@ -225,7 +243,56 @@ def evaluate(
     counts = {"num_clips": len(clips), "num_bad": data.num_bad("test")}
     told = in_words(detected)
     print_evaluation(metrics, conditions, controls, **counts, told=told, sure=sure, times=times, warnings=warnings)
+    if against:
+        stand_against(run, LoadedRun(cfg, task, data), tested, test, folder, overrides, trust)
     return folder
+
+
+def stand_against(
+    run: Path,
+    loaded: LoadedRun,
+    tested: Sequence[Tested],
+    test: Callable[..., Iterator[Pass]],
+    folder: Path,
+    overrides: Sequence[str],
+    trust: Sequence[str],
+) -> None:
+    """Train the static baselines of a run, test them as it was tested, print the comparison, and keep it."""
+    cfg, task, data = loaded
+    train_baselines(
+        run, baselines_of(task.model, cfg), trust, [word for word in overrides if word.startswith("trainer.")]
+    )
+    found = []
+    for name, (_, static, clips), core_seconds in statics_of(run, loaded, overrides, trust):
+        if [clip.name for clip in clips.clips["test"]] != [clip.name for clip in data.clips["test"]]:
+            raise ValueError(
+                f"{shown(run / AGAINST / name)} must be tested on the clips of {shown(run)}: it has others."
+            )
+        found.append(Static(name, core_seconds, [Tested.of(one) for one in test(static, clips, budgets=[None])]))
+    units = Units.of([clip.shared for clip in data.clips["test"]])
+    result = compared(tested, found, units, core_seconds_of(run))
+    write_against(result, folder)
+    print_against(result)
+
+
+def statics_of(
+    run: Path, loaded: LoadedRun, overrides: Sequence[str], trust: Sequence[str]
+) -> Iterator[tuple[str, LoadedRun, float | None]]:
+    """Load static models by name, with their core-seconds of training; those of a cascade are its stages."""
+    cfg, task, data = loaded
+    if isinstance(task.model, Cascade):
+        alone = OmegaConf.merge(cfg, {"compute": {"target": "auto"}})
+        assert isinstance(alone, DictConfig)
+        for number, model in enumerate(task.model.models):
+            yield f"stage_{number}", LoadedRun(alone, build_task(alone, model, data).eval(), data), None
+    words = [word for word in overrides if not word.startswith(("compute.", "model."))]
+    for place in statics_in(run):
+        yield place.name, load(place, words, trust=trust), core_seconds_of(place)
+
+
+def core_seconds_of(run: Path) -> float | None:
+    """Return the core-seconds of a run's training; None where its summary does not tell."""
+    return (RunFolder(run).summary.get("seconds") or {}).get("fit_cores")
 
 
 def controlled(task: AudioTask, data: AudioDataModule, evaluation: Evaluation) -> Controls | None:
