@@ -32,7 +32,7 @@ from hopscotch.report.text import (
 NAME = "against"  # of its files
 
 
-class Tested(NamedTuple):
+class Measured(NamedTuple):
     """Say what a model came to in a pass over the test clips."""
 
     condition: str
@@ -45,7 +45,7 @@ class Tested(NamedTuple):
         return float(self.right.mean())
 
     @classmethod
-    def of(cls, one: Pass) -> "Tested":
+    def of(cls, one: Pass) -> "Measured":
         right = (~one.evaluation.is_wrong).numpy().astype(np.float64)
         return cls(one.condition.condition, one.condition.requested, one.condition.macs, right)
 
@@ -55,7 +55,7 @@ class Static(NamedTuple):
 
     name: str
     core_seconds: float | None  # of its training; None where its summary does not tell
-    passes: Sequence[Tested]
+    passes: Sequence[Measured]
 
 
 class Headroom(NamedTuple):
@@ -85,7 +85,7 @@ class Headroom(NamedTuple):
 class Row(NamedTuple):
     """Compare a pass of the model with one of a static model."""
 
-    own: Tested
+    own: Measured
     static: str
     macs: float  # of the static model
     acc: float
@@ -145,7 +145,7 @@ class Against(NamedTuple):
         return Table.of(rows, words=["condition", "static model"])
 
     def as_json(self) -> dict[str, Any]:
-        def plain(one: Tested) -> dict[str, Any]:
+        def plain(one: Measured) -> dict[str, Any]:
             return {"condition": one.condition, "budget": one.budget, "macs": one.macs, "accuracy": one.acc}
 
         return {
@@ -160,7 +160,7 @@ class Against(NamedTuple):
 
 
 def compared(
-    own: Sequence[Tested], statics: Sequence[Static], units: Units, core_seconds: float | None = None
+    own: Sequence[Measured], statics: Sequence[Static], units: Units, core_seconds: float | None = None
 ) -> Against:
     """Compare the passes of a model with those of static models under the same condition.
 
@@ -175,18 +175,19 @@ def compared(
     rows = []
     for one in own:
         dearer = [pair for pair in found[one.condition] if pair[1].macs >= one.macs]
-        name, static = (dearer or found[one.condition][-1:])[0]
+        best_first = lambda pair: (pair[1].macs, -pair[1].acc)  # noqa: E731  # of those that cost the same
+        name, static = min(dearer, key=best_first) if dearer else found[one.condition][-1]
         gain = bootstrap(one.right - static.right, units)
         rows.append(Row(one, name, static.macs, static.acc, bool(dearer), gain))
     return Against(by_price, [headroom(name, found[name], units) for name in conditions], rows, core_seconds)
 
 
-def of(static: Static, condition: str) -> Tested:
+def of(static: Static, condition: str) -> Measured:
     """Find the pass of a static model under a condition."""
     return next(one for one in static.passes if one.condition == condition)
 
 
-def headroom(condition: str, statics: Sequence[tuple[str, Tested]], units: Units) -> Headroom:
+def headroom(condition: str, statics: Sequence[tuple[str, Measured]], units: Units) -> Headroom:
     """Compare the best static model, the cheapest of equals, with the cheapest one."""
     cheapest, first = statics[0]
     best, most = max(statics, key=lambda pair: pair[1].acc)

@@ -30,6 +30,7 @@ from hopscotch.system import lock
 
 FOLDER = "against"  # of a run's folder
 MOST = 6  # depths
+MOST_DROP = 0.9  # of the last layer
 # Of the configuration of the run's model; what decides is not among them.
 KEPT = (
     *("heads", "dim", "ffn_ratio", "dropout", "convolution_width", "stem_stride", "stem_channels", "positions"),
@@ -39,8 +40,11 @@ WITHOUT = {"stem_layers": 0, "open_rate": None, "stage": None, "exits": None, "w
 OF_DECISIONS = ("model", "compute", "baseline")  # groups of words that a static model is not given
 
 
-def baselines_of(model: AudioModel, cfg: DictConfig) -> dict[str, dict[str, Any]]:
-    """Name the static models that a run is to be compared with, each with its keys of `model`, the cheapest first."""
+def baselines_of(model: AudioModel, cfg: DictConfig, drop: float = 0.0) -> dict[str, dict[str, Any]]:
+    """Name the static models that a run is to be compared with, each with its keys of `model`, the cheapest first.
+
+    With `drop` the deepest one is there a second time, trained with so much stochastic depth.
+    """
     own = plain_config(cfg)["model"]
     kept = {key: own[key] for key in KEPT} | WITHOUT
     if isinstance(model, Cascade):
@@ -52,7 +56,16 @@ def baselines_of(model: AudioModel, cfg: DictConfig) -> dict[str, dict[str, Any]
     depths = sorted({1, *depths} - {0})
     if len(depths) > MOST:
         depths = [depths[place] for place in np.linspace(0, len(depths) - 1, MOST).round().astype(int)]
-    return {f"depth_{depth}": kept | {"depth": depth} | strided(own, depth) for depth in depths}
+    cut = {f"depth_{depth}": kept | strided(own, depth) for depth in depths}
+    dropped = {name: keys | {"encoder.drop": drop} for name, keys in [*cut.items()][-1:] if drop}
+    return cut | {f"{name}_dropped": keys for name, keys in dropped.items()}
+
+
+def drop_of(model: AudioModel, share: float) -> float:
+    """Return the stochastic depth that skips as much in training as exits, or as routes that run a share of layers."""
+    if isinstance(model, EarlyExit):
+        return model.drop
+    return min(MOST_DROP, round(2 * (1 - share), 2)) if "layers" in model.skips else 0.0
 
 
 def strided(own: Mapping[str, Any], depth: int) -> dict[str, Any]:

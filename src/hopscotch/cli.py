@@ -206,8 +206,9 @@ def evaluate(words: Sequence[str]) -> None:
     data.test_fraction=0.9 data.val_fraction=0.05 tests more. Other keys of the run's configuration may be changed too:
     data.batch_size=64, trainer.accelerator=cpu.
 
-    --against baselines trains what the run has to beat: the same stack with fewer layers, at most 6 of them, or each
-    width of model=slimmable, each in a process of its own in RUN/against/; the stages of a cascade are trained already.
+    --against baselines trains what the run has to beat: the same stack with fewer layers, at most 6 of them, the
+    deepest also with stochastic depth where the run has it or skips layers, or each width of model=slimmable, each in a
+    process of its own in RUN/against/; the stages of a cascade are trained already.
     It takes as long as so many trainings; stopped and typed again it goes on. Static models of your own count too:
     hopscotch train ... hydra.run.dir=RUN/against/NAME. Printed and kept as against.json are the headroom (best static
     minus cheapest; below 2 standard errors no adaptive model can win), MACs, accuracy, core-seconds of training, and

@@ -14,9 +14,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from hopscotch.against import Static, Tested, compared, print_against, write_against
+from hopscotch.against import Measured, Static, compared, print_against, write_against
 from hopscotch.baselines import FOLDER as AGAINST
-from hopscotch.baselines import baselines_of, statics_in, train_baselines
+from hopscotch.baselines import baselines_of, drop_of, statics_in, train_baselines
 from hopscotch.build import build_data, build_model, build_task, make_trainer
 from hopscotch.conditions import Pass, passes, time_test
 from hopscotch.config.absent import refuse_no_folder
@@ -213,7 +213,7 @@ def evaluate(
     metrics = measure(first.evaluation, task.steps["test"], data.classes) if first.evaluation.has_classes else None
     detected = detection_facts(first.evaluation, data)
     write_detection(folder, task, data, detected)
-    kept = [(one.condition, Tested.of(one) if against else None) for one in chain([first], all_passes)]
+    kept = [(one.condition, Measured.of(one) if against else None) for one in chain([first], all_passes)]
     conditions, tested = [one for one, _ in kept], [one for _, one in kept if one is not None]
     times = time_test(task, data, trainer)
     controls = controlled(task, data, first.evaluation)
@@ -251,7 +251,7 @@ def evaluate(
 def stand_against(
     run: Path,
     loaded: LoadedRun,
-    tested: Sequence[Tested],
+    tested: Sequence[Measured],
     test: Callable[..., Iterator[Pass]],
     folder: Path,
     overrides: Sequence[str],
@@ -259,16 +259,16 @@ def stand_against(
 ) -> None:
     """Train the static baselines of a run, test them as it was tested, print the comparison, and keep it."""
     cfg, task, data = loaded
-    train_baselines(
-        run, baselines_of(task.model, cfg), trust, [word for word in overrides if word.startswith("trainer.")]
-    )
+    share = (RunFolder(run).summary.get("compute") or {}).get("fraction", 1.0)
+    named = baselines_of(task.model, cfg, drop_of(task.model, share))
+    train_baselines(run, named, trust, [word for word in overrides if word.startswith("trainer.")])
     found = []
     for name, (_, static, clips), core_seconds in statics_of(run, loaded, overrides, trust):
         if [clip.name for clip in clips.clips["test"]] != [clip.name for clip in data.clips["test"]]:
             raise ValueError(
                 f"{shown(run / AGAINST / name)} must be tested on the clips of {shown(run)}: it has others."
             )
-        found.append(Static(name, core_seconds, [Tested.of(one) for one in test(static, clips, budgets=[None])]))
+        found.append(Static(name, core_seconds, [Measured.of(one) for one in test(static, clips, budgets=[None])]))
     units = Units.of([clip.shared for clip in data.clips["test"]])
     result = compared(tested, found, units, core_seconds_of(run))
     write_against(result, folder)
