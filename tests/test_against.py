@@ -69,6 +69,18 @@ def test_two_standard_errors_of_headroom_are_needed() -> None:
     assert warning.endswith("No adaptive model can win here: take small.")
 
 
+def test_thresholds_of_clean_clips_that_lose_a_point_in_noise_are_warned_of() -> None:
+    own = [passed(0.85, 30), passed(0.70, 31, "0 dB", 0.5), passed(0.80, 31, "0 dB", 0.9)]
+    found = compared(own, STATICS, UNITS, refitted=[passed(0.75, 30, "0 dB")])
+    (one,) = found.refitted
+    assert (one.condition, one.gain.value) == ("0 dB", pytest.approx(-0.05))
+    assert found.warnings[0].startswith("thresholds of clean clips lose 0.050 of the clips, 0 dB, against those")
+    assert "for 0.00 million MACs" in found.in_words()["thresholds of clean clips, 0 dB"]
+    (close,) = compared(own, STATICS, UNITS, refitted=[passed(0.7075, 30, "0 dB")]).refitted
+    assert close.gain.value == pytest.approx(-0.0075)
+    assert not any("thresholds" in one for one in found._replace(refitted=[close]).warnings)
+
+
 def test_a_gain_of_every_clip_is_headroom() -> None:
     statics = [Static("none", None, [passed(0.0, 10)]), Static("all", None, [passed(1.1, 60)])]
     assert compared([passed(0.6, 20)], statics, UNITS).warnings == []
@@ -147,5 +159,8 @@ def test_baselines_are_trained_once_and_what_was_cut_short_goes_on(
     assert [(row["own"]["condition"], row["own"]["budget"]) for row in found["rows"]] == [
         (condition, budget) for budget in (0.5, 1.0) for condition in ("clean", "0 dB")
     ]
+    (fitted,) = found["refitted"]
+    assert fitted["condition"] == "0 dB"
+    assert fitted["gain"]["value"] == found["rows"][1]["own"]["accuracy"] - fitted["there"]["accuracy"]
     cli.main(["evaluate", str(run), "against=baselines"])
     assert "depth_1 (1 of 1) has finished before" in capsys.readouterr().out

@@ -30,6 +30,7 @@ from hopscotch.report.text import (
 )
 
 NAME = "against"  # of its files
+MOST_LOST = 0.01  # of the clips, by thresholds that were fitted to clean ones
 
 
 class Measured(NamedTuple):
@@ -93,6 +94,14 @@ class Row(NamedTuple):
     difference: Interval
 
 
+class Refitted(NamedTuple):
+    """Compare thresholds that were fitted to clean clips with those that were fitted in the noise of a condition."""
+
+    condition: str
+    there: Measured
+    gain: Interval  # of those of clean clips
+
+
 class Against(NamedTuple):
     """Hold all comparisons of a model."""
 
@@ -100,10 +109,17 @@ class Against(NamedTuple):
     headrooms: list[Headroom]  # by condition
     rows: list[Row]
     core_seconds: float | None  # of the model's own training
+    refitted: Sequence[Refitted] = ()
 
     @property
     def warnings(self) -> list[str]:
-        return [warning for one in self.headrooms for warning in one.warnings]
+        lost = [
+            f"thresholds of clean clips lose {-one.gain.value:.3f} of the clips, {one.condition}, against those that "
+            "are fitted there: train with such noise, augment.noise=<folder>."
+            for one in self.refitted
+            if one.gain.value < -MOST_LOST
+        ]
+        return lost + [warning for one in self.headrooms for warning in one.warnings]
 
     def in_words(self) -> dict[str, str]:
         """Say headroom and prices by name."""
@@ -112,6 +128,9 @@ class Against(NamedTuple):
         if self.core_seconds is not None and len(known) == len(self.statics):
             many = f"{sum(known):.0f} of the {len(known)} static models"
             told["core-seconds"] = f"{self.core_seconds:.0f} of this model's training, {many}"
+        for one in self.refitted:
+            there = f"{one.there.macs / 1e6:.2f} million MACs"
+            told[f"thresholds of clean clips, {one.condition}"] = f"{one.gain} minus those fitted there, for {there}"
         return told
 
     def static_table(self) -> Table:
@@ -155,12 +174,19 @@ class Against(NamedTuple):
                 row._asdict() | {"own": plain(row.own), "difference": asdict(row.difference)} for row in self.rows
             ],
             "core_seconds": self.core_seconds,
+            "refitted": [
+                one._asdict() | {"there": plain(one.there), "gain": asdict(one.gain)} for one in self.refitted
+            ],
             "over": self.rows[0].difference.over,
         }
 
 
 def compared(
-    own: Sequence[Measured], statics: Sequence[Static], units: Units, core_seconds: float | None = None
+    own: Sequence[Measured],
+    statics: Sequence[Static],
+    units: Units,
+    core_seconds: float | None = None,
+    refitted: Sequence[Measured] = (),
 ) -> Against:
     """Compare the passes of a model with those of static models under the same condition.
 
@@ -179,7 +205,19 @@ def compared(
         name, static = min(dearer, key=best_first) if dearer else found[one.condition][-1]
         gain = bootstrap(one.right - static.right, units)
         rows.append(Row(one, name, static.macs, static.acc, bool(dearer), gain))
-    return Against(by_price, [headroom(name, found[name], units) for name in conditions], rows, core_seconds)
+    return Against(
+        by_price,
+        [headroom(name, found[name], units) for name in conditions],
+        rows,
+        core_seconds,
+        refitted_of(own, refitted, units),
+    )
+
+
+def refitted_of(own: Sequence[Measured], there: Sequence[Measured], units: Units) -> list[Refitted]:
+    """Compare passes with thresholds of clean clips with those under the same conditions with others."""
+    by_name = {one.condition: one for one in reversed(own)}  # the first budget counts
+    return [Refitted(one.condition, one, bootstrap(by_name[one.condition].right - one.right, units)) for one in there]
 
 
 def of(static: Static, condition: str) -> Measured:

@@ -18,7 +18,7 @@ from hopscotch.against import Measured, Static, compared, print_against, write_a
 from hopscotch.baselines import FOLDER as AGAINST
 from hopscotch.baselines import baselines_of, drop_of, statics_in, train_baselines
 from hopscotch.build import build_data, build_model, build_task, make_trainer
-from hopscotch.conditions import Pass, passes, time_test
+from hopscotch.conditions import Pass, passes, refitted, time_test
 from hopscotch.config.absent import refuse_no_folder
 from hopscotch.config.check import refuse_missing
 from hopscotch.config.compose import compose, register
@@ -244,7 +244,10 @@ def evaluate(
     told = in_words(detected)
     print_evaluation(metrics, conditions, controls, **counts, told=told, sure=sure, times=times, warnings=warnings)
     if against:
-        stand_against(run, LoadedRun(cfg, task, data), tested, test, folder, overrides, trust)
+        shares = {one.condition: one.fraction for one in reversed(conditions)}  # of the first budget
+        again = partial(refitted, trainer=trainer, snr_db=snr, noise=recorded, shares=shares)
+        exits = isinstance(task.model, Ladder)
+        stand_against(run, LoadedRun(cfg, task, data), tested, test, again if exits else None, folder, overrides, trust)
     return folder
 
 
@@ -253,11 +256,15 @@ def stand_against(
     loaded: LoadedRun,
     tested: Sequence[Measured],
     test: Callable[..., Iterator[Pass]],
+    again: Callable[..., Iterator[Pass]] | None,
     folder: Path,
     overrides: Sequence[str],
     trust: Sequence[str],
 ) -> None:
-    """Train the static baselines of a run, test them as it was tested, print the comparison, and keep it."""
+    """Train the static baselines of a run, test them as it was tested, print the comparison, and keep it.
+
+    `again` tests the run with thresholds that are fitted in each noise.
+    """
     cfg, task, data = loaded
     share = (RunFolder(run).summary.get("compute") or {}).get("fraction", 1.0)
     named = baselines_of(task.model, cfg, drop_of(task.model, share))
@@ -270,7 +277,8 @@ def stand_against(
             )
         found.append(Static(name, core_seconds, [Measured.of(one) for one in test(static, clips, budgets=[None])]))
     units = Units.of([clip.shared for clip in data.clips["test"]])
-    result = compared(tested, found, units, core_seconds_of(run))
+    there = [] if again is None else [Measured.of(one) for one in again(task, data)]
+    result = compared(tested, found, units, core_seconds_of(run), there)
     write_against(result, folder)
     print_against(result)
 

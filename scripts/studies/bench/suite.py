@@ -19,6 +19,7 @@ ITEMS = {  # name -> module and function; imported when it is measured, for --he
     "encoder": "encoder:encoder",
     "compile": "compiled:compiled",
     "clip": "clip:clip",
+    "exits": "exits:exits",
     "shipped": "shipped:shipped",
     "allocator": "allocator:allocator",
     "loop": "loop:loop",
