@@ -1,9 +1,8 @@
 """Evaluate a trained model again: on its own test clips or others, in noise, and at other compute budgets."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,11 +13,11 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from hopscotch.against import Measured, Static, compared, print_against, write_against
+from hopscotch.against import Against, Measured, Static, compared, print_against, write_against
 from hopscotch.baselines import FOLDER as AGAINST
 from hopscotch.baselines import baselines_of, drop_of, statics_in, train_baselines
 from hopscotch.build import build_data, build_model, build_task, make_trainer
-from hopscotch.conditions import Pass, passes, refitted, time_test
+from hopscotch.conditions import Condition, passes, refitted, time_test
 from hopscotch.config.absent import refuse_no_folder
 from hopscotch.config.check import refuse_missing
 from hopscotch.config.compose import compose, register
@@ -200,21 +199,17 @@ def evaluate(
         refuse_links(run, [str(EVALUATION), *(f"report/budgets.{end}" for end in ("csv", "md", "png"))])
     (folder / BAD_AUDIO).unlink(missing_ok=True)  # of an evaluation before this one
     cfg, task, data = load(run, overrides, ckpt, trust, folder / BAD_AUDIO)
-    rate, longest = data.sample_rate, MAX_IMPULSE_SECONDS
-    recorded = None if noise is None else Recordings("noise", str(noise), rate)
-    rooms = impulse_responses and Recordings("impulse_responses", str(impulse_responses), rate, longest=longest)
-    warn_of_recordings(data.clips, [one for one in (recorded, rooms) if one is not None])
+    mixed = mixed_with(data, snr, noise, impulse_responses)
     if against and not isinstance(task, ClassificationTask):
         raise ValueError(f"against={BASELINES} needs one label per clip, task=classify, got {cfg.task._target_}.")
     trainer = tester(cfg, run)
-    test = partial(passes, trainer=trainer, snr_db=snr, noise=recorded, rooms=rooms)
-    all_passes = test(task, data, budgets=budgets(cfg.compute.budget, task.model))
+    all_passes = passes(task, data, trainer, budgets(cfg.compute.budget, task.model), *mixed)
     first = next(all_passes)
     metrics = measure(first.evaluation, task.steps["test"], data.classes) if first.evaluation.has_classes else None
     detected = detection_facts(first.evaluation, data)
     write_detection(folder, task, data, detected)
     kept = [(one.condition, Measured.of(one) if against else None) for one in chain([first], all_passes)]
-    conditions, tested = [one for one, _ in kept], [one for _, one in kept if one is not None]
+    conditions = [one for one, _ in kept]
     times = time_test(task, data, trainer)
     controls = controlled(task, data, first.evaluation)
     sure = first.evaluation.interval(first.condition.primary[1], data.clips["test"])
@@ -237,34 +232,52 @@ def evaluate(
     write_evaluation(folder, facts=facts, metrics=metrics, classes=data.classes, clips=clips, conditions=conditions)
     is_own = out is None and ckpt is None and not changes_data(overrides)  # what the run's page may show as its own
     write_budgets(conditions, run / "report" if is_own else folder)
-    was, warnings = RunFolder(run).data, []
-    if was and was.get("fingerprint") != data.fingerprint() and not changes_data(overrides):
-        warnings.append("the test set differs from the one of the training run (clips added, removed or changed).")
     counts = {"num_clips": len(clips), "num_bad": data.num_bad("test")}
+    warnings = [] if changes_data(overrides) else other_clips(run, data)
     told = in_words(detected)
     print_evaluation(metrics, conditions, controls, **counts, told=told, sure=sure, times=times, warnings=warnings)
     if against:
-        shares = {one.condition: one.fraction for one in reversed(conditions)}  # of the first budget
-        again = partial(refitted, trainer=trainer, snr_db=snr, noise=recorded, shares=shares)
-        exits = isinstance(task.model, Ladder)
-        stand_against(run, LoadedRun(cfg, task, data), tested, test, again if exits else None, folder, overrides, trust)
+        result = stand_against(run, LoadedRun(cfg, task, data), trainer, kept, mixed, overrides, trust)
+        write_against(result, folder)
+        print_against(result)
     return folder
+
+
+class Mixed(NamedTuple):
+    """Say what test clips are mixed with."""
+
+    snr_db: Sequence[float]
+    noise: Recordings | None
+    rooms: Recordings | None
+
+
+def mixed_with(data: AudioDataModule, snr: Sequence[float], noise: Path | None, rooms: Path | None) -> Mixed:
+    """Find the recordings in the folders, and warn of clips that are among them."""
+    rate, longest = data.sample_rate, MAX_IMPULSE_SECONDS
+    recorded = None if noise is None else Recordings("noise", str(noise), rate)
+    heard = None if rooms is None else Recordings("impulse_responses", str(rooms), rate, longest=longest)
+    warn_of_recordings(data.clips, [one for one in (recorded, heard) if one is not None])
+    return Mixed(snr, recorded, heard)
+
+
+def other_clips(run: Path, data: AudioDataModule) -> list[str]:
+    """Warn of test clips that are not those of the training run."""
+    was = RunFolder(run).data
+    if not was or was.get("fingerprint") == data.fingerprint():
+        return []
+    return ["the test set differs from the one of the training run (clips added, removed or changed)."]
 
 
 def stand_against(
     run: Path,
     loaded: LoadedRun,
-    tested: Sequence[Measured],
-    test: Callable[..., Iterator[Pass]],
-    again: Callable[..., Iterator[Pass]] | None,
-    folder: Path,
+    trainer: Trainer,
+    kept: Sequence[tuple[Condition, Measured | None]],
+    mixed: Mixed,
     overrides: Sequence[str],
     trust: Sequence[str],
-) -> None:
-    """Train the static baselines of a run, test them as it was tested, print the comparison, and keep it.
-
-    `again` tests the run with thresholds that are fitted in each noise.
-    """
+) -> Against:
+    """Train static baselines of a run, and test them as it was tested; exits also with thresholds fitted in noise."""
     cfg, task, data = loaded
     share = (RunFolder(run).summary.get("compute") or {}).get("fraction", 1.0)
     named = baselines_of(task.model, cfg, drop_of(task.model, share))
@@ -275,12 +288,14 @@ def stand_against(
             raise ValueError(
                 f"{shown(run / AGAINST / name)} must be tested on the clips of {shown(run)}: it has others."
             )
-        found.append(Static(name, core_seconds, [Measured.of(one) for one in test(static, clips, budgets=[None])]))
-    units = Units.of([clip.shared for clip in data.clips["test"]])
-    there = [] if again is None else [Measured.of(one) for one in again(task, data)]
-    result = compared(tested, found, units, core_seconds_of(run), there)
-    write_against(result, folder)
-    print_against(result)
+        tested = [Measured.of(one) for one in passes(static, clips, trainer, [None], *mixed)]
+        found.append(Static(name, core_seconds, tested))
+    there = []
+    if isinstance(task.model, Ladder):
+        shares = {one.condition: one.fraction for one, _ in reversed(kept)}  # of the first budget
+        there = [Measured.of(one) for one in refitted(task, data, trainer, mixed.snr_db, mixed.noise, shares)]
+    own, units = [one for _, one in kept if one is not None], Units.of([clip.shared for clip in data.clips["test"]])
+    return compared(own, found, units, core_seconds_of(run), there)
 
 
 def statics_of(
