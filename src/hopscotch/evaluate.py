@@ -307,15 +307,21 @@ def statics_of(
         alone = OmegaConf.merge(cfg, {"compute": {"target": "auto"}})
         assert isinstance(alone, DictConfig)
         for number, model in enumerate(task.model.models):
-            yield f"stage_{number}", LoadedRun(alone, build_task(alone, model, data).eval(), data), None
+            stage = LoadedRun(alone, build_task(alone, model, data).eval(), data)
+            yield f"stage_{number}", stage, core_seconds_of(run, number)
     words = [word for word in overrides if not word.startswith(("compute.", "model."))]
     for place in statics_in(run):
         yield place.name, load(place, words, trust=trust), core_seconds_of(place)
 
 
-def core_seconds_of(run: Path) -> float | None:
-    """Return the core-seconds of a run's training; None where its summary does not tell."""
-    return (RunFolder(run).summary.get("seconds") or {}).get("fit_cores")
+def core_seconds_of(run: Path, stage: int | None = None) -> float | None:
+    """Return the core-seconds of a run's training, or of a stage of a cascade; None where its summary does not tell."""
+    with as_written(run):
+        seconds = RunFolder(run).summary.get("seconds") or {}
+        found = (
+            seconds.get("fit_cores") if stage is None else dict(enumerate(seconds.get("stage_cores") or [])).get(stage)
+        )
+    return found if isinstance(found, float) else None
 
 
 def controlled(task: AudioTask, data: AudioDataModule, evaluation: Evaluation) -> Controls | None:
