@@ -15,6 +15,7 @@ from hopscotch.intervals import Units
 from tests.tiny import TINY_RUN, Command, composed, prompt, tiny_folder
 
 NUM_CLIPS = 400
+DENSE = composed("model=dense", "model.dim=16", "model.heads=2")
 UNITS = Units.of([None] * NUM_CLIPS)
 
 
@@ -90,16 +91,26 @@ def test_static_models_are_the_stack_cut_where_it_has_exits() -> None:
     cfg = composed("model=early_exit", "model.encoder.first=3", "model.dim=16", "model.heads=2")
     model = build_model(cfg, 3)
     found = baselines_of(model, cfg, drop_of(model, 0.5))
-    assert {name: keys["depth"] for name, keys in found.items()} == {
+    assert {name: keys["model.depth"] for name, keys in found.items()} == {
         "depth_1": 1,
         "depth_2": 2,
         "depth_4": 4,
         "depth_6": 6,
         "depth_6_dropped": 6,
     }
-    assert found["depth_4"]["encoder.strides"] == [3, 2, 1, 1]
-    assert (found["depth_6"].get("encoder.drop"), found["depth_6_dropped"]["encoder.drop"]) == (None, model.drop)
-    assert (found["depth_2"]["exits"], found["depth_2"]["stem_channels"]) == (None, [16, 32, 64])
+    assert found["depth_4"]["model.encoder.strides"] == [3, 2, 1, 1]
+    assert (found["depth_6"].get("model.encoder.drop"), found["depth_6_dropped"]["model.encoder.drop"]) == (
+        None,
+        model.drop,
+    )
+    assert (found["depth_2"]["model.exits"], found["depth_2"]["model.stem_channels"]) == (None, [16, 32, 64])
+
+
+def test_layers_of_the_stem_are_layers_of_the_static_models() -> None:
+    cfg = composed("model=early_exit", "model.encoder.first=3", "model.dim=16", "model.heads=2", "model.stem_layers=2")
+    found = baselines_of(build_model(cfg, 3), cfg)
+    strides = {name: keys["model.encoder.strides"] for name, keys in found.items()}
+    assert strides == {"depth_1": [1], "depth_2": [1, 1], "depth_4": [1, 1, 3, 2], "depth_6": [1, 1, 3, 2, 1, 1]}
 
 
 def test_static_models_of_routes_drop_as_many_layers_in_training() -> None:
@@ -112,11 +123,13 @@ def test_static_models_of_widths_are_as_wide_as_the_narrow_ones() -> None:
     cfg = composed("model=slimmable", "model.dim=32", "model.heads=4", "model.depth=2")
     model = build_model(cfg, 3)
     found = baselines_of(model, cfg, drop_of(model, 0.5))
-    assert {name: (keys["dim"], keys["heads"], keys["depth"]) for name, keys in found.items()} == {
+    assert {name: (keys["model.dim"], keys["model.heads"], keys["model.depth"]) for name, keys in found.items()} == {
         "width_0.25": (8, 1, 2),
         "width_0.5": (16, 2, 2),
         "width_1": (32, 4, 2),
     }
+    assert all(keys["init_from"] is None for keys in found.values())  # no weights of another width fit
+    assert "init_from" not in baselines_of(build_model(DENSE, 3), DENSE)["depth_1"]
 
 
 @pytest.mark.parametrize("words", [["against=baselines"], []])

@@ -41,7 +41,7 @@ OF_DECISIONS = ("model", "compute", "baseline")  # groups of words that a static
 
 
 def baselines_of(model: AudioModel, cfg: DictConfig, drop: float = 0.0) -> dict[str, dict[str, Any]]:
-    """Name the static models that a run is to be compared with, each with its keys of `model`, the cheapest first.
+    """Name the static models that a run is to be compared with, each with its own keys, the cheapest first.
 
     With `drop` the deepest one is there a second time, trained with so much stochastic depth.
     """
@@ -51,14 +51,23 @@ def baselines_of(model: AudioModel, cfg: DictConfig, drop: float = 0.0) -> dict[
         return {}  # its stages are: they were trained alone
     if isinstance(model, Slimmable):
         narrow = {f"width_{share:g}": narrowed(own, share) for share in own["widths"]["shares"]}
-        return {name: kept | sizes | strided(own, own["depth"]) for name, sizes in narrow.items()}
-    depths = model.layers if isinstance(model, EarlyExit) else list(range(own["depth"] + 1))
+        found = {name: kept | sizes | strided(own, own["depth"]) for name, sizes in narrow.items()}
+        return {name: of_model(keys) | {"init_from": None} for name, keys in found.items()}  # of another width
+    depths = list(range(own["depth"] + 1))
+    if isinstance(model, EarlyExit):
+        depths = [own["stem_layers"] + layers for layers in model.layers]
     depths = sorted({1, *depths} - {0})
     if len(depths) > MOST:
         depths = [depths[place] for place in np.linspace(0, len(depths) - 1, MOST).round().astype(int)]
     cut = {f"depth_{depth}": kept | strided(own, depth) for depth in depths}
     dropped = {name: keys | {"encoder.drop": drop} for name, keys in [*cut.items()][-1:] if drop}
-    return cut | {f"{name}_dropped": keys for name, keys in dropped.items()}
+    found = cut | {f"{name}_dropped": keys for name, keys in dropped.items()}
+    return {name: of_model(keys) for name, keys in found.items()}
+
+
+def of_model(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Write keys of the group `model` in full."""
+    return {f"model.{key}": value for key, value in keys.items()}
 
 
 def drop_of(model: AudioModel, share: float) -> float:
@@ -71,8 +80,8 @@ def drop_of(model: AudioModel, share: float) -> float:
 def strided(own: Mapping[str, Any], depth: int) -> dict[str, Any]:
     """Return the depth, and the fixed strides of a stack cut to it; where strides are chosen, they are 1."""
     encoder = own["encoder"]
-    strides = encoder.get("strides") or [max(1, encoder.get("first", 1) - layer) for layer in range(depth)]
-    return {"depth": depth, "encoder.strides": strides[:depth]}
+    rest = encoder.get("strides") or [max(1, encoder.get("first", 1) - layer) for layer in range(own["depth"])]
+    return {"depth": depth, "encoder.strides": [*[1] * own["stem_layers"], *rest][:depth]}
 
 
 def words_of(run: Path, trust: Sequence[str] = ()) -> list[str]:
@@ -119,7 +128,7 @@ def train_baselines(
 
 def typed(name: str, keys: Mapping[str, Any]) -> list[str]:
     """Write the keys of a static model as words."""
-    return ["model=dense", *(f"model.{key}={json.dumps(value)}" for key, value in keys.items()), f"model.name={name}"]
+    return ["model=dense", *(f"{key}={json.dumps(value)}" for key, value in keys.items()), f"model.name={name}"]
 
 
 def unfinished(wanted: Mapping[Path, Sequence[str]]) -> Iterator[Job]:
