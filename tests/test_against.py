@@ -8,7 +8,7 @@ import pytest
 
 from hopscotch import cli
 from hopscotch.against import Measured, Static, compared
-from hopscotch.baselines import baselines_of, drop_of
+from hopscotch.baselines import baselines_of, drop_of, statics_in, unfinished
 from hopscotch.build import build_model
 from hopscotch.evaluate import parse
 from hopscotch.intervals import Units
@@ -139,6 +139,25 @@ def test_the_option_is_a_word(words: list[str]) -> None:
     assert cli.with_against(["RUN", "--against=baselines"]) == ["RUN", "against=baselines"]
     with pytest.raises(ValueError, match="against must be baselines, got others"):
         parse(["run=outputs/a", "against=others"])
+
+
+def test_what_was_cut_short_goes_on_from_its_checkpoint_and_else_begins_again(tmp_path: Path) -> None:
+    for name, status, kept in (("done", "finished", []), ("cut", "stopped", ["last.ckpt"]), ("begun", "failed", [])):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+        (tmp_path / name / "config.yaml").write_text("{}")
+        (tmp_path / name / "summary.json").write_text(json.dumps({"status": status}))
+        for file in kept:
+            (tmp_path / name / "checkpoints" / file).touch()
+    names = ("done", "cut", "begun", "new")
+    jobs = list(unfinished({tmp_path / name: [f"model.name={name}"] for name in names}))
+    assert [job.folder.name for job in jobs] == ["cut", "begun", "new"]
+    assert [job.words[0] for job in jobs] == [f"resume={tmp_path / 'cut'}", "model.name=begun", "model.name=new"]
+    assert not (tmp_path / "cut" / "summary.json").exists()
+    assert not (tmp_path / "begun").exists()
+    assert statics_in(tmp_path) == []
+    (tmp_path / "against").mkdir()
+    (tmp_path / "done").rename(tmp_path / "against" / "mine")
+    assert [place.name for place in statics_in(tmp_path)] == ["mine"]
 
 
 @pytest.fixture

@@ -20,6 +20,8 @@ ITEMS = {  # name -> module and function; imported when it is measured, for --he
     "compile": "compiled:compiled",
     "clip": "clip:clip",
     "exits": "exits:exits",
+    "cascade": "exits:cascade",
+    "backbone": "exits:backbone",
     "shipped": "shipped:shipped",
     "allocator": "allocator:allocator",
     "loop": "loop:loop",
