@@ -191,13 +191,9 @@ def evaluate(
     """Test under every condition, print and write the results, and return their folder.
 
     The first condition is the clips as they are, at the first budget. `noise` is a folder of recordings for the levels
-    `snr`, `impulse_responses` one of rooms, which are a further condition. With `against`, static baselines are trained
-    and compared.
+    `snr`, `impulse_responses` one of rooms, a further condition. `against` has static baselines trained and compared.
     """
-    folder = run / EVALUATION if out is None else out
-    if out is None:
-        refuse_links(run, [str(EVALUATION), *(f"report/budgets.{end}" for end in ("csv", "md", "png"))])
-    (folder / BAD_AUDIO).unlink(missing_ok=True)  # of an evaluation before this one
+    folder = folder_of(run, out)
     cfg, task, data = load(run, overrides, ckpt, trust, folder / BAD_AUDIO)
     mixed = mixed_with(data, snr, noise, impulse_responses)
     if against and not isinstance(task, ClassificationTask):
@@ -232,14 +228,22 @@ def evaluate(
     write_evaluation(folder, facts=facts, metrics=metrics, classes=data.classes, clips=clips, conditions=conditions)
     is_own = out is None and ckpt is None and not changes_data(overrides)  # what the run's page may show as its own
     write_budgets(conditions, run / "report" if is_own else folder)
-    counts = {"num_clips": len(clips), "num_bad": data.num_bad("test")}
+    counts, told = {"num_clips": len(clips), "num_bad": data.num_bad("test")}, in_words(detected)
     warnings = [] if changes_data(overrides) else other_clips(run, data)
-    told = in_words(detected)
     print_evaluation(metrics, conditions, controls, **counts, told=told, sure=sure, times=times, warnings=warnings)
     if against:
         result = stand_against(run, LoadedRun(cfg, task, data), trainer, kept, mixed, overrides, trust)
         write_against(result, folder)
         print_against(result)
+    return folder
+
+
+def folder_of(run: Path, out: Path | None) -> Path:
+    """Return the folder of an evaluation; nothing is written through a link in that of the run."""
+    folder = run / EVALUATION if out is None else out
+    if out is None:
+        refuse_links(run, [str(EVALUATION), *(f"report/budgets.{end}" for end in ("csv", "md", "png"))])
+    (folder / BAD_AUDIO).unlink(missing_ok=True)  # of an evaluation before this one
     return folder
 
 
