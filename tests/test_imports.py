@@ -29,7 +29,7 @@ TIERS = (
     {"restore", "conditions", "controls", "answers", "look"},
     {"shared", "start", "resume"},
     {"ship"},
-    {"evaluation", "stream", "microphone"},
+    {"evaluation", "stream", "microphone", "against", "baselines"},
     {"run", "evaluate", "predict", "audit", "listen"},
     {"original", "disagreements"},
     {"cascade", "compare", "doctor", "train"},

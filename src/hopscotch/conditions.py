@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from statistics import median
@@ -19,9 +19,11 @@ from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.data.recordings import Recordings
 from hopscotch.layers.attention import SkipAttention
 from hopscotch.models.audio_model import AudioModel
+from hopscotch.models.exits import Ladder
 from hopscotch.progress import with_progress
 from hopscotch.report.collect import Evaluation, gather
 from hopscotch.training.calibration import MAX_BIAS, calibrate
+from hopscotch.training.exits import fit_exits
 from hopscotch.training.task import AudioTask
 from hopscotch.types import AudioBatch
 
@@ -89,21 +91,59 @@ def passes(
             with Console().status(f"Meeting a budget of {budget:g} on validation clips"):
                 calibrated = calibrate(task.model, list(data.calibration_batches()), budget).achieved
         for setting in settings(data.sample_rate, snr_db, noise, rooms):
-            trainer.test(task, dataloaders=TestBatches(data, setting), verbose=False)
-            evaluation = gather(task.steps["test"])
-            logged = {tag.removeprefix("test/"): float(value) for tag, value in trainer.callback_metrics.items()}
-            metrics = {name: logged[name] for name in task.metric_names}
-            condition = Condition(
-                condition=setting.name,
-                snr_db=setting.snr_db,
-                requested=budget,
-                calibrated=calibrated,
-                fraction=evaluation.compute_fraction,
-                macs=evaluation.compute["macs"],
-                metrics=metrics,
-            )
-            yield Pass(condition, evaluation, logged)
+            yield _passed(task, data, trainer, setting, budget, calibrated)
     task.model.decision_bias.copy_(bias)
+
+
+def refitted(
+    task: AudioTask,
+    data: AudioDataModule,
+    trainer: Trainer,
+    snr_db: Sequence[float],
+    noise: Recordings | None,
+    shares: Mapping[str, float],
+) -> Iterator[Pass]:
+    """Test exits in each noise with temperatures and thresholds fitted to validation clips in that noise.
+
+    `shares` are those of the dense compute to meet, by the name of the condition; the model is afterwards as it was.
+    """
+    model = task.model
+    assert isinstance(model, Ladder)
+    fitted = (model.decision_bias, model.exits.temperatures, model.exits.thresholds)
+    before = [one.clone() for one in fitted]
+    for setting in settings(data.sample_rate, snr_db, noise):
+        if setting.augment is None:
+            continue
+        task.to(trainer.strategy.root_device)
+        batches = [_changed(batch, setting.augment) for batch in data.calibration_batches()]
+        fit_exits(model, batches, shares[setting.name])
+        yield _passed(task, data, trainer, setting, None, None)
+        for one, value in zip(fitted, before, strict=True):
+            one.copy_(value)
+
+
+def _passed(
+    task: AudioTask,
+    data: AudioDataModule,
+    trainer: Trainer,
+    setting: Setting,
+    budget: float | None,
+    calibrated: float | None,
+) -> Pass:
+    """Test in one setting."""
+    trainer.test(task, dataloaders=TestBatches(data, setting), verbose=False)
+    evaluation = gather(task.steps["test"])
+    logged = {tag.removeprefix("test/"): float(value) for tag, value in trainer.callback_metrics.items()}
+    condition = Condition(
+        condition=setting.name,
+        snr_db=setting.snr_db,
+        requested=budget,
+        calibrated=calibrated,
+        fraction=evaluation.compute_fraction,
+        macs=evaluation.compute["macs"],
+        metrics={name: logged[name] for name in task.metric_names},
+    )
+    return Pass(condition, evaluation, logged)
 
 
 def settings(

@@ -53,7 +53,7 @@ from hopscotch.report.summary import Best, finish, write_summary
 from hopscotch.report.sweep import append_ledger
 from hopscotch.resume import From, find_start, refuse_strange, resolved, take_over, typed
 from hopscotch.start import Start, start_from, start_from_backbone
-from hopscotch.system import LOCK, lock, warn_if_crowded
+from hopscotch.system import LOCK, core_seconds, lock, warn_if_crowded
 from hopscotch.training.alive import Alive
 from hopscotch.training.calibration import resolve_target
 from hopscotch.training.checkpoint import keep_budgets, read_checkpoint, take_weights
@@ -303,10 +303,10 @@ def fit_and_test(cfg: DictConfig, run: Path, ready: Ready, started: float) -> di
     rank_zero_only(print)(opening(trainer, task, data, run), *filter(None, [origin]), sep="\n", flush=True)
     alive = Alive(lambda problem: leave(run, unfinished(cfg, "failed", RuntimeError(problem)), started))
     trainer.callbacks.append(alive)  # pyright: ignore[reportAttributeAccessIssue]  # it is set by a connector
-    fit_started = time.time()
+    fit_started, cores_started = time.time(), core_seconds()
     with stopping:
         trainer.fit(task, datamodule=data, ckpt_path=ckpt, weights_only=True)
-    fit_seconds = time.time() - fit_started
+    fit_seconds, fit_core_seconds = time.time() - fit_started, core_seconds() - cores_started
     early = bool(cfg.trainer.fast_dev_run) or (stopping.came and task.progress < EARLY)
     in_training = trainer.callback_metrics.get(f"train/{task.primary.name}")  # the test forgets it
     best = load_best(task, trainer)
@@ -342,6 +342,7 @@ def fit_and_test(cfg: DictConfig, run: Path, ready: Ready, started: float) -> di
         seconds={
             "to_first_step": (task.first_step_at or fit_started) - started,
             "fit": fit_seconds,
+            "fit_cores": fit_core_seconds,  # seconds of all cores, those of loading processes that have ended too
             "test_clip": times.own,
             "test_clip_dense": times.dense,
             "total": time.time() - started,

@@ -55,6 +55,18 @@ def draw_of_every_cost(
     return torch.where(torch.rand(shape, generator=generator) < share, default, drawn)
 
 
+def drop_layer(x: Tensor, y: Tensor, drop: float, layer: int, depth: int) -> Tensor:
+    """Drop what a layer makes of `x`, `y`, for clips at random (stochastic depth, Huang et al. 2016).
+
+    The last layer drops it for a share `drop` of the clips, the first for none, those between for shares between.
+    """
+    chance = drop * layer / max(1, depth - 1)
+    if chance == 0:
+        return y
+    kept = (torch.rand(len(x), *[1] * (x.ndim - 1), device=x.device) >= chance).to(x.dtype) / (1 - chance)
+    return x + kept * (y - x)
+
+
 def entropy_of(probabilities: Float[Tensor, "*batch choices"]) -> Float[Tensor, "*batch"]:
     """Return the entropy, in nats."""
     return -(probabilities * probabilities.clamp(min=1e-9).log()).sum(dim=-1)
