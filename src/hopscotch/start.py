@@ -7,6 +7,7 @@ data, and nothing in it is built. What the trained model has not is new, and whe
 dense model does: new policies go on from layer to layer, new gates of strides choose 1, new token gates open.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from hopscotch.plain import nodes, read_config, shown
 from hopscotch.report.run_folder import BEST, CONFIG
 from hopscotch.restore import OF_THE_MODEL
 from hopscotch.training.backbone import read_backbone
+from hopscotch.training.calibration import MAX_BIAS
 from hopscotch.training.checkpoint import read_checkpoint, take_weights
 from hopscotch.whisper_mel import WhisperMel
 
@@ -108,7 +110,7 @@ def _start(path: Path, model: AudioModel, theirs: Mapping[str, Tensor], key: str
         )
     take_weights(model, own | loaded, path, key, rule)
     decides_anew = any(name.startswith("encoder.") for name in new)
-    if decides_anew:
+    if decides_anew or model.decision_bias >= math.sinh(MAX_BIAS) / 2:  # of a model in which nothing is skipped
         model.decision_bias.zero_()
     for name, part in model.named_modules():
         if isinstance(part, StrideGate) and f"{name}.net.0.weight" not in loaded:

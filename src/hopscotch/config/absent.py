@@ -32,6 +32,7 @@ def refuse_absent_paths(cfg: DictConfig) -> None:
         if isinstance(file, str) and not Path(file).is_file():
             kind = "a checkpoint file" if key == "ckpt_path" else "a file"
             raise ConfigError(f"{key} must be {kind}, got {shown(file)}, which is not there.")
+    refuse_no_folder("compute.teacher", OmegaConf.select(cfg, "compute.teacher"))
     if isinstance(start, str) and not Path(start).exists():
         raise ConfigError(
             f"init_from must be the folder of a run or a checkpoint, got {shown(start)}: nothing is there."
