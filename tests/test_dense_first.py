@@ -32,7 +32,7 @@ def test_nothing_is_skipped_before_decisions_close(tones: Path, tmp_path: Path, 
     task, data = build(tiny_config(tones, tmp_path, *words))
     step, seen = task.training_step, list[tuple[bool, float]]()
 
-    def noted(batch, batch_idx):  # noqa: ANN001, ANN202
+    def noted(batch, batch_idx):
         output = step(batch, batch_idx)
         trace = output["step"].output.trace
         seen.append((task.progress < 0.5, float(trace.fraction.min())))
@@ -91,7 +91,7 @@ def test_a_teacher_adds_its_distance_to_the_loss(dense: Path, tones: Path, tmp_p
         task.teacher = Teacher(restore(dense).model, weight)
         step = task.training_step
 
-        def noted(batch, batch_idx, step=step, task=task):  # noqa: ANN001, ANN202
+        def noted(batch, batch_idx, step=step, task=task):
             output = step(batch, batch_idx)
             if task.global_step == 0:
                 losses.append(float(output["loss"]))
@@ -116,7 +116,7 @@ def test_the_recipe_starts_from_a_model_and_lets_it_teach(dense: Path, tones: Pa
         tiny_config(tones, tmp_path, f"compute.teacher={tmp_path / 'nowhere'}")
 
 
-def test_a_teacher_of_other_classes_is_refused(dense: Path, tones: Path, tmp_path: Path, capsys) -> None:  # noqa: ANN001
+def test_a_teacher_of_other_classes_is_refused(dense: Path, tones: Path, tmp_path: Path, capsys) -> None:
     (others := tmp_path / "others").mkdir()
     for folder in ("high", "low"):
         (others / folder).symlink_to(tones / folder)

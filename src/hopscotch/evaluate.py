@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from hopscotch.build import build_data, build_model, build_task, make_trainer
-from hopscotch.conditions import passes, time_test
+from hopscotch.conditions import CLEAN, passes, time_test
 from hopscotch.config.absent import refuse_no_folder
 from hopscotch.config.check import refuse_missing
 from hopscotch.config.compose import compose, register
@@ -26,6 +26,7 @@ from hopscotch.data.clips import some
 from hopscotch.data.datamodule import BAD_AUDIO, AudioDataModule
 from hopscotch.data.leaks import warn_of_recordings
 from hopscotch.data.recordings import MAX_IMPULSE_SECONDS, Recordings
+from hopscotch.dearer import warn_of
 from hopscotch.detection import in_words
 from hopscotch.detection_figures import as_facts, detection_facts, write_detection
 from hopscotch.evaluation import print_evaluation, write_budgets, write_evaluation
@@ -196,7 +197,8 @@ def evaluate(
     metrics = measure(first.evaluation, task.steps["test"], data.classes) if first.evaluation.has_classes else None
     detected = detection_facts(first.evaluation, data)
     write_detection(folder, task, data, detected)
-    conditions = [first.condition, *(later.condition for later in all_passes)]
+    every = [first, *(later._replace(evaluation=first.evaluation) for later in all_passes)]  # keeps one in memory
+    conditions = [one.condition for one in every]
     times = time_test(task, data, trainer)
     controls = controlled(task, data, first.evaluation)
     sure = first.evaluation.interval(first.condition.primary[1], data.clips["test"])
@@ -219,7 +221,8 @@ def evaluate(
     write_evaluation(folder, facts=facts, metrics=metrics, classes=data.classes, clips=clips, conditions=conditions)
     is_own = out is None and ckpt is None and not changes_data(overrides)  # what the run's page may show as its own
     write_budgets(conditions, run / "report" if is_own else folder)
-    was, warnings = RunFolder(run).data, []
+    was = RunFolder(run).data
+    warnings = warn_of([one.dearer for one in every if one.dearer and one.condition.condition == CLEAN])
     if was and was.get("fingerprint") != data.fingerprint() and not changes_data(overrides):
         warnings.append("the test set differs from the one of the training run (clips added, removed or changed).")
     counts = {"num_clips": len(clips), "num_bad": data.num_bad("test")}
@@ -239,12 +242,16 @@ def controlled(task: AudioTask, data: AudioDataModule, evaluation: Evaluation) -
 
 
 def budgets(given: Any, model: AudioModel) -> list[float | None]:
-    """Return compute.budget as a list; None stands for the budget that the model was trained for."""
+    """Return compute.budget as a list; None stands for the budget that the model was trained for.
+
+    Several are compared with that one, which comes last.
+    """
     if given is None:
         return [None]
     if not model.decides:
         raise ValueError(f"compute.budget has no meaning for model={model.name}, which makes no decisions. Remove it.")
-    return [float(budget) for budget in ([given] if isinstance(given, int | float) else given)]
+    listed = [float(budget) for budget in ([given] if isinstance(given, int | float) else given)]
+    return [*listed, None] if len(listed) > 1 else listed
 
 
 def tester(cfg: DictConfig, run: Path) -> Trainer:

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -35,6 +36,7 @@ from hopscotch.config.errors import plain_config
 from hopscotch.config.monitors import refuse_unlogged
 from hopscotch.config.typed import is_made_of
 from hopscotch.data.datamodule import BAD_AUDIO, AudioDataModule
+from hopscotch.dearer import Dearer, dearer_budgets, warn_of
 from hopscotch.detection_figures import as_facts, detection_facts, write_detection
 from hopscotch.explain import explain_run
 from hopscotch.intervals import Interval
@@ -322,11 +324,12 @@ def fit_and_test(cfg: DictConfig, run: Path, ready: Ready, started: float) -> di
     fit_seconds = time.time() - fit_started
     early = bool(cfg.trainer.fast_dev_run) or (stopping.came and task.progress < EARLY)
     in_training = trainer.callback_metrics.get(f"train/{task.primary.name}")  # the test forgets it
-    best = load_best(task, trainer)
+    best, dearer = load_best(task, trainer), list[Dearer]()
     if best is not None and trainer.is_global_zero:
         task.to(trainer.strategy.root_device)
         if table := task.measure_budgets():
             keep_budgets(best.path, table)
+            dearer = dearer_budgets(task, list(islice(data.val_dataloader(), trainer.num_val_batches[0])), table)
     trainer.test(task, datamodule=data, verbose=False)
     if trainer.is_global_zero:
         print_profiles(run)
@@ -344,9 +347,11 @@ def fit_and_test(cfg: DictConfig, run: Path, ready: Ready, started: float) -> di
         best,
         in_training=None if in_training is None else float(in_training),
         early=early,
+        told=[] if early else warn_of(dearer),
         explain=partial(draw_pages, run, task, data, detected),
         status=status,
         **({"signal": signal.SIGINT.name} if stopping.came else {}),
+        budgets_above=[budget._asdict() for budget in dearer],
         steps_left_out=task.guard.num_left_out,
         init_from=None if origin is None else origin.facts(),
         model=cfg.model.name,

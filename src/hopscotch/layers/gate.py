@@ -185,6 +185,7 @@ class Gate(Decider):
     def forward(self, x: Hidden, mask: Mask, bias: Tensor | float = 0.0) -> GateDecision:
         """Decide; `bias` > 0 opens more tokens in evaluation (it is added before the sigmoid); training ignores it."""
         if self.training and self.is_held:
+            self.measured_rate.fill_(1.0)
             return GateDecision(mask.to(torch.float32), mask, torch.ones_like(x[:, 0, 0], dtype=torch.float32))
         logits = self.logits(x, mask)
         score = torch.sigmoid(logits if self.training else logits + bias)

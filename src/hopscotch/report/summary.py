@@ -50,13 +50,14 @@ def finish(
     *,
     in_training: float | None,
     early: bool,
+    told: Sequence[str] = (),
     explain: Callable[[Sequence[ClipRow]], None] | None = None,
     **facts: Any,
 ) -> dict[str, Any]:
     """Write the summary and the report of a run that was tested, tell the terminal, and return the summary.
 
     `in_training` is the primary metric on training clips; `explain` draws pages of single test clips. `early` says that
-    the training ended too soon to be judged. `facts` are further keys of the summary: `status`, `model`, `seed`,
+    the training ended too soon to be judged; `told` are further warnings. `facts` are further keys of the summary: `status`, `model`, `seed`,
     `seconds`, and where there are classes those of `hopscotch.metrics.class_facts`.
     """
     data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  # Lightning sets it in fit
@@ -76,7 +77,8 @@ def finish(
         target=task.target,
         validated=task.calibration is not None or bool(task.model.decision_bias),
         early=early,
-    )
+        is_capped=task.calibration is not None and task.calibration.is_capped,
+    ) + list(told)
     by_heart = bool(trainer.overfit_batches)  # pyright: ignore[reportAttributeAccessIssue]  # clips that are meant to be over-fitted
     if not early:
         warnings += no_better(test, facts.get("majority_baseline"), facts.get("majority_class"))

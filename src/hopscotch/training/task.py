@@ -80,11 +80,11 @@ class AudioTask(LightningModule):
     what Lightning takes for a schedule. `target` is the compute fraction to train for, None for a model that decides
     nothing. `dense_share` is the share of the training steps, from the first one on, in which nothing is skipped;
     `budget_warmup` is one of those that follow. `teacher` is a trained model that teaches, if any. `layer_decay` is the
-    ratio of the learning rates of neighbouring layers (training/rates.py). `mixup` is the parameter of the Beta distribution by
-    which pairs of training clips are mixed, 0 for none (data/mixup.py). `nonfinite_patience` is the number of steps in
-    a row with a loss or gradient that is not finite at which the training fails (training/guard.py). `classes` are the
-    names of the labels, in order. `steps` holds, for each stage, the steps of its latest epoch: validation falls into a
-    training epoch.
+    ratio of the learning rates of neighbouring layers (training/rates.py). `mixup` is the parameter of the Beta
+    distribution by which pairs of training clips are mixed, 0 for none (data/mixup.py). `nonfinite_patience` is the
+    number of steps in a row with a loss or gradient that is not finite at which the training fails (training/guard.py).
+    `classes` are the names of the labels, in order. `steps` holds, for each stage, the steps of its latest epoch:
+    validation falls into a training epoch.
     """
 
     primary: Primary
@@ -354,7 +354,7 @@ class AudioTask(LightningModule):
             self.log("policy/gain_explained", fit_gains(self.model, self.losses, batches, self.seed))
         if isinstance(self.model, Ladder):
             fit_exits(self.model, self._calibration_batches, self.target)
-        self.calibration = calibrate(self.model, self._calibration_batches, self.target)
+        self.calibration = calibrate(self.model, self._calibration_batches, self.target, as_trained=True)
 
     def measure_budgets(self) -> list[Budget] | None:
         """Tabulate what biases come to on the clips of the calibration; None where nothing was calibrated."""
