@@ -84,5 +84,5 @@ def warn_of(budgets: Sequence[Dearer]) -> list[str]:
         return []
     return [
         f"budgets above the trained one cost accuracy: {', '.join(map(str, costly))} of the dense compute, "
-        f"{costly[0].trained_acc:.3f} as trained (validation clips). compute.dense_weight=1 trains dearer decisions, too."
+        f"{costly[0].trained_acc:.3f} as trained (validation clips). compute.dense_weight=1 trains such budgets, too."
     ]

@@ -57,8 +57,8 @@ def finish(
     """Write the summary and the report of a run that was tested, tell the terminal, and return the summary.
 
     `in_training` is the primary metric on training clips; `explain` draws pages of single test clips. `early` says that
-    the training ended too soon to be judged; `told` are further warnings. `facts` are further keys of the summary: `status`, `model`, `seed`,
-    `seconds`, and where there are classes those of `hopscotch.metrics.class_facts`.
+    the training ended too soon to be judged; `told` are more warnings. `facts` are further keys of the summary:
+    `status`, `model`, `seed`, `seconds`, and where there are classes those of `hopscotch.metrics.class_facts`.
     """
     data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  # Lightning sets it in fit
     floor, skips = task.model.cost(round(data.mean_samples())).floor, task.model.skips
