@@ -78,7 +78,8 @@ def train(words: Sequence[str]) -> None:
 
     def resolved(word: str) -> str:
         key, _, value = word.partition("=")
-        names_run = key in ("again", "resume") or (key, value) == ("init_from", LATEST)
+        starts = key in ("init_from", "compute.teacher") and value == LATEST
+        names_run = key in ("again", "resume") or starts
         return f"{key}={find_run(value).absolute()}" if names_run else word
 
     run([resolved(word) for word in words])
@@ -198,7 +199,6 @@ def evaluate(words: Sequence[str]) -> None:
         condition  requested  on validation  on test  million MACs  accuracy  macro F1
         clean          0.700          0.702    0.696          5.11    0.9933    0.9933
         ...
-        clean     as trained                   0.748          5.49    0.9933    0.9933
 
     Budgets, rooms and noise combine: every budget with the clips as they are, then in rooms, then at every level.
     Budgets are fractions of the dense compute, met on validation clips as closely as the model can; beside several
