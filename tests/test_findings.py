@@ -146,7 +146,12 @@ def test_layers_that_no_clip_runs_are_named_by_number() -> None:
 
 def test_a_run_without_a_test_names_idle_layers_of_its_last_validation(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("model: {name: skip_transformer}\n")
-    row = {"step": 9, "epoch": 0, "val/loss": 1.0, **{f"jump/visited/layer_{i}": share for i, share in enumerate([1.0, 0.0, 0.5])}}
+    row = {
+        "step": 9,
+        "epoch": 0,
+        "val/loss": 1.0,
+        **{f"jump/visited/layer_{i}": share for i, share in enumerate([1.0, 0.0, 0.5])},
+    }
     (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     (warning,) = warnings_so_far(RunFolder(tmp_path))
     assert warning.startswith("so far: idle layers: 1 of 0 to 2 run for none of the validation clips")

@@ -53,9 +53,8 @@ from hopscotch.report.run_page import CARD
 from hopscotch.report.split_logger import SplitLogger
 from hopscotch.report.summary import Best, finish, write_summary
 from hopscotch.report.sweep import append_ledger
-from hopscotch.restore import restore
 from hopscotch.resume import From, find_start, refuse_strange, resolved, take_over, typed
-from hopscotch.start import Start, start_from, start_from_backbone
+from hopscotch.start import Start, start_from, start_from_backbone, teacher_of
 from hopscotch.system import LOCK, lock, warn_if_crowded
 from hopscotch.training.alive import Alive
 from hopscotch.training.calibration import resolve_target
@@ -64,7 +63,6 @@ from hopscotch.training.freeze import check_frozen
 from hopscotch.training.resume import Resume, compare, refuse_other_data
 from hopscotch.training.stopping import SIGNALS, Stopping, exit_at, handle, is_stop, signal_of
 from hopscotch.training.task import AudioTask
-from hopscotch.training.teacher import Teacher, refuse_others
 from hopscotch.training.whole import DiskError
 
 PYTHONS_WARNING = warnings.formatwarning
@@ -257,18 +255,9 @@ def prepare(cfg: DictConfig, run: Path, start: From | None) -> Ready:
         if cfg.backbone:
             origin = start_from_backbone(Path(cfg.backbone.weights), model)
         model.frontend.measure(data.statistics_batches())
-    task.teacher = teacher_of(cfg, data)
+    if cfg.compute.teacher is not None:
+        task.teacher = teacher_of(Path(cfg.compute.teacher), data, cfg.compute.teacher_weight)
     return Ready(trainer, task, data, origin, None if start is None else start.path, stopping)
-
-
-def teacher_of(cfg: DictConfig, data: AudioDataModule) -> Teacher | None:
-    """Restore the trained model that teaches, if there is one; nothing in its run is built but known classes."""
-    if cfg.compute.teacher is None:
-        return None
-    run = Path(cfg.compute.teacher)
-    restored = restore(run)
-    refuse_others(run, restored.classes, data.classes, restored.cfg.data.sample_rate, data.sample_rate)
-    return Teacher(restored.model, cfg.compute.teacher_weight)
 
 
 def refuse_to_multiply(trainer: Trainer) -> None:

@@ -7,18 +7,12 @@ them: a run that goes on reads them again.
 """
 
 import math
-from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
-from hopscotch.data.clips import some
 from hopscotch.models.audio_model import AudioModel
-from hopscotch.plain import shown
 from hopscotch.training.calibration import MAX_BIAS
 from hopscotch.types import AudioBatch, ModelOutput
-
-KEY = "compute.teacher"
 
 
 class Teacher:
@@ -32,16 +26,3 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, batch: AudioBatch) -> ModelOutput:
         return self._model.to(batch.waveform.device)(batch.waveform, batch.lengths)
-
-
-def refuse_others(run: Path, theirs: Sequence[str], classes: Sequence[str], their_rate: int, sample_rate: int) -> None:
-    """Refuse a teacher that speaks of other classes, or hears clips of another sample rate."""
-    if list(theirs) != list(classes):
-        raise ValueError(
-            f"{KEY} must know the classes of the data in their order, {shown(some(classes))}, got {shown(run)}, which "
-            f"knows {shown(some(theirs))}."
-        )
-    if their_rate != sample_rate:
-        raise ValueError(
-            f"{KEY} must have been trained at data.sample_rate={sample_rate}, got {shown(run)}, of {their_rate} Hz."
-        )
