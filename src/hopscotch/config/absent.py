@@ -32,11 +32,11 @@ def refuse_absent_paths(cfg: DictConfig) -> None:
         if isinstance(file, str) and not Path(file).is_file():
             kind = "a checkpoint file" if key == "ckpt_path" else "a file"
             raise ConfigError(f"{key} must be {kind}, got {shown(file)}, which is not there.")
-    refuse_no_folder("compute.teacher", OmegaConf.select(cfg, "compute.teacher"))
     if isinstance(start, str) and not Path(start).exists():
         raise ConfigError(
             f"init_from must be the folder of a run or a checkpoint, got {shown(start)}: nothing is there."
         )
+    refuse_no_folder("compute.teacher", OmegaConf.select(cfg, "compute.teacher"))
     if ckpt is not None and start is not None:
         raise ConfigError(
             f"init_from must be null with ckpt_path, got {shown(start)}: a run that goes on brings its weights along."
