@@ -55,7 +55,7 @@ def test_budgets_above_the_bias_are_measured_and_the_model_stays(tones: Path, tm
     right = right_ones(task, batches)
     assert right is not None
     assert found[-1].acc == pytest.approx(float(right.double().mean()))
-    assert dearer_budgets(task, batches, [Budget(-1.0, 0.6)]) == []
+    assert dearer_budgets(task, batches, [Budget(-1400.0, 0.6)]) == []
 
 
 def test_a_summary_holds_what_was_measured(tones: Path, tmp_path: Path) -> None:

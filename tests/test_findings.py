@@ -1,14 +1,12 @@
-import dataclasses
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from hopscotch.intervals import Interval, Units, share_interval
 from hopscotch.report.collect import Evaluation
-from hopscotch.report.findings import find_warnings, idle_layers, no_better, overfitting, warnings_so_far
+from hopscotch.report.findings import find_warnings, no_better, overfitting, warnings_so_far
 from hopscotch.report.run_folder import RunFolder
 from hopscotch.types import Primary, SkipTrace
 from tests.hand_made import jump_trace, make_evaluation, make_trace, stride_trace
@@ -130,37 +128,3 @@ def test_a_gap_that_a_handful_of_clips_has_by_chance_is_no_over_fitting() -> Non
 
 def sure(right: int, count: int) -> Interval:
     return share_interval([True] * right + [False] * (count - right), Units.of([None] * count))
-
-
-def test_layers_that_no_clip_runs_are_named_by_number() -> None:
-    visited = torch.tensor([[True, False, True, False, True]]).repeat(4, 1)
-    visited[0, 1] = True
-    trace = jump_trace()
-    (warning,) = idle_layers(visited.numpy().any(axis=0), "test")
-    assert warning.startswith("idle layers: 3 of 0 to 4 run for none of the test clips")
-    assert idle_layers(visited.numpy().any(axis=0)[:3], "test") == []
-    assert idle_layers(np.zeros(3, dtype=bool), "test") == []  # nobody knows
-    never = dataclasses.replace(trace, visited=trace.visited & (torch.arange(trace.visited.shape[1]) != 1))
-    assert "idle layers: 1 of" in " ".join(find_warnings(evaluate(never), decides=True, floor=0.5))
-
-
-def test_a_run_without_a_test_names_idle_layers_of_its_last_validation(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("model: {name: skip_transformer}\n")
-    row = {
-        "step": 9,
-        "epoch": 0,
-        "val/loss": 1.0,
-        **{f"jump/visited/layer_{i}": share for i, share in enumerate([1.0, 0.0, 0.5])},
-    }
-    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
-    (warning,) = warnings_so_far(RunFolder(tmp_path))
-    assert warning.startswith("so far: idle layers: 1 of 0 to 2 run for none of the validation clips")
-
-
-def test_a_budget_that_gates_kept_from_being_met_says_so() -> None:
-    many = evaluate(stride_trace()).select(torch.arange(4).repeat(5000))
-    (warning,) = find_warnings(many, decides=True, floor=0.5, target=0.71, is_capped=True)
-    assert "less than compute.target=0.710" in warning
-    assert "raise model.open_rate" in warning
-    (warning,) = find_warnings(many, decides=True, floor=0.5, target=0.59, is_capped=True)
-    assert "Train longer" in warning  # it uses more, which gates do not explain

@@ -110,6 +110,7 @@ def passes(
                 metrics=metrics,
             )
             yield Pass(condition, evaluation, logged, dearer)
+            dearer = None  # told once
     task.model.decision_bias.copy_(bias)
 
 

@@ -29,7 +29,7 @@ class Dearer(NamedTuple):
 
     @property
     def costs_accuracy(self) -> bool:
-        return self.trained_acc - self.acc > self.error
+        return self.trained_acc - self.acc > self.error * (1 + 1e-6)  # one clip more is one error, to the last bit
 
     def __str__(self) -> str:
         return f"{self.acc:.3f} at {self.fraction:.2f}"

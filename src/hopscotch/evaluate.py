@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from hopscotch.build import build_data, build_model, build_task, make_trainer
-from hopscotch.conditions import CLEAN, passes, time_test
+from hopscotch.conditions import passes, time_test
 from hopscotch.config.absent import refuse_no_folder
 from hopscotch.config.check import refuse_missing
 from hopscotch.config.compose import compose, register
@@ -197,8 +197,10 @@ def evaluate(
     metrics = measure(first.evaluation, task.steps["test"], data.classes) if first.evaluation.has_classes else None
     detected = detection_facts(first.evaluation, data)
     write_detection(folder, task, data, detected)
-    every = [first, *(later._replace(evaluation=first.evaluation) for later in all_passes)]  # keeps one in memory
-    conditions = [one.condition for one in every]
+    conditions, dearer = [first.condition], [first.dearer]
+    for later in all_passes:
+        conditions.append(later.condition)
+        dearer.append(later.dearer)
     times = time_test(task, data, trainer)
     controls = controlled(task, data, first.evaluation)
     sure = first.evaluation.interval(first.condition.primary[1], data.clips["test"])
@@ -221,14 +223,19 @@ def evaluate(
     write_evaluation(folder, facts=facts, metrics=metrics, classes=data.classes, clips=clips, conditions=conditions)
     is_own = out is None and ckpt is None and not changes_data(overrides)  # what the run's page may show as its own
     write_budgets(conditions, run / "report" if is_own else folder)
-    was = RunFolder(run).data
-    warnings = warn_of([one.dearer for one in every if one.dearer and one.condition.condition == CLEAN])
-    if was and was.get("fingerprint") != data.fingerprint() and not changes_data(overrides):
-        warnings.append("the test set differs from the one of the training run (clips added, removed or changed).")
+    warnings = [*warn_of([one for one in dearer if one]), *differs(run, data, overrides)]
     counts = {"num_clips": len(clips), "num_bad": data.num_bad("test")}
     told = in_words(detected)
     print_evaluation(metrics, conditions, controls, **counts, told=told, sure=sure, times=times, warnings=warnings)
     return folder
+
+
+def differs(run: Path, data: AudioDataModule, overrides: Sequence[str]) -> list[str]:
+    """Say whether the test set is another than that of the training run, where it should be the same."""
+    was = RunFolder(run).data
+    if not was or was.get("fingerprint") == data.fingerprint() or changes_data(overrides):
+        return []
+    return ["the test set differs from the one of the training run (clips added, removed or changed)."]
 
 
 def controlled(task: AudioTask, data: AudioDataModule, evaluation: Evaluation) -> Controls | None:

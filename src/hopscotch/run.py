@@ -60,6 +60,7 @@ from hopscotch.training.alive import Alive
 from hopscotch.training.calibration import resolve_target
 from hopscotch.training.checkpoint import keep_budgets, read_checkpoint, take_weights
 from hopscotch.training.freeze import check_frozen
+from hopscotch.training.idle import idle_layers
 from hopscotch.training.resume import Resume, compare, refuse_other_data
 from hopscotch.training.stopping import SIGNALS, Stopping, exit_at, handle, is_stop, signal_of
 from hopscotch.training.task import AudioTask
@@ -336,7 +337,7 @@ def fit_and_test(cfg: DictConfig, run: Path, ready: Ready, started: float) -> di
         best,
         in_training=None if in_training is None else float(in_training),
         early=early,
-        told=[] if early else warn_of(dearer),
+        told=[] if early else told_at_end(task, dearer),
         explain=partial(draw_pages, run, task, data, detected),
         status=status,
         **({"signal": signal.SIGINT.name} if stopping.came else {}),
@@ -356,6 +357,13 @@ def fit_and_test(cfg: DictConfig, run: Path, ready: Ready, started: float) -> di
         **class_facts(test, data),
         **as_facts(detected),
     )
+
+
+def told_at_end(task: AudioTask, dearer: Sequence[Dearer]) -> list[str]:
+    """Warn of what validation clips say: of gates, of layers that none of them runs, and of other budgets."""
+    of_gates = [] if task.calibration is None else task.calibration.warnings()
+    idle = idle_layers(task.steps["val"], "validation") if task.model.decides else []
+    return [*of_gates, *idle, *warn_of(dearer)]
 
 
 def draw_pages(

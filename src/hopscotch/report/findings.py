@@ -8,21 +8,21 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
 
 from hopscotch.data.clips import some
-from hopscotch.intervals import Interval
-from hopscotch.missed import missed_budget
+from hopscotch.intervals import Interval, ratio_interval
 from hopscotch.report.collect import Evaluation
 from hopscotch.report.decisions import RouteUse, layer_means, route_use
 from hopscotch.report.run_folder import SUMMARY, RunFolder
 from hopscotch.types import Primary
 
+BUDGET_TOLERANCE = 0.1  # of the reachable range [floor, 1]
+MIN_BUDGET_TOLERANCE = 0.02  # of the dense model, where that range is narrow
 CONSTANT = 0.9  # share of the clips on one route: what remains is hardly a choice of each clip
 STUCK_GATE = 0.01  # an open rate this near to 0 or 1 decides nothing
 OVERFIT_GAP = 0.1  # of a metric such as accuracy: on training clips minus on test clips
 OVERFIT_RATIO = 1.5  # of an error: on test clips over on training clips
-OPEN_RATE, VISITED = "gate/open_rate/layer_", "jump/visited/layer_"
+OPEN_RATE = "gate/open_rate/layer_"
 
 
 def find_warnings(
@@ -33,12 +33,11 @@ def find_warnings(
     target: float | None = None,
     validated: bool = True,
     early: bool = False,
-    is_capped: bool = False,
 ) -> list[str]:
     """Check a run at its end: `decides` says whether the model has any decision to take.
 
     `validated`: whether the weights that were tested ever met their budget, which happens before every validation.
-    `early`: training ended so soon that nothing can be said of it. `is_capped`: gates kept the budget from being met.
+    `early`: training ended so soon that nothing can be said of what it would have learned.
     """
     warnings = []
     if decides and not validated:
@@ -51,9 +50,8 @@ def find_warnings(
     rates = dict(enumerate(layer_means(test.trace)["gate/open_rate"].tolist()))
     if decides:
         warnings += constant_policy(route_use(test.trace), rates, "test")
-        warnings += idle_layers(test.trace.visited.numpy().any(axis=0), "test")
     if decides and validated and target is not None:
-        warnings += missed_budget(test, target, floor, is_capped=is_capped)
+        warnings += missed_budget(test, target, floor)
     return warnings + stuck_gates(rates)
 
 
@@ -66,8 +64,6 @@ def warnings_so_far(run: RunFolder) -> list[str]:
     rates = {int(tag.removeprefix(OPEN_RATE)): rate for tag, rate in sorted(row.items()) if tag.startswith(OPEN_RATE)}
     if None not in use:
         warnings += constant_policy(RouteUse(*use), rates, "validation")
-    visits = {int(tag.removeprefix(VISITED)): share for tag, share in row.items() if tag.startswith(VISITED)}
-    warnings += idle_layers(np.array([visits[layer] > 0 for layer in sorted(visits)], dtype=bool), "validation")
     if primary is not None:
         warnings += overfitting(primary, row.get(f"train/{primary.name}"), row.get(f"val/{primary.name}"), "validation")
     return [f"so far: {warning}" for warning in [*warnings, *stuck_gates(rates)]]
@@ -109,13 +105,19 @@ def constant_policy(use: RouteUse, rates: Mapping[int, float], clips: str) -> li
     ]
 
 
-def idle_layers(visited: Bool[np.ndarray, " depth"], clips: str) -> list[str]:
-    """Name the layers that no clip runs, of a model whose clips run some."""
-    idle = ", ".join(map(str, np.flatnonzero(~visited)))
-    told = (
-        f"idle layers: {idle} of 0 to {len(visited) - 1} run for none of the {clips} clips, so they are dead weight. "
-    )
-    return [f"{told}A smaller model.depth will do, or a higher compute.target."] if idle and visited.any() else []
+def missed_budget(test: Evaluation, target: float, floor: float) -> list[str]:
+    """Compare what the test clips use with the target; a difference that a draw of so few clips explains is none."""
+    fraction, tolerance = test.compute_fraction, max(BUDGET_TOLERANCE * (1.0 - floor), MIN_BUDGET_TOLERANCE)
+    low, _ = ratio_interval(test.trace.macs.tolist(), test.trace.dense_macs.tolist())
+    chance = 0.0 if np.isnan(low) else fraction - low
+    if abs(fraction - target) <= tolerance + chance:
+        return []
+    side = "more" if fraction > target else "less"
+    return [
+        f"budget missed: test clips use {fraction:.3f} of the dense compute, {side} than compute.target={target:.3f} "
+        f"by over {tolerance:.3f}. Train longer, or raise compute.weight (of no "
+        "use to estimators gain and random, and to a gate alone: no gradient of the budget moves these)."
+    ]
 
 
 def is_deciding(rate: float) -> bool:

@@ -77,7 +77,6 @@ def finish(
         target=task.target,
         validated=task.calibration is not None or bool(task.model.decision_bias),
         early=early,
-        is_capped=task.calibration is not None and task.calibration.is_capped,
     ) + list(told)
     by_heart = bool(trainer.overfit_batches)  # pyright: ignore[reportAttributeAccessIssue]  # clips that are meant to be over-fitted
     if not early:
@@ -96,9 +95,8 @@ def finish(
         "data": data.summary(),
         **facts,
         "time_fraction": facts["seconds"]["test_clip"] / facts["seconds"]["test_clip_dense"],
+        **({"learned_by_heart": in_training} if by_heart and in_training is not None else {}),
     }
-    if by_heart and in_training is not None:
-        summary["learned_by_heart"] = in_training
     write_summary(run, **summary)
     write_pages(run, trainer, test, explain)
     print_summary(run, test, skips, summary | {"metrics": {name: tested[name] for name in task.metric_names}})

@@ -46,6 +46,16 @@ class Calibration(NamedTuple):
     bias: float
     is_capped: bool = False  # whether more would open a gate beyond what training ended with
 
+    def warnings(self) -> list[str]:
+        """Say why a target was not met, if it was for gates."""
+        if not self.is_capped:
+            return []
+        return [
+            f"gates held the budget: validation clips use {self.achieved:.3f} of the dense compute instead of "
+            f"{self.requested:.3f}. More would open gates further than at the end of training, and what they let in "
+            "then is new to the model: raise model.open_rate (gate.open_rate in jump blocks), or lower compute.target."
+        ]
+
 
 def resolve_target(target: str | float, model: AudioModel, mean_samples: float, level: float) -> float | None:
     """Return compute.target as a fraction; None for a model that decides nothing.
