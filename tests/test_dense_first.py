@@ -116,7 +116,7 @@ def test_the_recipe_starts_from_a_model_and_lets_it_teach(dense: Path, tones: Pa
     assert cfg.compute.teacher == str(dense)
     assert paths_in({"compute": dict(cfg.compute)})["compute.teacher"] == str(dense)
     refuse_absent_paths(cfg)
-    with pytest.raises(ConfigError, match="init_from must be the folder of a run or a checkpoint, got .*<run>"):
+    with pytest.raises(ConfigError, match=r"init_from must be the folder of a run or a checkpoint, got .*<run>"):
         refuse_absent_paths(tiny_config(tones, tmp_path, "model=skip_transformer", "recipe=from_dense"))
     with pytest.raises(ConfigError, match=r"compute\.teacher must be a folder, got .*nowhere"):
         refuse_absent_paths(tiny_config(tones, tmp_path, f"compute.teacher={tmp_path / 'nowhere'}"))
