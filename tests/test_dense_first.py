@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hopscotch.config.absent import refuse_absent_paths
+from hopscotch.config.compose import compose
 from hopscotch.config.errors import ConfigError
 from hopscotch.known import paths_in
 from hopscotch.layers.gate import Gate
@@ -111,9 +112,11 @@ def test_a_teacher_adds_its_distance_to_the_loss(dense: Path, tones: Path, tmp_p
     assert taught == pytest.approx(without + 2 * distance, rel=1e-4)
 
 
-def test_the_recipe_starts_from_a_model_and_lets_it_teach(dense: Path, tones: Path, tmp_path: Path) -> None:
-    cfg = tiny_config(tones, tmp_path, "model=skip_transformer", "recipe=from_dense", f"init_from={dense}")
+def test_the_recipe_starts_from_a_model_which_may_teach(dense: Path, tones: Path, tmp_path: Path) -> None:
+    words = ("recipe=from_dense", f"init_from={dense}", "compute.teacher=${init_from}")
+    cfg = tiny_config(tones, tmp_path, "model=skip_transformer", *words)
     assert cfg.compute.teacher == str(dense)
+    assert compose(["recipe=from_dense", "model=skip_transformer"]).trainer.max_epochs == 4
     assert paths_in({"compute": dict(cfg.compute)})["compute.teacher"] == str(dense)
     refuse_absent_paths(cfg)
     with pytest.raises(ConfigError, match=r"init_from must be the folder of a run or a checkpoint, got .*<run>"):

@@ -1,19 +1,16 @@
 """Layers that no clip runs are named by their numbers."""
 
-import dataclasses
-
 import torch
 
 from hopscotch.training.idle import idle_layers
-from hopscotch.types import AudioBatch, ModelOutput, Step
-from tests.hand_made import jump_trace
+from hopscotch.types import AudioBatch, ModelOutput, SkipTrace, Step
 
 
 def step(visited: list[list[bool]]) -> Step:
     rows = torch.tensor(visited)
     some = torch.zeros(len(rows))
     batch = AudioBatch(some[:, None], some.long(), some.long(), some.long(), some.long())
-    trace = dataclasses.replace(jump_trace(), visited=rows)
+    trace = SkipTrace.of(rows, some.long() + 1, some.long() + 2)
     return Step(some, ModelOutput(some[:, None], trace, {}, some.long(), some.long()), batch, (some, some), {})
 
 

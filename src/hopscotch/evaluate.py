@@ -197,10 +197,8 @@ def evaluate(
     metrics = measure(first.evaluation, task.steps["test"], data.classes) if first.evaluation.has_classes else None
     detected = detection_facts(first.evaluation, data)
     write_detection(folder, task, data, detected)
-    conditions, dearer = [first.condition], [first.dearer]
-    for later in all_passes:
-        conditions.append(later.condition)
-        dearer.append(later.dearer)
+    later = ((one.condition, one.dearer) for one in all_passes)
+    conditions, dearer = zip((first.condition, first.dearer), *later, strict=True)
     times = time_test(task, data, trainer)
     controls = controlled(task, data, first.evaluation)
     sure = first.evaluation.interval(first.condition.primary[1], data.clips["test"])
