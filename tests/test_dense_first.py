@@ -15,6 +15,7 @@ from hopscotch.layers.stride import StrideGate
 from hopscotch.restore import restore
 from hopscotch.run import attempt
 from hopscotch.training.teacher import Teacher
+from tests.small_models import classifier
 from tests.tiny import build, fit, make_batch, tiny_config, tiny_folder
 from tests.trained import write_run
 
@@ -54,7 +55,7 @@ def test_what_decides_learns_nothing_before(tones: Path, tmp_path: Path) -> None
         task, data = build(tiny_config(tones, tmp_path, *words, f"model={name}"))
         deciders = [part for part in task.model.modules() if isinstance(part, Gate | JumpPolicy | StrideGate)]
         before = [{key: value.clone() for key, value in part.state_dict().items()} for part in deciders]
-        head = task.model.head.linear.weight.detach().clone()
+        head = classifier(task.model).weight.detach().clone()
         fit(tiny_config(tones, tmp_path, *words, f"model={name}"), built=(task, data))
         assert len(deciders) >= 3
         for part, was in zip(deciders, before, strict=True):
@@ -63,7 +64,7 @@ def test_what_decides_learns_nothing_before(tones: Path, tmp_path: Path) -> None
                 part, Gate
             )
             assert now.get("measured_rate", 1.0) == 1.0  # what calibration may open
-        assert not torch.equal(task.model.head.linear.weight, head)
+        assert not torch.equal(classifier(task.model).weight, head)
 
 
 def test_a_training_without_decisions_is_for_a_test_without_any(tones: Path, tmp_path: Path) -> None:

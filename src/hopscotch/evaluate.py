@@ -255,7 +255,7 @@ def budgets(given: Any, model: AudioModel) -> list[float | None]:
         return [None]
     if not model.decides:
         raise ValueError(f"compute.budget has no meaning for model={model.name}, which makes no decisions. Remove it.")
-    listed = [float(budget) for budget in ([given] if isinstance(given, int | float) else given)]
+    listed: list[float | None] = [float(budget) for budget in ([given] if isinstance(given, int | float) else given)]
     return [*listed, None] if len(listed) > 1 else listed
 
 

@@ -319,7 +319,7 @@ def fit_and_test(cfg: DictConfig, run: Path, ready: Ready, started: float) -> di
         task.to(trainer.strategy.root_device)
         if table := task.measure_budgets():
             keep_budgets(best.path, table)
-            dearer = dearer_budgets(task, list(islice(data.val_dataloader(), trainer.num_val_batches[0])), table)
+            dearer = dearer_budgets(task, list(islice(data.val_dataloader(), int(trainer.num_val_batches[0]))), table)
     trainer.test(task, datamodule=data, verbose=False)
     if trainer.is_global_zero:
         print_profiles(run)
