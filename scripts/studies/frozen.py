@@ -1,16 +1,20 @@
 """Compare the exits of a frozen encoder with static cuts of it, each of which has a head that was trained alone.
 
-    python -m scripts.studies frozen backbone=whisper backbone.weights=<folder> data=esc50 data.root=<esc50> --seeds 3
+    python -m scripts.studies frozen backbone=whisper backbone.weights=<folder> data=esc50 data.root=<esc50>
+    python -m scripts.studies frozen ... --folds 1 2 3 4 5 --snr 0 20
 
 The words are those of a training. Every clip goes through the encoder once (models/memory.py; kept in data.cache_dir);
 heads then learn on what is remembered. A cut at exit k has the head of exit k alone; exits learn as in a training
 (training/exits.py), their thresholds and temperatures from validation clips. Each budget is the mean MACs of a cut.
-An interval is of the difference over test clips, paired, of all seeds together; heads of the epoch with the least
-validation loss are tested.
+With `--folds` each fold is the test once, and figures are over the clips of all. With `--snr` every clip has another
+one of its own split as noise, both drawn by its name, at a level between the two in dB: noise of the test is never
+heard in training. Differences are of the same clips, seeds averaged; intervals are over clips or, where groups are
+known, over groups. Heads of the epoch with the least validation loss are tested.
 """
 
 import argparse
 import copy
+import random
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,12 +22,14 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+import torchaudio.functional as AF
 from torch import Tensor, nn
 
 from hopscotch.build import build_data, build_model
 from hopscotch.config.compose import compose
-from hopscotch.data.datamodule import SPLITS, AudioDataModule
+from hopscotch.data.datamodule import SPLITS, AudioDataModule, Split
 from hopscotch.data.index import user_cache
+from hopscotch.intervals import Units, bootstrap
 from hopscotch.layers.exits import log_odds
 from hopscotch.models.exits import SUMMARY_ROWS, EarlyExit
 from hopscotch.models.memory import SUFFIX, Memory
@@ -31,7 +37,8 @@ from hopscotch.start import start_from_backbone
 from hopscotch.training.exits import fit_temperatures, fit_thresholds, leaving
 from hopscotch.training.remember import fingerprint
 
-BATCH, DRAWS = 32, 2000  # clips of a step, and of the bootstrap
+BATCH = 32  # clips of a step
+Found = dict[str, tuple[Tensor, Tensor]]  # of each way: which test clips are right, and the MACs of each
 
 
 class Clips(NamedTuple):
@@ -49,24 +56,29 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="of heads and their order of clips")
     parser.add_argument("--epochs", type=int, default=40, help="passes over the training clips")
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
+    parser.add_argument("--folds", type=int, nargs="+", default=[], metavar="FOLD", help="test on each of them")
+    parser.add_argument("--snr", type=float, nargs=2, default=None, metavar="DB", help="levels of noise, from and to")
     given = parser.parse_args(arguments)
-    cfg = compose([*given.words, "augment=none", "model=exits_every_layer"])
-    torch.manual_seed(0)
-    data = build_data(cfg)
-    data.setup("fit")
-    model = build_model(cfg, data.num_classes)
-    assert isinstance(model, EarlyExit)
-    start_from_backbone(Path(cfg.backbone.weights), model)
-    splits = encoded(model.eval(), data, Path(cfg.data.get("cache_dir") or user_cache()) / "states")
-    rows: dict[str, list[tuple[Tensor, Tensor]]] = {}  # of each seed: right, and MACs, of test clips
-    for seed in range(given.seeds):
-        train = lambda heads, loss: trained(heads, splits, loss, given.epochs, given.lr, seed)  # noqa: E731, B023
-        for name, found in compared(model, splits, train).items():
-            rows.setdefault(name, []).append(found)
-    tell(rows, model.exits.number)
+    by_seed, groups = [list[Found]() for _ in range(given.seeds)], list[str | None]()
+    for fold in given.folds or [None]:
+        words = [*given.words, "augment=none", "model=exits_every_layer"]
+        cfg = compose(words if fold is None else [*words, f"data.fold={fold}"])
+        torch.manual_seed(0)
+        data = build_data(cfg)
+        data.setup("fit")
+        model = build_model(cfg, data.num_classes)
+        assert isinstance(model, EarlyExit)
+        start_from_backbone(Path(cfg.backbone.weights), model)
+        place = Path(cfg.data.get("cache_dir") or user_cache()) / "states"
+        splits = encoded(model.eval(), data, place, given.snr)
+        groups += [clip.shared for clip in data.clips["test"]]
+        for seed, found in enumerate(by_seed):
+            train = lambda heads, loss: trained(heads, splits, loss, given.epochs, given.lr, seed)  # noqa: E731, B023
+            found.append(compared(model, splits, train))
+    tell([joined_folds(found) for found in by_seed], Units.of(groups))
 
 
-def encoded(model: EarlyExit, data: AudioDataModule, folder: Path) -> list[Clips]:
+def encoded(model: EarlyExit, data: AudioDataModule, folder: Path, snr: Sequence[float] | None) -> list[Clips]:
     """Run the encoder on all clips, once ever."""
     memory = Memory(model.summary_size, 8.0, folder / f"{fingerprint(model)}{SUFFIX}")
     found, started = [], time.perf_counter()
@@ -75,15 +87,36 @@ def encoded(model: EarlyExit, data: AudioDataModule, folder: Path) -> list[Clips
             parts = []
             for start in range(0, len(data.clips[split]), BATCH):
                 here = range(start, min(start + BATCH, len(data.clips[split])))
-                waves = [data.waveform(split, index) for index in here]
+                waves = [waveform(data, split, index, snr) for index in here]
                 lengths = torch.tensor([len(wave) for wave in waves])
                 rows = memory.recall(nn.utils.rnn.pad_sequence(waves, batch_first=True), lengths, model.summaries)
                 labels = torch.tensor([data.clips[split][index].label for index in here])
                 parts.append((rows, labels, model.costs(lengths)[0]))
             found.append(Clips(*(torch.cat(part) for part in zip(*parts, strict=True))))
             memory.save(8.0)
-    print(f"{sum(len(clips.labels) for clips in found)} clips in {time.perf_counter() - started:.0f} s")
+    print(f"{sum(len(clips.labels) for clips in found)} clips in {time.perf_counter() - started:.0f} s", flush=True)
     return found
+
+
+def waveform(data: AudioDataModule, split: Split, index: int, snr: Sequence[float] | None) -> Tensor:
+    """Return a clip, with noise if there are levels."""
+    clip, clips = data.waveform(split, index), data.clips[split]
+    if snr is None:
+        return clip
+    draw = random.Random(clips[index].name)
+    other = data.waveform(split, (index + draw.randrange(1, len(clips))) % len(clips))
+    noise = other.repeat(-(-len(clip) // len(other)))[: len(clip)]
+    if not bool(noise.any()):
+        return clip
+    return AF.add_noise(clip, noise, torch.tensor(draw.uniform(*snr)))
+
+
+def joined_folds(found: Sequence[Found]) -> Found:
+    """Put the test clips of folds one behind the other."""
+    return {
+        name: (torch.cat([one[name][0] for one in found]), torch.cat([one[name][1] for one in found]))
+        for name in found[0]
+    }
 
 
 def logits_of(heads: Any, summaries: Tensor) -> Tensor:
@@ -125,7 +158,7 @@ def trained(
     parts.load_state_dict(best)
 
 
-def compared(model: EarlyExit, splits: list[Clips], train: Callable[..., None]) -> dict[str, tuple[Tensor, Tensor]]:
+def compared(model: EarlyExit, splits: list[Clips], train: Callable[..., None]) -> Found:
     """Train cuts and exits; return which test clips each gets right, and the MACs of each."""
     _, val, test = splits
     found = {}
@@ -176,27 +209,26 @@ def compared(model: EarlyExit, splits: list[Clips], train: Callable[..., None]) 
     return found
 
 
-def tell(rows: dict[str, list[tuple[Tensor, Tensor]]], number: int) -> None:
-    """Print accuracies, MACs, and differences with intervals over clips."""
-    right = {name: torch.stack([one[0].double() for one in found]) for name, found in rows.items()}  # seed clip
-    macs = {name: float(torch.stack([one[1].double() for one in found]).mean()) / 1e6 for name, found in rows.items()}
+def tell(seeds: Sequence[Found], units: Units) -> None:
+    """Print accuracies, MACs, and differences with their intervals."""
+    right = {name: torch.stack([found[name][0].double() for found in seeds]) for name in seeds[0]}  # seed clip
+    macs = {name: float(torch.stack([found[name][1].double() for found in seeds]).mean()) / 1e6 for name in seeds[0]}
+    accuracy = {name: float(rows.mean()) for name, rows in right.items()}
+    cuts = [name for name in right if name.startswith("cut ")]
+    print(f"{right[cuts[0]].shape[1]} test clips, {units.words}; {len(seeds)} seeds")
     lines = []
-    for place in range(number):
-        cut, exits, whole = f"cut {place}", f"exits at {place}", f"exit {place} for all"
-        gap = (right[exits] - right[cut]).mean(dim=0)
-        drawn = gap[torch.randint(len(gap), (DRAWS, len(gap)))].mean(dim=1)
-        low, high = (float(drawn.quantile(share)) for share in (0.025, 0.975))
-        accuracy = {name: float(right[name].mean()) for name in (cut, exits, whole)}
-        lines.append(
-            (
-                str(place),
-                f"{macs[cut]:.1f}",
-                f"{accuracy[cut]:.4f}",
-                f"{macs[exits]:.1f}",
-                f"{accuracy[exits]:.4f}",
-                f"{float(gap.mean()):+.4f} ({low:+.4f} to {high:+.4f})",
-                f"{accuracy[whole]:.4f}",
-            )
-        )
-    head = ("layers", "M MACs, cut", "cut alone", "M MACs, exits", "exits", "exits - cut", "that exit for all")
+    for place, cut in enumerate(cuts):
+        exits, whole = f"exits at {place}", f"exit {place} for all"
+        best = max(cuts[: place + 1], key=accuracy.__getitem__)
+        gaps = [
+            str(bootstrap((right[exits] - right[other]).mean(dim=0).numpy(), units)) for other in (cut, best, whole)
+        ]
+        figures = (f"{macs[cut]:.1f}", f"{accuracy[cut]:.4f}", f"{macs[exits]:.1f}", f"{accuracy[exits]:.4f}")
+        lines.append((str(place), *figures, gaps[0], f"{best}: {gaps[1]}", f"{accuracy[whole]:.4f}", gaps[2]))
+    names = ("layers", "M MACs, cut", "cut alone", "M MACs, exits", "exits", "exits - cut")
+    head = (*names, "exits - best cut so far", "that exit for all", "exits - that")
     print("\n".join("| " + " | ".join(line) + " |" for line in (head, ("---",) * len(head), *lines)))
+    last = f"exits at {len(cuts) - 1}"
+    for place in range(len(cuts) - 1):
+        lost = bootstrap((right[last] - right[f"exits at {place}"]).mean(dim=0).numpy(), units)
+        print(f"exits at {macs[f'exits at {place}'] / macs[last]:.2f} of the MACs of all layers lose {lost}")

@@ -13,7 +13,8 @@ tables, which join runs that differ in their seed, are made of it.
 `--gates` puts other gates in front of the full model of each run: its own one, opened for 95 or 99 % of the validation
 events, all (always open), oracle (the events), random (as much as the own gate opens), energy and, where silero-vad is
 installed (pip install -e .[vad]), a detector of speech. The last two open as many of the validation events as the own
-gate does at 95 %. Besides, seconds awake are measured on distractors alone and on background alone.
+gate does at 95 %. Besides, seconds awake are measured on distractors alone and on background alone. `--gates own "own,
+95 %"` measures these two and nothing besides.
 
 `--time` measures milliseconds for a second of audio on one thread, all runs in turn, front end included.
 """
@@ -45,12 +46,15 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("runs", type=find_run, nargs="+")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--duty", type=float, nargs="+", default=[1.0], metavar="PERCENT")
-    parser.add_argument("--gates", action="store_true", help="put other gates in front of the full models, too")
+    parser.add_argument(
+        "--gates", nargs="*", choices=KINDS, metavar="GATE", help="other gates in front of the full models; alone: all"
+    )
     parser.add_argument("--time", action="store_true", help="measure milliseconds, and nothing else")
     parser.add_argument("--table", action="store_true", help="measure nothing")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    kinds = [kind for kind in KINDS if kind != "speech" or can_hear_speech()] if given.gates else ["own"]
+    asked = ["own"] if given.gates is None else given.gates or KINDS
+    kinds = [kind for kind in asked if kind != "speech" or can_hear_speech()]
     given.out.mkdir(parents=True, exist_ok=True)
     if given.time:
         write_times(given.runs, given.out / "times.csv")
@@ -58,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
         for run in given.runs:
             for duty in given.duty:
                 measure(run, duty, given.out / "counts.csv", kinds)
-            if given.gates:
+            if given.gates == []:
                 measure_sounds(run, given.out / "awake.csv")
     show(given.out)
 

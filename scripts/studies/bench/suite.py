@@ -22,6 +22,7 @@ ITEMS = {  # name -> module and function; imported when it is measured, for --he
     "shipped": "shipped:shipped",
     "allocator": "allocator:allocator",
     "loop": "loop:loop",
+    "saving": "saving:saving",
     "start": "supply:start",
     "supply": "supply:supply",
     "decoding": "corpus:decoding",
