@@ -25,7 +25,7 @@ TIERS = (
     {"models"},
     {"training"},
     {"report"},
-    {"build", "metrics", "explain", "detection_figures"},
+    {"build", "metrics", "explain", "detection_figures", "dearer"},
     {"restore", "conditions", "controls", "answers", "look"},
     {"shared", "start", "resume"},
     {"ship"},

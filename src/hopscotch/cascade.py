@@ -79,6 +79,7 @@ def joined_config(cfg: DictConfig, stages: Sequence[DictConfig], out: Path) -> D
     own = [{key: plain_config(stage)[key] for key in OF_A_STAGE} for stage in stages]
     config["model"] |= {"name": NAME, "stages": own}
     config |= {"run_dir": str(out), "init_from": None, "ckpt_path": None}
+    config["compute"] |= {"teacher": None}
     return OmegaConf.create(config)
 
 

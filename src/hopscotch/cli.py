@@ -78,7 +78,8 @@ def train(words: Sequence[str]) -> None:
 
     def resolved(word: str) -> str:
         key, _, value = word.partition("=")
-        names_run = key in ("again", "resume") or (key, value) == ("init_from", LATEST)
+        starts = key in ("init_from", "compute.teacher") and value == LATEST
+        names_run = key in ("again", "resume") or starts
         return f"{key}={find_run(value).absolute()}" if names_run else word
 
     run([resolved(word) for word in words])
@@ -201,8 +202,9 @@ def evaluate(words: Sequence[str]) -> None:
         ...
 
     Budgets, rooms and noise combine: every budget with the clips as they are, then in rooms, then at every level.
-    Budgets are fractions of the dense compute, met on validation clips as closely as the model can; a model that makes
-    no decisions refuses them. data=folder tests a tenth of the clips unless it has train/, val/ and test/;
+    Budgets are fractions of the dense compute, met on validation clips as closely as the model can; beside several
+    stands that of training. A warning names those above it that cost accuracy. A model that makes no decisions refuses
+    budgets. data=folder tests a tenth of the clips unless it has train/, val/ and test/;
     data.test_fraction=0.9 data.val_fraction=0.05 tests more. Other keys of the run's configuration may be changed too:
     data.batch_size=64, trainer.accelerator=cpu.
 

@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 import torch
 from lightning.pytorch import Trainer
 from rich.console import Console
+from torch import Tensor
 
 from hopscotch.data.augment import WaveformAugment
 from hopscotch.data.clips import KeyedLoader
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.data.recordings import Recordings
+from hopscotch.dearer import Dearer, compared, right_ones
 from hopscotch.layers.attention import SkipAttention
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.models.exits import Ladder
@@ -67,6 +69,7 @@ class Pass(NamedTuple):
     condition: Condition
     evaluation: Evaluation
     logged: dict[str, float]  # by the task, as at the end of training
+    dearer: Dearer | None = None  # what validation clips say of a budget above the trained one
 
 
 def passes(
@@ -83,15 +86,20 @@ def passes(
     The test is Lightning's, as at the end of training, so that its figures are the same to the last digit.
     """
     bias = task.model.decision_bias.clone()
+    trained: Tensor | None = None  # whether the model is right of each validation clip, as trained
     for budget in budgets:
-        calibrated = None
+        calibrated = dearer = None
+        task.model.decision_bias.copy_(bias)  # each from there: their order changes nothing
         if budget is not None:
             task.to(trainer.strategy.root_device)
-            task.model.decision_bias.copy_(bias)  # each from there: their order changes nothing
             with Console().status(f"Meeting a budget of {budget:g} on validation clips"):
+                trained = right_ones(task, data.val_dataloader()) if trained is None else trained
                 calibrated = calibrate(task.model, list(data.calibration_batches()), budget).achieved
+                if task.model.decision_bias > bias.to(task.model.decision_bias.device):
+                    dearer = compared(calibrated, right_ones(task, data.val_dataloader()), trained)
         for setting in settings(data.sample_rate, snr_db, noise, rooms):
-            yield _passed(task, data, trainer, setting, budget, calibrated)
+            yield _passed(task, data, trainer, setting, budget, calibrated)._replace(dearer=dearer)
+            dearer = None  # told once
     task.model.decision_bias.copy_(bias)
 
 

@@ -30,6 +30,7 @@ from hopscotch.data.clips import some
 from hopscotch.data.datamodule import BAD_AUDIO, AudioDataModule
 from hopscotch.data.leaks import warn_of_recordings
 from hopscotch.data.recordings import MAX_IMPULSE_SECONDS, Recordings
+from hopscotch.dearer import Dearer, warn_of
 from hopscotch.detection import in_words
 from hopscotch.detection_figures import as_facts, detection_facts, write_detection
 from hopscotch.evaluation import print_evaluation, write_budgets, write_evaluation
@@ -204,8 +205,9 @@ def evaluate(
     metrics = measure(first.evaluation, task.steps["test"], data.classes) if first.evaluation.has_classes else None
     detected = detection_facts(first.evaluation, data)
     write_detection(folder, task, data, detected)
-    kept = [(one.condition, Measured.of(one) if against else None) for one in chain([first], all_passes)]
-    conditions = [one for one, _ in kept]
+    every = chain([first], all_passes)
+    kept = [(one.condition, Measured.of(one) if against else None, one.dearer) for one in every]
+    conditions = [one for one, *_ in kept]
     times = time_test(task, data, trainer)
     controls = controlled(task, data, first.evaluation)
     sure = first.evaluation.interval(first.condition.primary[1], data.clips["test"])
@@ -229,7 +231,8 @@ def evaluate(
     is_own = out is None and ckpt is None and not changes_data(overrides)  # what the run's page may show as its own
     write_budgets(conditions, run / "report" if is_own else folder)
     counts, told = {"num_clips": len(clips), "num_bad": data.num_bad("test")}, in_words(detected)
-    warnings = [] if changes_data(overrides) else other_clips(run, data)
+    differing = [] if changes_data(overrides) else other_clips(run, data)
+    warnings = [*warn_of([dearer for *_, dearer in kept if dearer]), *differing]
     print_evaluation(metrics, conditions, controls, **counts, told=told, sure=sure, times=times, warnings=warnings)
     if against:
         result = stand_against(run, LoadedRun(cfg, task, data), trainer, kept, mixed, overrides, trust)
@@ -276,7 +279,7 @@ def stand_against(
     run: Path,
     loaded: LoadedRun,
     trainer: Trainer,
-    kept: Sequence[tuple[Condition, Measured | None]],
+    kept: Sequence[tuple[Condition, Measured | None, Dearer | None]],
     mixed: Mixed,
     overrides: Sequence[str],
     trust: Sequence[str],
@@ -296,9 +299,9 @@ def stand_against(
         found.append(Static(name, core_seconds, tested))
     there = []
     if isinstance(task.model, Ladder):
-        shares = {one.condition: one.fraction for one, _ in reversed(kept)}  # of the first budget
+        shares = {one.condition: one.fraction for one, *_ in reversed(kept)}  # of the first budget
         there = [Measured.of(one) for one in refitted(task, data, trainer, mixed.snr_db, mixed.noise, shares)]
-    own, units = [one for _, one in kept if one is not None], Units.of([clip.shared for clip in data.clips["test"]])
+    own, units = [one for _, one, _ in kept if one is not None], Units.of([clip.shared for clip in data.clips["test"]])
     return compared(own, found, units, core_seconds_of(run), there)
 
 
@@ -339,12 +342,16 @@ def controlled(task: AudioTask, data: AudioDataModule, evaluation: Evaluation) -
 
 
 def budgets(given: Any, model: AudioModel) -> list[float | None]:
-    """Return compute.budget as a list; None stands for the budget that the model was trained for."""
+    """Return compute.budget as a list; None stands for the budget that the model was trained for.
+
+    Several are compared with that one, which comes last.
+    """
     if given is None:
         return [None]
     if not model.decides:
         raise ValueError(f"compute.budget has no meaning for model={model.name}, which makes no decisions. Remove it.")
-    return [float(budget) for budget in ([given] if isinstance(given, int | float) else given)]
+    listed: list[float | None] = [float(budget) for budget in ([given] if isinstance(given, int | float) else given)]
+    return [*listed, None] if len(listed) > 1 else listed
 
 
 def tester(cfg: DictConfig, run: Path) -> Trainer:

@@ -77,8 +77,8 @@ def draw_conditions(conditions: Sequence[Condition], picture: Path) -> None:
 
 def write_budgets(conditions: Sequence[Condition], folder: Path) -> None:
     """Write budgets.csv, .md and .png of the clips as they are, where budgets were asked for."""
-    points = [row for row in conditions if row.condition == CLEAN and row.requested is not None]
-    if not points:
+    points = [row for row in conditions if row.condition == CLEAN]
+    if all(row.requested is None for row in points):
         return
     metric = points[0].primary[0]
     names = [*BUDGETS, metric]
@@ -92,6 +92,7 @@ def budget_cells(row: Condition, has_budgets: bool = True) -> dict[str, str]:
     """Say what a condition was to cost and came to."""
     shares = {"requested": row.requested, "on validation": row.calibrated} if has_budgets else {}
     told = {head: text.number(share, 3) for head, share in (shares | {"on test": row.fraction}).items()}
+    told |= {"requested": "as trained"} if has_budgets and row.requested is None else {}
     return told | {"million MACs": text.number(row.macs / 1e6, 2)}
 
 

@@ -20,6 +20,12 @@ class Scheduled(nn.Module):
         raise NotImplementedError
 
 
+class Decider(nn.Module):
+    """Serve as base of what decides what to skip; while `is_held`, training skips nothing and teaches it nothing."""
+
+    is_held = False  # follows the progress of training, never saved
+
+
 class Draw(NamedTuple):
     """Hold one choice per row of logits."""
 
@@ -31,6 +37,13 @@ class Draw(NamedTuple):
 def most_likely(logits: Float[Tensor, "*batch choices"]) -> Draw:
     probabilities = logits.softmax(dim=-1)
     return Draw(logits.argmax(dim=-1), probabilities, probabilities)
+
+
+def held(logits: Float[Tensor, "*batch choices"]) -> Draw:
+    """Choose what skips nothing, the first choice, for sure and without a gradient."""
+    chosen = torch.zeros_like(logits[..., 0], dtype=torch.long)
+    sure = nn.functional.one_hot(chosen, logits.shape[-1]).to(logits.dtype)
+    return Draw(chosen, sure, sure)
 
 
 def draw_gumbel(logits: Float[Tensor, "*batch choices"], temperature: float) -> Draw:
