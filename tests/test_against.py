@@ -189,7 +189,7 @@ def test_baselines_are_trained_once_and_what_was_cut_short_goes_on(
         summary["seconds"]["fit_cores"],
     )
     assert [(row["own"]["condition"], row["own"]["budget"]) for row in found["rows"]] == [
-        (condition, budget) for budget in (0.5, 1.0) for condition in ("clean", "0 dB")
+        (condition, budget) for budget in (0.5, 1.0, None) for condition in ("clean", "0 dB")
     ]
     (fitted,) = found["refitted"]
     assert fitted["condition"] == "0 dB"

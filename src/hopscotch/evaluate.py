@@ -205,8 +205,7 @@ def evaluate(
     metrics = measure(first.evaluation, task.steps["test"], data.classes) if first.evaluation.has_classes else None
     detected = detection_facts(first.evaluation, data)
     write_detection(folder, task, data, detected)
-    every = chain([first], all_passes)
-    kept = [(one.condition, Measured.of(one) if against else None, one.dearer) for one in every]
+    kept = [(one.condition, Measured.of(one) if against else None, one.dearer) for one in chain([first], all_passes)]
     conditions = [one for one, *_ in kept]
     times = time_test(task, data, trainer)
     controls = controlled(task, data, first.evaluation)
@@ -231,8 +230,7 @@ def evaluate(
     is_own = out is None and ckpt is None and not changes_data(overrides)  # what the run's page may show as its own
     write_budgets(conditions, run / "report" if is_own else folder)
     counts, told = {"num_clips": len(clips), "num_bad": data.num_bad("test")}, in_words(detected)
-    differing = [] if changes_data(overrides) else other_clips(run, data)
-    warnings = [*warn_of([dearer for *_, dearer in kept if dearer]), *differing]
+    warnings = [*warn_of([dearer for *_, dearer in kept if dearer]), *other_clips(run, data, overrides)]
     print_evaluation(metrics, conditions, controls, **counts, told=told, sure=sure, times=times, warnings=warnings)
     if against:
         result = stand_against(run, LoadedRun(cfg, task, data), trainer, kept, mixed, overrides, trust)
@@ -267,10 +265,10 @@ def mixed_with(data: AudioDataModule, snr: Sequence[float], noise: Path | None, 
     return Mixed(snr, recorded, heard)
 
 
-def other_clips(run: Path, data: AudioDataModule) -> list[str]:
-    """Warn of test clips that are not those of the training run."""
+def other_clips(run: Path, data: AudioDataModule, overrides: Sequence[str]) -> list[str]:
+    """Warn of test clips that are not those of the training run, where no others are typed."""
     was = RunFolder(run).data
-    if not was or was.get("fingerprint") == data.fingerprint():
+    if not was or was.get("fingerprint") == data.fingerprint() or changes_data(overrides):
         return []
     return ["the test set differs from the one of the training run (clips added, removed or changed)."]
 

@@ -223,10 +223,10 @@ def training(run: RunFolder) -> Table:
     }
     for split, count in (data.get("clips") or {}).items():
         facts[f"{split} clips"] = f"{count}, {data['seconds'][split] / 60:.1f} minutes"
-    for name, value in (run.summary.get("seconds") or {}).items():
-        is_short = name.startswith("test_clip")
-        words = f"{'milliseconds' if is_short else 'seconds'} {name.replace('_', ' ')}"
-        facts[words] = f"{1e3 * value:.2f}" if is_short else f"{value:.1f}"
+    seconds = {name: value for name, value in (run.summary.get("seconds") or {}).items() if isinstance(value, float)}
+    for name, value in seconds.items():  # others are not known, or one for each stage of a cascade
+        milli = name.startswith("test_clip")
+        facts[f"{'milli' * milli}seconds {name.replace('_', ' ')}"] = f"{1e3 * value:.2f}" if milli else f"{value:.1f}"
     facts["versions"] = ", ".join(f"{name} {value}" for name, value in (run.summary.get("versions") or {}).items())
     return Table(["what", "value"], [[name, str(value)] for name, value in facts.items() if value not in (None, "")])
 
