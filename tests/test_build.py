@@ -28,6 +28,7 @@ from tests.word_streams import words_in_noise
 
 ELSEWHERE = {"trainer=ddp", "trainer=gpu"}  # need processes, or a GPU: they are composed in test_config.py
 ELSEWHERE |= {"backbone=whisper", "frontend=whisper", "experiment=finetune_whisper"}  # need weights: test_whisper.py
+ELSEWHERE |= {"recipe=from_dense"}  # needs a trained run: test_dense_first.py
 CHOICES = sorted(
     f"{file.parent.name}={file.stem}"
     for file in CONF.glob("*/*.yaml")

@@ -13,7 +13,9 @@ from hopscotch.restore import restore
 from hopscotch.run import attempt
 from hopscotch.training.calibration import (
     MAX_TABLE_PASSES,
+    OPEN_TOLERANCE,
     TOLERANCE,
+    _counted,
     bias_for,
     budget_table,
     calibrate,
@@ -225,3 +227,36 @@ def test_calibration_leaves_the_mode_as_it_was(make_model, training: bool) -> No
     calibrate(model, [make_batch(6)], 0.7)
     assert model.training is training
     assert [name for name, value in before.items() if not torch.equal(value, model.state_dict()[name])] == []
+
+
+@pytest.mark.parametrize("name", ["skip_transformer", "skip_layer", "learned_skip"])
+def test_training_opens_no_gate_for_a_target_that_routes_miss(make_model, name: str) -> None:
+    """With gates at 0.6 of the tokens and clips that skip layers, a bias alone would open the gates."""
+    words = ("gate.open_rate=0.6",) if name == "skip_layer" else ("model.open_rate=0.6", "model.positions=none")
+    model, batches = make_model(name, *words), [make_batch(12, samples=[SAMPLES])]
+    model.train()
+    model.set_progress(1.0)
+    for _ in range(30):
+        model(batches[0].waveform, batches[0].lengths)
+    model.eval()
+
+    def shares() -> list[float]:
+        with _counted(model.encoder.gates) as found:
+            deterministic_fraction(model, batches)
+        return list(found.values())
+
+    for gate in model.encoder.gates:
+        gate.measured_rate.fill_(0.6)
+    calibrate(model, batches, 0.98)
+    assert max(shares()) > 0.75, "whoever asks for a budget gets it"
+    model.decision_bias.zero_()
+    found = calibrate(model, batches, 0.98, as_trained=True)
+    assert found.is_capped
+    (warning,) = found.warnings()
+    assert warning.startswith(f"gates held the budget: validation clips use {found.achieved:.3f} of the dense")
+    assert found.achieved < 0.98 - TOLERANCE
+    assert found.bias >= 0
+    if found.bias > 0:
+        assert max(shares()) <= 0.6 + OPEN_TOLERANCE
+    cheap = calibrate(model, batches, found.achieved - 0.1, as_trained=True)
+    assert not cheap.warnings()

@@ -1,5 +1,6 @@
 """A cascade asks trained models in turn, is a run like any other, and reads stages as it reads what strangers send."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -141,3 +142,17 @@ def test_runs_that_cannot_be_joined_are_refused(runs: dict[str, Path], joined: P
     with pytest.raises(ValueError, match=r"^hydra\.run\.dir must be a folder without a run in it"):
         join([runs["dense"], runs["skip_attention"]], joined)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_static_models_of_a_cascade_are_its_stages_with_their_prices(joined: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(joined, tmp_path / "run"))
+    summary = read_json(run / "summary.json")
+    assert (summary["seconds"]["stage_cores"], summary["seconds"]["fit_cores"]) == ([None, None], None)  # no summaries
+    summary["seconds"] |= {"stage_cores": [3.0, 5.0], "fit_cores": 8.0}
+    (run / "summary.json").write_text(json.dumps(summary))
+    found = read_json(evaluate(run, against=True) / "against.json")
+    assert [(one["name"], one["core_seconds"]) for one in found["statics"]] == [("stage_0", 3.0), ("stage_1", 5.0)]
+    assert found["core_seconds"] == 8.0
+    first, last = (one["passes"][0]["macs"] for one in found["statics"])
+    assert 0 < first < last
+    assert not (run / "against").exists()

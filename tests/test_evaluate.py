@@ -86,21 +86,28 @@ def test_compute_by_class_is_that_of_the_table_of_clips(run: Path) -> None:
 def test_one_table_holds_every_budget_in_every_noise(run: Path) -> None:
     folder = evaluate(run, ["compute.budget=[0.9,1.0]"], snr=[20, 0])
     rows = read_csv(folder / "conditions.csv")
-    assert [(float(row["requested"]), row["condition"]) for row in rows] == [
-        (budget, condition) for budget in (0.9, 1.0) for condition in ("clean", "20 dB", "0 dB")
+    assert [(row["requested"], row["condition"]) for row in rows] == [
+        (budget, condition) for budget in ("0.9", "1.0", "") for condition in ("clean", "20 dB", "0 dB")
     ]
-    assert [float(row["fraction"]) for row in rows[3:]] == [1.0] * 3
+    assert [float(row["fraction"]) for row in rows[3:6]] == [1.0] * 3
+    assert float(rows[6]["fraction"]) == read_json(run / "summary.json")["compute"]["fraction"], "as trained, last"
+    assert float(rows[6]["acc"]) == read_json(run / "summary.json")["test"]["acc"]
     assert read_json(folder / "metrics.json")["compute"]["fraction"] == float(rows[0]["fraction"]) < 1.0
     clean = [row for row in rows if row["condition"] == "clean"]
     kept = read_csv(run / "report" / "budgets.csv")
-    assert [row["requested"] for row in kept] == ["0.9", "1.0"]
+    assert [row["requested"] for row in kept] == ["0.9", "1.0", ""]
     assert [(row["fraction"], row["acc"]) for row in kept] == [(row["fraction"], row["acc"]) for row in clean]
     assert (folder / "conditions.png").stat().st_size > 1000
     head, _, *lines = (folder / "conditions.md").read_text().splitlines()
     assert head.startswith("| condition | requested |")
     assert [line.split(" | ")[5] for line in lines] == [f"{float(row['acc']):.4f}" for row in rows]
     head, _, *lines = (run / "report" / "budgets.md").read_text().splitlines()
-    assert [line.split(" | ")[0] for line in (head, *lines)] == ["| requested", "| 0.900", "| 1.000"]
+    assert [line.split(" | ")[0] for line in (head, *lines)] == [
+        "| requested",
+        "| 0.900",
+        "| 1.000",
+        "| as trained",
+    ]
 
 
 def test_recorded_noise_and_rooms_are_conditions_that_name_their_folder(
@@ -126,7 +133,7 @@ def test_test_clips_in_the_noise_are_named(run: Path, tones: Path, caplog: pytes
 
 def test_the_curve_is_kept_and_its_compute_rises_with_the_budget(run: Path) -> None:
     evaluate(run, ["compute.budget=[0.01,0.9,1.0]"])
-    rows = read_csv(run / "report" / "budgets.csv")
+    *rows, _ = read_csv(run / "report" / "budgets.csv")
     fractions = [float(row["fraction"]) for row in rows]
     assert [float(row["requested"]) for row in rows] == [0.01, 0.9, 1.0]
     assert fractions == sorted(fractions)
@@ -138,7 +145,8 @@ def test_the_curve_is_kept_and_its_compute_rises_with_the_budget(run: Path) -> N
 def test_the_order_of_the_budgets_changes_nothing(run: Path) -> None:
     there = read_csv(evaluate(run, ["compute.budget=[0.8,0.95]"]) / "conditions.csv")
     back = read_csv(evaluate(run, ["compute.budget=[0.95,0.8]"]) / "conditions.csv")
-    assert there == back[::-1]
+    assert there[:2] == back[1::-1]
+    assert there[2] == back[2]
 
 
 def test_the_picture_of_an_earlier_evaluation_does_not_stay(run: Path) -> None:
@@ -346,8 +354,9 @@ def test_help_shows_examples(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 def test_what_is_typed_is_told_apart() -> None:
     asked = parse(["run=r", "snr=[20,0.5]", "data=fsdd", "out=o", "compute.budget=0.5", "ckpt=c"])
     paths, overrides = {"run": Path("r"), "ckpt": Path("c"), "out": Path("o")}, ["data=fsdd", "compute.budget=0.5"]
-    assert asked == {**paths, "overrides": overrides, "snr": [20.0, 0.5], "trust": []}
-    assert parse(["run=r", "snr=5"]) == {"run": Path("r"), "overrides": [], "snr": [5.0], "trust": []}
+    rest = {"trust": [], "against": False}
+    assert asked == {**paths, "overrides": overrides, "snr": [20.0, 0.5], **rest}
+    assert parse(["run=r", "snr=5"]) == {"run": Path("r"), "overrides": [], "snr": [5.0], **rest}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hopscotch.conditions import Condition
-from hopscotch.evaluation import class_table, print_evaluation, write_budgets, write_evaluation
+from hopscotch.evaluation import class_table, in_noise, print_evaluation, write_budgets, write_evaluation
 from hopscotch.intervals import Interval
 from hopscotch.metrics import NUM_BINS, ClassRow, Metrics, measure, scores_of
 from hopscotch.report.collect import Evaluation, gather
@@ -145,6 +145,20 @@ def test_metrics_json_has_null_for_what_is_no_number(tmp_path: Path) -> None:
     write_evaluation(tmp_path, facts=facts, metrics=metrics, classes=CLASSES, clips=[], conditions=[condition])
     found = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail)
     assert (found["test"]["loss"], found["calibration_error"], found["acc"]) == (None, None, 0.5)
+
+
+def test_compute_in_noise_is_said_to_rise_or_to_fall_step_by_step() -> None:
+    def at(snr_db: float | None, fraction: float, budget: float | None = None) -> Condition:
+        name = "clean" if snr_db is None else f"{snr_db:g} dB, kitchen"
+        return Condition(name, snr_db, budget, None, fraction, 1e6, {"acc": 0.5})
+
+    rows = [at(None, 0.4), at(0.0, 0.6), at(10.0, 0.5), at(None, 0.6, 0.6), at(0.0, 0.7, 0.6), at(10.0, 0.55, 0.6)]
+    rising, falling = in_noise(rows)
+    assert rising == {"compute rises with noise": "0.400 clean, 0.500 10 dB, 0.600 0 dB"}
+    assert falling == [
+        "compute falls as noise rises at a budget of 0.6, from clean to 10 dB: 0.600 clean, 0.550 10 dB, 0.700 0 dB."
+    ]
+    assert in_noise([at(None, 1.0), at(0.0, 1.0)]) == ({}, [])  # a static model
 
 
 def test_budgets_are_written_of_the_clean_conditions_that_asked_for_one(tmp_path: Path) -> None:

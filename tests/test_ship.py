@@ -22,6 +22,8 @@ from hopscotch.build import build_model
 from hopscotch.detection import find
 from hopscotch.models.always_on import AlwaysOn
 from hopscotch.models.audio_model import AudioModel
+from hopscotch.models.cascade import Cascade
+from hopscotch.models.exits import Ladder
 from hopscotch.models.heads import DetectionHead
 from hopscotch.models.stage0 import Stage0
 from hopscotch.restore import Restored, restore
@@ -29,7 +31,8 @@ from hopscotch.shared import MANIFEST, ONNX, VERSION, hash_of
 from hopscotch.ship import runner as shipped
 from hopscotch.ship.engine import OnnxModel
 from hopscotch.ship.export import export_onnx, write
-from hopscotch.ship.graphs import TIME, cut
+from hopscotch.ship.graphs import cut
+from hopscotch.ship.parts import TIME
 from hopscotch.ship.runner import Runner
 from hopscotch.stream import Stream
 from tests.small_models import decide_at_random, make_clips
@@ -38,6 +41,7 @@ from tests.test_stream import CLASSES, chunks, ready
 from tests.tiny import MODELS, composed
 from tests.trained import write_listener, write_run
 
+WITH_EXITS = ("early_exit", "exits_by_a_rule", "exits_over_time", "slimmable", "cascade")
 SAMPLES = [3000, 1700, 2345, 90]  # at 8 kHz
 SIZE = ("data.sample_rate=8000", "model.dim=16", "model.heads=2", "model.depth=4")
 SHORT = [f"model.stage.{size}" for size in ("before=0", "after=0", "context=0.04", "longest=0.1")]
@@ -53,10 +57,12 @@ VARIANTS = {
     "woken_jumps": ("jump_attention", "+model/parts@model.stage=stage", *SHORT, "model.open_rate=null"),
     "events": ("jump_attention", *EVENTS),
     "events_in_spans": ("always_on", *EVENTS, *SHORT),
+    "exits_by_a_rule": ("early_exit", "model.exits.rule=learned", "model.stem_layers=1", "model.encoder.first=3"),
+    "exits_over_time": ("exits_every_layer", "model.exits.inside=1", "model.positions=convolutional"),
+    "widths_of_images": ("slimmable", "model.stem_channels=[4,8]", "model.widths.rule=learned", "model.stem_layers=1"),
     "limited": ("always_on", *SHORT, "model.stage.ceiling=0.4", "frontend=log_mel_stream"),
 }
-NOT_SHIPPED = ("early_exit", "exits_every_layer", "slimmable")
-CASES = {name: (name,) for name in MODELS if name not in NOT_SHIPPED} | VARIANTS
+CASES = {name: (name,) for name in MODELS} | VARIANTS | {"cascade": ("dense",)}
 
 
 def made(case: str) -> tuple[Restored, tuple[torch.Tensor, torch.Tensor]]:
@@ -65,9 +71,14 @@ def made(case: str) -> tuple[Restored, tuple[torch.Tensor, torch.Tensor]]:
     cfg = composed(f"model={name}", *SIZE, *changes)
     torch.manual_seed(0)
     model = build_model(cfg, 3)
+    if case == "cascade":
+        small = composed("model=skip_attention", *SIZE, "model.dim=8", "model.depth=2", "model.stem_channels=[4,8]")
+        model = Cascade(name=case, stages=[build_model(small, 3), model])
     assert isinstance(model, AudioModel)
     clips = make_clips(SAMPLES)
     decide_at_random(model, *clips)
+    if isinstance(model, Ladder):
+        model.exits.thresholds.add_(1e-3)  # from the score of a clip to between two of them
     if isinstance(model, AlwaysOn):
         open_half(model, *clips)
     return Restored(cfg, model.eval(), ["a", "b", "c"], 0.2, 0.4, []), clips
@@ -102,10 +113,12 @@ def test_graphs_answer_as_torch_does(case: str, tmp_path: Path) -> None:
             assert (trace.macs, dense_macs) == (there.macs.item(), there.dense_macs.item())
             assert [trace.strides, trace.jumps] == [there.strides[0].tolist(), there.jumps[0].tolist()]
             assert trace.awake == pytest.approx(None if there.awake is None else there.awake.item())
+            left = there.decisions.exits
+            assert trace.exit == (None if left is None else left.item())
             assert [trace.visited, trace.landed] == [there.visited[0].tolist(), there.landings[0].tolist()]
 
 
-@pytest.mark.parametrize("case", ["learned_skip", "gated_adapters", "jump_attention", "image_stem"])
+@pytest.mark.parametrize("case", ["learned_skip", "gated_adapters", "jump_attention", "image_stem", *WITH_EXITS])
 def test_each_graph_computes_what_was_traced_at_any_length(case: str, tmp_path: Path) -> None:
     restored, _ = made(case)
     runner = Runner(write(restored, tmp_path / "model"))
@@ -115,6 +128,8 @@ def test_each_graph_computes_what_was_traced_at_any_length(case: str, tmp_path: 
             for key, value in inputs.items():
                 if key in ("x", "start", "around", "normed", "power"):
                     inputs[key] = torch.rand(1, time, value.shape[2])
+                if key == "image":
+                    inputs[key] = torch.rand(1, value.shape[1], time, value.shape[3])
             if "keys" in inputs:
                 inputs["keys"] = torch.arange(0, time, 3)
             with torch.no_grad():
@@ -126,7 +141,7 @@ def test_each_graph_computes_what_was_traced_at_any_length(case: str, tmp_path: 
 
 def test_the_cases_decide() -> None:
     """Otherwise the tests above would hold of graphs that are never left out."""
-    for case in ("learned_skip", "skip_layer", "by_state", "gated_jumps", "short_spans", "woken_jumps"):
+    for case in ("learned_skip", "skip_layer", "by_state", "gated_jumps", "short_spans", "woken_jumps", *WITH_EXITS):
         restored, clips = made(case)
         with torch.no_grad():
             trace = restored.model(*clips).trace
@@ -416,8 +431,20 @@ def test_a_trace_of_a_model_that_decides_is_refused(name: str) -> None:
         torch.jit.trace(restored.model, (waveform, lengths))
 
 
-@pytest.mark.parametrize("name", NOT_SHIPPED)
-def test_a_model_with_exits_is_not_exported_yet(name: str, tmp_path: Path) -> None:
-    restored, _ = made(name)
-    with pytest.raises(ValueError, match="model must answer once to be exported as ONNX"):
+def test_stages_that_hear_with_other_frames_are_not_joined(tmp_path: Path) -> None:
+    restored, _ = made("cascade")
+    assert isinstance(restored.model, Cascade)
+    restored.model.models[0].frontend.hop += 1
+    with pytest.raises(ValueError, match="must hear with the same window and hop to be exported as ONNX"):
         write(restored, tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("threshold", None), ("temperature", 0.0), ("weight", float("inf")), ("fixed", -1), ("costs", [[1, 2]])],
+)
+def test_a_manifest_of_exits_is_checked(key: str, value: object) -> None:
+    plan = json.loads(json.dumps(cut(made("early_exit")[0].model).plan))
+    assert shipped.is_plan(plan)
+    plan["exits"]["rungs"][0][key] = value
+    assert not shipped.is_plan(plan)

@@ -27,9 +27,23 @@ def test_the_stack_is_its_blocks_one_after_the_other() -> None:
     torch.testing.assert_close(trace.expected_compute, trace.fraction.float())
 
 
+def test_training_drops_late_layers_for_a_share_of_the_clips_and_evaluation_none() -> None:
+    torch.manual_seed(0)
+    stack = Stack(BlockSpec(8, 2, dropout=0.0), 3, drop=0.5)
+    x, lengths = torch.randn(400, 5, 8), torch.full((400,), 5)
+    for number, share in ((0, 0.0), (1, 0.25), (2, 0.5)):
+        block, y = stack.blocks[number](x, lengths), stack.train().layer(number, x, lengths)
+        dropped = (y == x).all(dim=2).all(dim=1)
+        assert dropped.float().mean().item() == pytest.approx(share, abs=0.08)
+        kept = x + (block - x) / (1 - share)  # so that the mean is that of evaluation
+        torch.testing.assert_close(y[~dropped], kept[~dropped], rtol=0, atol=1e-5)
+        assert torch.equal(stack.eval().layer(number, x, lengths), block)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"drop": 1.0}, r"^drop must be a share, at least 0 and below 1, got 1\.0\."),
         ({"first": 0}, r"^first must be a whole number of at least 1 .*got 0\."),
         (
             {"strides": [2, 0, 1]},

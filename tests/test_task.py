@@ -267,9 +267,9 @@ def test_gains_are_fitted_to_training_clips_and_then_the_budget_is_met(
         done.append(f"fit to {sum(len(batch.labels) for batch in batches)} clips")
         return 0.5
 
-    def calibrated(*what: Any) -> Any:
+    def calibrated(*what: Any, **how: Any) -> Any:
         done.append("calibrate")
-        return calibrate(*what)
+        return calibrate(*what, **how)
 
     done: list[str] = []
     monkeypatch.setattr(base, "fit_gains", fitted)

@@ -160,6 +160,7 @@ def build_task(cfg: DictConfig, model: AudioModel, data: AudioDataModule) -> Aud
         rank_zero_warn(
             f"compute.dense_weight={cfg.compute.dense_weight} has no effect: {model.name} makes no decisions."
         )
+    refuse_all_dense(cfg, model)
     if data.balance is not None and cfg.task.get("class_weights") == "balanced":
         rank_zero_warn(
             f"task.class_weights=balanced and data.balance={data.balance} make up for rare classes twice: one will do."
@@ -167,11 +168,11 @@ def build_task(cfg: DictConfig, model: AudioModel, data: AudioDataModule) -> Aud
     samples = data.mean_samples()
     target = resolve_target(cfg.compute.target, model, samples, cfg.compute.level)
     cost = model.cost(round(samples))
-    if target is not None and target > (most := cost.trained / cost.dense):
+    if target is not None and target > (most := cost.trained / cost.dense) and cfg.compute.dense_share < 1:
         rank_zero_warn(
             f"compute.target={target:.3f} is more than the {most:.3f} that "
-            f"model.open_rate={cfg.model.open_rate} leaves of the dense compute: tests will keep more tokens than "
-            "training does at its end. Lower the target, or raise model.open_rate."
+            f"model.open_rate={cfg.model.open_rate} leaves of the dense compute, and will not be met: tests keep no "
+            "more tokens than training does at its end. Lower the target, or raise model.open_rate."
         )
     task = make(
         cfg.task,
@@ -185,12 +186,26 @@ def build_task(cfg: DictConfig, model: AudioModel, data: AudioDataModule) -> Aud
         budget_warmup=cfg.compute.warmup,
         entropy_weight=cfg.compute.entropy_weight,
         dense_weight=cfg.compute.dense_weight,
+        dense_share=cfg.compute.dense_share,
         layer_decay=cfg.optimizer.get("layer_decay", 1.0),
         mixup=cfg.augment.mixup,
         nonfinite_patience=cfg.trainer.nonfinite_patience,
     )
     task.look_at(data)
     return task
+
+
+def refuse_all_dense(cfg: DictConfig, model: AudioModel) -> None:
+    """Refuse a training in which nothing is ever skipped for a test that skips; warn where nothing could be."""
+    if cfg.compute.dense_share == 1 and cfg.compute.target != 1:
+        raise ValueError(
+            "compute.target must be 1 with compute.dense_share=1, in which nothing learns to skip, "
+            f"got {cfg.compute.target}."
+        )
+    if cfg.compute.dense_share > 0 and not model.deciders:
+        rank_zero_warn(
+            f"compute.dense_share={cfg.compute.dense_share} has no effect: {model.name} decides nothing in training."
+        )
 
 
 def scheduler_of(node: DictConfig) -> Callable[[torch.optim.Optimizer, float], dict[str, Any]]:

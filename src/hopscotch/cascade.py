@@ -17,7 +17,7 @@ from hopscotch.build import build_task
 from hopscotch.conditions import time_test
 from hopscotch.config.errors import plain_config
 from hopscotch.data.clips import some
-from hopscotch.evaluate import LoadedRun, load, tester
+from hopscotch.evaluate import LoadedRun, core_seconds_of, load, tester
 from hopscotch.metrics import class_facts
 from hopscotch.models.cascade import Cascade
 from hopscotch.plain import shown
@@ -50,7 +50,8 @@ def join(runs: Sequence[Path], out: Path, overrides: Sequence[str] = (), trust: 
     cfg = joined_config(loaded.cfg, [restored[run].cfg for run in ordered], out)
     with contextlib.ExitStack() as held:
         claim(out, cfg, [f"model={NAME}", f"model.stages=[{','.join(run.name for run in ordered)}]", *overrides], held)
-        return test(LoadedRun(cfg, build_task(cfg, model, loaded.data), loaded.data), out, started)
+        cores = [core_seconds_of(run) for run in ordered]
+        return test(LoadedRun(cfg, build_task(cfg, model, loaded.data), loaded.data), out, started, cores)
 
 
 def cost_of_a_second(one: Restored) -> int:
@@ -78,11 +79,15 @@ def joined_config(cfg: DictConfig, stages: Sequence[DictConfig], out: Path) -> D
     own = [{key: plain_config(stage)[key] for key in OF_A_STAGE} for stage in stages]
     config["model"] |= {"name": NAME, "stages": own}
     config |= {"run_dir": str(out), "init_from": None, "ckpt_path": None}
+    config["compute"] |= {"teacher": None}
     return OmegaConf.create(config)
 
 
-def test(loaded: LoadedRun, out: Path, started: float) -> Path:
-    """Fit the exits on validation clips, keep a checkpoint, and write the report of a test."""
+def test(loaded: LoadedRun, out: Path, started: float, cores: Sequence[float | None]) -> Path:
+    """Fit the exits on validation clips, keep a checkpoint, and write the report of a test.
+
+    `cores` are the core-seconds of training of each stage, as far as they are known.
+    """
     cfg, task, data = loaded
     trainer = tester(cfg, out)
     trainer.validate(task, datamodule=data, verbose=False)
@@ -111,6 +116,8 @@ def test(loaded: LoadedRun, out: Path, started: float) -> Path:
         started=datetime.fromtimestamp(started).astimezone().isoformat(timespec="seconds"),
         seconds={
             "fit": fitted - started,
+            "stage_cores": list(cores),
+            "fit_cores": None if None in cores else sum(each for each in cores if each is not None),
             "test_clip": times.own,
             "test_clip_dense": times.dense,
             "total": time.time() - started,

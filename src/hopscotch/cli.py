@@ -78,7 +78,8 @@ def train(words: Sequence[str]) -> None:
 
     def resolved(word: str) -> str:
         key, _, value = word.partition("=")
-        names_run = key in ("again", "resume") or (key, value) == ("init_from", LATEST)
+        starts = key in ("init_from", "compute.teacher") and value == LATEST
+        names_run = key in ("again", "resume") or starts
         return f"{key}={find_run(value).absolute()}" if names_run else word
 
     run([resolved(word) for word in words])
@@ -193,6 +194,7 @@ def evaluate(words: Sequence[str]) -> None:
     hopscotch evaluate RUN impulse_responses=FOLDER        in the rooms of these recordings, too
     hopscotch evaluate RUN data=folder data.root=F         other clips of the same classes, from any conf/data
     hopscotch evaluate RUN ckpt=FILE out=FOLDER            another checkpoint; another folder for the results
+    hopscotch evaluate RUN --against baselines             beside static models, trained alone with the run's words
 
         One checkpoint, many budgets
         condition  requested  on validation  on test  million MACs  accuracy  macro F1
@@ -200,10 +202,19 @@ def evaluate(words: Sequence[str]) -> None:
         ...
 
     Budgets, rooms and noise combine: every budget with the clips as they are, then in rooms, then at every level.
-    Budgets are fractions of the dense compute, met on validation clips as closely as the model can; a model that makes
-    no decisions refuses them. data=folder tests a tenth of the clips unless it has train/, val/ and test/;
+    Budgets are fractions of the dense compute, met on validation clips as closely as the model can; beside several
+    stands that of training. A warning names those above it that cost accuracy. A model that makes no decisions refuses
+    budgets. data=folder tests a tenth of the clips unless it has train/, val/ and test/;
     data.test_fraction=0.9 data.val_fraction=0.05 tests more. Other keys of the run's configuration may be changed too:
     data.batch_size=64, trainer.accelerator=cpu.
+
+    --against baselines trains what the run has to beat: the same stack with fewer layers, at most 6 of them, the
+    deepest also with stochastic depth where the run has it or skips layers, or each width of model=slimmable, each in a
+    process of its own in RUN/against/; the stages of a cascade are trained already.
+    It takes as long as so many trainings; stopped and typed again it goes on. Static models of your own count too:
+    hopscotch train ... hydra.run.dir=RUN/against/NAME. Printed and kept as against.json are the headroom (best static
+    minus cheapest; below 2 standard errors no adaptive model can win), MACs, accuracy, core-seconds of training, and
+    this model minus the cheapest static one that costs at least as much, at every budget in every condition.
 
     Results go to RUN/report/evaluation/: clips.csv, metrics.json, per_class.csv and .md, confusion.png, conditions.csv
     and its figure. The curve of compute.budget (budgets.csv and .png) goes there too, or, for the best checkpoint on
@@ -212,7 +223,7 @@ def evaluate(words: Sequence[str]) -> None:
     """
     if told(words, evaluate.__doc__):
         return
-    run, rest = take_run(words)
+    run, rest = take_run(with_against(words))
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from hopscotch.evaluate import evaluate as test_again
@@ -227,6 +238,15 @@ def evaluate(words: Sequence[str]) -> None:
         print(shown(test_again(**parse([f"run={run}", *rest]))))
     except MisconfigurationException as error:
         raise ValueError(str(error)) from error
+
+
+def with_against(words: Sequence[str]) -> list[str]:
+    """Write --against X and --against=X as against=X."""
+    rest = [word.removeprefix("--") if word.startswith("--against=") else word for word in words]
+    if "--against" in rest:
+        place = rest.index("--against")
+        rest[place : place + 2] = [f"against={''.join(rest[place + 1 : place + 2])}"]
+    return rest
 
 
 def predict(words: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from statistics import median
@@ -12,16 +12,20 @@ from typing import Any, NamedTuple
 import torch
 from lightning.pytorch import Trainer
 from rich.console import Console
+from torch import Tensor
 
 from hopscotch.data.augment import WaveformAugment
 from hopscotch.data.clips import KeyedLoader
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.data.recordings import Recordings
+from hopscotch.dearer import Dearer, compared, right_ones
 from hopscotch.layers.attention import SkipAttention
 from hopscotch.models.audio_model import AudioModel
+from hopscotch.models.exits import Ladder
 from hopscotch.progress import with_progress
 from hopscotch.report.collect import Evaluation, gather
 from hopscotch.training.calibration import MAX_BIAS, calibrate
+from hopscotch.training.exits import fit_exits
 from hopscotch.training.task import AudioTask
 from hopscotch.types import AudioBatch
 
@@ -65,6 +69,7 @@ class Pass(NamedTuple):
     condition: Condition
     evaluation: Evaluation
     logged: dict[str, float]  # by the task, as at the end of training
+    dearer: Dearer | None = None  # what validation clips say of a budget above the trained one
 
 
 def passes(
@@ -81,29 +86,72 @@ def passes(
     The test is Lightning's, as at the end of training, so that its figures are the same to the last digit.
     """
     bias = task.model.decision_bias.clone()
+    trained: Tensor | None = None  # whether the model is right of each validation clip, as trained
     for budget in budgets:
-        calibrated = None
+        calibrated = dearer = None
+        task.model.decision_bias.copy_(bias)  # each from there: their order changes nothing
         if budget is not None:
             task.to(trainer.strategy.root_device)
-            task.model.decision_bias.copy_(bias)  # each from there: their order changes nothing
             with Console().status(f"Meeting a budget of {budget:g} on validation clips"):
+                trained = right_ones(task, data.val_dataloader()) if trained is None else trained
                 calibrated = calibrate(task.model, list(data.calibration_batches()), budget).achieved
+                if task.model.decision_bias > bias.to(task.model.decision_bias.device):
+                    dearer = compared(calibrated, right_ones(task, data.val_dataloader()), trained)
         for setting in settings(data.sample_rate, snr_db, noise, rooms):
-            trainer.test(task, dataloaders=TestBatches(data, setting), verbose=False)
-            evaluation = gather(task.steps["test"])
-            logged = {tag.removeprefix("test/"): float(value) for tag, value in trainer.callback_metrics.items()}
-            metrics = {name: logged[name] for name in task.metric_names}
-            condition = Condition(
-                condition=setting.name,
-                snr_db=setting.snr_db,
-                requested=budget,
-                calibrated=calibrated,
-                fraction=evaluation.compute_fraction,
-                macs=evaluation.compute["macs"],
-                metrics=metrics,
-            )
-            yield Pass(condition, evaluation, logged)
+            yield _passed(task, data, trainer, setting, budget, calibrated)._replace(dearer=dearer)
+            dearer = None  # told once
     task.model.decision_bias.copy_(bias)
+
+
+def refitted(
+    task: AudioTask,
+    data: AudioDataModule,
+    trainer: Trainer,
+    snr_db: Sequence[float],
+    noise: Recordings | None,
+    shares: Mapping[str, float],
+) -> Iterator[Pass]:
+    """Test exits in each noise with temperatures and thresholds fitted to validation clips in that noise.
+
+    `shares` are those of the dense compute to meet, by the name of the condition; the model is afterwards as it was.
+    """
+    model = task.model
+    assert isinstance(model, Ladder)
+    fitted = (model.decision_bias, model.exits.temperatures, model.exits.thresholds)
+    before = [one.clone() for one in fitted]
+    for setting in settings(data.sample_rate, snr_db, noise):
+        if setting.augment is None:
+            continue
+        task.to(trainer.strategy.root_device)
+        batches = [_changed(batch, setting.augment) for batch in data.calibration_batches()]
+        fit_exits(model, batches, shares[setting.name])
+        yield _passed(task, data, trainer, setting, None, None)
+        for one, value in zip(fitted, before, strict=True):
+            one.copy_(value)
+
+
+def _passed(
+    task: AudioTask,
+    data: AudioDataModule,
+    trainer: Trainer,
+    setting: Setting,
+    budget: float | None,
+    calibrated: float | None,
+) -> Pass:
+    """Test in one setting."""
+    trainer.test(task, dataloaders=TestBatches(data, setting), verbose=False)
+    evaluation = gather(task.steps["test"])
+    logged = {tag.removeprefix("test/"): float(value) for tag, value in trainer.callback_metrics.items()}
+    condition = Condition(
+        condition=setting.name,
+        snr_db=setting.snr_db,
+        requested=budget,
+        calibrated=calibrated,
+        fraction=evaluation.compute_fraction,
+        macs=evaluation.compute["macs"],
+        metrics={name: logged[name] for name in task.metric_names},
+    )
+    return Pass(condition, evaluation, logged)
 
 
 def settings(

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from hopscotch.intervals import DEVIATIONS, Interval, Units, bootstrap
+from hopscotch.intervals import Interval, Units, bootstrap
 from hopscotch.models.exits import Ladder
 from hopscotch.report.statistics import partial_rank_correlation, ranks
 from hopscotch.report.text import Table, number
@@ -130,7 +130,6 @@ def compared(heard: Heard, exits: Int[np.ndarray, " clip"], units: Units) -> Con
         found.append(Exit(float(shares[place]), *means, *(None if np.isnan(x) else x for x in (area, correlation))))
     best = int(np.argmax([one.acc for one in found]))
     headroom = bootstrap(right[:, best] - right[:, 0], units)
-    error = (headroom.high - headroom.low) / (2 * DEVIATIONS)
     own, macs = right[rows, exits], float(heard.macs[rows, exits].mean())
     dearer = [place for place, one in enumerate(found) if one.macs >= macs]
     first = np.where(heard.right.any(axis=1), heard.right.argmax(axis=1), 0)  # nothing is gained where none is right
@@ -138,7 +137,7 @@ def compared(heard: Heard, exits: Int[np.ndarray, " clip"], units: Units) -> Con
         exits=found,
         best=best,
         headroom=headroom,
-        errors=headroom.value / error if error > 0 else 0.0,
+        errors=headroom.errors,
         acc=float(own.mean()),
         macs=macs,
         over_random=bootstrap(own - right @ shares, units),

@@ -1,8 +1,9 @@
 """Evaluate a trained model again: on its own test clips or others, in noise, and at other compute budgets."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +13,11 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from hopscotch.against import Against, Measured, Static, compared, print_against, write_against
+from hopscotch.baselines import FOLDER as AGAINST
+from hopscotch.baselines import baselines_of, drop_of, statics_in, train_baselines
 from hopscotch.build import build_data, build_model, build_task, make_trainer
-from hopscotch.conditions import passes, time_test
+from hopscotch.conditions import Condition, passes, refitted, time_test
 from hopscotch.config.absent import refuse_no_folder
 from hopscotch.config.check import refuse_missing
 from hopscotch.config.compose import compose, register
@@ -26,6 +30,7 @@ from hopscotch.data.clips import some
 from hopscotch.data.datamodule import BAD_AUDIO, AudioDataModule
 from hopscotch.data.leaks import warn_of_recordings
 from hopscotch.data.recordings import MAX_IMPULSE_SECONDS, Recordings
+from hopscotch.dearer import Dearer, warn_of
 from hopscotch.detection import in_words
 from hopscotch.detection_figures import as_facts, detection_facts, write_detection
 from hopscotch.evaluation import print_evaluation, write_budgets, write_evaluation
@@ -33,6 +38,7 @@ from hopscotch.intervals import Units
 from hopscotch.known import refuse_unknown
 from hopscotch.metrics import measure
 from hopscotch.models.audio_model import AudioModel
+from hopscotch.models.cascade import Cascade
 from hopscotch.models.exits import Ladder
 from hopscotch.plain import as_written, refuse_links, shown
 from hopscotch.registry import trusted
@@ -42,10 +48,12 @@ from hopscotch.report.paint import use_letters_of
 from hopscotch.report.run_folder import EVALUATION, RunFolder, config_of
 from hopscotch.restore import checkpoint_of, hold_to_rules, no_larger_than, stored_config, trained_classes
 from hopscotch.training.checkpoint import read_checkpoint, take_weights
+from hopscotch.training.classify import ClassificationTask
 from hopscotch.training.task import AudioTask
 
 MIXED = ("noise", "impulse_responses")  # keys of folders of recordings
-OWN_KEYS = ("run", "ckpt", "out", "snr", *MIXED, "trust")  # of this command; all other keys are the run's
+BASELINES = "baselines"  # of against=
+OWN_KEYS = ("run", "ckpt", "out", "snr", *MIXED, "trust", "against")  # of this command; all other keys are the run's
 # Of the run's data, also with other clips, unless they are typed.
 KEPT = ("sample_rate", "batch_size", "num_workers", "cache_gib", "max_seconds", "on_bad", "max_bad", "silent_ok")
 
@@ -73,8 +81,11 @@ def parse(words: Sequence[str]) -> dict[str, Any]:
         refuse_no_folder(key, str(paths[key]) if key in paths else None)
     if "noise" in own and "snr" not in own:
         raise ValueError(f"noise needs levels in dB beside it, such as snr=[20,10,0], got noise={own['noise']} alone.")
+    if own.get("against", BASELINES) != BASELINES:
+        raise ValueError(f"against must be {BASELINES}, got {own['against']}: `hopscotch compare` takes other runs.")
     overrides = [word for word in words if word.partition("=")[0] not in own]
-    return {**paths, "overrides": overrides, "snr": levels(own.get("snr", "[]")), "trust": trusted(words)}
+    found = {**paths, "overrides": overrides, "snr": levels(own.get("snr", "[]")), "trust": trusted(words)}
+    return found | {"against": "against" in own}
 
 
 def levels(typed: str) -> list[float]:
@@ -175,28 +186,28 @@ def evaluate(
     trust: Sequence[str] = (),
     noise: Path | None = None,
     impulse_responses: Path | None = None,
+    *,
+    against: bool = False,
 ) -> Path:
     """Test under every condition, print and write the results, and return their folder.
 
     The first condition is the clips as they are, at the first budget. `noise` is a folder of recordings for the levels
-    `snr`, `impulse_responses` one of rooms, which are a further condition.
+    `snr`, `impulse_responses` one of rooms, a further condition. `against` has static baselines trained and compared.
     """
-    folder = run / EVALUATION if out is None else out
-    if out is None:
-        refuse_links(run, [str(EVALUATION), *(f"report/budgets.{end}" for end in ("csv", "md", "png"))])
-    (folder / BAD_AUDIO).unlink(missing_ok=True)  # of an evaluation before this one
+    folder = folder_of(run, out)
     cfg, task, data = load(run, overrides, ckpt, trust, folder / BAD_AUDIO)
-    rate, longest = data.sample_rate, MAX_IMPULSE_SECONDS
-    recorded = None if noise is None else Recordings("noise", str(noise), rate)
-    rooms = impulse_responses and Recordings("impulse_responses", str(impulse_responses), rate, longest=longest)
-    warn_of_recordings(data.clips, [one for one in (recorded, rooms) if one is not None])
+    mixed = mixed_with(data, snr, noise, impulse_responses)
+    if against and not isinstance(task, ClassificationTask):
+        raise ValueError(f"against={BASELINES} needs one label per clip, task=classify, got {cfg.task._target_}.")
     trainer = tester(cfg, run)
-    all_passes = passes(task, data, trainer, budgets(cfg.compute.budget, task.model), snr, recorded, rooms)
+    all_passes = passes(task, data, trainer, budgets(cfg.compute.budget, task.model), *mixed)
     first = next(all_passes)
     metrics = measure(first.evaluation, task.steps["test"], data.classes) if first.evaluation.has_classes else None
     detected = detection_facts(first.evaluation, data)
     write_detection(folder, task, data, detected)
-    conditions = [first.condition, *(later.condition for later in all_passes)]
+    every = chain([first], all_passes)
+    kept = [(one.condition, Measured.of(one) if against else None, one.dearer) for one in every]
+    conditions = [one for one, *_ in kept]
     times = time_test(task, data, trainer)
     controls = controlled(task, data, first.evaluation)
     sure = first.evaluation.interval(first.condition.primary[1], data.clips["test"])
@@ -219,13 +230,105 @@ def evaluate(
     write_evaluation(folder, facts=facts, metrics=metrics, classes=data.classes, clips=clips, conditions=conditions)
     is_own = out is None and ckpt is None and not changes_data(overrides)  # what the run's page may show as its own
     write_budgets(conditions, run / "report" if is_own else folder)
-    was, warnings = RunFolder(run).data, []
-    if was and was.get("fingerprint") != data.fingerprint() and not changes_data(overrides):
-        warnings.append("the test set differs from the one of the training run (clips added, removed or changed).")
-    counts = {"num_clips": len(clips), "num_bad": data.num_bad("test")}
-    told = in_words(detected)
+    counts, told = {"num_clips": len(clips), "num_bad": data.num_bad("test")}, in_words(detected)
+    differing = [] if changes_data(overrides) else other_clips(run, data)
+    warnings = [*warn_of([dearer for *_, dearer in kept if dearer]), *differing]
     print_evaluation(metrics, conditions, controls, **counts, told=told, sure=sure, times=times, warnings=warnings)
+    if against:
+        result = stand_against(run, LoadedRun(cfg, task, data), trainer, kept, mixed, overrides, trust)
+        write_against(result, folder)
+        print_against(result)
     return folder
+
+
+def folder_of(run: Path, out: Path | None) -> Path:
+    """Return the folder of an evaluation; nothing is written through a link in that of the run."""
+    folder = run / EVALUATION if out is None else out
+    if out is None:
+        refuse_links(run, [str(EVALUATION), *(f"report/budgets.{end}" for end in ("csv", "md", "png"))])
+    (folder / BAD_AUDIO).unlink(missing_ok=True)  # of an evaluation before this one
+    return folder
+
+
+class Mixed(NamedTuple):
+    """Say what test clips are mixed with."""
+
+    snr_db: Sequence[float]
+    noise: Recordings | None
+    rooms: Recordings | None
+
+
+def mixed_with(data: AudioDataModule, snr: Sequence[float], noise: Path | None, rooms: Path | None) -> Mixed:
+    """Find the recordings in the folders, and warn of clips that are among them."""
+    rate, longest = data.sample_rate, MAX_IMPULSE_SECONDS
+    recorded = None if noise is None else Recordings("noise", str(noise), rate)
+    heard = None if rooms is None else Recordings("impulse_responses", str(rooms), rate, longest=longest)
+    warn_of_recordings(data.clips, [one for one in (recorded, heard) if one is not None])
+    return Mixed(snr, recorded, heard)
+
+
+def other_clips(run: Path, data: AudioDataModule) -> list[str]:
+    """Warn of test clips that are not those of the training run."""
+    was = RunFolder(run).data
+    if not was or was.get("fingerprint") == data.fingerprint():
+        return []
+    return ["the test set differs from the one of the training run (clips added, removed or changed)."]
+
+
+def stand_against(
+    run: Path,
+    loaded: LoadedRun,
+    trainer: Trainer,
+    kept: Sequence[tuple[Condition, Measured | None, Dearer | None]],
+    mixed: Mixed,
+    overrides: Sequence[str],
+    trust: Sequence[str],
+) -> Against:
+    """Train static baselines of a run, and test them as it was tested; exits also with thresholds fitted in noise."""
+    cfg, task, data = loaded
+    share = (RunFolder(run).summary.get("compute") or {}).get("fraction", 1.0)
+    named = baselines_of(task.model, cfg, drop_of(task.model, share))
+    train_baselines(run, named, trust, [word for word in overrides if word.startswith("trainer.")])
+    found = []
+    for name, (_, static, clips), core_seconds in statics_of(run, loaded, overrides, trust):
+        if [clip.name for clip in clips.clips["test"]] != [clip.name for clip in data.clips["test"]]:
+            raise ValueError(
+                f"{shown(run / AGAINST / name)} must be tested on the clips of {shown(run)}: it has others."
+            )
+        tested = [Measured.of(one) for one in passes(static, clips, trainer, [None], *mixed)]
+        found.append(Static(name, core_seconds, tested))
+    there = []
+    if isinstance(task.model, Ladder):
+        shares = {one.condition: one.fraction for one, *_ in reversed(kept)}  # of the first budget
+        there = [Measured.of(one) for one in refitted(task, data, trainer, mixed.snr_db, mixed.noise, shares)]
+    own, units = [one for _, one, _ in kept if one is not None], Units.of([clip.shared for clip in data.clips["test"]])
+    return compared(own, found, units, core_seconds_of(run), there)
+
+
+def statics_of(
+    run: Path, loaded: LoadedRun, overrides: Sequence[str], trust: Sequence[str]
+) -> Iterator[tuple[str, LoadedRun, float | None]]:
+    """Load static models by name, with their core-seconds of training; those of a cascade are its stages."""
+    cfg, task, data = loaded
+    if isinstance(task.model, Cascade):
+        alone = OmegaConf.merge(cfg, {"compute": {"target": "auto"}})
+        assert isinstance(alone, DictConfig)
+        for number, model in enumerate(task.model.models):
+            stage = LoadedRun(alone, build_task(alone, model, data).eval(), data)
+            yield f"stage_{number}", stage, core_seconds_of(run, number)
+    words = [word for word in overrides if not word.startswith(("compute.", "model."))]
+    for place in statics_in(run):
+        yield place.name, load(place, words, trust=trust), core_seconds_of(place)
+
+
+def core_seconds_of(run: Path, stage: int | None = None) -> float | None:
+    """Return the core-seconds of a run's training, or of a stage of a cascade; None where its summary does not tell."""
+    with as_written(run):
+        seconds = RunFolder(run).summary.get("seconds") or {}
+        found = (
+            seconds.get("fit_cores") if stage is None else dict(enumerate(seconds.get("stage_cores") or [])).get(stage)
+        )
+    return found if isinstance(found, float) else None
 
 
 def controlled(task: AudioTask, data: AudioDataModule, evaluation: Evaluation) -> Controls | None:
@@ -239,12 +342,16 @@ def controlled(task: AudioTask, data: AudioDataModule, evaluation: Evaluation) -
 
 
 def budgets(given: Any, model: AudioModel) -> list[float | None]:
-    """Return compute.budget as a list; None stands for the budget that the model was trained for."""
+    """Return compute.budget as a list; None stands for the budget that the model was trained for.
+
+    Several are compared with that one, which comes last.
+    """
     if given is None:
         return [None]
     if not model.decides:
         raise ValueError(f"compute.budget has no meaning for model={model.name}, which makes no decisions. Remove it.")
-    return [float(budget) for budget in ([given] if isinstance(given, int | float) else given)]
+    listed: list[float | None] = [float(budget) for budget in ([given] if isinstance(given, int | float) else given)]
+    return [*listed, None] if len(listed) > 1 else listed
 
 
 def tester(cfg: DictConfig, run: Path) -> Trainer:

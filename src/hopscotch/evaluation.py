@@ -10,6 +10,7 @@ budgets.csv .md .png  the primary metric against compute, in the run's own repor
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,8 @@ def draw_conditions(conditions: Sequence[Condition], picture: Path) -> None:
 
 def write_budgets(conditions: Sequence[Condition], folder: Path) -> None:
     """Write budgets.csv, .md and .png of the clips as they are, where budgets were asked for."""
-    points = [row for row in conditions if row.condition == CLEAN and row.requested is not None]
-    if not points:
+    points = [row for row in conditions if row.condition == CLEAN]
+    if all(row.requested is None for row in points):
         return
     metric = points[0].primary[0]
     names = [*BUDGETS, metric]
@@ -91,6 +92,7 @@ def budget_cells(row: Condition, has_budgets: bool = True) -> dict[str, str]:
     """Say what a condition was to cost and came to."""
     shares = {"requested": row.requested, "on validation": row.calibrated} if has_budgets else {}
     told = {head: text.number(share, 3) for head, share in (shares | {"on test": row.fraction}).items()}
+    told |= {"requested": "as trained"} if has_budgets and row.requested is None else {}
     return told | {"million MACs": text.number(row.macs / 1e6, 2)}
 
 
@@ -160,7 +162,38 @@ def print_evaluation(
         text.print_table(
             condition_table(conditions), console, "One checkpoint, many budgets" if has_many else "By condition"
         )
+    rising, falling = in_noise(conditions)
+    if rising:
+        console.print()
+        text.print_facts(rising, console)
     if controls is not None:
         console.print()
         text.print_table(controls.table(), console, "What each exit is worth, if all clips left by it")
-    text.print_warnings([*warnings, *([] if controls is None else controls.warnings)], console)
+    text.print_warnings([*warnings, *falling, *([] if controls is None else controls.warnings)], console)
+
+
+def in_noise(conditions: Sequence[Condition]) -> tuple[dict[str, str], list[str]]:
+    """Say by budget how compute rises from clean clips to loud noise; warn where it falls.
+
+    A model that decides after computing goes on where it is not sure, and noise makes it less sure.
+    """
+    rising, falling = dict[str, str](), list[str]()
+    for budget in dict.fromkeys(row.requested for row in conditions):
+        noisy = [row for row in conditions if row.requested == budget and row.snr_db is not None]
+        clean = [row for row in conditions if row.requested == budget and row.condition == CLEAN]
+        rows = clean + sorted(noisy, key=lambda row: -(row.snr_db or 0.0))
+        if len({row.fraction for row in rows}) < 2:
+            continue
+        where = "" if budget is None else f" at a budget of {budget:g}"
+        told = ", ".join(f"{row.fraction:.3f} {_level(row)}" for row in rows)
+        fallen = [(one, other) for one, other in pairwise(rows) if other.fraction < one.fraction]
+        if not fallen:
+            rising[f"compute rises with noise{where}"] = told
+            continue
+        steps = " and ".join(f"from {_level(one)} to {_level(other)}" for one, other in fallen)
+        falling.append(f"compute falls as noise rises{where}, {steps}: {told}.")
+    return rising, falling
+
+
+def _level(row: Condition) -> str:
+    return CLEAN if row.snr_db is None else f"{row.snr_db:g} dB"

@@ -30,6 +30,12 @@ class Interval:
     high: float
     over: str = ""
 
+    @property
+    def errors(self) -> float:
+        """The value in standard errors."""
+        error = (self.high - self.low) / (2 * DEVIATIONS)
+        return self.value / error if error > 0 else math.copysign(math.inf, self.value) if self.value else 0.0
+
     def __str__(self) -> str:
         """Write all three, with signs: differences are shown so."""
         return f"{self.value:+.3f} ({self.low:+.3f} to {self.high:+.3f})"

@@ -17,11 +17,11 @@ from hopscotch.plain import nodes, shown
 from hopscotch.registry import SOURCE_KEYS
 
 OF_A_PATH = re.compile(r"[/\\~]|\$\{|\.\.")  # what a text has that may be a path
-NAMED = ("data", "augment", "ckpt_path", "init_from")  # keys of a configuration that paths stand at or below
+NAMED = ("data", "augment", "ckpt_path", "init_from", "compute")  # keys of a configuration that paths stand at or below
 # Whatever the text is; a pattern may be slow.
 ALWAYS = (
     *(f"{source}.{key}" for source in SOURCE_KEYS for key in ("root", "group_by")),
-    *("augment.noise", "augment.impulse_responses", "ckpt_path", "init_from"),
+    *("augment.noise", "augment.impulse_responses", "ckpt_path", "init_from", "compute.teacher"),
 )
 NEVER = tuple(f"{source}.cache_dir" for source in SOURCE_KEYS)  # clips are kept in our own
 

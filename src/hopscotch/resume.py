@@ -4,6 +4,7 @@ The folder may be a stranger's: it is data, read as evaluation reads it, and not
 """
 
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from hopscotch.config.typed import OF_RESUMING
 from hopscotch.known import remember
 from hopscotch.plain import refuse_links, sentence, shown
 from hopscotch.report.run_folder import BEST, CONFIG, OVERRIDES, SUMMARY, config_of
+from hopscotch.system import lock
 from hopscotch.training.checkpoint import check_resumable, read_checkpoint
 from hopscotch.training.whole import LAST, PREVIOUS, hash_file
 
@@ -74,6 +76,18 @@ def refuse_strange(run: Path) -> None:
     """Refuse a folder that is no run's, or has a link anywhere."""
     config_of(run)
     refuse_links(run, [path.name for path in run.iterdir()])
+
+
+def goes_on(run: Path) -> bool:
+    """Tell whether a run of ours that was cut short has a checkpoint to go on from; one without is removed."""
+    if not (run / CONFIG).is_file():
+        return False
+    with lock(run, "is being trained by another process: wait for it, or stop it"):
+        if any((run / BEST.parent).glob("*.ckpt")):
+            (run / SUMMARY).unlink(missing_ok=True)
+            return True
+        shutil.rmtree(run)
+        return False
 
 
 @rank_zero_only

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -35,6 +36,7 @@ from hopscotch.config.errors import plain_config
 from hopscotch.config.monitors import refuse_unlogged
 from hopscotch.config.typed import is_made_of
 from hopscotch.data.datamodule import BAD_AUDIO, AudioDataModule
+from hopscotch.dearer import Dearer, dearer_budgets, warn_of
 from hopscotch.detection_figures import as_facts, detection_facts, write_detection
 from hopscotch.explain import explain_run
 from hopscotch.intervals import Interval
@@ -52,12 +54,13 @@ from hopscotch.report.split_logger import SplitLogger
 from hopscotch.report.summary import Best, finish, write_summary
 from hopscotch.report.sweep import append_ledger
 from hopscotch.resume import From, find_start, refuse_strange, resolved, take_over, typed
-from hopscotch.start import Start, start_from, start_from_backbone
-from hopscotch.system import LOCK, lock, warn_if_crowded
+from hopscotch.start import Start, start_from, start_from_backbone, teacher_of
+from hopscotch.system import LOCK, core_seconds, lock, warn_if_crowded
 from hopscotch.training.alive import Alive
 from hopscotch.training.calibration import resolve_target
 from hopscotch.training.checkpoint import keep_budgets, read_checkpoint, take_weights
 from hopscotch.training.freeze import check_frozen
+from hopscotch.training.idle import idle_layers
 from hopscotch.training.resume import Resume, compare, refuse_other_data
 from hopscotch.training.stopping import SIGNALS, Stopping, exit_at, handle, is_stop, signal_of
 from hopscotch.training.task import AudioTask
@@ -253,6 +256,8 @@ def prepare(cfg: DictConfig, run: Path, start: From | None) -> Ready:
         if cfg.backbone:
             origin = start_from_backbone(Path(cfg.backbone.weights), model)
         model.frontend.measure(data.statistics_batches())
+    if cfg.compute.teacher is not None:
+        task.teacher = teacher_of(Path(cfg.compute.teacher), data, cfg.compute.teacher_weight)
     return Ready(trainer, task, data, origin, None if start is None else start.path, stopping)
 
 
@@ -303,17 +308,18 @@ def fit_and_test(cfg: DictConfig, run: Path, ready: Ready, started: float) -> di
     rank_zero_only(print)(opening(trainer, task, data, run), *filter(None, [origin]), sep="\n", flush=True)
     alive = Alive(lambda problem: leave(run, unfinished(cfg, "failed", RuntimeError(problem)), started))
     trainer.callbacks.append(alive)  # pyright: ignore[reportAttributeAccessIssue]  # it is set by a connector
-    fit_started = time.time()
+    fit_started, cores_started = time.time(), core_seconds()
     with stopping:
         trainer.fit(task, datamodule=data, ckpt_path=ckpt, weights_only=True)
-    fit_seconds = time.time() - fit_started
+    fit_seconds, fit_core_seconds = time.time() - fit_started, core_seconds() - cores_started
     early = bool(cfg.trainer.fast_dev_run) or (stopping.came and task.progress < EARLY)
     in_training = trainer.callback_metrics.get(f"train/{task.primary.name}")  # the test forgets it
-    best = load_best(task, trainer)
+    best, dearer = load_best(task, trainer), list[Dearer]()
     if best is not None and trainer.is_global_zero:
         task.to(trainer.strategy.root_device)
         if table := task.measure_budgets():
             keep_budgets(best.path, table)
+            dearer = dearer_budgets(task, list(islice(data.val_dataloader(), int(trainer.num_val_batches[0]))), table)
     trainer.test(task, datamodule=data, verbose=False)
     if trainer.is_global_zero:
         print_profiles(run)
@@ -331,9 +337,11 @@ def fit_and_test(cfg: DictConfig, run: Path, ready: Ready, started: float) -> di
         best,
         in_training=None if in_training is None else float(in_training),
         early=early,
+        told=[] if early else told_at_end(task, dearer),
         explain=partial(draw_pages, run, task, data, detected),
         status=status,
         **({"signal": signal.SIGINT.name} if stopping.came else {}),
+        budgets_above=[budget._asdict() for budget in dearer],
         steps_left_out=task.guard.num_left_out,
         init_from=None if origin is None else origin.facts(),
         model=cfg.model.name,
@@ -342,6 +350,7 @@ def fit_and_test(cfg: DictConfig, run: Path, ready: Ready, started: float) -> di
         seconds={
             "to_first_step": (task.first_step_at or fit_started) - started,
             "fit": fit_seconds,
+            "fit_cores": fit_core_seconds,  # seconds of all cores, those of loading processes that have ended too
             "test_clip": times.own,
             "test_clip_dense": times.dense,
             "total": time.time() - started,
@@ -349,6 +358,13 @@ def fit_and_test(cfg: DictConfig, run: Path, ready: Ready, started: float) -> di
         **class_facts(test, data),
         **as_facts(detected),
     )
+
+
+def told_at_end(task: AudioTask, dearer: Sequence[Dearer]) -> list[str]:
+    """Warn of what validation clips say: of gates, of layers that none of them runs, and of other budgets."""
+    of_gates = [] if task.calibration is None else task.calibration.warnings()
+    idle = idle_layers(task.steps["val"], "validation") if task.model.decides else []
+    return [*of_gates, *idle, *warn_of(dearer)]
 
 
 def draw_pages(

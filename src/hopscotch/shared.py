@@ -50,6 +50,7 @@ def export(run: Path, out: Path, ckpt: Path | None = None, trust: Sequence[str] 
         raise ValueError(f"out must be a new folder, got {shown(out)}, which is there already.")
     restored = restore(run, ckpt, trust)
     config = {key: value for key, value in plain_config(restored.cfg).items() if key not in OF_THE_RUN}
+    config["compute"] |= {"teacher": None}
     config["data"] = {key: config["data"][key] for key in OF_THE_DATA}
     seconds = {"mean": restored.mean_seconds, "longest": restored.longest_seconds}
     content = {"config": config, "classes": restored.classes, "clip_seconds": seconds, BUDGETS: restored.budgets}

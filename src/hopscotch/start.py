@@ -7,6 +7,7 @@ data, and nothing in it is built. What the trained model has not is new, and whe
 dense model does: new policies go on from layer to layer, new gates of strides choose 1, new token gates open.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,17 +16,20 @@ from torch import Tensor
 
 from hopscotch.config.backbone import KEY as BACKBONE
 from hopscotch.data.clips import some
+from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.layers.stride import StrideGate
 from hopscotch.models.audio_model import AudioModel, OutputHead
 from hopscotch.models.names import common_names, whole_parts
 from hopscotch.plain import nodes, read_config, shown
 from hopscotch.report.run_folder import BEST, CONFIG
-from hopscotch.restore import OF_THE_MODEL
+from hopscotch.restore import OF_THE_MODEL, restore
 from hopscotch.training.backbone import read_backbone
+from hopscotch.training.calibration import MAX_BIAS
 from hopscotch.training.checkpoint import read_checkpoint, take_weights
+from hopscotch.training.teacher import Teacher
 from hopscotch.whisper_mel import WhisperMel
 
-KEY = "init_from"
+KEY, TEACHER = "init_from", "compute.teacher"
 SETTINGS = (
     "frontend.",
     "model.heads",
@@ -91,6 +95,25 @@ def start_from_backbone(path: Path, model: AudioModel) -> Start:
     return _start(path, model, theirs, BACKBONE, with_head=True)
 
 
+def teacher_of(run: Path, data: AudioDataModule, weight: float) -> Teacher:
+    """Restore a trained model that teaches; nothing in its run is built but known classes.
+
+    Raises:
+        ValueError: If it speaks of other classes, or hears clips of another sample rate.
+    """
+    restored = restore(run)
+    if restored.classes != list(data.classes):
+        raise ValueError(
+            f"{TEACHER} must know the classes of the data in their order, {shown(some(data.classes))}, got "
+            f"{shown(run)}, which knows {shown(some(restored.classes))}."
+        )
+    if (rate := restored.cfg.data.sample_rate) != data.sample_rate:
+        raise ValueError(
+            f"{TEACHER} must have been trained at data.sample_rate={data.sample_rate}, got {shown(run)}, of {rate} Hz."
+        )
+    return Teacher(restored.model, weight)
+
+
 def _start(path: Path, model: AudioModel, theirs: Mapping[str, Tensor], key: str, *, with_head: bool) -> Start:
     named = {name: part for part, name in common_names(theirs).items()}
     own = model.state_dict()
@@ -108,7 +131,7 @@ def _start(path: Path, model: AudioModel, theirs: Mapping[str, Tensor], key: str
         )
     take_weights(model, own | loaded, path, key, rule)
     decides_anew = any(name.startswith("encoder.") for name in new)
-    if decides_anew:
+    if decides_anew or model.decision_bias >= math.sinh(MAX_BIAS) / 2:  # of a model in which nothing is skipped
         model.decision_bias.zero_()
     for name, part in model.named_modules():
         if isinstance(part, StrideGate) and f"{name}.net.0.weight" not in loaded:

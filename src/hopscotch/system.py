@@ -167,6 +167,11 @@ def warn_if_crowded() -> None:
 LOCK = ".lock"  # in a folder that one process at a time writes to
 
 
+def core_seconds() -> float:
+    """Return the seconds that cores have worked for this process, and for those that it has started and that ended."""
+    return sum(os.times()[:4])
+
+
 @contextmanager
 def lock(folder: Path, taken: str) -> Iterator[None]:
     """Keep a folder for this process; where the system has no locks, this does nothing.

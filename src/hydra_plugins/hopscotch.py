@@ -6,7 +6,6 @@ needs is imported where it is used.
 """
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -125,19 +124,14 @@ class ProcessesLauncher(Launcher):
         """Make the words of the process of a job, and its folder ready for it."""
         from hopscotch.config.typed import escaped, quoted
         from hopscotch.jobs import Job
-        from hopscotch.report.run_folder import CONFIG, SUMMARY
-        from hopscotch.system import lock
+        from hopscotch.resume import goes_on
 
         folder, config = planned.folder, planned.config
         sources = config.hydra.runtime.config_sources
         flags = [word for one in sources if one.provider == "command-line" for word in ("--config-dir", one.path)]
         own = [f"hydra.job.num={planned.number}", f"hydra.job.id={planned.number}"]
-        if (folder / CONFIG).is_file():
-            with lock(folder, "is being trained by another process: wait for it, or stop it"):
-                if any((folder / "checkpoints").glob("*.ckpt")):
-                    (folder / SUMMARY).unlink(missing_ok=True)
-                    return Job(folder, [*flags, f"resume={folder}", *own])
-                shutil.rmtree(folder)
+        if goes_on(folder):
+            return Job(folder, [*flags, f"resume={folder}", *own])
         bar = ["trainer.enable_progress_bar=false"] if self.n_jobs > 1 else []
         where = f"hydra.run.dir={quoted(escaped(str(folder)))}"
         return Job(folder, [*flags, *planned.overrides, *bar, "hydra.mode=RUN", where, *own])

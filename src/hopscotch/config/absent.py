@@ -36,6 +36,7 @@ def refuse_absent_paths(cfg: DictConfig) -> None:
         raise ConfigError(
             f"init_from must be the folder of a run or a checkpoint, got {shown(start)}: nothing is there."
         )
+    refuse_no_folder("compute.teacher", OmegaConf.select(cfg, "compute.teacher"))
     if ckpt is not None and start is not None:
         raise ConfigError(
             f"init_from must be null with ckpt_path, got {shown(start)}: a run that goes on brings its weights along."

@@ -47,7 +47,13 @@ MAX_NAME = 100  # characters of a folder's name; file systems stop at 255 bytes
 FIRST = ("model", "data", "size", "trainer", "experiment")  # in --help; the rest by the alphabet, then LAST
 LAST = ("baseline", "debug")
 RANKS = {name: rank - len(FIRST) for rank, name in enumerate(FIRST)} | dict.fromkeys(LAST, 1)
-LAYERS_ON_TOP = ("experiment/", "baseline/", "hparams_search/", "debug/")  # groups that only override other groups
+LAYERS_ON_TOP = (
+    "experiment/",
+    "recipe/",
+    "baseline/",
+    "hparams_search/",
+    "debug/",
+)  # groups that only override other groups
 
 
 def file_name(given: str | Sequence[Any]) -> str:

@@ -96,6 +96,9 @@ Compute = node(
     weight=(float, ZERO),
     entropy_weight=(float, ZERO),
     dense_weight=(float, ZERO),
+    dense_share=(float, SHARE),
+    teacher=str | None,
+    teacher_weight=(float, ZERO),
     warmup=(float, SHARE),
     budget=(Any, BUDGETS),
 )

@@ -35,6 +35,7 @@ PATHS = (
     *RECORDINGS,
     "ckpt_path",
     "init_from",
+    "compute.teacher",
     "resume",
     "backbone.weights",
     *FOLDERS,

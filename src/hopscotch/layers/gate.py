@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from hopscotch.compute import Count
 from hopscotch.layers.checks import check_choice
 from hopscotch.layers.pooling import masked_mean_and_std
+from hopscotch.layers.sampling import Decider
 from hopscotch.types import Hidden, Mask
 
 Rule = Literal["sign", "proportional", "target", "off"]
@@ -71,7 +72,7 @@ class StraightThrough(torch.autograd.Function):
         return grad, -grad.sum().reshape(ctx.threshold_shape)
 
 
-class Gate(nn.Module):
+class Gate(Decider):
     """Decide yes or no for each token.
 
     Args:
@@ -183,6 +184,9 @@ class Gate(nn.Module):
 
     def forward(self, x: Hidden, mask: Mask, bias: Tensor | float = 0.0) -> GateDecision:
         """Decide; `bias` > 0 opens more tokens in evaluation (it is added before the sigmoid); training ignores it."""
+        if self.training and self.is_held:
+            self.measured_rate.fill_(1.0)
+            return GateDecision(mask.to(torch.float32), mask, torch.ones_like(x[:, 0, 0], dtype=torch.float32))
         logits = self.logits(x, mask)
         score = torch.sigmoid(logits if self.training else logits + bias)
         is_open: Tensor = StraightThrough.apply(score, self._within_scores()) * mask  # pyright: ignore[reportAssignmentType]
@@ -242,13 +246,14 @@ class Gate(nn.Module):
     def update_threshold(self, loss: float | Tensor, lr: float = 0.01) -> None:
         """Move the threshold by the loss of the last step (the head of this module has the rules).
 
-        A tensor stays on its device. In eval mode nothing moves; a non-finite loss moves nothing and warns.
+        A tensor stays on its device. In eval mode, and while held open, nothing moves; a non-finite loss moves nothing
+        and warns.
 
         Args:
             loss: Mean task loss of the last optimizer step.
             lr: Largest step of the threshold, in units of the score, which lies in [0, 1].
         """
-        if not self.training:
+        if not self.training or self.is_held:
             return
         loss = torch.as_tensor(loss, dtype=self.loss_mean.dtype).detach()
         finite = torch.isfinite(loss)

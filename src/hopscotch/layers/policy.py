@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hopscotch.layers.checks import check_choice
-from hopscotch.layers.sampling import COST_UNIT
+from hopscotch.layers.sampling import COST_UNIT, Decider
 
 JumpRule = Literal["skip", "literal"]
 Sees = Literal["input", "first", "state"]
@@ -42,7 +42,7 @@ def landing(layer: int, action: int, depth: int, rule: JumpRule) -> int:
     return min(layer + action + (rule == "skip"), depth - 1)
 
 
-class JumpPolicy(nn.Module):
+class JumpPolicy(Decider):
     """Compute logits over actions 0..max_jump at every layer but the last, from a summary of the clip.
 
     Under "gain" the net gives one gain per layer, and the logits follow from the gains. Under "random" there is no net:

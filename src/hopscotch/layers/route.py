@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int8
 from torch import Tensor, nn
 
 from hopscotch.layers.policy import JumpPolicy, landing
-from hopscotch.layers.sampling import Draw, draw_floored, draw_gumbel, entropy_of, most_likely
+from hopscotch.layers.sampling import Draw, draw_floored, draw_gumbel, entropy_of, held, most_likely
 
 
 class Route:
@@ -132,6 +132,8 @@ class Route:
     def _choose(self, logits: Tensor) -> Draw:
         if not self.policy.training:
             return most_likely(logits)
+        if self.policy.is_held:
+            return held(logits)
         if self.policy.estimator == "gumbel":
             return draw_gumbel(logits, self.policy.temperature)
         if self.policy.estimator == "reinforce":

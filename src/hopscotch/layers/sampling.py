@@ -20,6 +20,12 @@ class Scheduled(nn.Module):
         raise NotImplementedError
 
 
+class Decider(nn.Module):
+    """Serve as base of what decides what to skip; while `is_held`, training skips nothing and teaches it nothing."""
+
+    is_held = False  # follows the progress of training, never saved
+
+
 class Draw(NamedTuple):
     """Hold one choice per row of logits."""
 
@@ -31,6 +37,13 @@ class Draw(NamedTuple):
 def most_likely(logits: Float[Tensor, "*batch choices"]) -> Draw:
     probabilities = logits.softmax(dim=-1)
     return Draw(logits.argmax(dim=-1), probabilities, probabilities)
+
+
+def held(logits: Float[Tensor, "*batch choices"]) -> Draw:
+    """Choose what skips nothing, the first choice, for sure and without a gradient."""
+    chosen = torch.zeros_like(logits[..., 0], dtype=torch.long)
+    sure = nn.functional.one_hot(chosen, logits.shape[-1]).to(logits.dtype)
+    return Draw(chosen, sure, sure)
 
 
 def draw_gumbel(logits: Float[Tensor, "*batch choices"], temperature: float) -> Draw:
@@ -53,6 +66,18 @@ def draw_of_every_cost(
     share = torch.rand(shape[0], 1, generator=generator)
     drawn = torch.randint(choices.start, choices.stop, shape, generator=generator)
     return torch.where(torch.rand(shape, generator=generator) < share, default, drawn)
+
+
+def drop_layer(x: Tensor, y: Tensor, drop: float, layer: int, depth: int) -> Tensor:
+    """Drop what a layer makes of `x`, `y`, for clips at random (stochastic depth, Huang et al. 2016).
+
+    The last layer drops it for a share `drop` of the clips, the first for none, those between for shares between.
+    """
+    chance = drop * layer / max(1, depth - 1)
+    if chance == 0:
+        return y
+    kept = (torch.rand(len(x), *[1] * (x.ndim - 1), device=x.device) >= chance).to(x.dtype) / (1 - chance)
+    return x + kept * (y - x)
 
 
 def entropy_of(probabilities: Float[Tensor, "*batch choices"]) -> Float[Tensor, "*batch"]:

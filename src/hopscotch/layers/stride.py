@@ -23,7 +23,16 @@ from torch import Tensor, nn
 from hopscotch.layers.attention import SkipAttention, key_mask
 from hopscotch.layers.checks import check_choice, check_stride, refuse_tracing
 from hopscotch.layers.pooling import masked_mean
-from hopscotch.layers.sampling import COST_UNIT, draw_floored, draw_gumbel, entropy_of, most_likely, straight_through
+from hopscotch.layers.sampling import (
+    COST_UNIT,
+    Decider,
+    draw_floored,
+    draw_gumbel,
+    entropy_of,
+    held,
+    most_likely,
+    straight_through,
+)
 from hopscotch.types import Hidden, Lengths, valid_mask
 
 Estimator = Literal["selected", "soft", "reinforce", "gain"]
@@ -40,7 +49,7 @@ class StrideChoice(NamedTuple):
     entropy: Float[Tensor, " batch"]  # nats
 
 
-class StrideGate(nn.Module):
+class StrideGate(Decider):
     """Compute logits over strides 1..max_stride from a summary of a clip.
 
     The summary is the mean of the input, or has `num_features` and is normalised. Under "gain" the logits are minus the
@@ -75,6 +84,8 @@ class StrideGate(nn.Module):
         logits = -self.costs(pooled) / COST_UNIT if self.estimator == "gain" else self.net(self.norm(pooled)).float()
         if not self.training:
             draw = most_likely(logits + bias * self.savings)
+        elif self.is_held:
+            draw = held(logits)
         elif self.estimator == "reinforce":
             draw = draw_floored(logits)
         else:

@@ -83,20 +83,28 @@ def narrow_parts(
     num_mels: int,
     share: float,
 ) -> Parts:
-    """Make the parts of a model of a share of the width; none of them is narrower than a channel."""
+    """Make the parts of a model of a share of the width."""
+    sizes = narrowed(model, share)
+    options = {key: value for key, value in model["encoder"]["block"].items() if key != "_target_"}
+    spec = BlockSpec(**{**options, "dim": sizes["dim"], "num_heads": sizes["heads"]})
+    layers = [TransformerBlock(spec) for _ in range(model["stem_layers"])]
+    encoder = make_encoder(block=spec, depth=model["depth"] - model["stem_layers"])
+    return Parts(stem_of({**model, **sizes}, num_mels), layers, encoder, head(sizes["dim"]))
+
+
+def narrowed(model: Mapping[str, Any], share: float) -> dict[str, Any]:
+    """Return the sizes of a model of a share of the width, by key; none of them is below 1."""
 
     def narrow(size: int) -> int:
         return max(1, round(share * size))
 
     heads = narrow(model["heads"])
     dim = heads * max(1, round(share * model["dim"] / heads))
-    channels = model["stem_channels"] and [narrow(one) for one in model["stem_channels"]]
-    options = {key: value for key, value in model["encoder"]["block"].items() if key != "_target_"}
-    spec = BlockSpec(**{**options, "dim": dim, "num_heads": heads})
-    layers = [TransformerBlock(spec) for _ in range(model["stem_layers"])]
-    encoder = make_encoder(block=spec, depth=model["depth"] - model["stem_layers"])
-    stem = stem_of({**model, "dim": dim, "stem_channels": channels}, num_mels)
-    return Parts(stem, layers, encoder, head(dim))
+    return {
+        "heads": heads,
+        "dim": dim,
+        "stem_channels": model["stem_channels"] and list(map(narrow, model["stem_channels"])),
+    }
 
 
 def stem_of(model: Mapping[str, Any], num_mels: int) -> Stem:

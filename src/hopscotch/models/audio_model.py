@@ -32,7 +32,7 @@ from hopscotch.layers.pooling import (
     masked_summary,
     of_summary,
 )
-from hopscotch.layers.sampling import Scheduled
+from hopscotch.layers.sampling import Decider, Scheduled
 from hopscotch.models.encoder import Encoder, Planner
 from hopscotch.models.stem import Positioned, Stem
 from hopscotch.types import Decisions, Hidden, Lengths, Mask, ModelOutput, SkipTrace, valid_mask
@@ -140,6 +140,7 @@ class AudioModel(nn.Module):
         self.head = head(dim)
         self.head.read_every(frontend.hop * math.prod(stem.strides), frontend.sample_rate)
         self.scheduled = [part for part in encoder.modules() if isinstance(part, Scheduled)]
+        self.deciders = [part for part in encoder.modules() if isinstance(part, Decider)]
         self.register_buffer("decision_bias", torch.tensor(0.0))
 
     @property
@@ -203,6 +204,11 @@ class AudioModel(nn.Module):
         """Set temperatures and open rates by the share of training done, 0 to 1."""
         for part in self.scheduled:
             part.set_progress(progress)
+
+    def hold(self, is_held: bool) -> None:
+        """Let training skip nothing, or let go."""
+        for part in self.deciders:
+            part.is_held = is_held
 
     def cost(self, samples: int) -> Cost:
         """Count the multiply-accumulates of a clip of so many samples, by how its decisions fall."""

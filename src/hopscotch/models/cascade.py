@@ -37,7 +37,7 @@ class Cascade(Ladder):
             raise ValueError(f"stages must hear at one sample rate, got {rates} Hz.")
         self.name, self.dim = name, stages[-1].dim
         self.stages = nn.ModuleList(stages)
-        self.scheduled, self.spectrogram_augment = [], None
+        self.scheduled, self.deciders, self.spectrogram_augment = [], [], None
         self.register_buffer("decision_bias", torch.tensor(0.0))
         self._end_with([stage.head for stage in stages], rule="confidence", weight=0.0)
 

@@ -21,6 +21,7 @@ from hopscotch.compute import Cost
 from hopscotch.layers.block import TransformerBlock
 from hopscotch.layers.checks import refuse_tracing
 from hopscotch.layers.exits import Exits, Joined, Rule
+from hopscotch.layers.sampling import drop_layer
 from hopscotch.models.audio_model import AudioModel, Head
 from hopscotch.models.encoder import Layered
 from hopscotch.models.memory import Memory
@@ -298,13 +299,8 @@ class EarlyExit(Ladder):
         return Answer(state, pooled, head.linear(head.dropout(pooled)))
 
     def _layer(self, layer: int, x: Tensor, positions: Lengths) -> Tensor:
-        depth = len(self.encoder.strides)
-        chance = self.drop * layer / max(1, depth - 1)
         y = self.encoder.layer(layer, x, positions)
-        if not self.encoder.training or chance == 0:
-            return y
-        kept = (torch.rand(len(x), 1, 1, device=x.device) >= chance).to(x.dtype) / (1 - chance)
-        return x + kept * (y - x)
+        return drop_layer(x, y, self.drop, layer, len(self.encoder.strides)) if self.encoder.training else y
 
     def costs(self, lengths: Lengths) -> tuple[Int[Tensor, "batch exit"], Int[Tensor, " batch"]]:
         frames = self.frontend.frames(lengths)

@@ -6,6 +6,7 @@ far as that comes out even. In training every step runs the narrowest, the full 
 random (the sandwich rule, Yu and Huang 2019); what the full one says teaches the others (training/exits.py).
 """
 
+import copy
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -132,6 +133,18 @@ class Slimmable(Ladder):
         finally:
             for one in self._borrowed[number]:
                 one.module._parameters[one.name] = None
+
+    @torch.no_grad()
+    def alone(self, number: int) -> Parts:
+        """Return the parts of a width with weights of their own."""
+        if number == self.exits.number - 1:
+            return copy.deepcopy(self._full())
+        with self._lent(number):
+            part = copy.deepcopy(self._narrow()[number])
+        for module in part.modules():
+            for name, weight in module._parameters.items():
+                module._parameters[name] = None if weight is None else nn.Parameter(weight.detach().clone())
+        return part
 
     def _groups(self, path: str) -> tuple[int, int]:
         """Return how many groups of channels a weight has along its first two axes, one after the other."""

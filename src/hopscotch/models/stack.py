@@ -12,14 +12,26 @@ from torch import Tensor, nn
 from hopscotch.compute import Cost
 from hopscotch.layers.block import BlockSpec, TransformerBlock
 from hopscotch.layers.checks import check_stride
+from hopscotch.layers.sampling import drop_layer
 from hopscotch.models.encoder import Layered
 from hopscotch.types import Decisions, Hidden, Lengths, SkipTrace
 
 
 class Stack(Layered):
-    """Apply `depth` blocks with the list `strides`, or with strides that fall from `first`; first = 1 is dense."""
+    """Apply `depth` blocks with the list `strides`, or with strides that fall from `first`; first = 1 is dense.
 
-    def __init__(self, block: BlockSpec, depth: int, *, strides: Sequence[int] | None = None, first: int = 1) -> None:
+    In training the last layer drops a share `drop` of the clips, layers before it fewer (stochastic depth).
+    """
+
+    def __init__(
+        self,
+        block: BlockSpec,
+        depth: int,
+        *,
+        strides: Sequence[int] | None = None,
+        first: int = 1,
+        drop: float = 0.0,
+    ) -> None:
         super().__init__()
         check_stride(first, "first")
         strides = [max(1, first - layer) for layer in range(depth)] if strides is None else list(strides)
@@ -27,7 +39,9 @@ class Stack(Layered):
             raise ValueError(f"strides must name one stride per layer, got {strides} for depth={depth}.")
         for stride in strides:
             check_stride(stride, "every stride of strides")
-        self.spec, self.strides = block, strides
+        if not 0 <= drop < 1:
+            raise ValueError(f"drop must be a share, at least 0 and below 1, got {drop}.")
+        self.spec, self.strides, self.drop = block, strides, drop
         self.skips = frozenset({"strides"} if max(strides) > 1 else ())
         self.blocks = nn.ModuleList(TransformerBlock(block, stride=stride) for stride in strides)
 
@@ -45,7 +59,8 @@ class Stack(Layered):
         return Cost(macs, macs, macs, dense)
 
     def layer(self, number: int, x: Hidden, lengths: Lengths) -> Hidden:
-        return self.blocks[number](x, lengths)
+        y = self.blocks[number](x, lengths)
+        return drop_layer(x, y, self.drop, number, len(self.blocks)) if self.training else y
 
     def layer_macs(self, lengths: Lengths, *, dense: bool = False) -> Int[Tensor, "batch depth"]:
         strides = torch.tensor(self.strides, device=lengths.device)

@@ -128,7 +128,7 @@ class LearnedStack(Planner, Scheduled):
         num_layers = len(self.blocks) - self.num_fixed
         choices = [gate(summary, bias) for gate in self.stride_gates]
         choices = choices * num_layers if self.tied else choices
-        if not (self.estimator == "gain" and self.training):
+        if not (self.estimator == "gain" and self.training) or self.stride_gates[0].is_held:
             return choices
         strides = self._random_strides(len(summary), None).to(summary.device)
         return [choice._replace(strides=strides[:, i]) for i, choice in enumerate(choices)]

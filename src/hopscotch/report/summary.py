@@ -50,14 +50,15 @@ def finish(
     *,
     in_training: float | None,
     early: bool,
+    told: Sequence[str] = (),
     explain: Callable[[Sequence[ClipRow]], None] | None = None,
     **facts: Any,
 ) -> dict[str, Any]:
     """Write the summary and the report of a run that was tested, tell the terminal, and return the summary.
 
     `in_training` is the primary metric on training clips; `explain` draws pages of single test clips. `early` says that
-    the training ended too soon to be judged. `facts` are further keys of the summary: `status`, `model`, `seed`,
-    `seconds`, and where there are classes those of `hopscotch.metrics.class_facts`.
+    the training ended too soon to be judged; `told` are more warnings. `facts` are further keys of the summary:
+    `status`, `model`, `seed`, `seconds`, and where there are classes those of `hopscotch.metrics.class_facts`.
     """
     data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  # Lightning sets it in fit
     floor, skips = task.model.cost(round(data.mean_samples())).floor, task.model.skips
@@ -76,7 +77,7 @@ def finish(
         target=task.target,
         validated=task.calibration is not None or bool(task.model.decision_bias),
         early=early,
-    )
+    ) + list(told)
     by_heart = bool(trainer.overfit_batches)  # pyright: ignore[reportAttributeAccessIssue]  # clips that are meant to be over-fitted
     if not early:
         warnings += no_better(test, facts.get("majority_baseline"), facts.get("majority_class"))
@@ -94,9 +95,8 @@ def finish(
         "data": data.summary(),
         **facts,
         "time_fraction": facts["seconds"]["test_clip"] / facts["seconds"]["test_clip_dense"],
+        **({"learned_by_heart": in_training} if by_heart and in_training is not None else {}),
     }
-    if by_heart and in_training is not None:
-        summary["learned_by_heart"] = in_training
     write_summary(run, **summary)
     write_pages(run, trainer, test, explain)
     print_summary(run, test, skips, summary | {"metrics": {name: tested[name] for name in task.metric_names}})

@@ -1,6 +1,7 @@
 """Answer with onnxruntime as a model of torch would: what `hopscotch export --format onnx` wrote, read as data."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,9 @@ class OnnxModel(AudioModel):
             jumps=torch.tensor([trace.jumps for trace in traces], dtype=torch.int8),
             landings=torch.tensor([trace.landed for trace in traces]),
         )
+        if self.runner.exits is not None:
+            exits = torch.tensor([trace.exit for trace in traces])
+            trace = replace(trace, decisions=replace(trace.decisions, exits=exits))
         none = torch.zeros_like(trace.macs)
         outputs = [torch.from_numpy(row) for row in logits]
         if self.head.pool:  # rows over time, background where a clip has no more of them

@@ -35,8 +35,9 @@ RUNNER, CARD = "runner.py", "README.md"
 PACKAGES = ("onnx", "onnxruntime")  # of the extra `onnx`
 # The axis of any length, by name.
 DYNAMIC = {"power": 1, "bands": 1, "x": 1, "y": 1, "rows": 1, "start": 1, "around": 1, "normed": 1, "keys": 0}
+DYNAMIC |= {"image": 2, "image_y": 2}
 # Parts of names of graphs that stay in float32: they cost next to nothing.
-DECIDES = ("bands", "hear", "gate", "plan", "choose", "land")
+DECIDES = ("bands", "hear", "gate", "plan", "choose", "land", "rule")
 
 CLIPS = """# {model}, {kind}
 

@@ -10,51 +10,38 @@ A model that is always on has two more, and a stem that begins at the bands:
     bands                power spectra -> mel bands, the level that they are measured by
     hear                 bands, level -> how surely the full model is needed, step by step
 
+A model with exits has others (ship/rungs.py).
+
 A graph gets one clip without padding, of any length, so that no graph needs a mask. A layer whose stride is chosen gets
 the places of its keys: one graph, and one copy of its weights, for every stride.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hopscotch.frontend import LogMel
 from hopscotch.layers.adapter import Adapter
-from hopscotch.layers.block import BlockSpec, TransformerBlock
+from hopscotch.layers.block import TransformerBlock
 from hopscotch.layers.gate import Gate
 from hopscotch.layers.jump import GATE_SHARE, SkipLayer
 from hopscotch.layers.pooling import masked_mean, masked_mean_and_std
 from hopscotch.models.always_on import AlwaysOn
 from hopscotch.models.audio_model import AudioModel, Head, OutputHead
 from hopscotch.models.encoder import Encoder
+from hopscotch.models.exits import Ladder
 from hopscotch.models.heads import DetectionHead, NumberHead, TagHead
 from hopscotch.models.jumps import JumpAttention, JumpStack
 from hopscotch.models.stack import Stack
 from hopscotch.models.strides import LearnedBlock, LearnedStack
 from hopscotch.models.token_gate import GatedEncoder
+from hopscotch.ship.parts import TIME, Cut, Graph, Macs, block_macs, whole
+from hopscotch.ship.rungs import cut_ladder
 
-TIME = 37  # positions of the examples that are traced
 # Of answers.
 KINDS: dict[type[OutputHead], str] = {Head: "classes", NumberHead: "number", TagHead: "tags", DetectionHead: "events"}
-
-Macs = list[int]  # fixed, a position, a key, a pair of both, an open position
-
-
-class Graph(NamedTuple):
-    """Hold what is traced: a module, examples of its inputs by name, and names of its outputs."""
-
-    module: nn.Module
-    inputs: dict[str, Tensor]
-    outputs: tuple[str, ...] = ("y",)
-
-
-class Cut(NamedTuple):
-    """Hold the graphs of a model by name, and the plan by which a runner joins them."""
-
-    graphs: dict[str, Graph]
-    plan: dict[str, Any]
 
 
 def cut(model: AudioModel) -> Cut:
@@ -65,13 +52,13 @@ def cut(model: AudioModel) -> Cut:
     """
     if type(model.head) not in KINDS:
         raise ValueError(f"task must be one of Hopscotch's to be exported as ONNX, got {type(model.head).__name__}.")
-    if model.stops:
-        raise ValueError(f"model must answer once to be exported as ONNX, got model={model.name}, which has exits.")
     if type(model.frontend) is not LogMel:
         raise ValueError(
             f"frontend must be log_mel to be exported as ONNX, got {type(model.frontend).__name__}: the runner knows "
             "no other."
         )
+    if isinstance(model, Ladder):
+        return cut_ladder(model)
     encoder, gate = model.encoder, None
     if isinstance(encoder, GatedEncoder):
         encoder, gate = encoder.encoder, encoder.gate
@@ -79,7 +66,7 @@ def cut(model: AudioModel) -> Cut:
     power = torch.rand(1, 4 * TIME, model.frontend.fft // 2 + 1)
     outputs = ("rows", "y") if model.head.pool else ("logits", "y")
     graphs = {"head": Graph(_Head(model), {"x": x}, outputs)}
-    around = [_block(block.spec) for block in model.stem_layers if isinstance(block, TransformerBlock)]
+    around = [block_macs(block.spec) for block in model.stem_layers if isinstance(block, TransformerBlock)]
     if gate is not None:
         graphs["gate"] = Graph(_Gate(gate), {"x": x, "bias": bias})
         around.append(_per_position(gate.macs))
@@ -102,6 +89,7 @@ def cut(model: AudioModel) -> Cut:
         "gate": gate is not None,
         "spans": spans_of(model) if isinstance(model, AlwaysOn) else None,
         "stages": stages,
+        "exits": None,
     }
     return Cut(graphs, plan)
 
@@ -147,14 +135,6 @@ def _per_position(count: Callable[[int], int]) -> Macs:
     return [count(0), count(1) - count(0), 0, 0, 0]
 
 
-def _block(spec: BlockSpec) -> Macs:
-    """Solve for the costs of a block: it has no fixed one."""
-    one, strided, two = spec.macs(1), spec.macs(2, 2), spec.macs(2)
-    key = 2 * one - strided
-    pair = (two - strided - key) // 2
-    return [0, strided - one - pair, key, pair, 0]
-
-
 def _sum(parts: Sequence[Macs]) -> Macs:
     return [sum(column) for column in zip(*parts, strict=True)]
 
@@ -165,7 +145,7 @@ def _sum(parts: Sequence[Macs]) -> Macs:
 def _stack(encoder: Stack, x: Tensor, bias: Tensor) -> tuple[dict[str, Graph], dict[str, Any]]:
     plan = {"kind": "stack", "depth": len(encoder.strides), "strides": encoder.strides}
     return {"": Graph(nn.Sequential(*encoder.blocks), {"x": x})}, plan | {
-        "costs": [_block(encoder.spec) for _ in encoder.strides]
+        "costs": [block_macs(encoder.spec) for _ in encoder.strides]
     }
 
 
@@ -183,7 +163,7 @@ def _strides(encoder: LearnedStack, x: Tensor, bias: Tensor) -> tuple[dict[str, 
         graphs["_plan"] = Graph(_StridePlan(encoder), {"x": x, "bias": bias}, ("strides",))
     gates = sum(gate.macs() for gate in encoder.stride_gates)
     plan = {"kind": "strides", "depth": len(encoder.blocks), "sees": encoder.gate_input, "fixed": encoder.num_fixed}
-    return graphs, plan | {"costs": [_fixed(gates), *(_block(encoder.spec) for _ in encoder.blocks)]}
+    return graphs, plan | {"costs": [_fixed(gates), *(block_macs(encoder.spec) for _ in encoder.blocks)]}
 
 
 def _jumps(encoder: JumpStack, x: Tensor, bias: Tensor) -> tuple[dict[str, Graph], dict[str, Any]]:
@@ -222,15 +202,10 @@ def _jump_costs(block: SkipLayer) -> Iterator[Macs]:
         if isinstance(module, Adapter):
             yield [*visit[:4], module.open_macs(1)]
         else:
-            yield [visit[0], *_block(block.spec)[1:]]
+            yield [visit[0], *block_macs(block.spec)[1:]]
 
 
 # What is traced. Names of arguments are those of the inputs.
-
-
-def _whole(x: Tensor) -> Tensor:
-    """Return a mask of positions, all of which are the clip's."""
-    return torch.ones_like(x[:, :, 0], dtype=torch.bool)
 
 
 class _Stem(nn.Module):
@@ -239,7 +214,7 @@ class _Stem(nn.Module):
         self.frontend, self.stem, self.layers = model.frontend, model.stem, model.stem_layers
 
     def forward(self, power: Tensor) -> Tensor:
-        mask = _whole(power)
+        mask = whole(power)
         x, _ = self.stem(self.frontend.levelled(power.transpose(1, 2), mask), mask.sum(dim=1))
         for layer in self.layers:
             x = layer(x)
@@ -253,7 +228,7 @@ class _Bands(nn.Module):
 
     def forward(self, power: Tensor) -> tuple[Tensor, Tensor]:
         bands = self.frontend.mel.mel_scale(power.transpose(1, 2)).transpose(1, 2)
-        return bands, self.frontend.levels(bands, _whole(bands))
+        return bands, self.frontend.levels(bands, whole(bands))
 
 
 class _Hear(nn.Module):
@@ -262,7 +237,7 @@ class _Hear(nn.Module):
         self.frontend, self.stage = model.frontend, model.stage
 
     def forward(self, bands: Tensor, level: Tensor) -> Tensor:
-        return self.stage(self.frontend.scaled(bands, level), _whole(bands).sum(dim=1))[0]
+        return self.stage(self.frontend.scaled(bands, level), whole(bands).sum(dim=1))[0]
 
 
 class _SpanStem(nn.Module):
@@ -271,7 +246,7 @@ class _SpanStem(nn.Module):
         self.frontend, self.stem, self.layers = model.frontend, model.stem, model.stem_layers
 
     def forward(self, bands: Tensor, level: Tensor) -> Tensor:
-        x, _ = self.stem(self.frontend.scaled(bands, level), _whole(bands).sum(dim=1))
+        x, _ = self.stem(self.frontend.scaled(bands, level), whole(bands).sum(dim=1))
         for layer in self.layers:
             x = layer(x)
         return x
@@ -283,7 +258,7 @@ class _Gate(nn.Module):
         self.gate, self.share = gate, share
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        return self.gate(x, _whole(x), self.share * bias).computed
+        return self.gate(x, whole(x), self.share * bias).computed
 
 
 class _Head(nn.Module):
@@ -292,7 +267,7 @@ class _Head(nn.Module):
         self.head = model.head
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.head(x, _whole(x)).float()
+        logits = self.head(x, whole(x)).float()
         return logits, self.head.scores(logits)
 
 
@@ -306,7 +281,7 @@ class _Choose(nn.Module):
     def forward(self, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         around = self.block.look_around(x, None)
         normed = self.block.attention_norm(around)
-        return around, normed, self.block.gate(masked_mean(normed, _whole(x)), bias).strides.squeeze(0)
+        return around, normed, self.block.gate(masked_mean(normed, whole(x)), bias).strides.squeeze(0)
 
 
 class _Chosen(nn.Module):
@@ -341,7 +316,7 @@ class _StridePlan(nn.Module):
         self.times = len(encoder.blocks) - encoder.num_fixed if encoder.tied else 1
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        summary = self.summarise(x, _whole(x))
+        summary = self.summarise(x, whole(x))
         return torch.cat([gate(summary, bias).strides for gate in self.gates] * self.times)
 
 
@@ -352,7 +327,7 @@ class _JumpPlan(nn.Module):
         self.summarise = masked_mean if block.sees == "input" else masked_mean_and_std
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        scores = self.policy(self.summarise(x, _whole(x)))[0]  # decisions actions
+        scores = self.policy(self.summarise(x, whole(x)))[0]  # decisions actions
         return (scores - bias * self.policy.shares_skipped).argmax(dim=-1)
 
 
@@ -373,7 +348,7 @@ class _Memory(nn.Module):
         self.block = block
 
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
-        return self.block.remembered(masked_mean(x, _whole(x)), memory)
+        return self.block.remembered(masked_mean(x, whole(x)), memory)
 
 
 class _Land(nn.Module):

@@ -52,6 +52,7 @@ CHUNK_SECONDS = 0.2  # that are read at a time
 FULL_SCALE = 2**15  # of 16 bits
 PCM = 1  # the format of a WAV file
 MAX_CHUNK = 2**20  # bytes of a WAV file ahead of its samples
+MOST_ODDS = 60.0  # of an exit's score
 SURE = 30.0  # logit of background where nothing was computed
 HYSTERESIS, MERGED = 0.5, 0.3  # of a threshold; seconds of a pause within an event
 SLACK = 1e-9  # seconds
@@ -63,6 +64,7 @@ class Trace:
     def __init__(self):
         self.macs = 0
         self.awake: float | None = None  # share of positions that a gate let in, or of time that spans were open
+        self.exit: int | None = None  # by which the clip left: 0 is the last one, then -1
         self.strides, self.jumps, self.visited, self.landed = [], [], [], []
 
     def add(self, *, stride=0, jump=-1, visited=True, landed=False):
@@ -93,6 +95,7 @@ class Runner:
         self.sample_rate = self.manifest["sample_rate"]
         self.bias = self.manifest["bias"]
         self.spans = self.manifest["plan"]["spans"]
+        self.exits = self.manifest["plan"].get("exits")
         self.pool = self.manifest["plan"]["head"]["pool"]
         self.stride = math.prod(self.manifest["plan"]["stem"]["strides"])  # frames of a position
         front = self.manifest["frontend"]
@@ -188,6 +191,8 @@ class Runner:
             return self._run_spans(samples, bias)
         trace, half = Trace(), self.fft // 2
         power = self.power(np.pad(samples, (half, half)))
+        if self.exits is not None:
+            return self._run_exits(power, bias)
         x = self._graph("stem", power=power)[0]
         frames, time = power.shape[1], x.shape[1]
         trace.macs += self._around(frames)
@@ -202,6 +207,35 @@ class Runner:
             x = self._encode(x, bias, trace)
         logits, scores = self._graph("head", x=x)
         return logits[0], scores[0], trace, self._dense(frames)
+
+    def _run_exits(self, power, bias):
+        """Climb from exit to exit until one is sure; what is said is that of all exits so far together."""
+        rungs, trace, frames = self.exits["rungs"], Trace(), power.shape[1]
+        state, total, weight, said, number = power, 0.0, 0.0, np.zeros(1), 0
+        for number, rung in enumerate(rungs):
+            *left, logits, pooled = self._graph(f"rung{number}", power=power, x=state, image=state)
+            state = left[0] if left else state
+            total, weight = total + rung["weight"] * log_softmax(logits[0]), weight + rung["weight"]
+            before, said = said if number else None, log_softmax(total / weight)
+            trace.macs += rung_cost(rung, frames)
+            trace.exit = number - len(rungs) + 1
+            if trace.exit == 0 or self._score(number, said, before, pooled) - rung["threshold"] > bias:
+                break
+        for stride in self.exits["strides"][number]:
+            trace.add(stride=stride, visited=stride > 0)
+        dense = sum(rung_cost(rung, frames, is_dense=True) for rung in rungs)
+        return said.astype(np.float32), np.exp(said), trace, dense
+
+    def _score(self, number, said, before, pooled):
+        """Say how sure an answer is: log odds of the likeliest class or, by a net, that the last exit would agree."""
+        if not self.exits["learned"]:
+            tempered = np.sort(log_softmax(said / self.exits["rungs"][number]["temperature"]))
+            top, others = tempered[-1], tempered[:-1]
+            return float(np.clip(top - np.logaddexp.reduce(others), -MOST_ODDS, MOST_ODDS))
+        shares = np.sort(np.exp(said))
+        same = before is None or before.argmax() == said.argmax()
+        facts = [[shares[-1] - shares[-2], -float(np.exp(said) @ said), float(same)]]
+        return float(self._graph(f"rule{number}", facts=np.array(facts, dtype=np.float32), pooled=pooled)[0][0])
 
     def _run_spans(self, samples, bias):
         """Run what opens of a clip: outputs are of all of it, and say background where nothing was computed."""
@@ -365,6 +399,24 @@ def cost(macs, time, stride=1, num_open=None):
     keys, num_open = -(-time // stride), time if num_open is None else num_open
     fixed, position, key, pair, open_ = macs
     return fixed + position * time + key * keys + pair * time * keys + open_ * num_open
+
+
+def rung_cost(rung, frames, is_dense=False):
+    """Count the multiply-accumulates from one exit to the next, for a clip of so many frames."""
+    for stride in rung["before"]:
+        frames = -(-frames // stride)
+    total = rung["fixed"]
+    for stride, macs in zip(rung["stem"]["strides"], rung["stem"]["macs"], strict=True):
+        frames = -(-frames // stride)
+        total += frames * macs
+    blocks = zip(rung["strides"], rung["costs"], strict=True)
+    return total + sum(cost(macs, frames, 1 if is_dense else stride) for stride, macs in blocks)
+
+
+def log_softmax(values):
+    """Return log p, in double precision."""
+    values = np.asarray(values, dtype=np.float64)
+    return values - np.logaddexp.reduce(values)
 
 
 # Spans of what is heard.
@@ -739,6 +791,8 @@ def is_plan(plan):
         return False
     if plan["spans"] is not None and (plan["gate"] or not are_spans(plan["spans"])):
         return False
+    if plan.get("exits") is not None and (plan["gate"] or plan["spans"] or stages or not are_exits(plan["exits"])):
+        return False
     return is_stem and all(len(macs) == 5 and are_counts(macs) for macs in costs) and all(map(is_stage, stages))
 
 
@@ -750,6 +804,24 @@ def are_spans(plan):
     )
     is_share = type(plan["ceiling"]) in (int, float) and 0 < plan["ceiling"] <= 1
     return is_counted and is_share and plan["unit"] % STEP == 0 and plan["unit"] % plan["row"] == 0
+
+
+def are_exits(plan):
+    """Tell whether the rungs between exits are known: costs, and how their answers are joined."""
+    rungs, strides = plan["rungs"], plan["strides"]
+    if not (isinstance(plan["learned"], bool) and isinstance(rungs, list) and 2 <= len(rungs) <= MAX_DEPTH):
+        return False
+    for number, rung in enumerate(rungs):
+        stem, costs, is_last = rung["stem"], rung["costs"], number == len(rungs) - 1
+        counts = [*rung["before"], *stem["strides"], *rung["strides"]]
+        numbers = [rung["weight"], rung["temperature"], *([] if is_last else [rung["threshold"]])]
+        is_counted = are_counts(counts, 1) and are_counts([rung["fixed"], *stem["macs"]])
+        is_paired = len(stem["macs"]) == len(stem["strides"]) and len(costs) == len(rung["strides"])
+        is_costed = all(len(macs) == 5 and are_counts(macs) for macs in costs)
+        is_joined = all(type(value) is float and math.isfinite(value) for value in numbers) and min(numbers[:2]) > 0
+        if not (is_counted and is_paired and is_costed and is_joined):
+            return False
+    return len(strides) == len(rungs) and all(are_counts(row) and 1 <= len(row) <= MAX_DEPTH for row in strides)
 
 
 def is_stage(stage):
@@ -773,6 +845,11 @@ def are_counts(values, least=0):
 
 def graphs_of(plan):
     """Name the graphs of a plan."""
+    if plan.get("exits") is not None:
+        rungs = len(plan["exits"]["rungs"])
+        yield from (f"rung{number}" for number in range(rungs))
+        yield from (f"rule{number}" for number in range(rungs - 1) if plan["exits"]["learned"])
+        return
     yield from ("stem", "head", *(["gate"] if plan["gate"] else []), *(["bands", "hear"] if plan["spans"] else []))
     for number, stage in enumerate(plan["stages"]):
         name, layers = f"stage{number}", range(stage["depth"])

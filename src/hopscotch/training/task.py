@@ -5,8 +5,11 @@
          + what early exits say, where there are some (training/exits.py)
          + w_d (task of the same clips, nothing skipped + KL(dense output || output))
 
-The last line is the sandwich rule with in-place distillation (Yu and Huang 2019): one set of weights learns to work
-with full and with partial compute, and the full run teaches the partial one.
+         + w_t KL(another trained model || output), where one teaches (training/teacher.py)
+
+The last but one is the sandwich rule with in-place distillation (Yu and Huang 2019): one set of weights learns to work
+with full and with partial compute, and the full run teaches the partial one. In the first `dense_share` of the steps
+nothing is skipped, and the loss is that of the task and of the teacher alone.
 
 Random numbers of a step (dropout, Gumbel noise, sampled routes) are seeded by (seed, epoch, batch, rank), so that a run
 can be repeated and resumed bit by bit.
@@ -43,6 +46,7 @@ from hopscotch.training.guard import Guard, refuse_not_finite
 from hopscotch.training.losses import PolicyLoss
 from hopscotch.training.rates import parameter_groups, refuse_one_rate, take_shares
 from hopscotch.training.schedules import Warmed
+from hopscotch.training.teacher import Teacher
 from hopscotch.training.waking import waking_losses
 from hopscotch.types import AudioBatch, ModelOutput, Primary, Step, key_bits
 
@@ -74,12 +78,13 @@ class AudioTask(LightningModule):
 
     `optimizer` makes an optimizer from parameter groups; `scheduler` makes, from that and the number of training steps,
     what Lightning takes for a schedule. `target` is the compute fraction to train for, None for a model that decides
-    nothing. `budget_warmup` is a share of the training steps. `layer_decay` is the ratio of the
-    learning rates of neighbouring layers (training/rates.py). `mixup` is the parameter of the Beta distribution by
-    which pairs of training clips are mixed, 0 for none (data/mixup.py). `nonfinite_patience` is the number of steps in
-    a row with a loss or gradient that is not finite at which the training fails (training/guard.py). `classes` are the
-    names of the labels, in order. `steps` holds, for each stage, the steps of its latest epoch: validation falls into a
-    training epoch.
+    nothing. `dense_share` is the share of the training steps, from the first one on, in which nothing is skipped;
+    `budget_warmup` is one of those that follow. `teacher` is a trained model that teaches, if any. `layer_decay` is the
+    ratio of the learning rates of neighbouring layers (training/rates.py). `mixup` is the parameter of the Beta
+    distribution by which pairs of training clips are mixed, 0 for none (data/mixup.py). `nonfinite_patience` is the
+    number of steps in a row with a loss or gradient that is not finite at which the training fails (training/guard.py).
+    `classes` are the names of the labels, in order. `steps` holds, for each stage, the steps of its latest epoch:
+    validation falls into a training epoch.
     """
 
     primary: Primary
@@ -100,6 +105,7 @@ class AudioTask(LightningModule):
         budget_warmup: float,
         entropy_weight: float,
         dense_weight: float,
+        dense_share: float = 0.0,
         layer_decay: float = 1.0,
         mixup: float = 0.0,
         nonfinite_patience: int = 5,
@@ -112,7 +118,8 @@ class AudioTask(LightningModule):
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.seed, self.threshold_lr = seed, threshold_lr
         self.target, self.budget_weight, self.budget_warmup = target, budget_weight, budget_warmup
-        self.policy_loss, self.dense_weight = PolicyLoss(entropy_weight), dense_weight
+        self.policy_loss, self.dense_weight, self.dense_share = PolicyLoss(entropy_weight), dense_weight, dense_share
+        self.teacher: Teacher | None = None
         self.layer_decay, self.mixup = layer_decay, mixup
         self.guard = Guard(nonfinite_patience)
         self.means = nn.ModuleDict({f"{stage}_{name}": clip_mean() for stage in STAGES for name in MEANS})
@@ -188,16 +195,32 @@ class AudioTask(LightningModule):
             return min(1.0, self.trainer.strategy.broadcast(share))  # the same rate in all processes
         return min(1.0, self.global_step / max(1, steps))
 
+    @property
+    def is_dense(self) -> bool:
+        """Tell whether the training is where nothing is skipped yet."""
+        return self.progress < self.dense_share
+
+    @property
+    def deciding(self) -> float:
+        """Return the share done, 0 to 1, of the steps in which something may be skipped."""
+        rest = 1 - self.dense_share
+        return max(0.0, self.progress - self.dense_share) / rest if rest else 0.0
+
     def training_step(self, batch: AudioBatch, batch_idx: int) -> StepOutput:
         self._seed(key_bits(self.seed, self.current_epoch, batch_idx, self.global_rank))
-        self.model.set_progress(self.progress)
+        self.model.set_progress(self.deciding)
+        self.model.hold(self.is_dense)
         mixed = mix(batch, self.mixup) if self.mixup > 0 else Mixed(batch)
         batch, judge = mixed.batch, partial(self._mixed_losses, mixed)
         output = self.model(batch.waveform, batch.lengths, keys=batch.keys)
         losses = judge(output)
         task_loss = losses.mean()
-        loss = task_loss + self._budget_loss(output) + self._policy_loss(output, losses, batch, judge)
-        loss = loss + self._dense_loss(output, batch, judge) + self._waking_loss(output, batch)
+        loss = task_loss + self._waking_loss(output, batch)
+        if not self.is_dense:
+            loss = loss + self._budget_loss(output) + self._policy_loss(output, losses, batch, judge)
+            loss = loss + self._dense_loss(output, batch, judge)
+        if self.teacher is not None:
+            loss = loss + self.teacher.weight * self.distance(output, self.teacher(batch))
         if isinstance(self.model, Ladder):
             loss = loss + exit_losses(output, self.model.loss_weight, judge, self.distance)
         loss = loss * self._share(len(losses))
@@ -331,7 +354,7 @@ class AudioTask(LightningModule):
             self.log("policy/gain_explained", fit_gains(self.model, self.losses, batches, self.seed))
         if isinstance(self.model, Ladder):
             fit_exits(self.model, self._calibration_batches, self.target)
-        self.calibration = calibrate(self.model, self._calibration_batches, self.target)
+        self.calibration = calibrate(self.model, self._calibration_batches, self.target, as_trained=True)
 
     def measure_budgets(self) -> list[Budget] | None:
         """Tabulate what biases come to on the clips of the calibration; None where nothing was calibrated."""
@@ -367,7 +390,7 @@ class AudioTask(LightningModule):
             expected = expected - own + self._everywhere(own, len(output.trace.macs))
         if self.global_step % self.trainer.log_every_n_steps == 0:
             self.log("train/expected_compute", expected.detach(), on_step=True, on_epoch=False)
-        grown = min(1.0, self.progress / self.budget_warmup) if self.budget_warmup > 0 else 1.0
+        grown = min(1.0, self.deciding / self.budget_warmup) if self.budget_warmup > 0 else 1.0
         return self.budget_weight * grown * (expected - self.target) ** 2
 
     def _mixed_losses(self, mixed: Mixed, output: ModelOutput) -> Tensor:
@@ -380,7 +403,7 @@ class AudioTask(LightningModule):
         def second_opinion() -> Tensor:
             return judge(self.model(batch.waveform, batch.lengths, keys=batch.keys))
 
-        return self.policy_loss(output.trace, losses.detach(), second_opinion, self.progress)
+        return self.policy_loss(output.trace, losses.detach(), second_opinion, self.deciding)
 
     def _dense_loss(self, output: ModelOutput, batch: AudioBatch, judge: Judge) -> Tensor | float:
         if self.target is None or self.dense_weight == 0:

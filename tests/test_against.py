@@ -1,0 +1,198 @@
+"""A run is held against static models that were trained alone, on the same clips."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hopscotch import cli
+from hopscotch.against import Measured, Static, compared
+from hopscotch.baselines import baselines_of, drop_of, statics_in, unfinished
+from hopscotch.build import build_model
+from hopscotch.evaluate import parse
+from hopscotch.intervals import Units
+from tests.tiny import TINY_RUN, Command, composed, prompt, tiny_folder
+
+NUM_CLIPS = 400
+DENSE = composed("model=dense", "model.dim=16", "model.heads=2")
+UNITS = Units.of([None] * NUM_CLIPS)
+
+
+def passed(limit: float, macs: float, condition: str = "clean", budget: float | None = None) -> Measured:
+    """Clips as hard as `limit` and less are answered right."""
+    return Measured(condition, budget, macs, (np.arange(NUM_CLIPS) / NUM_CLIPS < limit).astype(np.float64))
+
+
+STATICS = [
+    Static("depth_6", 40.0, [passed(0.9, 60), passed(0.7, 60, "0 dB")]),
+    Static("depth_1", 10.0, [passed(0.6, 10), passed(0.7, 10, "0 dB")]),
+    Static("depth_3", 25.0, [passed(0.8, 30), passed(0.7, 30, "0 dB")]),
+]
+
+
+def test_a_pass_is_compared_with_the_cheapest_static_model_that_costs_at_least_as_much() -> None:
+    own = [passed(0.85, 30), passed(0.7, 31, "0 dB"), passed(0.9, 70, budget=1.0)]
+    found = compared(own, STATICS, UNITS, core_seconds=50.0)
+    assert [(row.static, row.costs_as_much) for row in found.rows] == [
+        ("depth_3", True),
+        ("depth_6", True),
+        ("depth_6", False),
+    ]
+    assert [row.difference.value for row in found.rows] == pytest.approx([0.05, 0.0, 0.0])
+    assert found.rows[0].difference.low > 0
+    assert found.in_words()["core-seconds"] == "50 of this model's training, 75 of the 3 static models"
+    assert [row["own"]["condition"] for row in found.as_json()["rows"]] == ["clean", "0 dB", "clean"]
+
+
+def test_of_static_models_of_equal_cost_the_better_one_counts() -> None:
+    dropped = Static("depth_6_dropped", 40.0, [passed(0.95, 60)])
+    found = compared([passed(0.9, 50)], [*STATICS, dropped], UNITS)
+    assert (found.rows[0].static, found.rows[0].difference.value) == ("depth_6_dropped", pytest.approx(-0.05))
+
+
+def test_headroom_is_the_best_static_model_minus_the_cheapest_and_without_it_that_one_is_recommended() -> None:
+    found = compared([passed(0.85, 30), passed(0.7, 31, "0 dB")], STATICS, UNITS)
+    clean, noisy = found.headrooms
+    assert (clean.best, clean.cheapest, clean.gain.value) == ("depth_6", "depth_1", pytest.approx(0.3))
+    assert clean.errors == pytest.approx(0.3 / np.sqrt(0.3 * 0.7 / NUM_CLIPS), rel=0.05)
+    assert (clean.warnings, noisy.errors) == ([], 0.0)
+    assert noisy.warnings == [
+        "no headroom, 0 dB: no static model is better than depth_1, the cheapest. "
+        "No adaptive model can win here: take depth_1."
+    ]
+
+
+def test_two_standard_errors_of_headroom_are_needed() -> None:
+    statics = [Static("small", None, [passed(0.6, 10)]), Static("large", None, [passed(0.605, 60)])]
+    (warning,) = compared([passed(0.6, 20)], statics, UNITS).warnings
+    assert warning.startswith("no headroom, clean: large, the best static model, is right in +0.005 of the clips more")
+    assert warning.endswith("No adaptive model can win here: take small.")
+
+
+def test_thresholds_of_clean_clips_that_lose_a_point_in_noise_are_warned_of() -> None:
+    own = [passed(0.85, 30), passed(0.70, 31, "0 dB", 0.5), passed(0.80, 31, "0 dB", 0.9)]
+    found = compared(own, STATICS, UNITS, refitted=[passed(0.75, 30, "0 dB")])
+    (one,) = found.refitted
+    assert (one.condition, one.gain.value) == ("0 dB", pytest.approx(-0.05))
+    assert found.warnings[0].startswith("thresholds of clean clips lose 0.050 of the clips, 0 dB, against those")
+    assert "for 0.00 million MACs" in found.in_words()["thresholds of clean clips, 0 dB"]
+    (close,) = compared(own, STATICS, UNITS, refitted=[passed(0.7075, 30, "0 dB")]).refitted
+    assert close.gain.value == pytest.approx(-0.0075)
+    assert not any("thresholds" in one for one in found._replace(refitted=[close]).warnings)
+
+
+def test_a_gain_of_every_clip_is_headroom() -> None:
+    statics = [Static("none", None, [passed(0.0, 10)]), Static("all", None, [passed(1.1, 60)])]
+    assert compared([passed(0.6, 20)], statics, UNITS).warnings == []
+
+
+def test_static_models_are_the_stack_cut_where_it_has_exits() -> None:
+    cfg = composed("model=early_exit", "model.encoder.first=3", "model.dim=16", "model.heads=2")
+    model = build_model(cfg, 3)
+    found = baselines_of(model, cfg, drop_of(model, 0.5))
+    assert {name: keys["model.depth"] for name, keys in found.items()} == {
+        "depth_1": 1,
+        "depth_2": 2,
+        "depth_4": 4,
+        "depth_6": 6,
+        "depth_6_dropped": 6,
+    }
+    assert found["depth_4"]["model.encoder.strides"] == [3, 2, 1, 1]
+    assert (found["depth_6"].get("model.encoder.drop"), found["depth_6_dropped"]["model.encoder.drop"]) == (
+        None,
+        model.drop,
+    )
+    assert (found["depth_2"]["model.exits"], found["depth_2"]["model.stem_channels"]) == (None, [16, 32, 64])
+
+
+def test_layers_of_the_stem_are_layers_of_the_static_models() -> None:
+    cfg = composed("model=early_exit", "model.encoder.first=3", "model.dim=16", "model.heads=2", "model.stem_layers=2")
+    found = baselines_of(build_model(cfg, 3), cfg)
+    strides = {name: keys["model.encoder.strides"] for name, keys in found.items()}
+    assert strides == {"depth_1": [1], "depth_2": [1, 1], "depth_4": [1, 1, 3, 2], "depth_6": [1, 1, 3, 2, 1, 1]}
+
+
+def test_static_models_of_routes_drop_as_many_layers_in_training() -> None:
+    cfg = composed("model=skip_transformer", "model.dim=16", "model.heads=2")
+    assert drop_of(build_model(cfg, 3), 0.8) == 0.4
+    assert list(baselines_of(build_model(cfg, 3), cfg)) == [f"depth_{depth}" for depth in range(1, 7)]
+
+
+def test_static_models_of_widths_are_as_wide_as_the_narrow_ones() -> None:
+    cfg = composed("model=slimmable", "model.dim=32", "model.heads=4", "model.depth=2")
+    model = build_model(cfg, 3)
+    found = baselines_of(model, cfg, drop_of(model, 0.5))
+    assert {name: (keys["model.dim"], keys["model.heads"], keys["model.depth"]) for name, keys in found.items()} == {
+        "width_0.25": (8, 1, 2),
+        "width_0.5": (16, 2, 2),
+        "width_1": (32, 4, 2),
+    }
+    assert all(keys["init_from"] is None for keys in found.values())  # no weights of another width fit
+    assert "init_from" not in baselines_of(build_model(DENSE, 3), DENSE)["depth_1"]
+
+
+@pytest.mark.parametrize("words", [["against=baselines"], []])
+def test_the_option_is_a_word(words: list[str]) -> None:
+    assert parse(["run=outputs/a", *words])["against"] is bool(words)
+    assert cli.with_against(["RUN", "--against", "baselines", "snr=0"]) == ["RUN", "against=baselines", "snr=0"]
+    assert cli.with_against(["RUN", "--against=baselines"]) == ["RUN", "against=baselines"]
+    with pytest.raises(ValueError, match="against must be baselines, got others"):
+        parse(["run=outputs/a", "against=others"])
+
+
+def test_what_was_cut_short_goes_on_from_its_checkpoint_and_else_begins_again(tmp_path: Path) -> None:
+    for name, status, kept in (("done", "finished", []), ("cut", "stopped", ["last.ckpt"]), ("begun", "failed", [])):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+        (tmp_path / name / "config.yaml").write_text("{}")
+        (tmp_path / name / "summary.json").write_text(json.dumps({"status": status}))
+        for file in kept:
+            (tmp_path / name / "checkpoints" / file).touch()
+    names = ("done", "cut", "begun", "new")
+    jobs = list(unfinished({tmp_path / name: [f"model.name={name}"] for name in names}))
+    assert [job.folder.name for job in jobs] == ["cut", "begun", "new"]
+    assert [job.words[0] for job in jobs] == [f"resume={tmp_path / 'cut'}", "model.name=begun", "model.name=new"]
+    assert not (tmp_path / "cut" / "summary.json").exists()
+    assert not (tmp_path / "begun").exists()
+    assert statics_in(tmp_path) == []
+    (tmp_path / "against").mkdir()
+    (tmp_path / "done").rename(tmp_path / "against" / "mine")
+    assert [place.name for place in statics_in(tmp_path)] == ["mine"]
+
+
+@pytest.fixture
+def type_in(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    return prompt(monkeypatch, capsys)
+
+
+def test_baselines_are_trained_once_and_what_was_cut_short_goes_on(
+    type_in: Command, tones: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    size = ["model.dim=8", "model.heads=1", "model.depth=1", "model.stem_channels=[4,8]", "model.exits.drop=0"]
+    ended = type_in("model=early_exit", *tiny_folder(tones), *size, *TINY_RUN, f"hydra.run.dir={run}")
+    assert ended.code == 0, ended.err
+    (run / "against" / "depth_1").mkdir(parents=True)
+    (run / "against" / "depth_1" / "config.yaml").write_text("{}")  # cut short before its first checkpoint
+    cli.main(["evaluate", str(run), "compute.budget=[0.5,1.0]", "snr=[0]", "--against", "baselines"])
+    out = capsys.readouterr().out
+    assert "training depth_1 (1 of 1)" in out
+    assert "Static models, each trained alone" in out
+    found = json.loads((run / "report" / "evaluation" / "against.json").read_text())
+    (static,) = found["statics"]
+    summary = json.loads((run / "against" / "depth_1" / "summary.json").read_text())
+    assert static["passes"][0]["accuracy"] == pytest.approx(summary["test"]["acc"])
+    assert static["passes"][0]["macs"] == pytest.approx(summary["compute"]["macs"])
+    assert (summary["model"], summary["seed"], static["core_seconds"]) == (
+        "depth_1",
+        0,
+        summary["seconds"]["fit_cores"],
+    )
+    assert [(row["own"]["condition"], row["own"]["budget"]) for row in found["rows"]] == [
+        (condition, budget) for budget in (0.5, 1.0) for condition in ("clean", "0 dB")
+    ]
+    (fitted,) = found["refitted"]
+    assert fitted["condition"] == "0 dB"
+    assert fitted["gain"]["value"] == found["rows"][1]["own"]["accuracy"] - fitted["there"]["accuracy"]
+    cli.main(["evaluate", str(run), "against=baselines"])
+    assert "depth_1 (1 of 1) has finished before" in capsys.readouterr().out
