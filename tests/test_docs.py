@@ -18,6 +18,7 @@ import yaml
 
 from hopscotch.cli import VERBS
 from hopscotch.config.compose import CONF, compose
+from hopscotch.evaluate import OWN_KEYS
 from tests.test_whisper import write_whisper
 from tests.tiny import (
     TINY_MODEL,
@@ -119,7 +120,7 @@ def overrides_of(command: str) -> list[str] | None:
     words = [re.sub("<.*?>", "folder", word) for word in words[programs[words[1]] :]]
     if any(word.startswith("--") for word in words if not word.startswith(("--quick", "--table"))):
         return None
-    own = ("run=", "snr=", "out=", "ckpt=") if "evaluate" in command else ()
+    own = tuple(f"{key}=" for key in OWN_KEYS) if "evaluate" in command else ()
     return [word for word in words if word not in ("-m", "--quick", "--table") and not word.startswith(own)]
 
 
