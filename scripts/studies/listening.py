@@ -16,7 +16,8 @@ installed (pip install -e .[vad]), a detector of speech. The last two open as ma
 gate does at 95 %. Besides, seconds awake are measured on distractors alone and on background alone. `--gates own "own,
 95 %"` measures these two and nothing besides.
 
-`--time` measures milliseconds for a second of audio on one thread, all runs in turn, front end included.
+`--time` measures milliseconds for a second of audio on one thread, all runs in turn, at the first duty, front end
+included.
 """
 
 import argparse
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str]) -> None:
     kinds = [kind for kind in asked if kind != "speech" or can_hear_speech()]
     given.out.mkdir(parents=True, exist_ok=True)
     if given.time:
-        write_times(given.runs, given.out / "times.csv")
+        write_times(given.runs, given.duty[0], given.out / "times.csv")
     elif not given.table:
         for run in given.runs:
             for duty in given.duty:
@@ -69,8 +70,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def measure(run: Path, duty: float, file: Path, kinds: Sequence[str]) -> None:
     """Test a run at a duty in percent, with each kind of gate that is not in the file yet."""
-    rate = duty / 100 * 60 / EVENT_SECONDS
-    loaded, done = load_at(run, rate, rate), read(file)
+    loaded, done = load_at(run, rate_of(duty), rate_of(duty)), read(file)
     kinds = [kind for kind in kinds if not has(done, run=run.name, duty=duty, gate=kind)]
     if not kinds:
         return
@@ -83,6 +83,11 @@ def measure(run: Path, duty: float, file: Path, kinds: Sequence[str]) -> None:
         rows = rows.assign(macs=heard.macs, awake=heard.opened[:, 0], caught=heard.opened[:, 1])
         facts = {"run": run.name, "what": loaded.name, "seed": loaded.seed, "duty": duty, "gate": kind}
         append(file, rows.assign(recording=range(len(rows)), **facts))
+
+
+def rate_of(duty: float) -> float:
+    """Return the events a minute of a duty in percent."""
+    return duty / 100 * 60 / EVENT_SECONDS
 
 
 def measure_sounds(run: Path, file: Path) -> None:
@@ -102,9 +107,9 @@ def measure_sounds(run: Path, file: Path) -> None:
             append(file, pd.DataFrame({"awake": awake}).assign(recording=range(len(awake)), **facts))
 
 
-def write_times(runs: Sequence[Path], file: Path) -> None:
-    """Time all runs in turn on the same recordings of the test."""
-    loaded = [load_at(run, 1.0, 1.0) for run in runs]
+def write_times(runs: Sequence[Path], duty: float, file: Path) -> None:
+    """Time all runs in turn on the same recordings of the test at a duty in percent."""
+    loaded = [load_at(run, rate_of(duty), rate_of(duty)) for run in runs]
     batch = next(iter(loaded[0].batches("test")))
     clips = [(batch.waveform[row : row + 1], batch.lengths[row : row + 1]) for row in range(TIMED)]
     seconds = sum(int(lengths) for _, lengths in clips) / loaded[0].model.frontend.sample_rate
