@@ -12,6 +12,7 @@ from hopscotch.baselines import baselines_of, drop_of, statics_in, unfinished
 from hopscotch.build import build_model
 from hopscotch.evaluate import parse
 from hopscotch.intervals import Units
+from hopscotch.recommend import write_recommended
 from tests.tiny import TINY_RUN, Command, composed, prompt, tiny_folder
 
 NUM_CLIPS = 400
@@ -68,6 +69,59 @@ def test_two_standard_errors_of_headroom_are_needed() -> None:
     (warning,) = compared([passed(0.6, 20)], statics, UNITS).warnings
     assert warning.startswith("no headroom, clean: large, the best static model, is right in +0.005 of the clips more")
     assert warning.endswith("No adaptive model can win here: take small.")
+
+
+def test_recommended_is_the_cheapest_of_those_that_are_right_as_often_as_the_best() -> None:
+    own = [passed(0.8975, 20, budget=0.5), passed(0.9, 40, budget=0.9), passed(0.5, 5)]
+    (choice,) = compared(own, STATICS, UNITS, name="early_exit").recommended
+    assert (choice.take, choice.budget, choice.is_static) == ("early_exit at 0.5", 0.5, False)
+    assert (choice.other, choice.ratio, choice.gain.value) == ("depth_6", pytest.approx(1 / 3), pytest.approx(-0.0025))
+    assert str(choice) == (
+        "take early_exit at 0.5: right as often as depth_6, -0.003 (-0.007 to +0.000), for 0.33 of its MACs"
+    )
+
+
+def test_a_static_model_of_equal_compute_that_does_as_well_is_recommended() -> None:
+    equal = Static("depth_2", None, [passed(0.8975, 20)])
+    (choice,) = compared([passed(0.9, 20)], [*STATICS, equal], UNITS, name="early_exit").recommended
+    assert (choice.take, choice.other, choice.ratio) == ("depth_2", "early_exit as trained", 1.0)
+    (choice,) = compared([passed(0.7, 20)], STATICS, UNITS, name="early_exit").recommended
+    assert (choice.take, choice.other) == ("depth_6", "early_exit as trained")
+    assert str(choice).startswith("take depth_6: right more often than early_exit as trained, +0.200 (")
+    assert str(choice).endswith(", for 3.00 of its MACs")
+
+
+def test_a_model_that_is_better_than_all_static_ones_is_recommended_and_compared_with_the_best() -> None:
+    (choice,) = compared([passed(0.95, 70)], STATICS, UNITS, name="early_exit").recommended
+    assert str(choice).startswith("take early_exit as trained: right more often than depth_6, +0.050 (")
+
+
+def test_without_headroom_the_cheapest_static_model_is_recommended_by_condition() -> None:
+    own = [passed(0.9, 30), passed(0.7, 31, "0 dB")]
+    clean, noisy = compared(own, STATICS, UNITS).recommended
+    assert (clean.condition, clean.take, noisy.condition, noisy.take) == (
+        "clean",
+        "this model as trained",
+        "0 dB",
+        "depth_1",
+    )
+    assert str(noisy) == (
+        "take depth_1: right as often as this model as trained, +0.000 (+0.000 to +0.000), for 0.32 of its MACs; "
+        "without headroom no adaptive model can win"
+    )
+
+
+def test_what_is_recommended_stands_in_the_summary_whose_rest_stays(tmp_path: Path) -> None:
+    found = compared([passed(0.95, 70)], STATICS, UNITS)
+    write_recommended(tmp_path, found.recommended)
+    assert not any(tmp_path.iterdir())  # a run without a summary gets none
+    was = {"status": "finished", "model": "m", "seed": 0, "versions": {"torch": "1"}, "commit": "abc", "own": [1]}
+    (tmp_path / "summary.json").write_text(json.dumps({**was, "recommended": None, "compare": "by a command"}))
+    write_recommended(tmp_path, found.recommended)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    (one,) = summary.pop("recommended")
+    assert (one["take"], one["words"]) == ("this model as trained", str(found.recommended[0]))
+    assert summary == was | dict.fromkeys(("test", "compute", "parameters", "seconds")) | {"warnings": []}
 
 
 def test_thresholds_of_clean_clips_that_lose_a_point_in_noise_are_warned_of() -> None:
@@ -172,12 +226,20 @@ def test_baselines_are_trained_once_and_what_was_cut_short_goes_on(
     size = ["model.dim=8", "model.heads=1", "model.depth=1", "model.stem_channels=[4,8]", "model.exits.drop=0"]
     ended = type_in("model=early_exit", *tiny_folder(tones), *size, *TINY_RUN, f"hydra.run.dir={run}")
     assert ended.code == 0, ended.err
+    before = json.loads((run / "summary.json").read_text())
     (run / "against" / "depth_1").mkdir(parents=True)
     (run / "against" / "depth_1" / "config.yaml").write_text("{}")  # cut short before its first checkpoint
     cli.main(["evaluate", str(run), "compute.budget=[0.5,1.0]", "snr=[0]", "--against", "baselines"])
     out = capsys.readouterr().out
     assert "training depth_1 (1 of 1)" in out
     assert "Static models, each trained alone" in out
+    own = json.loads((run / "summary.json").read_text())
+    (first, second), compare = own["recommended"], before["compare"]
+    assert (before["recommended"], own.keys() | {"compare"}) == (None, before.keys())
+    assert compare == f"hopscotch evaluate {run} --against baselines  (a static model of equal compute may do as well)"
+    assert f"compare:     {compare}" in ended.out
+    assert (first["condition"], second["condition"]) == ("clean", "0 dB")
+    assert f"clean {first['words']}" in " ".join(out.split())
     found = json.loads((run / "report" / "evaluation" / "against.json").read_text())
     (static,) = found["statics"]
     summary = json.loads((run / "against" / "depth_1" / "summary.json").read_text())
@@ -188,6 +250,7 @@ def test_baselines_are_trained_once_and_what_was_cut_short_goes_on(
         0,
         summary["seconds"]["fit_cores"],
     )
+    assert found["recommended"] == own["recommended"]
     assert [(row["own"]["condition"], row["own"]["budget"]) for row in found["rows"]] == [
         (condition, budget) for budget in (0.5, 1.0, None) for condition in ("clean", "0 dB")
     ]

@@ -45,7 +45,7 @@ from hopscotch.registry import trusted
 from hopscotch.report.clips import SplitClips, clip_rows
 from hopscotch.report.collect import Evaluation
 from hopscotch.report.paint import use_letters_of
-from hopscotch.report.run_folder import EVALUATION, RunFolder, config_of
+from hopscotch.report.run_folder import EVALUATION, SUMMARY, UNFINISHED, RunFolder, config_of
 from hopscotch.restore import checkpoint_of, hold_to_rules, no_larger_than, stored_config, trained_classes
 from hopscotch.training.checkpoint import read_checkpoint, take_weights
 from hopscotch.training.classify import ClassificationTask
@@ -194,7 +194,7 @@ def evaluate(
     The first condition is the clips as they are, at the first budget. `noise` is a folder of recordings for the levels
     `snr`, `impulse_responses` one of rooms, a further condition. `against` has static baselines trained and compared.
     """
-    folder = folder_of(run, out)
+    folder = folder_of(run, out, against=against)
     cfg, task, data = load(run, overrides, ckpt, trust, folder / BAD_AUDIO)
     mixed = mixed_with(data, snr, noise, impulse_responses)
     if against and not isinstance(task, ClassificationTask):
@@ -234,16 +234,17 @@ def evaluate(
     print_evaluation(metrics, conditions, controls, **counts, told=told, sure=sure, times=times, warnings=warnings)
     if against:
         result = stand_against(run, LoadedRun(cfg, task, data), trainer, kept, mixed, overrides, trust)
-        write_against(result, folder)
         print_against(result)
+        write_against(result, folder, run if is_own else None)
     return folder
 
 
-def folder_of(run: Path, out: Path | None) -> Path:
+def folder_of(run: Path, out: Path | None, *, against: bool = False) -> Path:
     """Return the folder of an evaluation; nothing is written through a link in that of the run."""
     folder = run / EVALUATION if out is None else out
     if out is None:
         refuse_links(run, [str(EVALUATION), *(f"report/budgets.{end}" for end in ("csv", "md", "png"))])
+        refuse_links(run, [SUMMARY, UNFINISHED] if against else [])
     (folder / BAD_AUDIO).unlink(missing_ok=True)  # of an evaluation before this one
     return folder
 
@@ -300,7 +301,7 @@ def stand_against(
         shares = {one.condition: one.fraction for one, *_ in reversed(kept)}  # of the first budget
         there = [Measured.of(one) for one in refitted(task, data, trainer, mixed.snr_db, mixed.noise, shares)]
     own, units = [one for _, one, _ in kept if one is not None], Units.of([clip.shared for clip in data.clips["test"]])
-    return compared(own, found, units, core_seconds_of(run), there)
+    return compared(own, found, units, core_seconds_of(run), there, task.model.name)
 
 
 def statics_of(

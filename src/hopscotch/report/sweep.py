@@ -170,9 +170,8 @@ def report_sweep(
     from hopscotch.report.frontier import draw_frontier
 
     groups = group_records(points_of([*jobs, *(record for where in beside for record in read_records(where))]))
-    search, missing = is_search(plan), 0
-    if plan is not None:
-        missing = max(0, int(plan.hydra.sweeper.get("n_trials", 0)) - len(jobs))
+    search = is_search(plan)
+    missing = 0 if plan is None else max(0, int(plan.hydra.sweeper.get("n_trials", 0)) - len(jobs))
     console, warnings = text.make_console(), cautions(jobs, groups, missing)
     if jobs:
         columns = {name: column for name, column in JOBS.items() if name != "reason"}  # which stands below
@@ -193,8 +192,7 @@ def report_sweep(
         "command": plan and "python train.py -m " + shlex.join(plan.hydra.overrides.task),  # no harm to a search
     }
     (folder / PAGE).write_text(sweep_page(folder, jobs, groups, search=search, **context), encoding="utf-8")
-    for warning in warnings:
-        console.print(f"[yellow]warning:[/yellow] {text.rich_text(warning)}", highlight=False, soft_wrap=True)
+    text.print_warnings(warnings, console)
     print_failures(jobs, console)
     print(f"look closer: {shown(folder / PAGE)}", flush=True)
 
