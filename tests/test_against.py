@@ -254,6 +254,10 @@ def test_baselines_are_trained_once_and_what_was_cut_short_goes_on(
     assert [(row["own"]["condition"], row["own"]["budget"]) for row in found["rows"]] == [
         (condition, budget) for budget in (0.5, 1.0, None) for condition in ("clean", "0 dB")
     ]
+    times = [static["milliseconds"], *(row["own"]["milliseconds"] for row in found["rows"])]
+    assert all(0 < one["p50"] <= one["p95"] <= one["p99"] and one["batch"] > 0 for one in times)
+    assert {(one["clips"], one["batch_size"]) for one in times} == {(3, 3)}  # all of the test clips
+    assert out.count("ms, p50 (p95, p99)") == out.count("ms, batch of 3") == 2
     (fitted,) = found["refitted"]
     assert fitted["condition"] == "0 dB"
     assert fitted["gain"]["value"] == found["rows"][1]["own"]["accuracy"] - fitted["there"]["accuracy"]

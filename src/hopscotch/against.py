@@ -19,6 +19,7 @@ from jaxtyping import Float
 from hopscotch.conditions import Pass
 from hopscotch.controls import ENOUGH
 from hopscotch.intervals import Interval, Units, bootstrap
+from hopscotch.latency import Milliseconds
 from hopscotch.recommend import Candidate, Choice, choose, write_recommended
 from hopscotch.report.text import (
     Table,
@@ -43,6 +44,8 @@ class Measured(NamedTuple):
     budget: float | None  # None: as trained
     macs: float  # mean
     right: Float[np.ndarray, " clip"]  # 1 or 0, in the order of the split
+    bias: float = 0.0  # model.decision_bias
+    milliseconds: Milliseconds | None = None
 
     @property
     def acc(self) -> float:
@@ -51,7 +54,7 @@ class Measured(NamedTuple):
     @classmethod
     def of(cls, one: Pass) -> "Measured":
         right = (~one.evaluation.is_wrong).numpy().astype(np.float64)
-        return cls(one.condition.condition, one.condition.requested, one.condition.macs, right)
+        return cls(one.condition.condition, one.condition.requested, one.condition.macs, right, one.bias)
 
 
 class Static(NamedTuple):
@@ -60,6 +63,7 @@ class Static(NamedTuple):
     name: str
     core_seconds: float | None  # of its training; None where its summary does not tell
     passes: Sequence[Measured]
+    milliseconds: Milliseconds | None = None  # of clips as they are
 
 
 class Headroom(NamedTuple):
@@ -145,6 +149,7 @@ class Against(NamedTuple):
                 "core-seconds": number(one.core_seconds, 0),
                 "million MACs": number(one.passes[0].macs / 1e6, 2),
             }
+            | cells_of(one.milliseconds)
             | {f"accuracy, {each.condition}": number(each.acc) for each in one.passes}
             for one in self.statics
         ]
@@ -157,6 +162,9 @@ class Against(NamedTuple):
                 "condition": row.own.condition,
                 "requested": number(row.own.budget, 3),
                 "million MACs": number(row.own.macs / 1e6, 2),
+            }
+            | cells_of(row.own.milliseconds)
+            | {
                 "accuracy": number(row.own.acc),
                 "static model": row.static if row.costs_as_much else f"{row.static}, which costs less",
                 "its million MACs": number(row.macs / 1e6, 2),
@@ -169,11 +177,17 @@ class Against(NamedTuple):
 
     def as_json(self) -> dict[str, Any]:
         def plain(one: Measured) -> dict[str, Any]:
-            return {"condition": one.condition, "budget": one.budget, "macs": one.macs, "accuracy": one.acc}
+            told = {"condition": one.condition, "budget": one.budget, "macs": one.macs, "accuracy": one.acc}
+            return told if one.milliseconds is None else told | {"milliseconds": one.milliseconds._asdict()}
 
         return {
             "headroom": [one._asdict() | {"gain": asdict(one.gain)} for one in self.headrooms],
-            "statics": [one._asdict() | {"passes": list(map(plain, one.passes))} for one in self.statics],
+            "statics": [
+                one._asdict()
+                | {"passes": list(map(plain, one.passes))}
+                | {"milliseconds": None if one.milliseconds is None else one.milliseconds._asdict()}
+                for one in self.statics
+            ],
             "rows": [
                 row._asdict() | {"own": plain(row.own), "difference": asdict(row.difference)} for row in self.rows
             ],
@@ -227,6 +241,11 @@ def compared(
 def at_budget(name: str, budget: float | None) -> str:
     """Name a model with the budget that it runs at."""
     return f"{name} as trained" if budget is None else f"{name} at {budget:g}"
+
+
+def cells_of(found: Milliseconds | None) -> dict[str, str]:
+    """Write times as cells of a table, if they were measured."""
+    return {} if found is None else found.cells
 
 
 def refitted_of(own: Sequence[Measured], there: Sequence[Measured], units: Units) -> list[Refitted]:
