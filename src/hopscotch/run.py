@@ -53,9 +53,9 @@ from hopscotch.report.run_folder import METRICS, OVERRIDES, PROFILE, SUMMARY, Ke
 from hopscotch.report.run_page import CARD
 from hopscotch.report.split_logger import SplitLogger
 from hopscotch.report.summary import Best, finish, write_summary
-from hopscotch.report.sweep import append_ledger
 from hopscotch.resume import From, find_start, refuse_strange, resolved, take_over, typed
 from hopscotch.start import Start, start_from, start_from_backbone, teacher_of
+from hopscotch.sweep import append_ledger
 from hopscotch.system import LOCK, core_seconds, lock, warn_if_crowded
 from hopscotch.training.alive import Alive
 from hopscotch.training.calibration import resolve_target

@@ -87,6 +87,7 @@ def finish(
         "parameters": task.num_parameters,
         "warnings": warnings,
         "epochs": trainer.current_epoch,
+        "decides": task.model.decides,
         "skips": sorted(skips),
         "data": data.summary(),
         **facts,
