@@ -5,13 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from hopscotch import cli
 from hopscotch.against import Measured, Static, compared
-from hopscotch.baselines import baselines_of, drop_of, statics_in, unfinished
+from hopscotch.baselines import baselines_of, drop_of, statics_in, typed, unfinished
 from hopscotch.build import build_model
 from hopscotch.evaluate import parse
 from hopscotch.intervals import Units
+from hopscotch.models.exits import EarlyExit
 from hopscotch.recommend import write_recommended
 from tests.tiny import TINY_RUN, Command, composed, prompt, tiny_folder
 
@@ -146,6 +148,7 @@ def test_static_models_are_the_stack_cut_where_it_has_exits() -> None:
     model = build_model(cfg, 3)
     found = baselines_of(model, cfg, drop_of(model, 0.5))
     assert {name: keys["model.depth"] for name, keys in found.items()} == {
+        "depth_0": 0,  # the exit behind the stem
         "depth_1": 1,
         "depth_2": 2,
         "depth_4": 4,
@@ -153,11 +156,36 @@ def test_static_models_are_the_stack_cut_where_it_has_exits() -> None:
         "depth_6_dropped": 6,
     }
     assert found["depth_4"]["model.encoder.strides"] == [3, 2, 1, 1]
+    assert found["depth_0"]["model.encoder.strides"] == []
     assert (found["depth_6"].get("model.encoder.drop"), found["depth_6_dropped"]["model.encoder.drop"]) == (
         None,
         model.drop,
     )
     assert (found["depth_2"]["model.exits"], found["depth_2"]["model.stem_channels"]) == (None, [16, 32, 64])
+
+
+def test_a_stem_alone_stands_beside_the_exit_behind_it() -> None:
+    words = ("model.dim=16", "model.heads=2", "model.depth=2")
+    exits = build_model(composed("model=early_exit", *words), 3)
+    keys = baselines_of(exits, composed("model=early_exit", *words))["depth_0"]
+    alone = build_model(composed(*typed("depth_0", keys), "model.dim=16", "model.heads=2"), 3).eval()
+    assert isinstance(exits, EarlyExit)
+    inside, behind, *_ = exits.costs(torch.tensor([16_000]))[0][0].tolist()
+    heads = behind - alone.cost(16_000).dense  # that of the exit inside the stem, and what exits say of themselves
+    assert 0 < heads < alone.cost(16_000).dense / 100
+    assert inside < alone.cost(16_000).dense
+    waveform, lengths = torch.randn(2, 8000), torch.tensor([8000, 4000])
+    waveform[1, 4000:] = 0.0
+    output = alone(waveform, lengths)
+    assert output.trace.expected_compute.tolist() == output.trace.fraction.tolist() == [1.0, 1.0]
+    assert output.trace.visited.shape == (2, 0)
+    torch.testing.assert_close(alone(waveform[1:, :4000], lengths[1:]).logits, output.logits[1:])
+
+
+def test_other_models_than_dense_need_a_layer() -> None:
+    for model in ("learned_skip", "early_exit", "slimmable"):
+        with pytest.raises(ValueError, match=f"model.depth must be at least 1 for model={model}, got 0"):
+            build_model(composed(f"model={model}", "model.dim=16", "model.heads=2", "model.depth=0"), 3)
 
 
 def test_layers_of_the_stem_are_layers_of_the_static_models() -> None:
@@ -231,7 +259,8 @@ def test_baselines_are_trained_once_and_what_was_cut_short_goes_on(
     (run / "against" / "depth_1" / "config.yaml").write_text("{}")  # cut short before its first checkpoint
     cli.main(["evaluate", str(run), "compute.budget=[0.5,1.0]", "snr=[0]", "--against", "baselines"])
     out = capsys.readouterr().out
-    assert "training depth_1 (1 of 1)" in out
+    assert "training depth_0 (1 of 2)" in out
+    assert "training depth_1 (2 of 2)" in out
     assert "Static models, each trained alone" in out
     own = json.loads((run / "summary.json").read_text())
     (first, second), compare = own["recommended"], before["compare"]
@@ -241,7 +270,9 @@ def test_baselines_are_trained_once_and_what_was_cut_short_goes_on(
     assert (first["condition"], second["condition"]) == ("clean", "0 dB")
     assert f"clean {first['words']}" in " ".join(out.split())
     found = json.loads((run / "report" / "evaluation" / "against.json").read_text())
-    (static,) = found["statics"]
+    stem, static = found["statics"]
+    assert (stem["name"], static["name"]) == ("depth_0", "depth_1")
+    assert 0 < stem["passes"][0]["macs"] < static["passes"][0]["macs"]
     summary = json.loads((run / "against" / "depth_1" / "summary.json").read_text())
     assert static["passes"][0]["accuracy"] == pytest.approx(summary["test"]["acc"])
     assert static["passes"][0]["macs"] == pytest.approx(summary["compute"]["macs"])
@@ -254,7 +285,7 @@ def test_baselines_are_trained_once_and_what_was_cut_short_goes_on(
     assert [(row["own"]["condition"], row["own"]["budget"]) for row in found["rows"]] == [
         (condition, budget) for budget in (0.5, 1.0, None) for condition in ("clean", "0 dB")
     ]
-    times = [static["milliseconds"], *(row["own"]["milliseconds"] for row in found["rows"])]
+    times = [stem["milliseconds"], static["milliseconds"], *(row["own"]["milliseconds"] for row in found["rows"])]
     assert all(0 < one["p50"] <= one["p95"] <= one["p99"] and one["batch"] > 0 for one in times)
     assert {(one["clips"], one["batch_size"]) for one in times} == {(3, 3)}  # all of the test clips
     assert out.count("ms, p50 (p95, p99)") == out.count("ms, batch of 3") == 2
@@ -262,4 +293,4 @@ def test_baselines_are_trained_once_and_what_was_cut_short_goes_on(
     assert fitted["condition"] == "0 dB"
     assert fitted["gain"]["value"] == found["rows"][1]["own"]["accuracy"] - fitted["there"]["accuracy"]
     cli.main(["evaluate", str(run), "against=baselines"])
-    assert "depth_1 (1 of 1) has finished before" in capsys.readouterr().out
+    assert "depth_1 (2 of 2) has finished before" in capsys.readouterr().out
