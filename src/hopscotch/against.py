@@ -118,6 +118,7 @@ class Against(NamedTuple):
     core_seconds: float | None  # of the model's own training
     recommended: list[Choice]  # by condition
     refitted: Sequence[Refitted] = ()
+    name: str = "this model"
 
     @property
     def warnings(self) -> list[str]:
@@ -149,7 +150,6 @@ class Against(NamedTuple):
                 "core-seconds": number(one.core_seconds, 0),
                 "million MACs": number(one.passes[0].macs / 1e6, 2),
             }
-            | cells_of(one.milliseconds)
             | {f"accuracy, {each.condition}": number(each.acc) for each in one.passes}
             for one in self.statics
         ]
@@ -162,9 +162,6 @@ class Against(NamedTuple):
                 "condition": row.own.condition,
                 "requested": number(row.own.budget, 3),
                 "million MACs": number(row.own.macs / 1e6, 2),
-            }
-            | cells_of(row.own.milliseconds)
-            | {
                 "accuracy": number(row.own.acc),
                 "static model": row.static if row.costs_as_much else f"{row.static}, which costs less",
                 "its million MACs": number(row.macs / 1e6, 2),
@@ -174,6 +171,17 @@ class Against(NamedTuple):
             for row in self.rows
         ]
         return Table.of(rows, words=["condition", "static model"])
+
+    def time_table(self) -> Table:
+        """Make a table of the milliseconds of all models, the cheapest first; empty if they were not measured."""
+        timed = [(one.name, one.passes[0], one.milliseconds) for one in self.statics]
+        timed += [(at_budget(self.name, row.own.budget), row.own, row.own.milliseconds) for row in self.rows]
+        rows = [
+            {"model": name, "condition": one.condition, "million MACs": number(one.macs / 1e6, 2)} | its.cells
+            for name, one, its in sorted(timed, key=lambda each: each[1].macs)
+            if its is not None
+        ]
+        return Table.of(rows, words=["model", "condition"])
 
     def as_json(self) -> dict[str, Any]:
         def plain(one: Measured) -> dict[str, Any]:
@@ -235,17 +243,12 @@ def compared(
             if one.condition == room.condition
         ]
         chosen.append(choose(room.condition, [*alone, *budgets], room.gain, units))
-    return Against(by_price, headrooms, rows, core_seconds, chosen, refitted_of(own, refitted, units))
+    return Against(by_price, headrooms, rows, core_seconds, chosen, refitted_of(own, refitted, units), name)
 
 
 def at_budget(name: str, budget: float | None) -> str:
     """Name a model with the budget that it runs at."""
     return f"{name} as trained" if budget is None else f"{name} at {budget:g}"
-
-
-def cells_of(found: Milliseconds | None) -> dict[str, str]:
-    """Write times as cells of a table, if they were measured."""
-    return {} if found is None else found.cells
 
 
 def refitted_of(own: Sequence[Measured], there: Sequence[Measured], units: Units) -> list[Refitted]:
@@ -270,7 +273,8 @@ def headroom(condition: str, statics: Sequence[tuple[str, Measured]], units: Uni
 def write_against(found: Against, folder: Path, run: Path | None) -> None:
     """Write all figures as JSON, and the tables as Markdown; into the summary of `run`, if given, what to take."""
     (folder / f"{NAME}.json").write_text(json_text(found.as_json(), indent=2) + "\n", encoding="utf-8")
-    tables = "\n\n".join(map(markdown, (found.static_table(), found.table())))
+    found_tables = (found.static_table(), found.time_table(), found.table())
+    tables = "\n\n".join(markdown(table) for table in found_tables if table.rows)
     told = "\n".join(f"- {escape(one.condition)}: {escape(str(one))}" for one in found.recommended)
     (folder / f"{NAME}.md").write_text(f"{tables}\n\n{told}\n", encoding="utf-8")
     if run is not None:
@@ -284,6 +288,9 @@ def print_against(found: Against) -> None:
     print_facts(found.in_words(), console)
     console.print()
     print_table(found.static_table(), console, "Static models, each trained alone")
+    if found.time_table().rows:
+        console.print()
+        print_table(found.time_table(), console, "Milliseconds of a clip, alone on one thread and in a batch")
     console.print()
     print_table(found.table(), console, "This model minus the cheapest static one that costs at least as much")
     print_warnings(found.warnings, console)

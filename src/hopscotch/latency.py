@@ -39,8 +39,8 @@ class Milliseconds(NamedTuple):
     @property
     def cells(self) -> dict[str, str]:
         """Write them as cells of a table."""
-        p50, p95, p99, batch = (number(value, 2) for value in self[:4])
-        return {"ms, p50 (p95, p99)": f"{p50} ({p95}, {p99})", f"ms, batch of {self.batch_size}": batch}
+        heads = ("ms, p50", "p95", "p99", f"batch of {self.batch_size}")
+        return dict(zip(heads, (number(value, 2) for value in self[:4]), strict=True))
 
 
 class Case(NamedTuple):
