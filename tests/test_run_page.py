@@ -250,6 +250,23 @@ def test_a_page_of_60_epochs_and_3000_clips_stays_small(tmp_path: Path) -> None:
     assert 1e6 < (run / PAGE).stat().st_size < 5e6
 
 
+def test_what_is_recommended_stands_ahead_of_all_figures_and_before_it_is_known_how_to_compare(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    summary = json.loads((run / "summary.json").read_text())
+    assert not any("Which model to take" in told or "To compare" in told for told in written(run))
+    (run / "summary.json").write_text(json.dumps(summary | {"recommended": None, "compare": "by a <command>"}))
+    page, card = written(run)
+    assert "To compare: by a &lt;command&gt;" in page
+    assert "To compare: by a \\<command\\>" in card
+    choices = [{"condition": "clean", "words": "take <this>"}]
+    (run / "summary.json").write_text(json.dumps(summary | {"recommended": choices}))
+    page, card = written(run)
+    assert 0 < page.index("clean: take &lt;this&gt;.") < page.index("What was skipped</h2>")
+    assert 0 < card.index("clean: take \\<this\\>.") < card.index("What was skipped")
+    (run / "summary.json").write_text(json.dumps(summary | {"recommended": [1, "of a stranger"]}))
+    assert not any("stranger" in told for told in written(run))
+
+
 @pytest.mark.parametrize("gone", ["summary.json", "metrics.jsonl", "report/clips.csv"])
 def test_what_is_missing_is_named_and_the_rest_is_shown(tmp_path: Path, gone: str) -> None:
     run = make_run(tmp_path / "run")

@@ -75,7 +75,7 @@ def test_a_table_of_clips_cannot_be_a_folder(script, tmp_path: Path) -> None:
     ("words", "called"),
     [
         (["compare.py", "."], "hopscotch.compare.compare_runs"),
-        (["frontier.py", "sweep=a"], "hopscotch.report.sweep.report_folder"),
+        (["frontier.py", "sweep=a"], "hopscotch.sweep.report_folder"),
         (["study.py", "model=dense", "--table"], "scripts.studies.table.report_study"),
     ],
 )

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hopscotch.report.records import Record, read_records
 from hopscotch.report.summary import Status, write_summary
-from hopscotch.report.sweep import JOBS, SweepTable, append_ledger, jobs_table, planned_overrides, report_sweep
+from hopscotch.sweep import JOBS, SweepTable, append_ledger, jobs_table, planned_overrides, report_sweep
 
 PLAN = ("model=dense,learned_skip", "seed=0,1")
 
@@ -175,7 +175,7 @@ def test_hydra_lets_the_exit_code_pass(tmp_path: Path) -> None:
         "import sys; from hydra._internal.callbacks import Callbacks\n"
         "from omegaconf import DictConfig, OmegaConf\n"
         "callbacks = Callbacks(OmegaConf.create({'hydra': {'callbacks': {'sweep': "
-        "{'_target_': 'hopscotch.report.sweep.SweepTable'}}}}))\n"
+        "{'_target_': 'hopscotch.sweep.SweepTable'}}}}))\n"
         "heavy = {'torch', 'lightning', 'numpy', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
         "callbacks.on_multirun_end(OmegaConf.create(eval(sys.argv[1])))\n"

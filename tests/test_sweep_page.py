@@ -10,7 +10,7 @@ import pytest
 
 from hopscotch.report.frontier import frontier_figure
 from hopscotch.report.records import group_records, logged_error, points_of, read_records
-from hopscotch.report.sweep import append_ledger, report_folder
+from hopscotch.sweep import append_ledger, report_folder
 from tests.test_records import write_run
 
 

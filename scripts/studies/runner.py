@@ -32,7 +32,7 @@ from hopscotch.config.compose import MAX_NAME, Loader, file_name, register
 from hopscotch.config.errors import ConfigError
 from hopscotch.config.typed import quoted
 from hopscotch.report.run_folder import RunFolder
-from hopscotch.report.sweep import planned_overrides, refuse_other_folders
+from hopscotch.sweep import planned_overrides, refuse_other_folders
 from hopscotch.system import CONF as SHIPPED
 from hopscotch.system import PROJECT_ROOT, lock
 

@@ -35,8 +35,8 @@ from hopscotch.report.records import (
     read_records,
     spread_of,
 )
-from hopscotch.report.sweep import cell
 from hopscotch.report.text import Table, markdown
+from hopscotch.sweep import cell
 from scripts.studies.thresholds import draw_thresholds
 
 SETS = ("clean", "mixed")

@@ -2,9 +2,10 @@
 
     headroom     the best static model minus the cheapest one: below 2 standard errors no adaptive model can win here
     difference   the model minus the cheapest static one that costs at least as much, or the dearest if none does
+    recommended  by condition one of them all (hopscotch/recommend.py)
 
-Both are paired, over clips or groups of them (hopscotch/intervals.py). Core-seconds are those of training: a model for
-every budget is trained once, static ones each.
+The first two are paired, over clips or groups of them (hopscotch/intervals.py). Core-seconds are those of training: a
+model for every budget is trained once, static ones each.
 """
 
 from collections.abc import Sequence
@@ -18,8 +19,11 @@ from jaxtyping import Float
 from hopscotch.conditions import Pass
 from hopscotch.controls import ENOUGH
 from hopscotch.intervals import Interval, Units, bootstrap
+from hopscotch.latency import Milliseconds
+from hopscotch.recommend import Candidate, Choice, choose, write_recommended
 from hopscotch.report.text import (
     Table,
+    escape,
     json_text,
     make_console,
     markdown,
@@ -40,6 +44,8 @@ class Measured(NamedTuple):
     budget: float | None  # None: as trained
     macs: float  # mean
     right: Float[np.ndarray, " clip"]  # 1 or 0, in the order of the split
+    bias: float = 0.0  # model.decision_bias
+    milliseconds: Milliseconds | None = None
 
     @property
     def acc(self) -> float:
@@ -48,7 +54,7 @@ class Measured(NamedTuple):
     @classmethod
     def of(cls, one: Pass) -> "Measured":
         right = (~one.evaluation.is_wrong).numpy().astype(np.float64)
-        return cls(one.condition.condition, one.condition.requested, one.condition.macs, right)
+        return cls(one.condition.condition, one.condition.requested, one.condition.macs, right, one.bias)
 
 
 class Static(NamedTuple):
@@ -57,6 +63,7 @@ class Static(NamedTuple):
     name: str
     core_seconds: float | None  # of its training; None where its summary does not tell
     passes: Sequence[Measured]
+    milliseconds: Milliseconds | None = None  # of clips as they are
 
 
 class Headroom(NamedTuple):
@@ -109,7 +116,9 @@ class Against(NamedTuple):
     headrooms: list[Headroom]  # by condition
     rows: list[Row]
     core_seconds: float | None  # of the model's own training
+    recommended: list[Choice]  # by condition
     refitted: Sequence[Refitted] = ()
+    name: str = "this model"
 
     @property
     def warnings(self) -> list[str]:
@@ -163,17 +172,35 @@ class Against(NamedTuple):
         ]
         return Table.of(rows, words=["condition", "static model"])
 
+    def time_table(self) -> Table:
+        """Make a table of the milliseconds of all models, the cheapest first; empty if they were not measured."""
+        timed = [(one.name, one.passes[0], one.milliseconds) for one in self.statics]
+        timed += [(at_budget(self.name, row.own.budget), row.own, row.own.milliseconds) for row in self.rows]
+        rows = [
+            {"model": name, "condition": one.condition, "million MACs": number(one.macs / 1e6, 2)} | its.cells
+            for name, one, its in sorted(timed, key=lambda each: each[1].macs)
+            if its is not None
+        ]
+        return Table.of(rows, words=["model", "condition"])
+
     def as_json(self) -> dict[str, Any]:
         def plain(one: Measured) -> dict[str, Any]:
-            return {"condition": one.condition, "budget": one.budget, "macs": one.macs, "accuracy": one.acc}
+            told = {"condition": one.condition, "budget": one.budget, "macs": one.macs, "accuracy": one.acc}
+            return told if one.milliseconds is None else told | {"milliseconds": one.milliseconds._asdict()}
 
         return {
             "headroom": [one._asdict() | {"gain": asdict(one.gain)} for one in self.headrooms],
-            "statics": [one._asdict() | {"passes": list(map(plain, one.passes))} for one in self.statics],
+            "statics": [
+                one._asdict()
+                | {"passes": list(map(plain, one.passes))}
+                | {"milliseconds": None if one.milliseconds is None else one.milliseconds._asdict()}
+                for one in self.statics
+            ],
             "rows": [
                 row._asdict() | {"own": plain(row.own), "difference": asdict(row.difference)} for row in self.rows
             ],
             "core_seconds": self.core_seconds,
+            "recommended": [one.as_json() for one in self.recommended],
             "refitted": [
                 one._asdict() | {"there": plain(one.there), "gain": asdict(one.gain)} for one in self.refitted
             ],
@@ -187,8 +214,9 @@ def compared(
     units: Units,
     core_seconds: float | None = None,
     refitted: Sequence[Measured] = (),
+    name: str = "this model",
 ) -> Against:
-    """Compare the passes of a model with those of static models under the same condition.
+    """Compare the passes of a model, by its name, with those of static models under the same condition.
 
     Raises:
         ValueError: If there is no static model, or one lacks a condition.
@@ -197,21 +225,30 @@ def compared(
         raise ValueError("against needs a static model that has finished, and there is none.")
     by_price = sorted(statics, key=lambda one: one.passes[0].macs)
     conditions = list(dict.fromkeys(one.condition for one in own))
-    found = {name: [(one.name, of(one, name)) for one in by_price] for name in conditions}
+    found = {condition: [(one.name, of(one, condition)) for one in by_price] for condition in conditions}
     rows = []
     for one in own:
         dearer = [pair for pair in found[one.condition] if pair[1].macs >= one.macs]
         best_first = lambda pair: (pair[1].macs, -pair[1].acc)  # noqa: E731  # of those that cost the same
-        name, static = min(dearer, key=best_first) if dearer else found[one.condition][-1]
+        beside, static = min(dearer, key=best_first) if dearer else found[one.condition][-1]
         gain = bootstrap(one.right - static.right, units)
-        rows.append(Row(one, name, static.macs, static.acc, bool(dearer), gain))
-    return Against(
-        by_price,
-        [headroom(name, found[name], units) for name in conditions],
-        rows,
-        core_seconds,
-        refitted_of(own, refitted, units),
-    )
+        rows.append(Row(one, beside, static.macs, static.acc, bool(dearer), gain))
+    headrooms = [headroom(condition, found[condition], units) for condition in conditions]
+    chosen = []
+    for room in headrooms:
+        alone = [Candidate(each, True, None, one.macs, one.right) for each, one in found[room.condition]]
+        budgets = [
+            Candidate(at_budget(name, one.budget), False, one.budget, one.macs, one.right)
+            for one in own
+            if one.condition == room.condition
+        ]
+        chosen.append(choose(room.condition, [*alone, *budgets], room.gain, units))
+    return Against(by_price, headrooms, rows, core_seconds, chosen, refitted_of(own, refitted, units), name)
+
+
+def at_budget(name: str, budget: float | None) -> str:
+    """Name a model with the budget that it runs at."""
+    return f"{name} as trained" if budget is None else f"{name} at {budget:g}"
 
 
 def refitted_of(own: Sequence[Measured], there: Sequence[Measured], units: Units) -> list[Refitted]:
@@ -233,20 +270,28 @@ def headroom(condition: str, statics: Sequence[tuple[str, Measured]], units: Uni
     return Headroom(condition, best, cheapest, gain, gain.errors)
 
 
-def write_against(found: Against, folder: Path) -> None:
-    """Write all figures as JSON, and the tables as Markdown."""
+def write_against(found: Against, folder: Path, run: Path | None) -> None:
+    """Write all figures as JSON, and the tables as Markdown; into the summary of `run`, if given, what to take."""
     (folder / f"{NAME}.json").write_text(json_text(found.as_json(), indent=2) + "\n", encoding="utf-8")
-    tables = "\n\n".join(map(markdown, (found.static_table(), found.table())))
-    (folder / f"{NAME}.md").write_text(tables + "\n", encoding="utf-8")
+    found_tables = (found.static_table(), found.time_table(), found.table())
+    tables = "\n\n".join(markdown(table) for table in found_tables if table.rows)
+    told = "\n".join(f"- {escape(one.condition)}: {escape(str(one))}" for one in found.recommended)
+    (folder / f"{NAME}.md").write_text(f"{tables}\n\n{told}\n", encoding="utf-8")
+    if run is not None:
+        write_recommended(run, found.recommended)
 
 
 def print_against(found: Against) -> None:
-    """Print headroom first, then the tables, then what follows."""
+    """Print headroom first, then the tables, then what follows, and which model to take."""
     console = make_console()
     console.print()
     print_facts(found.in_words(), console)
     console.print()
     print_table(found.static_table(), console, "Static models, each trained alone")
+    if found.time_table().rows:
+        console.print()
+        print_table(found.time_table(), console, "Milliseconds of a clip, alone on one thread and in a batch")
     console.print()
     print_table(found.table(), console, "This model minus the cheapest static one that costs at least as much")
     print_warnings(found.warnings, console)
+    print_facts({one.condition: f"{one}" for one in found.recommended}, console)

@@ -53,10 +53,10 @@ def baselines_of(model: AudioModel, cfg: DictConfig, drop: float = 0.0) -> dict[
         narrow = {f"width_{share:g}": narrowed(own, share) for share in own["widths"]["shares"]}
         found = {name: kept | sizes | strided(own, own["depth"]) for name, sizes in narrow.items()}
         return {name: of_model(keys) | {"init_from": None} for name, keys in found.items()}  # of another width
-    depths = list(range(own["depth"] + 1))
-    if isinstance(model, EarlyExit):
+    depths = list(range(1, own["depth"] + 1))
+    if isinstance(model, EarlyExit):  # whose exit behind the stem stands beside a stem alone
         depths = [own["stem_layers"] + layers for layers in model.layers]
-    depths = sorted({1, *depths} - {0})
+    depths = sorted({1, *depths})
     if len(depths) > MOST:
         depths = [depths[place] for place in np.linspace(0, len(depths) - 1, MOST).round().astype(int)]
     cut = {f"depth_{depth}": kept | strided(own, depth) for depth in depths}

@@ -21,9 +21,10 @@ from hopscotch.evaluate import LoadedRun, core_seconds_of, load, tester
 from hopscotch.metrics import class_facts
 from hopscotch.models.cascade import Cascade
 from hopscotch.plain import shown
+from hopscotch.recommend import before
 from hopscotch.registry import OF_A_STAGE
 from hopscotch.report.collect import gather
-from hopscotch.report.run_folder import BEST
+from hopscotch.report.run_folder import BEST, Kept
 from hopscotch.report.summary import Best, finish
 from hopscotch.restore import Restored, restore
 from hopscotch.run import claim, draw_pages, refuse_taken
@@ -106,7 +107,7 @@ def test(loaded: LoadedRun, out: Path, started: float, cores: Sequence[float | N
         trainer,
         task,
         tested,
-        Best(path, 0, 0, None, None, checkpoint.get("validation", {})),
+        Best(path, Kept(0, 0, None, None), checkpoint.get("validation", {})),
         in_training=None,
         early=False,
         explain=partial(draw_pages, out, task, data, {}),
@@ -123,5 +124,6 @@ def test(loaded: LoadedRun, out: Path, started: float, cores: Sequence[float | N
             "total": time.time() - started,
         },
         **class_facts(tested, data),
+        **before(task, out),
     )
     return out

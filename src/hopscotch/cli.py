@@ -528,7 +528,7 @@ def sweep(words: Sequence[str]) -> None:
     if len(folders) != 1:
         raise ValueError(f"sweep needs one folder, got {len(folders)}: {' '.join(words)}.")
     from hopscotch.plain import as_written
-    from hopscotch.report.sweep import report_folder
+    from hopscotch.sweep import report_folder
 
     with as_written(folders[0]):
         report_folder(folders[0], beside)

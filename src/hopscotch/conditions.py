@@ -69,6 +69,7 @@ class Pass(NamedTuple):
     condition: Condition
     evaluation: Evaluation
     logged: dict[str, float]  # by the task, as at the end of training
+    bias: float  # model.decision_bias
     dearer: Dearer | None = None  # what validation clips say of a budget above the trained one
 
 
@@ -123,7 +124,7 @@ def refitted(
         if setting.augment is None:
             continue
         task.to(trainer.strategy.root_device)
-        batches = [_changed(batch, setting.augment) for batch in data.calibration_batches()]
+        batches = [changed(batch, setting.augment) for batch in data.calibration_batches()]
         fit_exits(model, batches, shares[setting.name])
         yield _passed(task, data, trainer, setting, None, None)
         for one, value in zip(fitted, before, strict=True):
@@ -151,7 +152,7 @@ def _passed(
         macs=evaluation.compute["macs"],
         metrics={name: logged[name] for name in task.metric_names},
     )
-    return Pass(condition, evaluation, logged)
+    return Pass(condition, evaluation, logged, float(task.model.decision_bias))
 
 
 def settings(
@@ -188,7 +189,7 @@ class TestBatches:
 
     def __iter__(self) -> Iterator[AudioBatch]:
         for batch in with_progress(self.loader, len(self), f"Testing, {self.setting.name}"):
-            yield batch if self.setting.augment is None else _changed(batch, self.setting.augment)
+            yield batch if self.setting.augment is None else changed(batch, self.setting.augment)
 
 
 def with_noise(
@@ -196,13 +197,13 @@ def with_noise(
 ) -> list[AudioBatch]:
     """Add noise at a signal-to-noise ratio drawn between two levels, in dB; a clip's noise is a function of its key."""
     noisy = _only(sample_rate, noise_probability=1.0, noise_snr_db=(lowest_db, highest_db))
-    return [_changed(batch, noisy) for batch in batches]
+    return [changed(batch, noisy) for batch in batches]
 
 
 def with_silence(batches: Sequence[AudioBatch], seconds: float, sample_rate: int) -> list[AudioBatch]:
     """Put each clip between two silences of up to `seconds` each."""
     padded = _only(sample_rate, silence_probability=1.0, silence_seconds=seconds)
-    return [_changed(batch, padded) for batch in batches]
+    return [changed(batch, padded) for batch in batches]
 
 
 class Times(NamedTuple):
@@ -231,7 +232,7 @@ def time_clips(task: AudioTask, batches: Sequence[AudioBatch]) -> Times:
 
     Batches of medium length, if they are sorted by length, come first: they count if the time is too short for all.
     """
-    model, device = task.model.eval(), task.model.decision_bias.device
+    model = task.model.eval()
     settings = {"own": contextlib.nullcontext, "dense": partial(nothing_skipped, model)}
     if not model.skips:
         del settings["dense"]
@@ -239,19 +240,25 @@ def time_clips(task: AudioTask, batches: Sequence[AudioBatch]) -> Times:
     middle_first = sorted(range(len(spread)), key=lambda place: abs(2 * place - len(spread) + 1))
     seconds, clips, end = dict.fromkeys(settings, 0.0), 0, time.monotonic() + TIMED_SECONDS
     for batch in (spread[place] for place in middle_first):
-        waveform, lengths = batch.waveform.to(device), batch.lengths.to(device)
         found: dict[str, list[float]] = {name: [] for name in settings}
         while not found["own"] or (len(found["own"]) < TIMED_ROUNDS and time.monotonic() < end):
             for name, setting in settings.items():
                 with setting():
-                    begun = time.perf_counter()
-                    model(waveform, lengths).logits.sum().item()  # waits for a GPU
-                    found[name].append(time.perf_counter() - begun)
+                    found[name].append(seconds_of(model, batch))
         seconds = {name: seconds[name] + median(found[name]) for name in seconds}
         clips += len(batch.lengths)
         if time.monotonic() >= end:
             break
     return Times(seconds["own"] / clips, seconds.get("dense", seconds["own"]) / clips)
+
+
+def seconds_of(model: AudioModel, batch: AudioBatch) -> float:
+    """Time one batch, once it is on the device of the model."""
+    device = model.decision_bias.device
+    waveform, lengths = batch.waveform.to(device), batch.lengths.to(device)
+    begun = time.perf_counter()
+    model(waveform, lengths).logits.sum().item()  # waits for a GPU
+    return time.perf_counter() - begun
 
 
 @contextlib.contextmanager
@@ -284,6 +291,7 @@ def _only(sample_rate: int, **what: object) -> WaveformAugment:
     return WaveformAugment(sample_rate=sample_rate, **(nothing | what))  # pyright: ignore[reportArgumentType]
 
 
-def _changed(batch: AudioBatch, augment: WaveformAugment) -> AudioBatch:
+def changed(batch: AudioBatch, augment: WaveformAugment) -> AudioBatch:
+    """Return the batch with what the augmentation makes of its waveforms."""
     waveform, lengths = augment(batch.waveform, batch.lengths, batch.keys)
     return batch._replace(waveform=waveform, lengths=lengths)

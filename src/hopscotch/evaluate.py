@@ -11,13 +11,14 @@ import torch
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
 from yaml import YAMLError
 
 from hopscotch.against import Against, Measured, Static, compared, print_against, write_against
 from hopscotch.baselines import FOLDER as AGAINST
 from hopscotch.baselines import baselines_of, drop_of, statics_in, train_baselines
 from hopscotch.build import build_data, build_model, build_task, make_trainer
-from hopscotch.conditions import Condition, passes, refitted, time_test
+from hopscotch.conditions import CLEAN, Condition, passes, refitted, settings, time_test
 from hopscotch.config.absent import refuse_no_folder
 from hopscotch.config.check import refuse_missing
 from hopscotch.config.compose import compose, register
@@ -36,6 +37,7 @@ from hopscotch.detection_figures import as_facts, detection_facts, write_detecti
 from hopscotch.evaluation import print_evaluation, write_budgets, write_evaluation
 from hopscotch.intervals import Units
 from hopscotch.known import refuse_unknown
+from hopscotch.latency import Case, in_turn
 from hopscotch.metrics import measure
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.models.cascade import Cascade
@@ -45,7 +47,7 @@ from hopscotch.registry import trusted
 from hopscotch.report.clips import SplitClips, clip_rows
 from hopscotch.report.collect import Evaluation
 from hopscotch.report.paint import use_letters_of
-from hopscotch.report.run_folder import EVALUATION, RunFolder, config_of
+from hopscotch.report.run_folder import EVALUATION, SUMMARY, UNFINISHED, RunFolder, config_of
 from hopscotch.restore import checkpoint_of, hold_to_rules, no_larger_than, stored_config, trained_classes
 from hopscotch.training.checkpoint import read_checkpoint, take_weights
 from hopscotch.training.classify import ClassificationTask
@@ -194,7 +196,7 @@ def evaluate(
     The first condition is the clips as they are, at the first budget. `noise` is a folder of recordings for the levels
     `snr`, `impulse_responses` one of rooms, a further condition. `against` has static baselines trained and compared.
     """
-    folder = folder_of(run, out)
+    folder = folder_of(run, out, against=against)
     cfg, task, data = load(run, overrides, ckpt, trust, folder / BAD_AUDIO)
     mixed = mixed_with(data, snr, noise, impulse_responses)
     if against and not isinstance(task, ClassificationTask):
@@ -234,16 +236,17 @@ def evaluate(
     print_evaluation(metrics, conditions, controls, **counts, told=told, sure=sure, times=times, warnings=warnings)
     if against:
         result = stand_against(run, LoadedRun(cfg, task, data), trainer, kept, mixed, overrides, trust)
-        write_against(result, folder)
         print_against(result)
+        write_against(result, folder, run if is_own else None)
     return folder
 
 
-def folder_of(run: Path, out: Path | None) -> Path:
+def folder_of(run: Path, out: Path | None, *, against: bool = False) -> Path:
     """Return the folder of an evaluation; nothing is written through a link in that of the run."""
     folder = run / EVALUATION if out is None else out
     if out is None:
         refuse_links(run, [str(EVALUATION), *(f"report/budgets.{end}" for end in ("csv", "md", "png"))])
+        refuse_links(run, [SUMMARY, UNFINISHED] if against else [])
     (folder / BAD_AUDIO).unlink(missing_ok=True)  # of an evaluation before this one
     return folder
 
@@ -287,20 +290,31 @@ def stand_against(
     share = (RunFolder(run).summary.get("compute") or {}).get("fraction", 1.0)
     named = baselines_of(task.model, cfg, drop_of(task.model, share))
     train_baselines(run, named, trust, [word for word in overrides if word.startswith("trainer.")])
-    found = []
-    for name, (_, static, clips), core_seconds in statics_of(run, loaded, overrides, trust):
-        if [clip.name for clip in clips.clips["test"]] != [clip.name for clip in data.clips["test"]]:
+    found, loaded_ones = list[Static](), list[LoadedRun]()
+    for name, one, core_seconds in statics_of(run, loaded, overrides, trust):
+        if [clip.name for clip in one.data.clips["test"]] != [clip.name for clip in data.clips["test"]]:
             raise ValueError(
                 f"{shown(run / AGAINST / name)} must be tested on the clips of {shown(run)}: it has others."
             )
-        tested = [Measured.of(one) for one in passes(static, clips, trainer, [None], *mixed)]
+        tested = [Measured.of(each) for each in passes(one.task, one.data, trainer, [None], *mixed)]
         found.append(Static(name, core_seconds, tested))
+        loaded_ones.append(one)
     there = []
     if isinstance(task.model, Ladder):
         shares = {one.condition: one.fraction for one, *_ in reversed(kept)}  # of the first budget
         there = [Measured.of(one) for one in refitted(task, data, trainer, mixed.snr_db, mixed.noise, shares)]
     own, units = [one for _, one, _ in kept if one is not None], Units.of([clip.shared for clip in data.clips["test"]])
-    return compared(own, found, units, core_seconds_of(run), there)
+    heard = {one.name: one for one in settings(data.sample_rate, *mixed)}
+    cases = [Case(task.model, one.bias, data, heard[one.condition]) for one in own]
+    cases += [
+        Case(one.task.model, static.passes[0].bias, one.data, heard[CLEAN])
+        for one, static in zip(loaded_ones, found, strict=True)
+    ]
+    with Console().status("Timing all models"):
+        times = in_turn(cases, trainer)
+    own = [one._replace(milliseconds=its) for one, its in zip(own, times, strict=False)]
+    found = [one._replace(milliseconds=its) for one, its in zip(found, times[len(own) :], strict=True)]
+    return compared(own, found, units, core_seconds_of(run), there, task.model.name)
 
 
 def statics_of(

@@ -159,7 +159,7 @@ def _draw_layers(axes: "Axes", page: Explanation) -> None:
     for layer in np.flatnonzero(cells == JUMPED_OVER).tolist():
         axes.axhspan(layer - 0.5, layer + 0.5, color="white", linewidth=0)
         axes.axhline(layer, color="#a0a0a0", linewidth=1.0, linestyle=":")
-    axes.set(ylim=(depth - 0.5, -0.5), xlabel="seconds", ylabel="layer")
+    axes.set(ylim=(max(1, depth) - 0.5, -0.5), xlabel="seconds", ylabel="layer")
     axes.set_yticks(range(depth))
     right = axes.secondary_yaxis("right")
     right.set_yticks(range(depth), [layer_in_words(page, layer) for layer in range(depth)])

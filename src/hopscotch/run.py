@@ -43,18 +43,19 @@ from hopscotch.intervals import Interval
 from hopscotch.known import remember
 from hopscotch.metrics import class_facts
 from hopscotch.plain import refuse_links, sentence, shown
+from hopscotch.recommend import before
 from hopscotch.report.clips import ClipRow
 from hopscotch.report.collect import gather_everywhere
 from hopscotch.report.metrics_log import MetricsLog
 from hopscotch.report.paint import use_letters_of
 from hopscotch.report.progress import opening, print_profiles, quiet_lightning
-from hopscotch.report.run_folder import METRICS, OVERRIDES, PROFILE, SUMMARY, RunFolder
+from hopscotch.report.run_folder import METRICS, OVERRIDES, PROFILE, SUMMARY, Kept, RunFolder
 from hopscotch.report.run_page import CARD
 from hopscotch.report.split_logger import SplitLogger
 from hopscotch.report.summary import Best, finish, write_summary
-from hopscotch.report.sweep import append_ledger
 from hopscotch.resume import From, find_start, refuse_strange, resolved, take_over, typed
 from hopscotch.start import Start, start_from, start_from_backbone, teacher_of
+from hopscotch.sweep import append_ledger
 from hopscotch.system import LOCK, core_seconds, lock, warn_if_crowded
 from hopscotch.training.alive import Alive
 from hopscotch.training.calibration import resolve_target
@@ -357,6 +358,7 @@ def fit_and_test(cfg: DictConfig, run: Path, ready: Ready, started: float) -> di
         },
         **class_facts(test, data),
         **as_facts(detected),
+        **before(task, run),
     )
 
 
@@ -414,14 +416,9 @@ def load_best(task: AudioTask, trainer: Trainer) -> Best | None:
     checkpoint = read_checkpoint(path)
     take_weights(task, checkpoint["state_dict"], path)
     score = callback.best_model_score
-    return Best(
-        path=path,
-        epoch=checkpoint["epoch"],
-        step=checkpoint["global_step"],
-        monitor=callback.monitor,
-        value=None if score is None else float(score),
-        validation=checkpoint.get("validation", {}),
-    )
+    value = None if score is None else float(score)
+    kept = Kept(checkpoint["epoch"], checkpoint["global_step"], callback.monitor, value)
+    return Best(path, kept, checkpoint.get("validation", {}))
 
 
 def checkpoint_of(trainer: Trainer) -> ModelCheckpoint | None:

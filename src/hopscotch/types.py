@@ -161,7 +161,7 @@ class SkipTrace(PerClip):
         rest: dict[str, Any] = {
             "landings": torch.zeros_like(visited),
             "open_rate": torch.full(visited.shape, torch.nan, device=visited.device),
-            "expected_compute": (macs / dense_macs).float(),
+            "expected_compute": (macs / dense_macs).float().nan_to_num(1.0),  # of nothing nothing is skipped
             "log_prob": torch.zeros(len(visited), device=visited.device),
             "entropy": torch.zeros(len(visited), device=visited.device),
         }

@@ -64,7 +64,7 @@ class ProcessesLauncher(Launcher):
     def _plan(self, sweep: Path, job_overrides: Sequence[Sequence[str]], start: int) -> list[Planned]:
         """Compose the jobs, and find the folder of each."""
         from hopscotch.plain import refuse_links, shown
-        from hopscotch.report.sweep import is_basic
+        from hopscotch.sweep import is_basic
 
         if self.first is None:  # a search goes on with other jobs, which are not to take the folders of those before
             self.first = 0 if is_basic(self.config) else sum(path.is_dir() for path in sweep.iterdir())
@@ -165,7 +165,7 @@ def _refuse_another(job: Planned) -> None:
 def _told(sweep: Path, job: Planned, ended: "Ended") -> JobReturn:
     """Write the line of a job in the ledger of the sweep; a process that could not tell how it ended has failed."""
     from hopscotch.report.records import logged_error
-    from hopscotch.report.sweep import append_ledger
+    from hopscotch.sweep import append_ledger
 
     said = logged_error(Path(f"{job.folder}.log"))
     error = ended.reason + (f", and the last that it said was: {said}" if said else "")

@@ -88,7 +88,7 @@ def gadgets() -> Iterator[Case]:
         "shell_by_its_old_name": {**PROCESS, "_target_": "hopscotch.bench.supply._process"},
         "copy": {"_target_": "hopscotch.training.callbacks._copy", "path": "/etc/hostname", "to": "OUTSIDE/canary"},
         "run_job": {"_target_": "scripts.studies.runner.run_job", "folder": "OUTSIDE", "job": ["x=1"]},
-        "ledger": {"_target_": "hopscotch.report.sweep.append_ledger", "folder": "OUTSIDE", "row": {"a": 1}},
+        "ledger": {"_target_": "hopscotch.sweep.append_ledger", "folder": "OUTSIDE", "row": {"a": 1}},
         "claim": {"_target_": "hopscotch.run.claim", "run": "OUTSIDE", "cfg": {}, "overrides": []},
         "write_summary": {"_target_": "hopscotch.report.summary.write_summary", "run_folder": "OUTSIDE", "status": "x"},
         "metrics_log": {"_target_": "hopscotch.report.metrics_log.MetricsLog", "save_dir": "OUTSIDE"},

@@ -102,7 +102,7 @@ Compute = node(
     warmup=(float, SHARE),
     budget=(Any, BUDGETS),
 )
-Shape = node(name=str, dim=(int, ONE), heads=(int, ONE), depth=(int, ONE), ffn_ratio=(float, ABOVE_ZERO))
+Shape = node(name=str, dim=(int, ONE), heads=(int, ONE), depth=(int, ZERO), ffn_ratio=(float, ABOVE_ZERO))
 Gate = node(
     num_keys=(int, ONE),
     hidden_ratio=(float, ABOVE_ZERO),

@@ -22,6 +22,9 @@ from hopscotch.models.stem import Conv2dStem, ConvStem, Stem
 from hopscotch.models.token_gate import GatedEncoder
 from hopscotch.models.whisper import WhisperStem
 
+DENSE = "hopscotch.models.stack.Stack"  # the encoder that may have no layer
+KINDS = ("stage", "exits", "widths")  # keys of model that name another kind than AudioModel
+
 
 @contextlib.contextmanager
 def named(group: str) -> Iterator[None]:
@@ -47,7 +50,9 @@ def assemble(
     Weights are drawn from the global generator, those of the encoder first: seed it before.
     """
     num_first, depth = model["stem_layers"], model["depth"]
-    if num_first >= depth:
+    if depth == 0 and (model["encoder"]["_target_"] != DENSE or any(model[key] is not None for key in KINDS)):
+        raise ValueError(f"model.depth must be at least 1 for model={model['name']}, got 0: only model=dense has none.")
+    if num_first >= max(1, depth):
         raise ValueError(f"model.stem_layers must be below model.depth, {depth}, got {num_first}.")
     with named("model.encoder"):
         encoder = make_encoder(depth=depth - num_first) if num_first else make_encoder()
@@ -63,14 +68,9 @@ def assemble(
     with named("model"):
         parts["stem"] = stem_of(model, frontend.num_mels)
         parts |= {"name": model["name"], "dim": model["dim"], "encoder": encoder, "head": head}
-        kinds: dict[str, Callable[..., AudioModel]] = {
-            "stage": AlwaysOn,
-            "exits": EarlyExit,
-            "widths": partial(
-                Slimmable, make_parts=partial(narrow_parts, model, make_encoder, head, frontend.num_mels)
-            ),
-        }
-        given = [key for key in kinds if model[key] is not None]
+        slimmable = partial(Slimmable, make_parts=partial(narrow_parts, model, make_encoder, head, frontend.num_mels))
+        kinds: dict[str, Callable[..., AudioModel]] = dict(zip(KINDS, (AlwaysOn, EarlyExit, slimmable), strict=True))
+        given = [key for key in KINDS if model[key] is not None]
         if len(given) > 1:
             raise ValueError(f"one of {' and '.join(given)} must be null.")
         return kinds[given[0]](**model[given[0]], **parts) if given else AudioModel(**parts)
@@ -123,7 +123,8 @@ def stem_of(model: Mapping[str, Any], num_mels: int) -> Stem:
 
 def behind_gate(encoder: Encoder, model: Mapping[str, Any], gate: Mapping[str, Any]) -> Encoder:
     """Put a token gate in front of the encoder if `model.open_rate` is given."""
-    if model["positions"] == "none" and not any(isinstance(part, DepthwiseConvolution) for part in encoder.modules()):
+    convolves = any(isinstance(part, DepthwiseConvolution) for part in encoder.modules())
+    if model["positions"] == "none" and model["depth"] > 0 and not convolves:
         raise ValueError(
             "model.positions=none needs layers that convolve (model.convolution_width > 0, and no adapters), got "
             f"model={model['name']}, convolution_width={model['convolution_width']}: nothing would encode the order "

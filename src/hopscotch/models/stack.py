@@ -42,7 +42,7 @@ class Stack(Layered):
         if not 0 <= drop < 1:
             raise ValueError(f"drop must be a share, at least 0 and below 1, got {drop}.")
         self.spec, self.strides, self.drop = block, strides, drop
-        self.skips = frozenset({"strides"} if max(strides) > 1 else ())
+        self.skips = frozenset({"strides"} if max(strides, default=1) > 1 else ())
         self.blocks = nn.ModuleList(TransformerBlock(block, stride=stride) for stride in strides)
 
     def forward(
@@ -51,7 +51,7 @@ class Stack(Layered):
         for number in range(len(self.blocks)):
             x = self.layer(number, x, lengths)
         macs, dense_macs = (self.layer_macs(lengths, dense=is_dense).sum(dim=-1) for is_dense in (False, True))
-        strides = torch.tensor(self.strides, device=x.device).expand(len(x), -1)
+        strides = torch.tensor(self.strides, dtype=torch.long, device=x.device).expand(len(x), -1)
         return x, SkipTrace.of(torch.ones_like(strides, dtype=torch.bool), macs, dense_macs, strides=strides)
 
     def cost(self, time: int) -> Cost:
@@ -63,7 +63,7 @@ class Stack(Layered):
         return drop_layer(x, y, self.drop, number, len(self.blocks)) if self.training else y
 
     def layer_macs(self, lengths: Lengths, *, dense: bool = False) -> Int[Tensor, "batch depth"]:
-        strides = torch.tensor(self.strides, device=lengths.device)
+        strides = torch.tensor(self.strides, dtype=torch.long, device=lengths.device)
         return self.spec.macs(lengths[:, None], torch.ones_like(strides) if dense else strides)
 
     def static_parts(self) -> Sequence[nn.Module]:

@@ -126,8 +126,9 @@ def stride_shares(
     strides: Int[np.ndarray, "clip depth"], max_stride: int | None = None
 ) -> Float[np.ndarray, "depth stride"]:
     """Share of clips by layer and stride; column 0 is the share that did not attend there at all."""
-    num_strides = (int(strides.max()) if max_stride is None else max_stride) + 1
-    return np.stack([np.bincount(layer, minlength=num_strides) for layer in strides.T]) / len(strides)
+    num_strides = (int(strides.max(initial=0)) if max_stride is None else max_stride) + 1
+    counts = np.array([np.bincount(layer, minlength=num_strides) for layer in strides.T])
+    return counts.reshape(-1, num_strides) / len(strides)  # also of no layer
 
 
 def attention_layers(trace: SkipTrace) -> list[int]:

@@ -21,7 +21,7 @@ from hopscotch.report.clips import ClipRow, clip_rows, clips_of, write_clips
 from hopscotch.report.collect import Evaluation
 from hopscotch.report.decisions import history_cells, layers_of, route_use
 from hopscotch.report.findings import find_warnings, no_better, overfitting
-from hopscotch.report.run_folder import CLIPS, SUMMARY, read_run
+from hopscotch.report.run_folder import CLIPS, SUMMARY, UNFINISHED, Kept, read_run
 from hopscotch.report.run_page import PAGE, Sounds, write_report
 from hopscotch.system import IS_CHECKOUT, commit
 from hopscotch.training.task import AudioTask
@@ -34,10 +34,7 @@ class Best(NamedTuple):
     """The checkpoint that was kept, and what was logged of the validation that it was saved after."""
 
     path: Path
-    epoch: int
-    step: int
-    monitor: str | None  # None: the last one was kept, whatever its metrics
-    value: float | None
+    kept: Kept
     validation: Mapping[str, float]
 
 
@@ -65,9 +62,8 @@ def finish(
     logged = {tag: float(value) for tag, value in trainer.callback_metrics.items() if tag.startswith("test/")}
     tested = {tag.removeprefix("test/"): value for tag, value in logged.items()}
     validation = {} if best is None else best.validation
-    kept = None if best is None else best._asdict() | {"compute_fraction": validation.get("val/compute_fraction")}
-    if kept is not None:
-        del kept["validation"], kept["path"]
+    spent = {"compute_fraction": validation.get("val/compute_fraction")}
+    kept = None if best is None else best.kept._asdict() | spent
     name = task.primary.name
     sure = test.interval(tested[name], data.clips["test"])
     warnings = find_warnings(
@@ -91,6 +87,7 @@ def finish(
         "parameters": task.num_parameters,
         "warnings": warnings,
         "epochs": trainer.current_epoch,
+        "decides": task.model.decides,
         "skips": sorted(skips),
         "data": data.summary(),
         **facts,
@@ -131,7 +128,7 @@ def write_summary(run_folder: str | Path, *, status: Status, model: str, seed: i
     content |= {"warnings": [], "versions": versions(), "commit": commit() if IS_CHECKOUT else None, **facts}
     path = Path(run_folder) / SUMMARY
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".json.unfinished")  # in the same folder: a rename across file systems is a copy
+    unfinished = path.with_name(UNFINISHED)  # in the same folder: a rename across file systems is a copy
     unfinished.write_text(text.json_text(content, indent=2) + "\n", encoding="utf-8")
     os.replace(unfinished, path)
     return path
@@ -174,6 +171,8 @@ def print_summary(
         console.file.write(f"the report:  {page}\n")
     if next(Path(run_folder).rglob("events.out.tfevents.*"), None):
         console.file.write(f"look closer: {tensorboard_command(run_folder)}\n")
+    if compare := summary.get("compare"):
+        console.file.write(f"compare:     {compare}\n")
     console.file.write(f"{run_folder}\n")
 
 

@@ -131,7 +131,7 @@ def time_facts(own: float, dense: float) -> dict[str, str]:
 def print_warnings(warnings: Iterable[str], console: "Console") -> None:
     """Print a line for each warning, and a blank one after all."""
     for warning in warnings:
-        console.print(f"[yellow]warning:[/yellow] {warning}", highlight=False, soft_wrap=True)
+        console.print(f"[yellow]warning:[/yellow] {rich_text(warning)}", highlight=False, soft_wrap=True)
     console.print()
 
 

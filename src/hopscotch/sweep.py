@@ -168,12 +168,14 @@ def report_sweep(
 ) -> None:
     """Print the tables, write the files and the page, and print where the page is."""
     from hopscotch.report.frontier import draw_frontier
+    from hopscotch.standing import standing_of
 
     groups = group_records(points_of([*jobs, *(record for where in beside for record in read_records(where))]))
-    search, missing = is_search(plan), 0
-    if plan is not None:
-        missing = max(0, int(plan.hydra.sweeper.get("n_trials", 0)) - len(jobs))
-    console, warnings = text.make_console(), cautions(jobs, groups, missing)
+    search = is_search(plan)
+    missing = 0 if plan is None else max(0, int(plan.hydra.sweeper.get("n_trials", 0)) - len(jobs))
+    standing = standing_of(groups)
+    console, warnings = text.make_console(), standing.warnings + cautions(jobs, groups, missing)
+    standing.show(console)
     if jobs:
         columns = {name: column for name, column in JOBS.items() if name != "reason"}  # which stands below
         best_first = "Trials, best first (score: on validation clips; below zero: how far beyond the compute target)"
@@ -187,14 +189,14 @@ def report_sweep(
     context = {
         "title": f"Sweep of {', '.join(dict.fromkeys(job.model for job in jobs if job.model)) or 'no model yet'}",
         "subtitle": folder.resolve().name,
-        "headline": counts(jobs, groups, missing),
+        "headline": standing.headline + counts(jobs, groups, missing),
+        "standing": standing.table(),
         "warnings": warnings,
         "beside": [where.name for where in beside],
         "command": plan and "python train.py -m " + shlex.join(plan.hydra.overrides.task),  # no harm to a search
     }
     (folder / PAGE).write_text(sweep_page(folder, jobs, groups, search=search, **context), encoding="utf-8")
-    for warning in warnings:
-        console.print(f"[yellow]warning:[/yellow] {text.rich_text(warning)}", highlight=False, soft_wrap=True)
+    text.print_warnings(warnings, console)
     print_failures(jobs, console)
     print(f"look closer: {shown(folder / PAGE)}", flush=True)
 
@@ -204,8 +206,7 @@ def print_failures(jobs: Sequence[Record], console: "Console") -> None:
         if job.has_failed or job.error:
             told = text.rich_text(sentence((job.folder or job.described) + (f": {job.error}" if job.error else "")))
             console.print(f"[red]{text.rich_text(job.status)}[/red] {told}", highlight=False, soft_wrap=True)
-    num_failed = sum(job.has_failed for job in jobs)
-    if num_failed:
+    if num_failed := sum(job.has_failed for job in jobs):
         console.print(f"[red]{num_failed} of {len(jobs)} jobs failed or never ended[/red]", highlight=False)
 
 
@@ -296,9 +297,8 @@ def sweep_page(folder: Path, jobs: Sequence[Record], groups: Sequence[Group], *,
 
 def counts(jobs: Sequence[Record], groups: Sequence[Group], missing: int) -> list[tuple[str, str]]:
     """Large numbers for the head of the page: how much of the sweep is there."""
-    total = len(jobs) + missing
     found = Counter(job.status for job in jobs)
-    told = [("jobs", str(total)), *((status, str(number)) for status, number in sorted(found.items()))]
+    told = [("jobs", str(len(jobs) + missing)), *((status, str(number)) for status, number in sorted(found.items()))]
     if missing:
         told.append(("trials to come", str(missing)))
     if groups:
