@@ -207,7 +207,9 @@ class Gate(Decider):
     def _explored(self, is_open: Tensor, mask: Tensor) -> Tensor:
         if self.training_mode == "full":
             return mask
-        return is_open | (mask & (torch.rand(mask.shape, device=mask.device) < self.explore))
+        uniform = self.drawn(mask.shape[1])
+        uniform = torch.rand(mask.shape, device=mask.device) if uniform is None else uniform
+        return is_open | (mask & (uniform < self.explore))
 
     @torch.no_grad()
     def _measure(self, raw: Tensor, mask: Tensor, mean: Tensor, deviation: Tensor) -> None:

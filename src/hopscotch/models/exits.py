@@ -300,7 +300,7 @@ class EarlyExit(Ladder):
 
     def _layer(self, layer: int, x: Tensor, positions: Lengths) -> Tensor:
         y = self.encoder.layer(layer, x, positions)
-        return drop_layer(x, y, self.drop, layer, len(self.encoder.strides)) if self.encoder.training else y
+        return drop_layer(self, x, y, self.drop, layer, len(self.encoder.strides)) if self.encoder.training else y
 
     def costs(self, lengths: Lengths) -> tuple[Int[Tensor, "batch exit"], Int[Tensor, " batch"]]:
         frames = self.frontend.frames(lengths)
