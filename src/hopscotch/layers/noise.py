@@ -8,7 +8,7 @@ Where steps or keys are not known, as when a layer is called by itself, parts dr
 
 import itertools
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from jaxtyping import Float, Int
@@ -24,8 +24,7 @@ class Noise:
     """Hold what the clips of a step are known by; one for all parts of a model."""
 
     def __init__(self) -> None:
-        self._step: int | None = None
-        self._pass = self._stream = 0  # passes of the model in this step, and the stream of numbers of this one
+        self._step = self._pass = self._stream = 0  # the step's key, passes of the model in it, numbers of this pass
         self._keys: Tensor | None = None
         self._few: Tensor | None = None  # numbers of all parts that draw as many for every clip, once there are some
         self._counters, self._starts = torch.zeros(0, dtype=torch.long), list[int]()
@@ -40,19 +39,15 @@ class Noise:
         self._starts = list(itertools.accumulate(map(len, few), initial=0))
 
     def begin(self, key: int) -> None:
-        """Begin the step of this key, the same in all processes; until `end` passes draw by the keys of clips."""
+        """Begin the step of this key, the same in all processes."""
         self._step, self._pass = key, 0
 
-    def end(self) -> None:
-        self._step = None
-
     @contextmanager
-    def of(self, keys: Lengths | None) -> Iterator[None]:
+    def of(self, keys: Lengths) -> Iterator[None]:
         """Draw for the clips of these keys in a pass of the model; no two passes of a step share a number."""
-        if self._step is not None:
-            self._pass += 1
-            self._stream = key_bits(self._step, self._pass) >> 1
-        with self._known_by(keys if self._step is not None else None):
+        self._pass += 1
+        self._stream = key_bits(self._step, self._pass) >> 1
+        with self._known_by(keys):
             yield
 
     @contextmanager
@@ -89,8 +84,8 @@ class Noise:
         return self._few[:, start : start + count]
 
     def of_all(self, site: int) -> float | None:
-        """Return a number for all clips of all processes; None outside of a step."""
-        return None if self._step is None else (key_bits(self._stream, site) >> 39) * 2.0**-24
+        """Return a number for all clips of all processes; None where clips are not known."""
+        return None if self._keys is None else (key_bits(self._stream, site) >> 39) * 2.0**-24
 
 
 class Draws(nn.Module):
@@ -103,3 +98,7 @@ class Draws(nn.Module):
     def drawn(self, count: int, first: int = 0) -> Float[Tensor, "batch count"] | None:
         """Draw numbers for the clips at hand, at places from `first` on; None where torch's generator has to."""
         return None if self.noise is None else self.noise.drawn(self.site, count, first)
+
+    def among(self, rows: Int[Tensor, " row"] | None, offsets: Int[Tensor, " row"] | int = 0) -> AbstractContextManager:
+        """Draw for some of the clips, or for parts of them (`Noise.among`)."""
+        return nullcontext() if self.noise is None else self.noise.among(rows, offsets)

@@ -243,7 +243,8 @@ class AlwaysOn(AudioModel):
         mel = self._mel(heard, clips, [piece.start * self.unit for _, piece in here], frames)
         mel = self._augmented(mel, frames, None if keys is None else keys[clips])
         same = None if repeat is None else replace(repeat, tokens=None, positions=None)[clips]
-        x, positions, trace = self.encoded(mel, frames, same)
+        with self.among(clips, torch.tensor([1 + piece.start for _, piece in here], device=device)):
+            x, positions, trace = self.encoded(mel, frames, same)
         if self.head.pool > 0:
             x = self.head(x, valid_mask(positions, x.shape[1]))
         per_unit = self.unit // self.per_row

@@ -207,6 +207,7 @@ class EarlyExit(Ladder):
             raise ValueError(f"exits.every must be at least 1 layer, got {every}.")
         depth = len(self.encoder.strides)
         self.gradient, self.drop = gradient, drop
+        self.num_drawn = depth if drop else 0
         self.steps = list(range(steps - inside, steps + 1))  # steps of the stem that were taken at its exits
         self.layers = [0] * len(self.steps) + [min(layer + every, depth) for layer in range(0, depth, every)]
         make_head = parts["head"]
