@@ -238,7 +238,7 @@ class Gate(Decider):
     def _explored(self, is_open: Tensor, mask: Tensor) -> Tensor:
         if self.training_mode == "full":
             return mask
-        uniform = self.drawn(mask.shape[1])
+        uniform = self.uniform(mask.shape[1])
         uniform = torch.rand(mask.shape, device=mask.device) if uniform is None else uniform
         return is_open | (mask & (uniform < self.explore))
 

@@ -69,7 +69,7 @@ class Noise:
         finally:
             self._keys, self._few = before
 
-    def drawn(self, site: int, count: int, first: int) -> Float[Tensor, "batch count"] | None:
+    def uniform(self, site: int, count: int, first: int) -> Float[Tensor, "batch count"] | None:
         """Return the numbers of a part at `count` places from the first on; None where clips are not known."""
         keys = self._keys
         if keys is None:
@@ -95,9 +95,9 @@ class Draws(nn.Module):
     site = 0  # the part's number in the noise
     num_drawn = 0  # numbers for every clip and pass; parts that draw for positions may ask for more
 
-    def drawn(self, count: int, first: int = 0) -> Float[Tensor, "batch count"] | None:
+    def uniform(self, count: int, first: int = 0) -> Float[Tensor, "batch count"] | None:
         """Draw numbers for the clips at hand, at places from `first` on; None where torch's generator has to."""
-        return None if self.noise is None else self.noise.drawn(self.site, count, first)
+        return None if self.noise is None else self.noise.uniform(self.site, count, first)
 
     def among(self, rows: Int[Tensor, " row"] | None, offsets: Int[Tensor, " row"] | int = 0) -> AbstractContextManager:
         """Draw for some of the clips, or for parts of them (`Noise.among`)."""

@@ -144,13 +144,13 @@ class Route:
     def _uniform(self, logits: Float[Tensor, "layers batch some"], first: int) -> Tensor | None:
         """Draw a number for each of some logits from the layer `first` on; None where torch's generator has to."""
         layers, batch, count = logits.shape
-        uniform = self.policy.drawn(layers * count, first * count)
+        uniform = self.policy.uniform(layers * count, first * count)
         return None if uniform is None else uniform.view(batch, layers, count).transpose(0, 1)
 
     def _explore(self, logits: Tensor, first: int) -> Tensor:
         """Draw routes at random; each clip first draws how often it goes on, so that all lengths occur."""
         layers, batch, _ = logits.shape
-        uniform = self.policy.drawn(1 + 2 * (self.depth - 1))
+        uniform = self.policy.uniform(1 + 2 * (self.depth - 1))
         if uniform is not None:
             actions = (batch, self.depth - 1), range(1, self.policy.num_actions), 0
             return draw_of_every_cost(*actions, uniform=uniform).T[first : first + layers]

@@ -99,7 +99,7 @@ def drop_layer(by: Draws, x: Tensor, y: Tensor, drop: float, layer: int, depth: 
     chance = drop * layer / max(1, depth - 1)
     if chance == 0:
         return y
-    uniform = by.drawn(1, first=layer)
+    uniform = by.uniform(1, first=layer)
     uniform = torch.rand(len(x), 1, device=x.device) if uniform is None else uniform
     kept = (uniform >= chance).view(-1, *[1] * (x.ndim - 1)).to(x.dtype) / (1 - chance)
     return x + kept * (y - x)

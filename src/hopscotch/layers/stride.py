@@ -88,10 +88,10 @@ class StrideGate(Decider):
         elif self.is_held:
             draw = held(logits)
         elif self.estimator == "reinforce":
-            uniform = self.drawn(1)
+            uniform = self.uniform(1)
             draw = draw_floored(logits, None if uniform is None else uniform[:, 0])
         else:
-            draw = draw_gumbel(logits, self.temperature, self.drawn(self.max_stride))
+            draw = draw_gumbel(logits, self.temperature, self.uniform(self.max_stride))
         one_hot = nn.functional.one_hot(draw.chosen, self.max_stride).to(draw.soft.dtype)
         weights = straight_through(one_hot, draw.soft) if self.training else one_hot
         return StrideChoice(draw.chosen + 1, weights, draw.probabilities, entropy_of(draw.probabilities))

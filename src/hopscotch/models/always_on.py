@@ -204,7 +204,7 @@ class AlwaysOn(AudioModel):
         surest = scores.detach()[mask]
         threshold = surest.topk(max(1, round(self.rate * len(surest)))).values[-1]
         chance = self.random_rate / (self.ahead + self.behind + 1)
-        uniform = self.drawn(scores.shape[1])
+        uniform = self.uniform(scores.shape[1])
         drawn = ((torch.rand_like(scores) if uniform is None else uniform) < chance).to(scores.dtype)
         return (scores >= threshold) | (widened(drawn, self.ahead, self.behind) > 0)
 

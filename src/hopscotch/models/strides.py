@@ -131,7 +131,7 @@ class LearnedStack(Planner, Scheduled, Draws):
         choices = choices * num_layers if self.tied else choices
         if not (self.estimator == "gain" and self.training) or self.stride_gates[0].is_held:
             return choices
-        strides = self._random_strides(len(summary), None, self.drawn(1 + 2 * num_layers)).to(summary.device)
+        strides = self._random_strides(len(summary), None, self.uniform(1 + 2 * num_layers)).to(summary.device)
         return [choice._replace(strides=strides[:, i]) for i, choice in enumerate(choices)]
 
     def _random_strides(
