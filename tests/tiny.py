@@ -134,7 +134,7 @@ def differing(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -
 def check_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
     """Check that two state dicts of different numbers of processes are the same but for rounding.
 
-    The bias of keys has no gradient, as it adds the same to all scores of a query: AdamW makes steps of rounding errors.
+    The bias of keys has no gradient, as it adds the same to all scores of a query: AdamW takes rounding for one.
     """
     for name, value in first.items():
         here = slice(len(value) // 2, None) if name.endswith("key_value.bias") else ...

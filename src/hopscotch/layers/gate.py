@@ -6,7 +6,8 @@
 
 Scores lie in [0, 1], and the threshold is clamped to the same range. They are standardised by their running mean and
 deviation, with the gradient of scores standardised over the batch (that of all processes that train together): so
-scores rank tokens, and the threshold decides how many are open. Otherwise scores follow a rising threshold until both are 1 in float32, and every token stays open.
+scores rank tokens, and the threshold decides how many are open. Otherwise scores follow a rising threshold until both
+are 1 in float32, and every token stays open.
 The score reads x detached: in a trial without, scores ran off to 500, and the model with them.
 `update_threshold(loss)`, once after every optimizer step, updates mean and deviation and moves the threshold:
 
