@@ -18,7 +18,7 @@ TIERS = (
     {"detection", "known"},
     {"system", "progress"},  # run where no package is
     {"types", "config", "jobs"},
-    {"compute"},
+    {"compute", "keyed"},
     {"data", "layers"},
     {"frontend"},  # pools with layers
     {"whisper_mel"},

@@ -16,9 +16,8 @@ from hopscotch.data.sampling import (
     ShuffledBatches,
     SortedBatches,
     batch_sizes,
-    keyed_bits,
-    keyed_uniform,
 )
+from hopscotch.keyed import keyed_bits, keyed_uniform
 from hopscotch.types import AudioBatch, key_bits
 
 MASK = 2**64 - 1

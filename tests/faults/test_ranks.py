@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from hopscotch.system import PROJECT_ROOT
-from tests.tiny import TINY_MODEL, TINY_RUN, tiny_folder
+from tests.tiny import TINY_MODEL, TINY_RUN, check_same, tiny_folder
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="gloo between processes, and SIGSTOP")
 WATCHER = """\
@@ -76,13 +76,13 @@ def run(folder: Path, tones: Path, *words: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_two_processes_with_half_the_batch_train_and_report_as_one(tones: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["dense", "skip_transformer", "learned_skip", "skip_layer", "jump_attention"])
+def test_two_processes_with_half_the_batch_train_and_report_as_one(tones: Path, tmp_path: Path, model: str) -> None:
     """15 training clips: batches of 8 and 7 for one process, of 4, 4, 4 and 3 for two."""
-    words = ["model=dense", "model.dropout=0", "model.ffn_ratio=2", "trainer.max_epochs=3"]
+    words = [f"model={model}", "model.dropout=0", "model.ffn_ratio=2", "trainer.max_epochs=4", "callbacks.average=null"]
     one = run(tmp_path / "one", tones, *words, "data.batch_size=8")
     two = run(tmp_path / "two", tones, *words, "data.batch_size=4", "trainer=ddp", "trainer.accelerator=cpu")
     weights = [torch.load(tmp_path / name / "checkpoints" / "last.ckpt")["state_dict"] for name in ("one", "two")]
-    for name, value in weights[0].items():
-        torch.testing.assert_close(weights[1][name], value, rtol=0, atol=2e-5, msg=name)
+    check_same(*weights)
     assert two["test"] == pytest.approx(one["test"], rel=1e-4)
     assert two["compute"]["macs"] == one["compute"]["macs"]

@@ -21,7 +21,7 @@ from torchaudio.transforms import Resample
 
 from hopscotch.data.events import Events, played
 from hopscotch.data.recordings import Recordings
-from hopscotch.data.sampling import keyed_bits, keyed_uniform
+from hopscotch.keyed import keyed_bits, keyed_uniform
 from hopscotch.types import valid_mask
 
 DRAWS, NOISE, RECORDED, MASKS, TILTS = 0, 1, 2, 100, 101  # streams of random numbers

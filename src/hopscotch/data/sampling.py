@@ -1,8 +1,4 @@
-"""Draw random numbers and batches as functions of keys, so that a killed run resumes exactly.
-
-A clip's random numbers are a function of its key, without generator or state: the finaliser of splitmix64 (Steele, Lea,
-Flood 2014) hashes (key, stream, counter) on the device of the keys. Every use has a stream of its own, so that no two
-decisions share a number.
+"""Draw crops and batches as functions of keys, so that a killed run resumes exactly.
 
 The batches of an epoch are a function of (seed, epoch). A batch is a list of (epoch, index) pairs: the epoch travels
 with the index, so workers need no `set_epoch`, and the key of a clip follows from its pair.
@@ -12,41 +8,22 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from hopscotch.keyed import keyed_bits
 from hopscotch.types import key_bits
 
 CROPPING = 200  # a stream of its own: where a long clip is cropped
-STEP = -0x61C8864680B583EB  # 2^64 / golden ratio, as the signed number that int64 holds; products wrap
+BATCHES_PER_BUCKET = 8  # sorted by length together: little padding, yet every epoch mixes clips differently
 
-
-def keyed_bits(keys: Int[Tensor, " batch"], stream: int, counters: Int[Tensor, " count"]) -> Int[Tensor, "batch count"]:
-    """Draw 64 random bits per key and counter."""
-    return _mix(_mix(keys.long() + (stream + 1))[:, None] + counters * STEP)
-
-
-def keyed_uniform(keys: Int[Tensor, " batch"], stream: int, count: int) -> Float[Tensor, "batch count"]:
-    """Draw numbers in [0, 1), with 24 bits each."""
-    bits = keyed_bits(keys, stream, torch.arange(count, device=keys.device))
-    return (bits >> 40 & 0xFFFFFF).float() * 2.0**-24
+Pair = tuple[int, int]  # epoch, index
 
 
 def crop_start(key: int, num_spare: int) -> int:
     """Draw where the crop of a clip starts, of which `num_spare` samples are left out."""
     return int(keyed_bits(torch.tensor([key]), CROPPING, torch.tensor([0]))) % (num_spare + 1)
-
-
-def _mix(x: Tensor) -> Tensor:
-    x = (x ^ (x >> 30 & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9; the masks make shifts logical
-    x = (x ^ (x >> 27 & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
-    return x ^ (x >> 31 & 0x1FFFFFFFF)
-
-
-BATCHES_PER_BUCKET = 8  # sorted by length together: little padding, yet every epoch mixes clips differently
-
-Pair = tuple[int, int]  # epoch, index
 
 
 class Position(NamedTuple):

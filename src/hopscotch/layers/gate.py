@@ -5,8 +5,9 @@
     backward: d score = d open (identity);  d threshold = - sum d open (while gradients move it)
 
 Scores lie in [0, 1], and the threshold is clamped to the same range. They are standardised by their running mean and
-deviation, with the gradient of scores standardised over the batch: so scores rank tokens, and the threshold decides
-how many are open. Otherwise scores follow a rising threshold until both are 1 in float32, and every token stays open.
+deviation, with the gradient of scores standardised over the batch (that of all processes that train together): so
+scores rank tokens, and the threshold decides how many are open. Otherwise scores follow a rising threshold until both
+are 1 in float32, and every token stays open.
 The score reads x detached: in a trial without, scores ran off to 500, and the model with them.
 `update_threshold(loss)`, once after every optimizer step, updates mean and deviation and moves the threshold:
 
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 
 from hopscotch.compute import Count
 from hopscotch.layers.checks import check_choice
-from hopscotch.layers.pooling import masked_mean_and_std
+from hopscotch.layers.pooling import VARIANCE_FLOOR, masked_mean_and_std
 from hopscotch.layers.sampling import Decider
 from hopscotch.types import Hidden, Mask
 
@@ -169,10 +170,36 @@ class Gate(Decider):
         raw = self._raw(x)
         if not self.training:
             return (raw - self.mean) / self.deviation + self.offset
-        mean, deviation = masked_mean_and_std(raw.reshape(1, -1, 1), mask.reshape(1, -1))[0]
+        mean, deviation = self._moments(raw, mask)
         self._measure(raw.detach(), mask, mean.detach(), deviation.detach())
         over_batch = (raw - mean) / deviation  # its gradient cannot shift or stretch all scores alike
         return over_batch + ((raw - self.mean) / self.deviation + self.offset - over_batch).detach()
+
+    def _moments(self, raw: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute mean and deviation of the scores of a batch, in all processes if they train together."""
+        if self.together is None:
+            mean, deviation = masked_mean_and_std(raw.reshape(1, -1, 1), mask.reshape(1, -1))[0]
+            return mean, deviation
+        valid = raw.double() * mask
+        count, total, squares = self.together.sum(torch.stack([mask.sum().double(), valid.sum(), valid.square().sum()]))
+        mean = total / count
+        deviation = (squares / count - mean.square() + VARIANCE_FLOOR).sqrt()
+        return mean.to(raw.dtype), deviation.to(raw.dtype)
+
+    def absent(self, x: Hidden) -> Tensor | None:
+        """Take part without a clip in what processes that train together measure of theirs.
+
+        Returns a 0 to add to what is trained, as the gradients of scores are measured, too; None where no process has
+        clips. `x` is any batch of hidden states.
+        """
+        if self.together is None or not self.training or self.is_held:
+            return None
+        raw = self._raw(x[:0])
+        mask = torch.zeros_like(raw, dtype=torch.bool)
+        mean, deviation = self._moments(raw, mask)
+        self._measure(raw.detach(), mask, mean.detach(), deviation.detach())
+        self._follow_rate(mask, mask.sum(dim=1))
+        return 0.0 * (mean + deviation) if bool(mean.isfinite()) else None
 
     def _raw(self, x: Hidden) -> Float[Tensor, "batch time"]:
         x = x.detach() if self.detach else x
@@ -194,9 +221,14 @@ class Gate(Decider):
         num_valid = mask.sum(dim=1)
         open_rate = is_open.sum(dim=1) / num_valid
         if self.training:
-            _follow(self.measured_rate, computed.sum() / num_valid.sum())
+            self._follow_rate(computed, num_valid)
             computed = self._explored(computed, mask)
         return GateDecision(is_open, computed, open_rate)
+
+    def _follow_rate(self, is_open: Tensor, num_valid: Tensor) -> None:
+        counts = torch.stack([is_open.sum(), num_valid.sum()])
+        num_open, num_tokens = counts if self.together is None else self.together.added(counts)
+        _follow(self.measured_rate, num_open / num_tokens)
 
     def _within_scores(self) -> Tensor:
         """Clamp a threshold that an optimizer may have moved to 0 or 1, where no bias opens a gate any more."""
@@ -207,7 +239,9 @@ class Gate(Decider):
     def _explored(self, is_open: Tensor, mask: Tensor) -> Tensor:
         if self.training_mode == "full":
             return mask
-        return is_open | (mask & (torch.rand(mask.shape, device=mask.device) < self.explore))
+        uniform = self.uniform(mask.shape[1])
+        uniform = torch.rand(mask.shape, device=mask.device) if uniform is None else uniform
+        return is_open | (mask & (uniform < self.explore))
 
     @torch.no_grad()
     def _measure(self, raw: Tensor, mask: Tensor, mean: Tensor, deviation: Tensor) -> None:
@@ -221,6 +255,10 @@ class Gate(Decider):
         self._may_need_place = False
         if bool(self.is_placed):
             return
+        scores = raw[mask] if self.together is None else self.together.joined(raw[mask])
+        if len(scores) == 0:  # no process has any
+            self._may_need_place = True
+            return
         for measured, used, value in (
             (self.measured_mean, self.mean, mean),
             (self.measured_deviation, self.deviation, deviation),
@@ -228,7 +266,7 @@ class Gate(Decider):
             measured.copy_(value)
             used.copy_(value)
         threshold = self.threshold.clamp(SCORE_MARGIN, 1 - SCORE_MARGIN).logit()
-        self.offset.copy_(threshold - ((raw[mask] - mean) / deviation).quantile(1 - self.open_rate))
+        self.offset.copy_(threshold - ((scores - mean) / deviation).quantile(1 - self.open_rate))
         self.is_placed.fill_(True)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:

@@ -164,7 +164,8 @@ class SkipLayer(nn.Module):
                 route.decide(scores[:, layer : layer + 1], bias)
             walk.land(layer)
         walk.visit(self.depth - 1)
-        return self.closed(walk.everyone()), self._trace(route, walk, lengths)
+        y = walk.everyone() if walk.idle is None else walk.everyone() + walk.idle
+        return self.closed(y), self._trace(route, walk, lengths)
 
     def remembered(
         self, mean: Float[Tensor, "batch dim"], memory: Float[Tensor, "batch dim"]
@@ -203,7 +204,10 @@ class SkipLayer(nn.Module):
             # Adapters alternate in what they cost.
             open_macs = torch.stack([self.token_macs(i % 2, lengths) for i in range(self.depth)], dim=1)  # batch depth
             rates = torch.stack(walk.open_rates, dim=1)
-            mean_rate = (torch.where(visited, rates, 0.0).sum(0) / visited.sum(0).clamp(min=1)).detach()
+            totals = torch.stack([torch.where(visited, rates, 0.0).sum(0), visited.sum(0).to(rates.dtype)]).detach()
+            if self.training and self.policy.together is not None:
+                totals = self.policy.together.added(totals)
+            mean_rate = totals[0] / totals[1].clamp(min=1)
             macs = macs + torch.stack(walk.num_open, dim=1) * (open_macs // lengths[:, None])
             dense_macs = dense_macs + open_macs
             expected = expected + chances * torch.where(visited, rates, mean_rate) * open_macs
@@ -270,6 +274,7 @@ class _Walk:
         self.shares = (mask / lengths[:, None]).to(x.dtype)  # weight of each position in its clip's mean
         self.open_rates: list[Tensor] = []  # per layer (batch,), 1 where not visited
         self.num_open: list[Tensor] = []  # per layer (batch,)
+        self.idle: Tensor | None = None  # a 0 by which gates that no clip visits take part in those of other processes
 
     def _index(self, clips: list[int]) -> Tensor | None:
         """Return the clips as an index; None for all clips of the batch."""
@@ -286,10 +291,14 @@ class _Walk:
             self.open_rates.append(self.shares.new_ones(len(self.shares)))
             self.num_open.append(torch.zeros_like(self.lengths))
         if not clips:
+            idle = module.gate.absent(self.tokens.last.batch) if isinstance(module, Adapter) else None
+            if idle is not None:
+                self.idle = idle if self.idle is None else self.idle + idle
             return
         index, x = self._index(clips), self.tokens.take(clips)
         if isinstance(module, Adapter):
-            y, decision = module(x, _picked(self.mask, index), GATE_SHARE * self.bias)
+            with self.block.policy.among(index):
+                y, decision = module(x, _picked(self.mask, index), GATE_SHARE * self.bias)
             self.open_rates[-1] = _put(self.open_rates[-1], index, decision.open_rate)
             self.num_open[-1] = _put(self.num_open[-1], index, decision.is_open.detach().sum(dim=1).long())
         else:

@@ -86,6 +86,7 @@ class JumpPolicy(Decider):
         self.tied, self.estimator = tied, estimator
         self.temperature = 1.0  # of the Gumbel-softmax; set from the training position, never saved
         self.num_outputs = self.num_actions * (1 if self.tied else depth - 1)
+        self.num_drawn = max(self.num_actions, 3) * (depth - 1)  # a number for each logit, or those of random routes
         self._register_tables()
         if estimator == "random":
             self.register_buffer("scatter", SCATTER * torch.randn(num_features, self.num_outputs))

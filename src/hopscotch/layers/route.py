@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int8
 from torch import Tensor, nn
 
 from hopscotch.layers.policy import JumpPolicy, landing
-from hopscotch.layers.sampling import Draw, draw_floored, draw_gumbel, entropy_of, held, most_likely
+from hopscotch.layers.sampling import Draw, draw_floored, draw_gumbel, draw_of_every_cost, entropy_of, held, most_likely
 
 
 class Route:
@@ -47,7 +47,7 @@ class Route:
         logits = scores.transpose(0, 1).contiguous()  # layers batch actions
         if not self.policy.training:
             logits = logits - bias * self.policy.shares_skipped[layers, None]
-        actions, probabilities, soft = self._choose(logits)
+        actions, probabilities, soft = self._choose(logits, first)
         if self.repeat is not None:
             actions = self.repeat[:, layers].T.clamp(min=0)  # -1 where the clip does not visit
         self._probabilities.append(probabilities)
@@ -129,20 +129,31 @@ class Route:
             visits = torch.addcmul(visits, visits[:, layer : layer + 1], move)
         return visits
 
-    def _choose(self, logits: Tensor) -> Draw:
+    def _choose(self, logits: Tensor, first: int) -> Draw:
         if not self.policy.training:
             return most_likely(logits)
         if self.policy.is_held:
             return held(logits)
         if self.policy.estimator == "gumbel":
-            return draw_gumbel(logits, self.policy.temperature)
+            return draw_gumbel(logits, self.policy.temperature, self._uniform(logits, first))
         if self.policy.estimator == "reinforce":
-            return draw_floored(logits)
-        return most_likely(logits)._replace(chosen=self._explore(logits))
+            uniform = self._uniform(logits[..., :1], first)
+            return draw_floored(logits, None if uniform is None else uniform[..., 0])
+        return most_likely(logits)._replace(chosen=self._explore(logits, first))
 
-    def _explore(self, logits: Tensor) -> Tensor:
+    def _uniform(self, logits: Float[Tensor, "layers batch some"], first: int) -> Tensor | None:
+        """Draw a number for each of some logits from the layer `first` on; None where torch's generator has to."""
+        layers, batch, count = logits.shape
+        uniform = self.policy.uniform(layers * count, first * count)
+        return None if uniform is None else uniform.view(batch, layers, count).transpose(0, 1)
+
+    def _explore(self, logits: Tensor, first: int) -> Tensor:
         """Draw routes at random; each clip first draws how often it goes on, so that all lengths occur."""
         layers, batch, _ = logits.shape
+        uniform = self.policy.uniform(1 + 2 * (self.depth - 1))
+        if uniform is not None:
+            actions = (batch, self.depth - 1), range(1, self.policy.num_actions), 0
+            return draw_of_every_cost(*actions, uniform=uniform).T[first : first + layers]
         if not self._soft:
             self.going_on = torch.rand(batch, device=self.device)
         actions = []

@@ -1,10 +1,16 @@
-"""Draw discrete decisions so that they can be trained: Gumbel noise, probability floors, straight-through gradients."""
+"""Draw discrete decisions so that they can be trained: Gumbel noise, probability floors, straight-through gradients.
+
+Functions that draw take the uniform numbers to draw by, or None to draw from torch's generator (layers/noise.py).
+"""
 
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from hopscotch.layers.noise import Draws
+from hopscotch.layers.together import Together
 
 UNIFORM_MARGIN = 1e-6  # keeps -log(-log(u)) finite
 PROBABILITY_FLOOR = 0.02  # of every choice under `reinforce`, so that no log-probability explodes
@@ -20,10 +26,11 @@ class Scheduled(nn.Module):
         raise NotImplementedError
 
 
-class Decider(nn.Module):
+class Decider(Draws):
     """Serve as base of what decides what to skip; while `is_held`, training skips nothing and teaches it nothing."""
 
     is_held = False  # follows the progress of training, never saved
+    together: Together | None = None  # in a training of several processes
 
 
 class Draw(NamedTuple):
@@ -46,37 +53,55 @@ def held(logits: Float[Tensor, "*batch choices"]) -> Draw:
     return Draw(chosen, sure, sure)
 
 
-def draw_gumbel(logits: Float[Tensor, "*batch choices"], temperature: float) -> Draw:
-    """Draw by Gumbel-softmax (Jang et al. 2017, Maddison et al. 2017)."""
-    soft = ((logits + gumbel_noise(logits)) / temperature).softmax(dim=-1)
+def draw_gumbel(logits: Float[Tensor, "*batch choices"], temperature: float, uniform: Tensor | None = None) -> Draw:
+    """Draw by Gumbel-softmax (Jang et al. 2017, Maddison et al. 2017), by a number for each logit."""
+    noise = gumbel_noise(logits) if uniform is None else gumbel_of(uniform)
+    soft = ((logits + noise) / temperature).softmax(dim=-1)
     return Draw(soft.argmax(dim=-1), logits.softmax(dim=-1), soft)
 
 
-def draw_floored(logits: Float[Tensor, "*batch choices"]) -> Draw:
-    """Draw from the probabilities themselves, none of them below the floor."""
+def draw_floored(logits: Float[Tensor, "*batch choices"], uniform: Float[Tensor, "*batch"] | None = None) -> Draw:
+    """Draw from the probabilities themselves, none of them below the floor, by a number for each row."""
     probabilities = floored(logits.softmax(dim=-1))
-    chosen = torch.multinomial(probabilities.detach().flatten(0, -2), 1).view(logits.shape[:-1])
+    if uniform is None:
+        chosen = torch.multinomial(probabilities.detach().flatten(0, -2), 1).view(logits.shape[:-1])
+    else:
+        reached = probabilities.detach().cumsum(dim=-1)[..., :-1] <= uniform[..., None]
+        chosen = reached.sum(dim=-1)
     return Draw(chosen, probabilities, probabilities)
 
 
 def draw_of_every_cost(
-    shape: tuple[int, int], choices: range, default: int, generator: torch.Generator | None = None
+    shape: tuple[int, int],
+    choices: range,
+    default: int,
+    generator: torch.Generator | None = None,
+    uniform: Float[Tensor, "batch numbers"] | None = None,
 ) -> Int[Tensor, "batch decisions"]:
-    """Draw decisions at random; each clip first draws how often it takes the default, so that costs spread out."""
+    """Draw decisions at random; each clip first draws how often it takes the default, so that costs spread out.
+
+    Of the numbers that are given a clip needs one, and two for each decision.
+    """
+    if uniform is not None:
+        share, others, choice = uniform[:, : 1 + 2 * shape[1]].split([1, shape[1], shape[1]], dim=1)
+        return torch.where(others < share, default, choices.start + (choice * len(choices)).long())
     share = torch.rand(shape[0], 1, generator=generator)
     drawn = torch.randint(choices.start, choices.stop, shape, generator=generator)
     return torch.where(torch.rand(shape, generator=generator) < share, default, drawn)
 
 
-def drop_layer(x: Tensor, y: Tensor, drop: float, layer: int, depth: int) -> Tensor:
+def drop_layer(by: Draws, x: Tensor, y: Tensor, drop: float, layer: int, depth: int) -> Tensor:
     """Drop what a layer makes of `x`, `y`, for clips at random (stochastic depth, Huang et al. 2016).
 
-    The last layer drops it for a share `drop` of the clips, the first for none, those between for shares between.
+    The last layer drops it for a share `drop` of the clips, the first for none, those between for shares between. `by`
+    draws.
     """
     chance = drop * layer / max(1, depth - 1)
     if chance == 0:
         return y
-    kept = (torch.rand(len(x), *[1] * (x.ndim - 1), device=x.device) >= chance).to(x.dtype) / (1 - chance)
+    uniform = by.uniform(1, first=layer)
+    uniform = torch.rand(len(x), 1, device=x.device) if uniform is None else uniform
+    kept = (uniform >= chance).view(-1, *[1] * (x.ndim - 1)).to(x.dtype) / (1 - chance)
     return x + kept * (y - x)
 
 
@@ -93,8 +118,11 @@ def floored(probabilities: Float[Tensor, "*batch choices"]) -> Float[Tensor, "*b
 
 
 def gumbel_noise(like: Tensor) -> Tensor:
-    uniform = torch.rand_like(like).clamp(UNIFORM_MARGIN, 1 - UNIFORM_MARGIN)
-    return -(-uniform.log()).log()
+    return gumbel_of(torch.rand_like(like))
+
+
+def gumbel_of(uniform: Tensor) -> Tensor:
+    return -(-uniform.clamp(UNIFORM_MARGIN, 1 - UNIFORM_MARGIN).log()).log()
 
 
 def straight_through(one_hot: Tensor, soft: Tensor) -> Tensor:

@@ -64,6 +64,7 @@ class StrideGate(Decider):
         super().__init__()
         check_stride(max_stride, "max_stride")
         self.dim, self.max_stride, self.estimator = dim, max_stride, estimator
+        self.num_drawn = max_stride
         self.num_features = dim if num_features is None else num_features
         self.temperature = 1.0  # of the Gumbel-softmax; follows the progress of training, never saved
         last = nn.Linear(dim, max_stride)
@@ -87,9 +88,10 @@ class StrideGate(Decider):
         elif self.is_held:
             draw = held(logits)
         elif self.estimator == "reinforce":
-            draw = draw_floored(logits)
+            uniform = self.uniform(1)
+            draw = draw_floored(logits, None if uniform is None else uniform[:, 0])
         else:
-            draw = draw_gumbel(logits, self.temperature)
+            draw = draw_gumbel(logits, self.temperature, self.uniform(self.max_stride))
         one_hot = nn.functional.one_hot(draw.chosen, self.max_stride).to(draw.soft.dtype)
         weights = straight_through(one_hot, draw.soft) if self.training else one_hot
         return StrideChoice(draw.chosen + 1, weights, draw.probabilities, entropy_of(draw.probabilities))

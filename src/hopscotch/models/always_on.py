@@ -204,7 +204,8 @@ class AlwaysOn(AudioModel):
         surest = scores.detach()[mask]
         threshold = surest.topk(max(1, round(self.rate * len(surest)))).values[-1]
         chance = self.random_rate / (self.ahead + self.behind + 1)
-        drawn = (torch.rand_like(scores) < chance).to(scores.dtype)
+        uniform = self.uniform(scores.shape[1])
+        drawn = ((torch.rand_like(scores) if uniform is None else uniform) < chance).to(scores.dtype)
         return (scores >= threshold) | (widened(drawn, self.ahead, self.behind) > 0)
 
     def _limited(self, is_open: Mask) -> Mask:
@@ -242,7 +243,8 @@ class AlwaysOn(AudioModel):
         mel = self._mel(heard, clips, [piece.start * self.unit for _, piece in here], frames)
         mel = self._augmented(mel, frames, None if keys is None else keys[clips])
         same = None if repeat is None else replace(repeat, tokens=None, positions=None)[clips]
-        x, positions, trace = self.encoded(mel, frames, same)
+        with self.among(clips, torch.tensor([1 + piece.start for _, piece in here], device=device)):
+            x, positions, trace = self.encoded(mel, frames, same)
         if self.head.pool > 0:
             x = self.head(x, valid_mask(positions, x.shape[1]))
         per_unit = self.unit // self.per_row

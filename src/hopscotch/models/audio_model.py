@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from hopscotch.compute import Cost, linear_macs
 from hopscotch.frontend import LogMel
 from hopscotch.layers.block import TransformerBlock
+from hopscotch.layers.noise import Draws, Noise
 from hopscotch.layers.pooling import (
     masked_mean_and_max,
     masked_mean_and_std,
@@ -33,6 +34,7 @@ from hopscotch.layers.pooling import (
     of_summary,
 )
 from hopscotch.layers.sampling import Decider, Scheduled
+from hopscotch.layers.together import Together
 from hopscotch.models.encoder import Encoder, Planner
 from hopscotch.models.stem import Positioned, Stem
 from hopscotch.types import Decisions, Hidden, Lengths, Mask, ModelOutput, SkipTrace, valid_mask
@@ -107,7 +109,7 @@ class Head(OutputHead):
         return linear_macs(torch.ones_like(time), self.linear.in_features, self.linear.out_features)
 
 
-class AudioModel(nn.Module):
+class AudioModel(Draws):
     """Map waveforms to the outputs of a head, and record what every clip skipped.
 
     Evaluation adds the scalar `decision_bias` to every decision, to meet a budget. `head` makes the task's head for a
@@ -209,6 +211,19 @@ class AudioModel(nn.Module):
         """Let training skip nothing, or let go."""
         for part in self.deciders:
             part.is_held = is_held
+
+    def train_together(self, together: Together | None) -> None:
+        """Measure what gates follow over all processes of a training; pieces of clips come in no common order."""
+        for part in () if self.in_pieces else self.deciders:
+            part.together = together
+
+    def begin_step(self, key: int) -> Noise:
+        """Begin a training step of this key, and return the noise that draws for the clips of its passes."""
+        if self.noise is None:
+            self.noise = Noise()
+            self.noise.give_to(part for part in self.modules() if isinstance(part, Draws))
+        self.noise.begin(key)
+        return self.noise
 
     def cost(self, samples: int) -> Cost:
         """Count the multiply-accumulates of a clip of so many samples, by how its decisions fall."""

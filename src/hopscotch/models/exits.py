@@ -207,6 +207,7 @@ class EarlyExit(Ladder):
             raise ValueError(f"exits.every must be at least 1 layer, got {every}.")
         depth = len(self.encoder.strides)
         self.gradient, self.drop = gradient, drop
+        self.num_drawn = depth if drop else 0
         self.steps = list(range(steps - inside, steps + 1))  # steps of the stem that were taken at its exits
         self.layers = [0] * len(self.steps) + [min(layer + every, depth) for layer in range(0, depth, every)]
         make_head = parts["head"]
@@ -300,7 +301,7 @@ class EarlyExit(Ladder):
 
     def _layer(self, layer: int, x: Tensor, positions: Lengths) -> Tensor:
         y = self.encoder.layer(layer, x, positions)
-        return drop_layer(x, y, self.drop, layer, len(self.encoder.strides)) if self.encoder.training else y
+        return drop_layer(self, x, y, self.drop, layer, len(self.encoder.strides)) if self.encoder.training else y
 
     def costs(self, lengths: Lengths) -> tuple[Int[Tensor, "batch exit"], Int[Tensor, " batch"]]:
         frames = self.frontend.frames(lengths)

@@ -101,7 +101,8 @@ class Slimmable(Ladder):
         last = self.exits.number - 1
         if not self.training or last < 3:
             return list(range(last + 1))
-        return [0, int(torch.randint(1, last, ())), last]
+        uniform = None if self.noise is None else self.noise.of_all(self.site)
+        return [0, int(torch.randint(1, last, ())) if uniform is None else 1 + int(uniform * (last - 1)), last]
 
     def start(self, waveform: Float[Tensor, "batch sample"], lengths: Lengths, keys: Lengths | None) -> State:
         mel, frames = self.frontend(waveform, lengths)

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from hopscotch.compute import Cost
 from hopscotch.layers.block import BlockSpec, TransformerBlock
 from hopscotch.layers.checks import check_stride
+from hopscotch.layers.noise import Draws
 from hopscotch.layers.sampling import drop_layer
 from hopscotch.models.encoder import Layered
 from hopscotch.types import Decisions, Hidden, Lengths, SkipTrace
 
 
-class Stack(Layered):
+class Stack(Layered, Draws):
     """Apply `depth` blocks with the list `strides`, or with strides that fall from `first`; first = 1 is dense.
 
     In training the last layer drops a share `drop` of the clips, layers before it fewer (stochastic depth).
@@ -42,6 +43,7 @@ class Stack(Layered):
         if not 0 <= drop < 1:
             raise ValueError(f"drop must be a share, at least 0 and below 1, got {drop}.")
         self.spec, self.strides, self.drop = block, strides, drop
+        self.num_drawn = depth if drop else 0
         self.skips = frozenset({"strides"} if max(strides, default=1) > 1 else ())
         self.blocks = nn.ModuleList(TransformerBlock(block, stride=stride) for stride in strides)
 
@@ -60,7 +62,7 @@ class Stack(Layered):
 
     def layer(self, number: int, x: Hidden, lengths: Lengths) -> Hidden:
         y = self.blocks[number](x, lengths)
-        return drop_layer(x, y, self.drop, number, len(self.blocks)) if self.training else y
+        return drop_layer(self, x, y, self.drop, number, len(self.blocks)) if self.training else y
 
     def layer_macs(self, lengths: Lengths, *, dense: bool = False) -> Int[Tensor, "batch depth"]:
         strides = torch.tensor(self.strides, dtype=torch.long, device=lengths.device)

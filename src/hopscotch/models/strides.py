@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hopscotch.compute import Cost
 from hopscotch.layers.block import BlockSpec, TransformerBlock, shrink
 from hopscotch.layers.checks import check_choice, check_temperatures
+from hopscotch.layers.noise import Draws
 from hopscotch.layers.pooling import masked_mean, masked_mean_and_std
 from hopscotch.layers.sampling import Scheduled, draw_of_every_cost, interpolate
 from hopscotch.layers.stride import Estimator, LearnedSkip, StrideChoice, StrideGate
@@ -50,7 +51,7 @@ class LearnedBlock(TransformerBlock):
         return self.feed_forward(x), choice
 
 
-class LearnedStack(Planner, Scheduled):
+class LearnedStack(Planner, Scheduled, Draws):
     """Let clips choose strides, layer by layer or by a plan.
 
     Args:
@@ -130,14 +131,16 @@ class LearnedStack(Planner, Scheduled):
         choices = choices * num_layers if self.tied else choices
         if not (self.estimator == "gain" and self.training) or self.stride_gates[0].is_held:
             return choices
-        strides = self._random_strides(len(summary), None).to(summary.device)
+        strides = self._random_strides(len(summary), None, self.uniform(1 + 2 * num_layers)).to(summary.device)
         return [choice._replace(strides=strides[:, i]) for i, choice in enumerate(choices)]
 
-    def _random_strides(self, batch: int, generator: torch.Generator | None) -> Int[Tensor, "batch layers"]:
+    def _random_strides(
+        self, batch: int, generator: torch.Generator | None, uniform: Tensor | None = None
+    ) -> Int[Tensor, "batch layers"]:
         """Draw strides of every cost for the layers of a plan."""
         num_layers = len(self.blocks) - self.num_fixed
         shape = (batch, 1 if self.tied else num_layers)
-        strides = draw_of_every_cost(shape, range(1, self.max_stride + 1), 1, generator)
+        strides = draw_of_every_cost(shape, range(1, self.max_stride + 1), 1, generator, uniform)
         return strides.expand(batch, num_layers)
 
     def _learned_blocks(self) -> list[LearnedBlock]:

@@ -74,6 +74,7 @@ class DetectionTask(AudioTask):
 
     def on_fit_start(self) -> None:
         """Refuse a validation without events, for thresholds are chosen on it."""
+        super().on_fit_start()
         if not any(clip.events for clip in self.trainer.datamodule.clips["val"]):
             raise ValueError(
                 "data must have an event in a validation recording, from which thresholds are chosen, got none in "

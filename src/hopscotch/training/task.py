@@ -11,8 +11,8 @@ The last but one is the sandwich rule with in-place distillation (Yu and Huang 2
 with full and with partial compute, and the full run teaches the partial one. In the first `dense_share` of the steps
 nothing is skipped, and the loss is that of the task and of the teacher alone.
 
-Random numbers of a step (dropout, Gumbel noise, sampled routes) are seeded by (seed, epoch, batch, rank), so that a run
-can be repeated and resumed bit by bit.
+Decisions of a step draw by (seed, step, clip), whichever process computes the clip (layers/noise.py). Other random
+numbers (dropout, mixup) are seeded by (seed, epoch, batch, rank). So a run can be repeated and resumed bit by bit.
 """
 
 import math
@@ -36,6 +36,7 @@ from hopscotch.config.monitors import tags
 from hopscotch.data.datamodule import AudioDataModule, Labels
 from hopscotch.data.mixup import Mixed, mix
 from hopscotch.data.windows import evaluated
+from hopscotch.layers.together import Together
 from hopscotch.models.audio_model import AudioModel, Head, OutputHead, Pooling
 from hopscotch.models.exits import Ladder
 from hopscotch.models.stage0 import STEP
@@ -48,7 +49,7 @@ from hopscotch.training.rates import parameter_groups, refuse_one_rate, take_sha
 from hopscotch.training.schedules import Warmed
 from hopscotch.training.teacher import Teacher
 from hopscotch.training.waking import waking_losses
-from hopscotch.types import AudioBatch, ModelOutput, Primary, Step, key_bits
+from hopscotch.types import AudioBatch, Decisions, ModelOutput, Primary, Step, key_bits
 
 STAGES = ("train", "val", "test")
 MEANS = ("compute_fraction", "macs", "loss")  # over the clips of an epoch, of all processes
@@ -209,11 +210,12 @@ class AudioTask(LightningModule):
 
     def training_step(self, batch: AudioBatch, batch_idx: int) -> StepOutput:
         self._seed(key_bits(self.seed, self.current_epoch, batch_idx, self.global_rank))
+        self.noise = self.model.begin_step(key_bits(self.seed, self.global_step))
         self.model.set_progress(self.deciding)
         self.model.hold(self.is_dense)
         mixed = mix(batch, self.mixup) if self.mixup > 0 else Mixed(batch)
         batch, judge = mixed.batch, partial(self._mixed_losses, mixed)
-        output = self.model(batch.waveform, batch.lengths, keys=batch.keys)
+        output = self._run(batch)
         losses = judge(output)
         task_loss = losses.mean()
         loss = task_loss + self._waking_loss(output, batch)
@@ -249,6 +251,13 @@ class AudioTask(LightningModule):
         step = Step(losses, output, batch, self.judged(output, batch), rows)
         self.steps[stage].append(step)
         return {"loss": step.task_loss, "step": step}
+
+    def on_fit_start(self) -> None:
+        if self.trainer.world_size > 1:
+            self.model.train_together(Together(torch.distributed.new_group()))
+
+    def on_fit_end(self) -> None:
+        self.model.train_together(None)
 
     def on_train_epoch_start(self) -> None:
         self.steps["train"], self._is_judged = [], False
@@ -373,6 +382,11 @@ class AudioTask(LightningModule):
             return mean
         return self.trainer.strategy.reduce(mean * self._share(clips), reduce_op="mean")
 
+    def _run(self, batch: AudioBatch, repeat: Decisions | None = None) -> ModelOutput:
+        """Run the model on a batch of training, with draws by the keys of its clips."""
+        with self.noise.of(batch.keys):
+            return self.model(batch.waveform, batch.lengths, keys=batch.keys, repeat=repeat)
+
     def _seed(self, key: int) -> None:
         """Seed the step as `torch.manual_seed` does, which takes a millisecond to note the seed of an unused GPU."""
         if self.device.type == "cpu":
@@ -402,7 +416,7 @@ class AudioTask(LightningModule):
 
     def _policy_loss(self, output: ModelOutput, losses: Tensor, batch: AudioBatch, judge: Judge) -> Tensor | float:
         def second_opinion() -> Tensor:
-            return judge(self.model(batch.waveform, batch.lengths, keys=batch.keys))
+            return judge(self._run(batch))
 
         return self.policy_loss(output.trace, losses.detach(), second_opinion, self.deciding)
 
@@ -410,7 +424,7 @@ class AudioTask(LightningModule):
         if self.target is None or self.dense_weight == 0:
             return 0.0
         everything = output.trace.detach().decisions.skip_nothing()
-        dense = self.model(batch.waveform, batch.lengths, keys=batch.keys, repeat=everything)
+        dense = self._run(batch, everything)
         return self.dense_weight * (judge(dense).mean() + self.distance(output, dense))
 
     def _waking_loss(self, output: ModelOutput, batch: AudioBatch) -> Tensor | float:
