@@ -83,11 +83,15 @@ def goes_on(run: Path) -> bool:
     if not (run / CONFIG).is_file():
         return False
     with lock(run, "is being trained by another process: wait for it, or stop it"):
-        if any((run / BEST.parent).glob("*.ckpt")):
+        if has_checkpoint(run):
             (run / SUMMARY).unlink(missing_ok=True)
             return True
         shutil.rmtree(run)
         return False
+
+
+def has_checkpoint(run: Path) -> bool:
+    return any((run / BEST.parent).glob("*.ckpt"))
 
 
 @rank_zero_only

@@ -53,7 +53,7 @@ from hopscotch.report.run_page import CARD
 from hopscotch.report.split_logger import SplitLogger
 from hopscotch.report.summary import Best, finish, write_summary
 from hopscotch.report.sweep import append_ledger
-from hopscotch.resume import From, find_start, refuse_strange, resolved, take_over, typed
+from hopscotch.resume import From, find_start, goes_on, has_checkpoint, refuse_strange, resolved, take_over, typed
 from hopscotch.start import Start, start_from, start_from_backbone, teacher_of
 from hopscotch.system import LOCK, core_seconds, lock, warn_if_crowded
 from hopscotch.training.alive import Alive
@@ -100,8 +100,11 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     in_sweep = is_in_sweep()
     is_job = in_sweep or not OmegaConf.is_missing(hydra_config.job, "num")
     overrides = list(hydra_config.overrides.task)
-    if in_sweep and is_made_of(RunFolder(run).overrides, overrides) and RunFolder(run).status == "finished":
-        return RunFolder(run).summary  # in the same sweep, before
+    if in_sweep and is_made_of(RunFolder(run).overrides, overrides):  # in the same sweep, before
+        if RunFolder(run).status == "finished":
+            return RunFolder(run).summary
+        if has_begun(run):  # and was stopped or asked for again
+            cfg.resume = str(run)
     handle(SIGNALS, exit_at)  # training has its own
     summary = attempt(cfg, run, overrides, time.time() if in_sweep else STARTED, is_job=is_job)
     if in_sweep:
@@ -150,6 +153,11 @@ def attempt(cfg: DictConfig, run: Path, overrides: list[str], started: float, *,
             claimed = True
         leave(run, summary, started) if claimed else release(run)
         return summary
+
+
+def has_begun(run: Path) -> bool:
+    """Tell all processes of a job alike whether it goes on; what is in its way is removed by the first one."""
+    return goes_on(run) if rank_zero_only.rank == 0 else has_checkpoint(run)
 
 
 @rank_zero_only
