@@ -45,7 +45,9 @@ def refusal(*overrides: str, config_dir: Path | None = None, more: Path | None =
     return str(caught.value)
 
 
-@pytest.mark.parametrize("choice", ["trainer=ddp", "trainer=gpu"])  # test_build.py composes and builds all others
+@pytest.mark.parametrize(
+    "choice", ["trainer=ddp", "trainer=gpu", "trainer=fsdp"]
+)  # test_build.py composes and builds all others
 def test_a_choice_that_needs_other_hardware_composes(choice: str) -> None:
     assert only_data_is_missing(compose([choice]))
 
