@@ -18,6 +18,7 @@ from jaxtyping import Float
 from hopscotch.conditions import Pass
 from hopscotch.controls import ENOUGH
 from hopscotch.intervals import Interval, Units, bootstrap
+from hopscotch.plain import write_file
 from hopscotch.report.text import (
     Table,
     json_text,
@@ -235,9 +236,9 @@ def headroom(condition: str, statics: Sequence[tuple[str, Measured]], units: Uni
 
 def write_against(found: Against, folder: Path) -> None:
     """Write all figures as JSON, and the tables as Markdown."""
-    (folder / f"{NAME}.json").write_text(json_text(found.as_json(), indent=2) + "\n", encoding="utf-8")
+    write_file(folder / f"{NAME}.json", json_text(found.as_json(), indent=2) + "\n")
     tables = "\n\n".join(map(markdown, (found.static_table(), found.table())))
-    (folder / f"{NAME}.md").write_text(tables + "\n", encoding="utf-8")
+    write_file(folder / f"{NAME}.md", tables + "\n")
 
 
 def print_against(found: Against) -> None:

@@ -42,7 +42,7 @@ from hopscotch.explain import explain_run
 from hopscotch.intervals import Interval
 from hopscotch.known import remember
 from hopscotch.metrics import class_facts
-from hopscotch.plain import refuse_links, sentence, shown
+from hopscotch.plain import DiskError, refuse_links, sentence, shown, write_file
 from hopscotch.report.clips import ClipRow
 from hopscotch.report.collect import gather_everywhere
 from hopscotch.report.metrics_log import MetricsLog
@@ -64,7 +64,6 @@ from hopscotch.training.idle import idle_layers
 from hopscotch.training.resume import Resume, compare, refuse_other_data
 from hopscotch.training.stopping import SIGNALS, Stopping, exit_at, handle, is_stop, signal_of
 from hopscotch.training.task import AudioTask
-from hopscotch.training.whole import DiskError
 
 PYTHONS_WARNING = warnings.formatwarning
 # Into a run.
@@ -103,8 +102,9 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     if in_sweep and is_made_of(RunFolder(run).overrides, overrides):  # in the same sweep, before
         if RunFolder(run).status == "finished":
             return RunFolder(run).summary
-        if has_begun(run):  # and was stopped or asked for again
-            cfg.resume = str(run)
+        with contextlib.suppress(ValueError):  # another process trains there, and the claim is refused
+            if rank_zero_only(goes_on, default=has_checkpoint(run))(run):  # all processes of a job find the same
+                cfg.resume = str(run)
     handle(SIGNALS, exit_at)  # training has its own
     summary = attempt(cfg, run, overrides, time.time() if in_sweep else STARTED, is_job=is_job)
     if in_sweep:
@@ -155,11 +155,6 @@ def attempt(cfg: DictConfig, run: Path, overrides: list[str], started: float, *,
         return summary
 
 
-def has_begun(run: Path) -> bool:
-    """Tell all processes of a job alike whether it goes on; what is in its way is removed by the first one."""
-    return goes_on(run) if rank_zero_only.rank == 0 else has_checkpoint(run)
-
-
 @rank_zero_only
 def hold(run: Path, held: contextlib.ExitStack) -> None:
     """Keep other processes from training in the folder, as long as `held`."""
@@ -181,12 +176,12 @@ def claim(run: Path, cfg: DictConfig, overrides: list[str], held: contextlib.Exi
     """Make the folder this run's own, or refuse one that holds a run."""
     run.mkdir(parents=True, exist_ok=True)
     try:
-        with (run / "config.yaml").open("x", encoding="utf-8") as file:
-            file.write(resolved(cfg))
+        (run / "config.yaml").touch(exist_ok=False)
     except FileExistsError:
         refuse_taken(run)
+    write_file(run / "config.yaml", resolved(cfg))
     hold(run, held)
-    (run / OVERRIDES).write_text(OmegaConf.to_yaml(typed(overrides)), encoding="utf-8")
+    write_file(run / OVERRIDES, OmegaConf.to_yaml(typed(overrides)))
     remember(plain_config(cfg))
 
 
