@@ -14,11 +14,12 @@ from lightning.pytorch import Trainer
 from rich.console import Console
 from torch import Tensor
 
+from hopscotch.above import Dearer
 from hopscotch.data.augment import WaveformAugment
 from hopscotch.data.clips import KeyedLoader
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.data.recordings import Recordings
-from hopscotch.dearer import Dearer, compared, right_ones
+from hopscotch.dearer import compared, right_ones
 from hopscotch.layers.attention import SkipAttention
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.models.exits import Ladder

@@ -28,6 +28,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from omegaconf import DictConfig, OmegaConf
 
+from hopscotch.above import Dearer, warn_of
 from hopscotch.build import build_callbacks, build_data, build_loggers, build_model, build_task, build_trainer
 from hopscotch.conditions import time_test
 from hopscotch.config.absent import refuse_absent_targets
@@ -36,7 +37,7 @@ from hopscotch.config.errors import plain_config
 from hopscotch.config.monitors import refuse_unlogged
 from hopscotch.config.typed import is_made_of
 from hopscotch.data.datamodule import BAD_AUDIO, AudioDataModule
-from hopscotch.dearer import Dearer, dearer_budgets, warn_of
+from hopscotch.dearer import dearer_budgets
 from hopscotch.detection_figures import as_facts, detection_facts, write_detection
 from hopscotch.explain import explain_run
 from hopscotch.intervals import Interval
