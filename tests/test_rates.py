@@ -12,12 +12,12 @@ from tests.small_models import make_model
 from tests.tiny import fit, tiny_config
 
 
-def shares(model: nn.Module, decay: float) -> dict[str, tuple[float, bool]]:
+def shares(model: nn.Module, decay: float, head_rate: float = 1.0) -> dict[str, tuple[float, bool]]:
     """The share of the rate, and whether weights decay, by the name of each parameter."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {
         names[id(parameter)]: (group["share"], "weight_decay" not in group)
-        for group in parameter_groups(model, decay)
+        for group in parameter_groups(model, decay, head_rate)
         for parameter in group["params"]
     }
 
@@ -48,6 +48,16 @@ def test_one_rate_for_all_is_two_groups_in_the_order_of_the_model() -> None:
     matrices, rest = parameter_groups(model, 1.0)
     assert [id(one) for one in matrices["params"]] == [id(one) for one in model.parameters() if one.ndim >= 2]
     assert [id(one) for one in rest["params"]] == [id(one) for one in model.parameters() if one.ndim < 2]
+
+
+@pytest.mark.parametrize("model", ["dense", "early_exit", "slimmable"])
+def test_a_head_has_a_rate_of_its_own(model: str) -> None:
+    net = make_model(model)
+    found, before = shares(net, 0.5, 10.0), shares(net, 0.5)
+    answers = [name for name in found if name.startswith(("head.", "early.", "exits."))]
+    assert "head.linear.weight" in answers
+    assert all(found[name][0] == 10.0 for name in answers)
+    assert all(found[name] == before[name] for name in found.keys() - answers)
 
 
 def test_an_encoder_without_layers_is_told_that_it_has_none() -> None:
@@ -82,7 +92,9 @@ def test_rates_keep_their_ratios_through_a_schedule(
 
 def test_a_schedule_that_sets_one_rate_is_refused(tones: Path, tmp_path: Path) -> None:
     cfg = tiny_config(tones, tmp_path, "model=dense", "scheduler=one_cycle", "optimizer.layer_decay=0.8")
-    with pytest.raises(ValueError, match=r"optimizer.layer_decay must be 1 under OneCycleLR, which sets one rate"):
+    with pytest.raises(
+        ValueError, match=r"optimizer.layer_decay and optimizer.head_rate must be 1 under OneCycleLR, which sets"
+    ):
         fit(cfg)
 
 

@@ -188,6 +188,7 @@ def build_task(cfg: DictConfig, model: AudioModel, data: AudioDataModule) -> Aud
         dense_weight=cfg.compute.dense_weight,
         dense_share=cfg.compute.dense_share,
         layer_decay=cfg.optimizer.get("layer_decay", 1.0),
+        head_rate=cfg.optimizer.get("head_rate", 1.0),
         mixup=cfg.augment.mixup,
         nonfinite_patience=cfg.trainer.nonfinite_patience,
     )

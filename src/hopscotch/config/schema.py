@@ -329,6 +329,7 @@ OPTIMIZER_RULES: dict[str, Rule] = {
     "optimizer.betas": TWO_MOMENTS,
     "optimizer.momentum": PART,
     "optimizer.layer_decay": Rule("above 0 and up to 1", lambda value: 0 < value <= 1),
+    "optimizer.head_rate": ABOVE_ZERO,
     "scheduler.num_steps": STEPS,
     "scheduler.total_steps": STEPS,
     "scheduler.warmup": SHARE,
@@ -343,7 +344,7 @@ OF_LIGHTNING = ("interval", "frequency", "monitor")  # keys of a scheduler that 
 # By node: keys that a class need not take, and arguments that `hopscotch.build` gives it.
 ADDED = {
     "trainer": {"compile", "freeze", "unfreeze_every", "nonfinite_patience"},
-    "optimizer": {"layer_decay"},
+    "optimizer": {"layer_decay", "head_rate"},
     "scheduler": set(OF_LIGHTNING),
 }
 GIVEN = {"trainer": {"callbacks", "logger", "default_root_dir"}, "optimizer": {"params"}, "scheduler": {"optimizer"}}

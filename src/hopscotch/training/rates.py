@@ -1,11 +1,12 @@
 """Give the layers of a model learning rates of their own, and weight decay to matrices alone.
 
-    last layer of the encoder, head, decisions for all layers    lr
-    layer i of n                                                 lr decay^(n - 1 - i)
-    stem                                                         lr decay^n
+    head, early exits                                      lr head_rate
+    last layer of the encoder, decisions for all layers    lr
+    layer i of n                                           lr decay^(n - 1 - i)
+    stem                                                   lr decay^n
 
 What lies near the input is the most general, and needs to move least where a trained model learns something else
-(Howard and Ruder 2018; by a constant ratio as in ELECTRA, Clark et al. 2020).
+(Howard and Ruder 2018; by a constant ratio as in ELECTRA, Clark et al. 2020). A head is new there, and learns faster.
 """
 
 import math
@@ -17,10 +18,11 @@ from torch.optim import Optimizer
 
 from hopscotch.models.names import layer_of
 
+HEADS = ("head.", "early.", "exits.")  # what says an answer
 SHARE = "share"  # key of a parameter group: its learning rate / that of the optimizer
 
 
-def parameter_groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, decay: float, head_rate: float = 1.0) -> list[dict[str, Any]]:
     """Group the parameters that train by share of the learning rate, the largest first, matrices before others."""
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     layers = list(dict.fromkeys(layer for layer in map(layer_of, trained) if layer is not None))
@@ -30,7 +32,9 @@ def parameter_groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
         )
     depths = {layer: len(layers) - 1 - place for place, layer in enumerate(layers)}
     shares = {
-        name: decay ** (len(layers) if name.startswith("stem.") else depths.get(layer_of(name) or "", 0))
+        name: head_rate
+        if name.startswith(HEADS)
+        else decay ** (len(layers) if name.startswith("stem.") else depths.get(layer_of(name) or "", 0))
         for name in trained
     }
     groups = []
@@ -53,5 +57,6 @@ def refuse_one_rate(optimizer: Optimizer, scheduler: object) -> None:
     rates = [group["lr"] / group[SHARE] for group in optimizer.param_groups]
     if not all(math.isclose(rate, rates[0]) for rate in rates):
         raise ValueError(
-            f"optimizer.layer_decay must be 1 under {type(scheduler).__name__}, which sets one rate for all layers."
+            f"optimizer.layer_decay and optimizer.head_rate must be 1 under {type(scheduler).__name__}, which sets one "
+            "rate for all layers."
         )

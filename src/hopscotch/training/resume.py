@@ -17,7 +17,6 @@ from hopscotch.data.clips import some
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.data.fingerprint import differences
 from hopscotch.plain import nodes, shown
-from hopscotch.training.rates import parameter_groups, take_shares
 from hopscotch.training.schedules import Warmed
 
 SETTINGS, DATA = "settings", "data_content"  # keys of a checkpoint
@@ -27,7 +26,8 @@ ANYWAY = "anyway"  # with another value an epoch would be neither repeated nor c
 USED = "used"
 FREE = "free"  # changes nothing of what is learnt, or is compared as data
 RULES = (
-    (("model.", "frontend.", "gate.", "size.", "optimizer._target_", "optimizer.layer_decay"), KEPT),
+    (("model.", "frontend.", "gate.", "size.", "optimizer._target_"), KEPT),
+    (("optimizer.layer_decay", "optimizer.head_rate"), KEPT),
     (("scheduler._target_", "task._target_", "callbacks.average._target_"), KEPT),
     (("callbacks.checkpoint.monitor", "callbacks.checkpoint.mode", "trainer.freeze", "trainer.unfreeze_every"), KEPT),
     (("seed", "data.batch_size", "data.batch_seconds", "data.max_seconds", "data.balance"), ANYWAY),
@@ -169,7 +169,7 @@ class Resume(Callback):
 
     def _renew_optimizer(self, trainer: Trainer, task: Any) -> None:
         """Give the optimizer the numbers that it would be made with now; its running means stay."""
-        fresh = take_shares(task.make_optimizer(parameter_groups(task.model, task.layer_decay)))
+        fresh = task.fresh_optimizer()
         lr = next((change for change in self.changed if change.key == "optimizer.lr"), None)
         ratio = lr.now / lr.before if lr is not None and is_rate(lr.now) and is_rate(lr.before) else 1.0
         (optimizer,) = trainer.optimizers

@@ -80,11 +80,11 @@ class AudioTask(LightningModule):
     what Lightning takes for a schedule. `target` is the compute fraction to train for, None for a model that decides
     nothing. `dense_share` is the share of the training steps, from the first one on, in which nothing is skipped;
     `budget_warmup` is one of those that follow. `teacher` is a trained model that teaches, if any. `layer_decay` is the
-    ratio of the learning rates of neighbouring layers (training/rates.py). `mixup` is the parameter of the Beta
-    distribution by which pairs of training clips are mixed, 0 for none (data/mixup.py). `nonfinite_patience` is the
-    number of steps in a row with a loss or gradient that is not finite at which the training fails (training/guard.py).
-    `classes` are the names of the labels, in order. `steps` holds, for each stage, the steps of its latest epoch:
-    validation falls into a training epoch.
+    ratio of the learning rates of neighbouring layers, `head_rate` that of head and last layer (training/rates.py).
+    `mixup` is the parameter of the Beta distribution by which pairs of training clips are mixed, 0 for none
+    (data/mixup.py). `nonfinite_patience` is the number of steps in a row with a loss or gradient that is not finite at
+    which the training fails (training/guard.py). `classes` are the names of the labels, in order. `steps` holds, for
+    each stage, the steps of its latest epoch: validation falls into a training epoch.
     """
 
     primary: Primary
@@ -107,6 +107,7 @@ class AudioTask(LightningModule):
         dense_weight: float,
         dense_share: float = 0.0,
         layer_decay: float = 1.0,
+        head_rate: float = 1.0,
         mixup: float = 0.0,
         nonfinite_patience: int = 5,
     ) -> None:
@@ -120,7 +121,7 @@ class AudioTask(LightningModule):
         self.target, self.budget_weight, self.budget_warmup = target, budget_weight, budget_warmup
         self.policy_loss, self.dense_weight, self.dense_share = PolicyLoss(entropy_weight), dense_weight, dense_share
         self.teacher: Teacher | None = None
-        self.layer_decay, self.mixup = layer_decay, mixup
+        self.layer_decay, self.head_rate, self.mixup = layer_decay, head_rate, mixup
         self.guard = Guard(nonfinite_patience)
         self.means = nn.ModuleDict({f"{stage}_{name}": clip_mean() for stage in STAGES for name in MEANS})
         self.stage_metrics = nn.ModuleDict({f"{stage}_metrics": self.metrics() for stage in STAGES})
@@ -434,9 +435,13 @@ class AudioTask(LightningModule):
         logged = self.trainer.callback_metrics.items()
         checkpoint["validation"] = {tag: float(value) for tag, value in logged if tag.startswith("val/")}
 
+    def fresh_optimizer(self) -> torch.optim.Optimizer:
+        """Make an optimizer, with rates by layer and weight decay on matrices only."""
+        return take_shares(self.make_optimizer(parameter_groups(self.model, self.layer_decay, self.head_rate)))
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Make the optimizer, with rates by layer and weight decay on matrices only, and the schedule of its rates."""
-        optimizer = take_shares(self.make_optimizer(parameter_groups(self.model, self.layer_decay)))
+        """Make the optimizer, and the schedule of its rates."""
+        optimizer = self.fresh_optimizer()
         num_steps = max(1, self.trainer.estimated_stepping_batches)
         # Counting made the iterator over the training batches, too early: Lightning restores only later where a resumed
         # run stands. Without its loader it makes another.
