@@ -201,7 +201,7 @@ def install(lock: int) -> None:
     pip = [str(PYTHON), "-I", "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     uv = [str(PYTHON), "-I", "-m", "uv", "pip", "install", "--python", str(PYTHON)]
     pins = ["--constraint", "constraints.txt"]
-    project = ["--editable", ".[dev,docs,onnx]"]
+    project = ["--editable", ".[dev,docs,onnx,cluster]"]
     run([str(PYTHON), "-I", "-m", "ensurepip", "--default-pip"], lock, quiet=True)
     try:
         run([*pip, *pins, "uv"], lock)

@@ -26,7 +26,7 @@ from tests.test_tasks import CASES, write_table
 from tests.tiny import MODELS, build, skip_without_plugin, tiny_config, tiny_folder, write_tone
 from tests.word_streams import words_in_noise
 
-ELSEWHERE = {"trainer=ddp", "trainer=gpu"}  # need processes, or a GPU: they are composed in test_config.py
+ELSEWHERE = {"trainer=ddp", "trainer=gpu", "trainer=fsdp"}  # need processes, or a GPU, or are refused: test_config.py
 ELSEWHERE |= {"backbone=whisper", "frontend=whisper", "experiment=finetune_whisper"}  # need weights: test_whisper.py
 ELSEWHERE |= {"recipe=from_dense"}  # needs a trained run: test_dense_first.py
 CHOICES = sorted(
@@ -196,6 +196,16 @@ def test_a_model_that_could_not_tell_the_order_of_sounds_is_refused(tmp_path: Pa
 def test_keys_that_do_not_go_together_are_refused(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_trainer(tiny_config(tmp_path, tmp_path, "model=dense", *words), [], [])
+
+
+@pytest.mark.parametrize("words", [("trainer=fsdp",), ("trainer.strategy=fsdp_cpu_offload",)])
+def test_divided_weights_are_refused_with_what_to_do(tmp_path: Path, words: tuple[str, ...]) -> None:
+    cfg = tiny_config(tmp_path, tmp_path, *words)
+    assert cfg.trainer.strategy.startswith("fsdp")
+    with pytest.raises(
+        ValueError, match=rf"got {cfg.trainer.strategy}: use trainer=ddp, on several GPUs or on the CPU"
+    ):
+        build_trainer(cfg, [], [])
 
 
 @pytest.mark.parametrize("accelerator", ["gpu", "cuda"])

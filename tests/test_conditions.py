@@ -11,6 +11,7 @@ from hopscotch import conditions
 from hopscotch.build import make_trainer
 from hopscotch.conditions import TestBatches, passes, settings
 from hopscotch.data.recordings import Recordings
+from hopscotch.dearer import right_ones
 from hopscotch.training.calibration import calibrate
 from hopscotch.training.task import AudioTask
 from tests.tiny import SAMPLE_RATE, build, tiny_config, write_tone
@@ -93,6 +94,29 @@ def test_noise_is_the_same_at_every_call(tones: Path, tmp_path: Path) -> None:
     assert [row.condition for row in first] == [row.condition for row in again]
     assert torch.equal(first[1].evaluation.losses, again[1].evaluation.losses)
     assert not torch.equal(first[1].evaluation.losses, first[0].evaluation.losses)
+
+
+@pytest.mark.parametrize(("asked", "num_passes"), [([0.76], 0), ([0.76, 1.0], 2), ([1.0, 0.76, 0.95], 3)])
+def test_validation_clips_are_passed_over_as_trained_once_and_only_for_a_budget_above(
+    tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[float], num_passes: int
+) -> None:
+    def counted(task: AudioTask, batches: Any) -> Any:
+        seen.append(float(task.model.decision_bias))
+        return right_ones(task, batches)
+
+    seen: list[float] = []
+    monkeypatch.setattr(conditions, "right_ones", counted)
+    cfg = tiny_config(tones, tmp_path, "model=skip_transformer")
+    task, data = build(cfg)
+    data.setup("test")
+    calibrate(task.model, list(data.calibration_batches()), 0.8)
+    trained = float(task.model.decision_bias)
+    trainer = make_trainer(cfg.trainer, logger=False, enable_checkpointing=False)
+    found = list(passes(task.eval(), data, trainer, asked, []))
+    assert len(seen) == num_passes
+    assert seen.count(trained) == min(1, num_passes)
+    assert [one.dearer is not None for one in found] == [budget > 0.8 for budget in asked]
+    assert all(one.dearer is None or one.dearer.fraction == one.condition.calibrated for one in found)
 
 
 def test_budgets_are_met_on_validation_clips(tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

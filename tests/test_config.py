@@ -45,7 +45,9 @@ def refusal(*overrides: str, config_dir: Path | None = None, more: Path | None =
     return str(caught.value)
 
 
-@pytest.mark.parametrize("choice", ["trainer=ddp", "trainer=gpu"])  # test_build.py composes and builds all others
+@pytest.mark.parametrize(
+    "choice", ["trainer=ddp", "trainer=gpu", "trainer=fsdp"]
+)  # test_build.py composes and builds all others
 def test_a_choice_that_needs_other_hardware_composes(choice: str) -> None:
     assert only_data_is_missing(compose([choice]))
 
@@ -187,7 +189,7 @@ def test_the_size_sets_the_width_of_the_encoder() -> None:
         ("epochs=3", "there is no key epochs. Did you mean trainer.max_epochs?"),
         ("model=skip", "Did you mean skip_attention or skip_layer or skip_layer_plain?"),
         ("hydra.run.dri=x", "Did you mean hydra.run.dir?"),
-        ("hydra/launcher=foo", "must be one of basic, joblib, processes, submitit_local, submitit_slurm."),
+        ("hydra/launcher=foo", "must be one of basic, joblib, processes, ray, submitit_local, submitit_slurm."),
         (
             "model.encoder.policy.estimator=gumbel",
             "there is no key model.encoder.policy.estimator. It is a key of model=jump_attention,",

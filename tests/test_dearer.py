@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hopscotch.dearer import Dearer, compared, dearer_budgets, right_ones, warn_of
+from hopscotch.above import Dearer, warn_of, warn_of_budget
+from hopscotch.dearer import compared, dearer_budgets, right_ones
 from hopscotch.run import attempt
 from hopscotch.training.calibration import Budget, budget_table, calibrate
 from tests.tiny import build, tiny_config
@@ -39,6 +40,20 @@ def test_costly_budgets_are_named_and_others_are_not() -> None:
     assert warn_of([fine]) == []
     (warning,) = warn_of([fine, costly])
     assert warning.startswith("budgets above the trained one cost accuracy: 0.900 at 1.00 of the dense compute, 0.960")
+
+
+@pytest.mark.parametrize(
+    ("budget", "is_warned_of"),
+    [(0.5, False), (0.7, False), (0.72, False), (0.79, False), (0.86, False), (0.94, True), (1.0, True)],
+)
+def test_a_budget_is_warned_of_by_the_nearest_that_the_run_measured(budget: float, is_warned_of: bool) -> None:
+    fine, costly = Dearer(0.85, 0.955, 0.96, 0.01), Dearer(1.0, 0.9, 0.96, 0.01)
+    table = [Budget(-4.0, 0.4), Budget(0.0, 0.7), Budget(4.0, 1.0)]
+    summary = {"budgets_above": [fine._asdict(), costly._asdict()]}
+    assert warn_of_budget(summary, table, 0.0, budget) == (warn_of([costly]) if is_warned_of else [])
+    assert warn_of_budget(summary, table, 4.0, budget) == []  # trained for all that there is
+    for unknown in ({}, {"budgets_above": None}, {"budgets_above": [{"fraction": 1.0}, "x"]}):
+        assert warn_of_budget(unknown, table, 0.0, budget) == []
 
 
 def test_budgets_above_the_bias_are_measured_and_the_model_stays(tones: Path, tmp_path: Path) -> None:

@@ -63,6 +63,13 @@ def test_a_missing_plug_in_names_the_extra(choice: str) -> None:
         compose([choice])
 
 
+def test_a_plug_in_that_no_extra_has_is_named_with_its_command() -> None:
+    if has_plugin("hydra_ray_launcher"):
+        pytest.skip("hydra_ray_launcher is installed")
+    with pytest.raises(ConfigError, match=r"which no extra has: .* hydra-ray-launcher$"):
+        compose(["hydra/launcher=ray"])
+
+
 @pytest.mark.skipif(not has_plugin("hydra_optuna_sweeper"), reason="needs the extra sweep: hydra-optuna-sweeper")
 @pytest.mark.filterwarnings("ignore")  # optuna 2, of what it is built on
 def test_optuna_goes_by_the_score_and_survives_what_fails(command: Command, tones: Path, tmp_path: Path) -> None:

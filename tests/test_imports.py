@@ -24,7 +24,7 @@ TIERS = (
     {"whisper_mel"},
     {"models"},
     {"training"},
-    {"report"},
+    {"report", "above"},
     {"build", "metrics", "explain", "detection_figures", "dearer"},
     {"restore", "conditions", "controls", "answers", "look"},
     {"shared", "start", "resume"},

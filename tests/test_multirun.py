@@ -53,3 +53,20 @@ def test_a_sweep_without_a_failure_ends_with_exit_code_0_and_counts_the_seconds_
     assert lines[lines.index("job 2 of 2: seed=1") - 1] == ""
     assert lines[lines.index("job 2 of 2: seed=1") + 1].startswith("skip_attention: ")
     assert {"frontier.csv", "frontier.png", "sweep.jsonl"} <= {path.name for path in Path("all").iterdir()}
+
+
+def test_the_same_command_goes_on_with_a_job_that_was_stopped_and_tries_one_that_failed_again(
+    command: Command, tones: Path, tmp_path: Path
+) -> None:
+    words = [*SWEEP, *tiny_folder(tones), "model=dense", "compute.target=auto,0.01", "trainer.max_epochs=2"]
+    assert command(*words).code == 1
+    stopped = tmp_path / "all" / ledger()[0]["folder"]
+    told = json.loads((stopped / "summary.json").read_text())
+    (stopped / "summary.json").write_text(json.dumps(told | {"status": "stopped", "test": None}))
+    steps = (stopped / "metrics.jsonl").read_text().count('"train/loss"')
+    ended = command(*words)
+    assert ended.code == 1
+    assert "going on from step 8, " in ended.out
+    assert [job["status"] for job in ledger()] == ["finished", "failed", "finished", "failed"]
+    assert "has no meaning for model=dense" in ledger()[3]["error"]  # not that its folder is taken
+    assert (stopped / "metrics.jsonl").read_text().count('"train/loss"') == steps  # nothing was trained twice

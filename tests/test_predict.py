@@ -17,6 +17,7 @@ import pytest
 import soundfile
 import torch
 
+from hopscotch.above import Dearer, warn_of
 from hopscotch.answers import Answer, Prediction, Window, merged, write_json
 from hopscotch.build import build_data
 from hopscotch.data.audio import AudioFileError, read_clip
@@ -353,6 +354,11 @@ def test_a_budget_comes_from_the_table_of_the_checkpoint(trained: Path, clips: l
     for end in (low, high):
         answers = said(list(load(run, budget=round(end, 3)).predict(clips)))
         assert sum(a.macs for a in answers) / sum(a.dense_macs for a in answers) == pytest.approx(end, abs=1e-3)
+    fine, costly = Dearer(low, 0.9, 0.96, 0.01), Dearer(high, 0.8, 0.96, 0.01)
+    (run / "summary.json").write_text(json.dumps({"budgets_above": [fine._asdict(), costly._asdict()]}))
+    for budget, told in ((high, "".join(f"warning: {one}\n" for one in warn_of([costly]))), (low, "")):
+        ended = type_in(f"run={run}", clips[0], "--budget", f"{budget:.3f}")
+        assert (ended.code, ended.err) == (0, told)
     ended = type_in(f"run={run}", clips[0], "--budget", "0.01")
     assert ended.code == 2
     assert f"budget must lie between {low:.3f} and {high:.3f}, which this model reaches, got 0.01." in ended.err

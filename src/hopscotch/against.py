@@ -20,6 +20,7 @@ from hopscotch.conditions import Pass
 from hopscotch.controls import ENOUGH
 from hopscotch.intervals import Interval, Units, bootstrap
 from hopscotch.latency import Milliseconds
+from hopscotch.plain import write_file
 from hopscotch.recommend import Candidate, Choice, choose, write_recommended
 from hopscotch.report.text import (
     Table,
@@ -272,11 +273,11 @@ def headroom(condition: str, statics: Sequence[tuple[str, Measured]], units: Uni
 
 def write_against(found: Against, folder: Path, run: Path | None) -> None:
     """Write all figures as JSON, and the tables as Markdown; into the summary of `run`, if given, what to take."""
-    (folder / f"{NAME}.json").write_text(json_text(found.as_json(), indent=2) + "\n", encoding="utf-8")
+    write_file(folder / f"{NAME}.json", json_text(found.as_json(), indent=2) + "\n")
     found_tables = (found.static_table(), found.time_table(), found.table())
     tables = "\n\n".join(markdown(table) for table in found_tables if table.rows)
     told = "\n".join(f"- {escape(one.condition)}: {escape(str(one))}" for one in found.recommended)
-    (folder / f"{NAME}.md").write_text(f"{tables}\n\n{told}\n", encoding="utf-8")
+    write_file(folder / f"{NAME}.md", f"{tables}\n\n{told}\n")
     if run is not None:
         write_recommended(run, found.recommended)
 

@@ -32,7 +32,7 @@ from hopscotch.data.audio import AudioFileError, cancels, opened, raw_blocks
 from hopscotch.data.clips import Clip
 from hopscotch.data.datamodule import FRAME_SECONDS, SPLITS, AudioDataModule, Split
 from hopscotch.data.rows import RowSource
-from hopscotch.plain import sentence, shown, write_csv
+from hopscotch.plain import sentence, shown, write_csv, write_file
 from hopscotch.progress import with_progress
 from hopscotch.report import text
 from hopscotch.report.page import render_html
@@ -363,10 +363,10 @@ def headline(facts: Mapping[str, Any]) -> dict[str, str]:
 def write(folder: Path, facts: Mapping[str, Any], audit: Audit, words: Sequence[str]) -> None:
     """Write page, JSON and table."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / JSON).write_text(text.json_text({"typed": words, **facts}, indent=1) + "\n", encoding="utf-8")
+    write_file(folder / JSON, text.json_text({"typed": words, **facts}, indent=1) + "\n")
     rows = [(clip.name, split, audit.named(clip), *sound[:-1]) for split, clip, sound in audit.sounds]
     write_csv(folder / CLIPS, ("clip", "split", "label", *Sound._fields[:-1]), rows)
-    (folder / PAGE).write_text(render_html("audit.html.j2", context(facts, words)), encoding="utf-8")
+    write_file(folder / PAGE, render_html("audit.html.j2", context(facts, words)))
 
 
 def context(facts: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:

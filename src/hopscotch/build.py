@@ -252,6 +252,11 @@ def _nodes(group: Mapping[str, Any]) -> list[DictConfig]:
 
 
 def build_trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger]) -> Trainer:
+    if cfg.trainer.strategy.startswith("fsdp"):
+        raise ValueError(
+            f"trainer.strategy must leave each process its whole model, which meets budgets and is timed outside of "
+            f"the training step, got {cfg.trainer.strategy}: use trainer=ddp, on several GPUs or on the CPU."
+        )
     if cfg.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise ValueError(
             f"trainer.accelerator={cfg.trainer.accelerator} needs a CUDA device, and torch {torch.__version__} finds "

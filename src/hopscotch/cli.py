@@ -24,6 +24,7 @@ import argparse
 import difflib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -263,7 +264,8 @@ def predict(words: Sequence[str]) -> None:
     run's data and than four mean training clips (at least 1 s) is cut into windows with a label each (--window, --hop);
     in the table, neighbours with the same label share a line. A detector (task=detect) has a line for each event
     instead, with its start and end in seconds. --budget 0.6 spends 0.6 of a dense model's compute on a
-    mean clip, by what the run measured at its end. A file that cannot be read is named and the others are still
+    mean clip, by what the run measured at its end; a budget above the trained one that cost accuracy there is warned
+    of. A file that cannot be read is named and the others are still
     predicted; the exit code is then 1. It is 2 if there
     was nothing to do. ckpt=FILE uses another checkpoint than the best one; engine=onnx insists on onnxruntime, for
     which RUN is a folder of `hopscotch export --format onnx`.
@@ -314,7 +316,11 @@ def _predict(named: Sequence[str], own: Sequence[str], given: argparse.Namespace
         files = find_files(names)
         ckpt, engine = value_of("ckpt", own), value_of("engine", own)
         options = {key: getattr(given, key) for key in ("budget", "window", "hop", "batch_size", "device")}
-        model = load(run, ckpt and Path(ckpt).expanduser(), trust=trusted(own), engine=engine, **options)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", UserWarning)
+            model = load(run, ckpt and Path(ckpt).expanduser(), trust=trusted(own), engine=engine, **options)
+        for warning in told:
+            print(f"warning: {sentence(warning.message)}", file=sys.stderr)
     except (ValueError, OSError) as error:
         print(f"Error: {sentence(error)}", file=sys.stderr)
         return 2

@@ -14,11 +14,12 @@ from lightning.pytorch import Trainer
 from rich.console import Console
 from torch import Tensor
 
+from hopscotch.above import Dearer
 from hopscotch.data.augment import WaveformAugment
 from hopscotch.data.clips import KeyedLoader
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.data.recordings import Recordings
-from hopscotch.dearer import Dearer, compared, right_ones
+from hopscotch.dearer import compared, right_ones
 from hopscotch.layers.attention import SkipAttention
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.models.exits import Ladder
@@ -94,10 +95,14 @@ def passes(
         if budget is not None:
             task.to(trainer.strategy.root_device)
             with Console().status(f"Meeting a budget of {budget:g} on validation clips"):
-                trained = right_ones(task, data.val_dataloader()) if trained is None else trained
                 calibrated = calibrate(task.model, list(data.calibration_batches()), budget).achieved
-                if task.model.decision_bias > bias.to(task.model.decision_bias.device):
-                    dearer = compared(calibrated, right_ones(task, data.val_dataloader()), trained)
+                asked = task.model.decision_bias.clone()
+                if asked > bias.to(asked.device):
+                    there = right_ones(task, data.val_dataloader())
+                    task.model.decision_bias.copy_(bias)
+                    trained = right_ones(task, data.val_dataloader()) if trained is None else trained
+                    task.model.decision_bias.copy_(asked)
+                    dearer = compared(calibrated, there, trained)
         for setting in settings(data.sample_rate, snr_db, noise, rooms):
             yield _passed(task, data, trainer, setting, budget, calibrated)._replace(dearer=dearer)
             dearer = None  # told once

@@ -5,34 +5,18 @@ Accuracy is that of validation clips, the same ones at each budget, so that diff
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from hopscotch.above import Dearer
 from hopscotch.data.windows import evaluated
 from hopscotch.training.calibration import Budget
 from hopscotch.training.task import AudioTask
 from hopscotch.types import AudioBatch
 
 MOST = 3  # budgets that a run looks at, when it ends
-
-
-class Dearer(NamedTuple):
-    """Hold what validation clips come to at a budget above the trained one."""
-
-    fraction: float
-    acc: float
-    trained_acc: float  # at the trained budget
-    error: float  # standard error of the difference
-
-    @property
-    def costs_accuracy(self) -> bool:
-        return self.trained_acc - self.acc > self.error * (1 + 1e-6)  # one clip more is one error, to the last bit
-
-    def __str__(self) -> str:
-        return f"{self.acc:.3f} at {self.fraction:.2f}"
 
 
 @torch.no_grad()
@@ -75,14 +59,3 @@ def dearer_budgets(task: AudioTask, batches: Sequence[AudioBatch], table: Sequen
         found.append(compared(row.fraction, right_ones(task, batches), trained))
     task.model.decision_bias.copy_(bias)
     return sorted(one for one in found if one is not None)
-
-
-def warn_of(budgets: Sequence[Dearer]) -> list[str]:
-    """Name the budgets that cost accuracy."""
-    costly = [budget for budget in budgets if budget.costs_accuracy]
-    if not costly:
-        return []
-    return [
-        f"budgets above the trained one cost accuracy: {', '.join(map(str, costly))} of the dense compute, "
-        f"{costly[0].trained_acc:.3f} as trained (validation clips). compute.dense_weight=1 trains such budgets, too."
-    ]

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from yaml import YAMLError
 
+from hopscotch.above import Dearer, warn_of
 from hopscotch.against import Against, Measured, Static, compared, print_against, write_against
 from hopscotch.baselines import FOLDER as AGAINST
 from hopscotch.baselines import baselines_of, drop_of, statics_in, train_baselines
@@ -31,7 +32,6 @@ from hopscotch.data.clips import some
 from hopscotch.data.datamodule import BAD_AUDIO, AudioDataModule
 from hopscotch.data.leaks import warn_of_recordings
 from hopscotch.data.recordings import MAX_IMPULSE_SECONDS, Recordings
-from hopscotch.dearer import Dearer, warn_of
 from hopscotch.detection import in_words
 from hopscotch.detection_figures import as_facts, detection_facts, write_detection
 from hopscotch.evaluation import print_evaluation, write_budgets, write_evaluation

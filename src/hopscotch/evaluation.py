@@ -20,7 +20,7 @@ from hopscotch.conditions import CLEAN, Condition
 from hopscotch.controls import Controls
 from hopscotch.intervals import Interval
 from hopscotch.metrics import ClassRow, Metrics, as_json
-from hopscotch.plain import write_csv
+from hopscotch.plain import write_csv, write_file
 from hopscotch.report import figures, text
 from hopscotch.report.clips import ClipRow, write_clips
 from hopscotch.report.paint import save
@@ -46,7 +46,7 @@ def write_evaluation(
     told = {"conditions": [condition.columns for condition in conditions]}
     of_classes = {} if metrics is None else as_json(metrics, classes)
     content = text.json_text({**facts, **conditions[0].metrics, **of_classes, **told}, indent=2)
-    (folder / EVALUATION_METRICS).write_text(content + "\n", encoding="utf-8")
+    write_file(folder / EVALUATION_METRICS, content + "\n")
     rows = [row.columns.values() for row in conditions]
     _write(folder / "conditions", list(conditions[0].columns), rows, condition_table(conditions))
     draw_conditions(conditions, folder / CONDITIONS_PICTURE)
@@ -59,7 +59,7 @@ def write_evaluation(
 def _write(path: Path, head: Sequence[str], rows: Iterable[Iterable[object]], table: text.Table) -> None:
     """Write a table twice: .csv for programs, .md for people."""
     write_csv(path.with_suffix(".csv"), head, rows)
-    path.with_suffix(".md").write_text(text.markdown(table) + "\n", encoding="utf-8")
+    write_file(path.with_suffix(".md"), text.markdown(table) + "\n")
 
 
 def draw_conditions(conditions: Sequence[Condition], picture: Path) -> None:

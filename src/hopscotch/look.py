@@ -20,7 +20,7 @@ from hopscotch.data.augment import WaveformAugment
 from hopscotch.data.clips import Batches, ClipStore
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.data.events import Events, events_in, part_of
-from hopscotch.plain import shown
+from hopscotch.plain import shown, write_file
 from hopscotch.report.page import render_html
 from hopscotch.report.paint import COLOURS
 from hopscotch.report.run_page import MAX_SECONDS, THUMBNAIL, seen_and_heard
@@ -61,7 +61,7 @@ def look(words: Sequence[str], out: Path, num_clips: int | None = None) -> Path:
         "clips": Table.of(rows, WORDS),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(render_html("look.html.j2", context), encoding="utf-8")
+    write_file(out, render_html("look.html.j2", context))
     return out
 
 

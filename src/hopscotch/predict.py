@@ -13,6 +13,7 @@ trained for; `load(run, budget=0.6)` sets another one, by what was measured on v
 import math
 import multiprocessing
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from hopscotch.above import warn_of_budget
 from hopscotch.answers import Answer, Event, Form, Prediction, Window, counted, write_csv, write_json, write_table
 from hopscotch.data.audio import MAX_MAGNITUDE, MAX_RATE, MIN_RATE, AudioFileError, printable, rate_ratio, resampler
 from hopscotch.data.clips import one_ahead, some
@@ -34,6 +36,7 @@ from hopscotch.models.heads import DetectionHead
 from hopscotch.plain import shown
 from hopscotch.progress import progress_on_stderr
 from hopscotch.report.decisions import LANDED, LETTERS, history_cells
+from hopscotch.report.run_folder import RunFolder
 from hopscotch.restore import restore, set_budget
 from hopscotch.shared import has_graphs, is_shared, read_shared
 from hopscotch.ship import runner
@@ -318,7 +321,8 @@ def load(
 
     `run` may be a folder that `hopscotch export` wrote. Neither executes code: classes other than Hopscotch's are
     refused unless `trust` names their module. `budget` is the share of a dense model's compute to spend on a mean clip,
-    such as 0.6. `engine`, if it is given, must be the one of the folder: onnx for one with graphs, else torch.
+    such as 0.6; one above the trained one that cost accuracy on validation clips is warned of. `engine`, if it is
+    given, must be the one of the folder: onnx for one with graphs, else torch.
     """
     run = Path(run)
     own = "onnx" if has_graphs(run) else "torch"
@@ -332,7 +336,11 @@ def load(
     else:
         restored = restore(run, None if ckpt is None else Path(ckpt), trust)
     if budget is not None:
+        trained = float(restored.model.decision_bias)
         set_budget(restored, budget)
+        known = RunFolder(run).summary if ckpt is None else {}  # which tells of the best checkpoint
+        for warning in warn_of_budget(known, restored.budgets, trained, budget):
+            warnings.warn(warning, stacklevel=2)
     return Predictor(
         restored.model,
         restored.classes,

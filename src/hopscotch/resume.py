@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from hopscotch.config.errors import plain_config
 from hopscotch.config.typed import OF_RESUMING
 from hopscotch.known import remember
-from hopscotch.plain import refuse_links, sentence, shown
+from hopscotch.plain import refuse_links, replace_file, sentence, shown
 from hopscotch.report.run_folder import BEST, CONFIG, OVERRIDES, SUMMARY, config_of
 from hopscotch.system import lock
 from hopscotch.training.checkpoint import check_resumable, read_checkpoint
@@ -83,18 +83,22 @@ def goes_on(run: Path) -> bool:
     if not (run / CONFIG).is_file():
         return False
     with lock(run, "is being trained by another process: wait for it, or stop it"):
-        if any((run / BEST.parent).glob("*.ckpt")):
+        if has_checkpoint(run):
             (run / SUMMARY).unlink(missing_ok=True)
             return True
         shutil.rmtree(run)
         return False
 
 
+def has_checkpoint(run: Path) -> bool:
+    return any((run / BEST.parent).glob("*.ckpt"))
+
+
 @rank_zero_only
 def take_over(run: Path, cfg: DictConfig, overrides: list[str], start: From | None) -> None:
     """Write down what the run goes on with, and set aside what is not whole."""
-    _replace(run / OVERRIDES, OmegaConf.to_yaml(typed(overrides)))
-    _replace(run / CONFIG, resolved(cfg))
+    replace_file(run / OVERRIDES, OmegaConf.to_yaml(typed(overrides)))
+    replace_file(run / CONFIG, resolved(cfg))
     remember(plain_config(cfg))
     (run / SUMMARY).unlink(missing_ok=True)  # of the process before
     for path in [] if start is None else start.damaged:
@@ -111,9 +115,3 @@ def resolved(cfg: DictConfig) -> str:
 def typed(overrides: list[str]) -> list[str]:
     """List what was typed as its run keeps it, likewise."""
     return [word for word in overrides if word.partition("=")[0] not in OF_RESUMING]
-
-
-def _replace(path: Path, content: str) -> None:
-    staged = path.with_name(f"{path.name}.unfinished")
-    staged.write_text(content, encoding="utf-8")
-    os.replace(staged, path)

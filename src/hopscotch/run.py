@@ -28,6 +28,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from omegaconf import DictConfig, OmegaConf
 
+from hopscotch.above import Dearer, warn_of
 from hopscotch.build import build_callbacks, build_data, build_loggers, build_model, build_task, build_trainer
 from hopscotch.conditions import time_test
 from hopscotch.config.absent import refuse_absent_targets
@@ -36,13 +37,13 @@ from hopscotch.config.errors import plain_config
 from hopscotch.config.monitors import refuse_unlogged
 from hopscotch.config.typed import is_made_of
 from hopscotch.data.datamodule import BAD_AUDIO, AudioDataModule
-from hopscotch.dearer import Dearer, dearer_budgets, warn_of
+from hopscotch.dearer import dearer_budgets
 from hopscotch.detection_figures import as_facts, detection_facts, write_detection
 from hopscotch.explain import explain_run
 from hopscotch.intervals import Interval
 from hopscotch.known import remember
 from hopscotch.metrics import class_facts
-from hopscotch.plain import refuse_links, sentence, shown
+from hopscotch.plain import DiskError, refuse_links, sentence, shown, write_file
 from hopscotch.recommend import before
 from hopscotch.report.clips import ClipRow
 from hopscotch.report.collect import gather_everywhere
@@ -53,7 +54,7 @@ from hopscotch.report.run_folder import METRICS, OVERRIDES, PROFILE, SUMMARY, Ke
 from hopscotch.report.run_page import CARD
 from hopscotch.report.split_logger import SplitLogger
 from hopscotch.report.summary import Best, finish, write_summary
-from hopscotch.resume import From, find_start, refuse_strange, resolved, take_over, typed
+from hopscotch.resume import From, find_start, goes_on, has_checkpoint, refuse_strange, resolved, take_over, typed
 from hopscotch.start import Start, start_from, start_from_backbone, teacher_of
 from hopscotch.sweep import append_ledger
 from hopscotch.system import LOCK, core_seconds, lock, warn_if_crowded
@@ -65,7 +66,6 @@ from hopscotch.training.idle import idle_layers
 from hopscotch.training.resume import Resume, compare, refuse_other_data
 from hopscotch.training.stopping import SIGNALS, Stopping, exit_at, handle, is_stop, signal_of
 from hopscotch.training.task import AudioTask
-from hopscotch.training.whole import DiskError
 
 PYTHONS_WARNING = warnings.formatwarning
 # Into a run.
@@ -101,8 +101,12 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     in_sweep = is_in_sweep()
     is_job = in_sweep or not OmegaConf.is_missing(hydra_config.job, "num")
     overrides = list(hydra_config.overrides.task)
-    if in_sweep and is_made_of(RunFolder(run).overrides, overrides) and RunFolder(run).status == "finished":
-        return RunFolder(run).summary  # in the same sweep, before
+    if in_sweep and is_made_of(RunFolder(run).overrides, overrides):  # in the same sweep, before
+        if RunFolder(run).status == "finished":
+            return RunFolder(run).summary
+        with contextlib.suppress(ValueError):  # another process trains there, and the claim is refused
+            if rank_zero_only(goes_on, default=has_checkpoint(run))(run):  # all processes of a job find the same
+                cfg.resume = str(run)
     handle(SIGNALS, exit_at)  # training has its own
     summary = attempt(cfg, run, overrides, time.time() if in_sweep else STARTED, is_job=is_job)
     if in_sweep:
@@ -174,12 +178,12 @@ def claim(run: Path, cfg: DictConfig, overrides: list[str], held: contextlib.Exi
     """Make the folder this run's own, or refuse one that holds a run."""
     run.mkdir(parents=True, exist_ok=True)
     try:
-        with (run / "config.yaml").open("x", encoding="utf-8") as file:
-            file.write(resolved(cfg))
+        (run / "config.yaml").touch(exist_ok=False)
     except FileExistsError:
         refuse_taken(run)
+    write_file(run / "config.yaml", resolved(cfg))
     hold(run, held)
-    (run / OVERRIDES).write_text(OmegaConf.to_yaml(typed(overrides)), encoding="utf-8")
+    write_file(run / OVERRIDES, OmegaConf.to_yaml(typed(overrides)))
     remember(plain_config(cfg))
 
 

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from hopscotch import __version__
 from hopscotch.config.errors import plain_config
-from hopscotch.plain import as_written, read_json, shown
+from hopscotch.plain import as_written, read_json, shown, write_file
 from hopscotch.registry import NEVER_BUILT, check_stored
 from hopscotch.restore import Restored, build_stored_model, no_larger_than, restore
 from hopscotch.training.calibration import Budget, is_table
@@ -58,7 +58,7 @@ def export(run: Path, out: Path, ckpt: Path | None = None, trust: Sequence[str] 
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}_") as scratch:
         folder = Path(scratch) / "model"
         folder.mkdir()
-        (folder / CONFIG).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_file(folder / CONFIG, json.dumps(content, indent=2, allow_nan=False) + "\n")
         weights = {name: tensor.clone().contiguous() for name, tensor in restored.model.state_dict().items()}
         save_file(weights, folder / WEIGHTS)
         manifest = {
@@ -67,7 +67,7 @@ def export(run: Path, out: Path, ckpt: Path | None = None, trust: Sequence[str] 
             "hopscotch": __version__,
             "files": {name: hash_of(folder / name) for name in (CONFIG, WEIGHTS)},
         }
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        write_file(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
         os.replace(folder, out)
     return out
 

@@ -20,7 +20,7 @@ from hydra.experimental.callback import Callback
 from markupsafe import Markup
 from omegaconf import DictConfig, OmegaConf
 
-from hopscotch.plain import literal, read_yaml, refuse_links, sentence, shown, write_csv
+from hopscotch.plain import append_line, literal, read_yaml, refuse_links, sentence, shown, write_csv, write_file
 from hopscotch.report import text
 from hopscotch.report.records import (
     COMPUTE,
@@ -148,9 +148,7 @@ def append_ledger(sweep_folder: str | Path, row: Mapping[str, Any]) -> None:
     """
     folder = Path(sweep_folder)
     folder.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(dict(row)) + "\n"
-    with (folder / LEDGER).open("ab", buffering=0) as file:  # unbuffered: one call to the system
-        file.write(line.encode())
+    append_line(folder / LEDGER, json.dumps(dict(row)))
 
 
 def report_folder(folder: Path, beside: Sequence[Path] = ()) -> None:
@@ -195,7 +193,7 @@ def report_sweep(
         "beside": [where.name for where in beside],
         "command": plan and "python train.py -m " + shlex.join(plan.hydra.overrides.task),  # no harm to a search
     }
-    (folder / PAGE).write_text(sweep_page(folder, jobs, groups, search=search, **context), encoding="utf-8")
+    write_file(folder / PAGE, sweep_page(folder, jobs, groups, search=search, **context))
     text.print_warnings(warnings, console)
     print_failures(jobs, console)
     print(f"look closer: {shown(folder / PAGE)}", flush=True)
@@ -248,7 +246,7 @@ def write_groups(groups: Sequence[Group], folder: Path) -> None:
     names = [metric + name.removeprefix(VALUE) if name.startswith(VALUE) else name for name in GROUPS]
     write_csv(folder / "groups.csv", names, [[column.of(one) for column in GROUPS.values()] for one in groups])
     told = text.markdown(tell(GROUPS, groups)) if groups else "No run has finished."
-    (folder / "groups.md").write_text(told + "\n", encoding="utf-8")
+    write_file(folder / "groups.md", told + "\n")
 
 
 def write_runs(jobs: Sequence[Record], folder: Path) -> None:

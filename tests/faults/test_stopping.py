@@ -65,6 +65,34 @@ def test_a_signal_keeps_the_state_of_its_step(
     assert [name for name in differing(run, straight) if not only_last or name.startswith("last")] == []
 
 
+@pytest.mark.parametrize("ends", ["exits", "refuses"])
+def test_a_signal_of_submitit_is_handed_on_once_the_state_is_kept(tones: Path, tmp_path: Path, ends: str) -> None:
+    run, at, seen = tmp_path / "run", 5, tmp_path / "seen"
+
+    def requeue(number: int, frame: object) -> None:
+        seen.write_text(f"{number}, {torch.load(run / 'checkpoints' / 'last.ckpt', weights_only=True)['global_step']}")
+        if ends == "refuses":
+            raise RuntimeError("Job not requeued because: timed-out too many times.")
+        raise SystemExit(-1)
+
+    def arrange() -> None:
+        signal.signal(signal.SIGUSR2, requeue)
+        signalling(signal.SIGUSR2, at)()
+
+    ended = train(config(tones, run, *WORDS, *LAST_KEPT), arrange)
+    assert seen.read_text() == f"{signal.SIGUSR2.value}, {at + 1}"
+    found = summary(run)
+    if ends == "exits":
+        assert (ended.code, found["status"], found["signal"]) == (128 + signal.SIGUSR2, "stopped", "SIGUSR2")
+    else:  # submitit waits for a result then, and the sweep goes on
+        assert (ended.code, found["status"]) == (1, "failed")
+        assert "timed-out too many times" in found["error"]
+
+
+def test_a_signal_that_nobody_handles_ends_a_run_as_the_system_does(tones: Path, tmp_path: Path) -> None:
+    assert train(config(tones, tmp_path / "run", *WORDS), signalling(signal.SIGUSR2, 5)).code == -signal.SIGUSR2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("at", range(8))
 @pytest.mark.parametrize("more", [(), ("trainer.val_check_interval=2",), ("trainer.accumulate_grad_batches=2",)])

@@ -15,6 +15,7 @@ PLUGINS = {  # choice -> package, extra that installs it
     "hydra/launcher/joblib": ("hydra-joblib-launcher", "sweep"),
     "hydra/launcher/submitit_local": ("hydra-submitit-launcher", "cluster"),
     "hydra/launcher/submitit_slurm": ("hydra-submitit-launcher", "cluster"),
+    "hydra/launcher/ray": ("hydra-ray-launcher", ""),  # wants cloudpickle below 3, and no extra can have it
 }
 OPEN = ("trainer.", "callbacks.", "logger.", "optimizer.", "scheduler.")  # nodes that take any argument of their class
 # Names of older versions, as typed or as stored in a run: a group, a key, or one value of either.
@@ -144,6 +145,8 @@ def wrong_value(key: str, words: str, value: object, choices: Iterable[str] = ()
 
 def absent_package(what: str, package: str, extra: str) -> ConfigError:
     """Make the error for a choice whose package is not there, with the command that installs it."""
+    if not extra:
+        return ConfigError(f"{what} needs the package {package}, which no extra has: python -m pip install {package}")
     place = f'-e ".[{extra}]" -c constraints.txt' if IS_CHECKOUT else f'"hopscotch[{extra}]"'
     return ConfigError(f"{what} needs the package {package}, of the extra {extra}: python -m pip install {place}")
 

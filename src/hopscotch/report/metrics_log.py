@@ -10,7 +10,6 @@ what it logged. Three things a reader should know:
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from lightning.pytorch.loggers.logger import Logger
 from torch import Tensor
 
+from hopscotch.plain import append_line
 from hopscotch.report.run_folder import METRICS
 
 
@@ -53,12 +53,7 @@ class MetricsLog(Logger):
         line = {"step": step, "epoch": epoch} | values
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # Opened anew for each line, some 30 microseconds: nothing is left open whichever way a run ends.
-        with self.path.open("a+b") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-            if file.read() not in (b"", b"\n"):  # a kill may have struck in the line before
-                file.write(b"\n")
-            file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+        append_line(self.path, json.dumps(line, allow_nan=False))
 
     def finite(self, tag: str, value: float) -> float | None:
         if math.isfinite(value):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from hopscotch.plain import shown
+from hopscotch.plain import shown, write_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -102,9 +102,10 @@ def margins(figure: "Figure", left: float, right: float, bottom: float, top: flo
 def save(figure: "Figure", path: Path) -> None:
     """Write a PNG on white, or an SVG that is light or dark as its reader is."""
     if path.suffix == ".svg":
-        path.write_text(svg(figure), encoding="utf-8")
+        write_file(path, svg(figure))
     else:
-        figure.savefig(path, dpi=DOTS_PER_INCH, facecolor="white")
+        figure.savefig(file := io.BytesIO(), format=path.suffix[1:], dpi=DOTS_PER_INCH, facecolor="white")
+        write_file(path, file.getvalue())
 
 
 def svg(figure: "Figure") -> str:

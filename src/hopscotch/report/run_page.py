@@ -24,7 +24,7 @@ from hopscotch.data.audio import AudioFileError, rate_ratio, resampler
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.frontend import LogMel
 from hopscotch.known import refuse_unknown
-from hopscotch.plain import refuse_links, shown
+from hopscotch.plain import refuse_links, shown, write_file
 from hopscotch.registry import SOURCE_KEYS, without_cache
 from hopscotch.report import figures
 from hopscotch.report.clips import (
@@ -82,8 +82,8 @@ def write_report(run: RunFolder, sounds: "Sounds | None", why_silent: str = "") 
     if run.clips and run.skips:
         figure, context["skips_caption"] = figures.draw_skips(run.clips)
         save(figure, picture)
-    (run.path / PAGE).write_text(render_html("run.j2", context), encoding="utf-8")
-    (run.path / CARD).write_text(render_markdown("run.j2", context), encoding="utf-8")
+    write_file(run.path / PAGE, render_html("run.j2", context))
+    write_file(run.path / CARD, render_markdown("run.j2", context))
 
 
 def run_context(run: RunFolder) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """End a run: `summary.json` for programs, a page for its reader, a few lines in the terminal for its owner."""
 
-import os
 import platform
 import shlex
 import shutil
@@ -16,12 +15,13 @@ from rich.console import Console
 
 from hopscotch.detection import in_words
 from hopscotch.intervals import Interval
+from hopscotch.plain import replace_file
 from hopscotch.report import text
 from hopscotch.report.clips import ClipRow, clip_rows, clips_of, write_clips
 from hopscotch.report.collect import Evaluation
 from hopscotch.report.decisions import history_cells, layers_of, route_use
 from hopscotch.report.findings import find_warnings, no_better, overfitting
-from hopscotch.report.run_folder import CLIPS, SUMMARY, UNFINISHED, Kept, read_run
+from hopscotch.report.run_folder import CLIPS, SUMMARY, Kept, read_run
 from hopscotch.report.run_page import PAGE, Sounds, write_report
 from hopscotch.system import IS_CHECKOUT, commit
 from hopscotch.training.task import AudioTask
@@ -128,9 +128,7 @@ def write_summary(run_folder: str | Path, *, status: Status, model: str, seed: i
     content |= {"warnings": [], "versions": versions(), "commit": commit() if IS_CHECKOUT else None, **facts}
     path = Path(run_folder) / SUMMARY
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(UNFINISHED)  # in the same folder: a rename across file systems is a copy
-    unfinished.write_text(text.json_text(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    replace_file(path, text.json_text(content, indent=2) + "\n")
     return path
 
 

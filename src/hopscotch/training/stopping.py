@@ -2,6 +2,8 @@
 
 SIGTERM, SIGUSR1 and SIGHUP, as schedulers and terminals send them, end it there, with exit code 128 + number. Ctrl-C
 validates what there is first, and it is tested. A second signal ends it at once.
+
+SIGUSR2 is left to who handles it, as submitit does, which asks the cluster for the job again: the state is kept first.
 """
 
 import contextlib
@@ -20,6 +22,7 @@ from hopscotch.training.callbacks import BestAndLast, is_between_steps
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)
 )  # not all systems have all
+HANDED_ON = getattr(signal, "SIGUSR2", None)
 TOGETHER = 2.0  # seconds within which signals are one: a session that ends sends SIGHUP and SIGTERM
 
 
@@ -62,8 +65,14 @@ class Stopping(Callback):
     def came(self) -> bool:
         return self.number is not None
 
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Signals that end a training with its state kept."""
+        return SIGNALS if HANDED_ON is None or not callable(self.before.get(HANDED_ON)) else (*SIGNALS, HANDED_ON)
+
     def __enter__(self) -> None:
-        self.before = {number: signal.getsignal(number) for number in (signal.SIGINT, *SIGNALS)}
+        numbers = (signal.SIGINT, *SIGNALS, *([] if HANDED_ON is None else [HANDED_ON]))
+        self.before = {number: signal.getsignal(number) for number in numbers}
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self.before.items():
@@ -72,7 +81,7 @@ class Stopping(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.trainer = trainer
-        handle((signal.SIGINT, *SIGNALS), self._note)  # not before: Lightning has set handlers of its own
+        handle((signal.SIGINT, *self.numbers), self._note)  # not before: Lightning has set handlers of its own
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         keeper = keeper_of(trainer)
@@ -96,7 +105,7 @@ class Stopping(Callback):
 
     def _is_asked(self, trainer: Trainer, *more: int) -> bool:
         """Tell whether one of the signals, or of `more`, has come to any of the processes."""
-        came = self.number in (*SIGNALS, *more)
+        came = self.number in (*self.numbers, *more)
         if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(came, all=False):
             self.number, came = self.number or signal.SIGTERM, True
         return came
@@ -105,6 +114,9 @@ class Stopping(Callback):
         if keeper is not None:
             keeper.wait()
         assert self.number is not None
+        if self.number == HANDED_ON:
+            with contextlib.suppress(SystemExit):
+                self.before[self.number](self.number, None)
         exit_at(self.number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -116,7 +128,7 @@ class Stopping(Callback):
             exit_at(number)
         self.number, self.noted_at = number, time.monotonic()
         launcher = None if self.trainer is None else self.trainer.strategy.launcher
-        if launcher is not None and number != signal.SIGINT:  # Ctrl-C comes to all of them
+        if launcher is not None and number not in (signal.SIGINT, HANDED_ON):  # Ctrl-C comes to all of them
             launcher.kill(number)
         if number == getattr(signal, "SIGHUP", None):
             _outlive_terminal()

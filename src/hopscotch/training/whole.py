@@ -10,7 +10,6 @@ Nothing here imports Lightning, which takes longer to load than a prediction tak
 import hashlib
 import io
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -19,16 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hopscotch.plain import shown
+from hopscotch.plain import DiskError, disk_error, shown
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # the state before the last one is kept, too
 MAX_HASH_FILE = 4096  # bytes
 MAX_STRETCHED = 2**24  # elements of a tensor that repeats what is stored
 TRAINED = ("state_dict", "current_model_state", "optimizer_states")  # parts of a checkpoint that must be finite
-
-
-class DiskError(OSError):
-    """A checkpoint could not be written; the text is complete and meant for the owner of the run."""
 
 
 def content_of(checkpoint: Mapping[str, Any]) -> memoryview:
@@ -62,11 +57,7 @@ def write_whole(content: memoryview, path: Path) -> None:
         for target in (path, hash_file(path), hash_file(path.with_name(PREVIOUS))):
             with suppress(OSError):
                 _staging(target).unlink(missing_ok=True)
-        free = shutil.disk_usage(next(folder for folder in path.parents if folder.is_dir())).free
-        raise DiskError(
-            f"{shown(path)} cannot be written: {error.strerror}. It has {len(content):,} bytes, {free:,} are free "
-            "there. What was kept before is still there."
-        ) from error
+        raise DiskError(f"{disk_error(path, len(content), error)} What was kept before is still there.") from error
     _sync(path.parent)
 
 
