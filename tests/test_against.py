@@ -227,10 +227,10 @@ def test_static_models_of_widths_are_as_wide_as_the_narrow_ones() -> None:
 
 @pytest.mark.parametrize("words", [["against=baselines"], []])
 def test_the_option_is_a_word(words: list[str]) -> None:
-    assert parse(["run=outputs/a", *words])["against"] is bool(words)
+    assert parse(["run=outputs/a", *words])["against"] == ("baselines" if words else None)
     assert cli.with_against(["RUN", "--against", "baselines", "snr=0"]) == ["RUN", "against=baselines", "snr=0"]
     assert cli.with_against(["RUN", "--against=baselines"]) == ["RUN", "against=baselines"]
-    with pytest.raises(ValueError, match="against must be baselines, got others"):
+    with pytest.raises(ValueError, match=r"against must be baselines or a run with static models .*, got others"):
         parse(["run=outputs/a", "against=others"])
 
 
@@ -305,3 +305,7 @@ def test_baselines_are_trained_once_and_what_was_cut_short_goes_on(
     assert fitted["gain"]["value"] == found["rows"][1]["own"]["accuracy"] - fitted["there"]["accuracy"]
     cli.main(["evaluate", str(run), "against=baselines"])
     assert "depth_1 (2 of 2) has finished before" in capsys.readouterr().out
+    cli.main(["evaluate", str(run / "against" / "depth_1"), "--against", str(run)])
+    other = json.loads((run / "against" / "depth_1" / "report" / "evaluation" / "against.json").read_text())
+    assert [one["name"] for one in other["statics"]] == ["depth_0", "depth_1"]
+    assert [(row["static"], row["difference"]["value"]) for row in other["rows"]] == [("depth_1", 0.0)]

@@ -150,7 +150,7 @@ def test_the_static_models_of_a_cascade_are_its_stages_with_their_prices(joined:
     assert (summary["seconds"]["stage_cores"], summary["seconds"]["fit_cores"]) == ([None, None], None)  # no summaries
     summary["seconds"] |= {"stage_cores": [3.0, 5.0], "fit_cores": 8.0}
     (run / "summary.json").write_text(json.dumps(summary))
-    found = read_json(evaluate(run, against=True) / "against.json")
+    found = read_json(evaluate(run, against="baselines") / "against.json")
     assert [(one["name"], one["core_seconds"]) for one in found["statics"]] == [("stage_0", 3.0), ("stage_1", 5.0)]
     assert found["core_seconds"] == 8.0
     first, last = (one["passes"][0]["macs"] for one in found["statics"])

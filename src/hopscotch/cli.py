@@ -196,6 +196,7 @@ def evaluate(words: Sequence[str]) -> None:
     hopscotch evaluate RUN data=folder data.root=F         other clips of the same classes, from any conf/data
     hopscotch evaluate RUN ckpt=FILE out=FOLDER            another checkpoint; another folder for the results
     hopscotch evaluate RUN --against baselines             beside static models, trained alone with the run's words
+    hopscotch evaluate RUN --against OTHER                 beside those of another run, on the same clips
 
         One checkpoint, many budgets
         condition  requested  on validation  on test  million MACs  accuracy  macro F1

@@ -83,11 +83,15 @@ def parse(words: Sequence[str]) -> dict[str, Any]:
         refuse_no_folder(key, str(paths[key]) if key in paths else None)
     if "noise" in own and "snr" not in own:
         raise ValueError(f"noise needs levels in dB beside it, such as snr=[20,10,0], got noise={own['noise']} alone.")
-    if own.get("against", BASELINES) != BASELINES:
-        raise ValueError(f"against must be {BASELINES}, got {own['against']}: `hopscotch compare` takes other runs.")
+    beside = own.get("against")
+    if beside not in (None, BASELINES) and not statics_in(Path(beside).expanduser()):
+        raise ValueError(
+            f"against must be {BASELINES} or a run with static models that have finished, in <run>/{AGAINST}/, got "
+            f"{beside}: `hopscotch compare` takes other runs."
+        )
     overrides = [word for word in words if word.partition("=")[0] not in own]
     found = {**paths, "overrides": overrides, "snr": levels(own.get("snr", "[]")), "trust": trusted(words)}
-    return found | {"against": "against" in own}
+    return found | {"against": beside}
 
 
 def levels(typed: str) -> list[float]:
@@ -189,18 +193,19 @@ def evaluate(
     noise: Path | None = None,
     impulse_responses: Path | None = None,
     *,
-    against: bool = False,
+    against: str | None = None,
 ) -> Path:
     """Test under every condition, print and write the results, and return their folder.
 
     The first condition is the clips as they are, at the first budget. `noise` is a folder of recordings for the levels
-    `snr`, `impulse_responses` one of rooms, a further condition. `against` has static baselines trained and compared.
+    `snr`, `impulse_responses` one of rooms, a further condition. `against` is
+    "baselines", static models that are trained for it, or another run that has some; all are compared.
     """
-    folder = folder_of(run, out, against=against)
+    folder = folder_of(run, out, against=against is not None)
     cfg, task, data = load(run, overrides, ckpt, trust, folder / BAD_AUDIO)
     mixed = mixed_with(data, snr, noise, impulse_responses)
     if against and not isinstance(task, ClassificationTask):
-        raise ValueError(f"against={BASELINES} needs one label per clip, task=classify, got {cfg.task._target_}.")
+        raise ValueError(f"against={against} needs one label per clip, task=classify, got {cfg.task._target_}.")
     trainer = tester(cfg, run)
     all_passes = passes(task, data, trainer, budgets(cfg.compute.budget, task.model), *mixed)
     first = next(all_passes)
@@ -235,7 +240,8 @@ def evaluate(
     warnings = [*warn_of([dearer for *_, dearer in kept if dearer]), *other_clips(run, data, overrides)]
     print_evaluation(metrics, conditions, controls, **counts, told=told, sure=sure, times=times, warnings=warnings)
     if against:
-        result = stand_against(run, LoadedRun(cfg, task, data), trainer, kept, mixed, overrides, trust)
+        beside = run if against == BASELINES else Path(against).expanduser()
+        result = stand_against(run, beside, LoadedRun(cfg, task, data), trainer, kept, mixed, overrides, trust)
         print_against(result)
         write_against(result, folder, run if is_own else None)
     return folder
@@ -278,6 +284,7 @@ def other_clips(run: Path, data: AudioDataModule, overrides: Sequence[str]) -> l
 
 def stand_against(
     run: Path,
+    beside: Path,
     loaded: LoadedRun,
     trainer: Trainer,
     kept: Sequence[tuple[Condition, Measured | None, Dearer | None]],
@@ -285,16 +292,17 @@ def stand_against(
     overrides: Sequence[str],
     trust: Sequence[str],
 ) -> Against:
-    """Train static baselines of a run, and test them as it was tested; exits also with thresholds fitted in noise."""
+    """Test the static models of `beside` as a run was tested; its own are trained first, exits also fitted in noise."""
     cfg, task, data = loaded
-    share = (RunFolder(run).summary.get("compute") or {}).get("fraction", 1.0)
-    named = baselines_of(task.model, cfg, drop_of(task.model, share))
-    train_baselines(run, named, trust, [word for word in overrides if word.startswith("trainer.")])
+    if beside == run:
+        share = (RunFolder(run).summary.get("compute") or {}).get("fraction", 1.0)
+        named = baselines_of(task.model, cfg, drop_of(task.model, share))
+        train_baselines(run, named, trust, [word for word in overrides if word.startswith("trainer.")])
     found, loaded_ones = list[Static](), list[LoadedRun]()
-    for name, one, core_seconds in statics_of(run, loaded, overrides, trust):
+    for name, one, core_seconds in statics_of(run, beside, loaded, overrides, trust):
         if [clip.name for clip in one.data.clips["test"]] != [clip.name for clip in data.clips["test"]]:
             raise ValueError(
-                f"{shown(run / AGAINST / name)} must be tested on the clips of {shown(run)}: it has others."
+                f"{shown(beside / AGAINST / name)} must be tested on the clips of {shown(run)}: it has others."
             )
         tested = [Measured.of(each) for each in passes(one.task, one.data, trainer, [None], *mixed)]
         found.append(Static(name, core_seconds, tested))
@@ -318,7 +326,7 @@ def stand_against(
 
 
 def statics_of(
-    run: Path, loaded: LoadedRun, overrides: Sequence[str], trust: Sequence[str]
+    run: Path, beside: Path, loaded: LoadedRun, overrides: Sequence[str], trust: Sequence[str]
 ) -> Iterator[tuple[str, LoadedRun, float | None]]:
     """Load static models by name, with their core-seconds of training; those of a cascade are its stages."""
     cfg, task, data = loaded
@@ -329,7 +337,7 @@ def statics_of(
             stage = LoadedRun(alone, build_task(alone, model, data).eval(), data)
             yield f"stage_{number}", stage, core_seconds_of(run, number)
     words = [word for word in overrides if not word.startswith(("compute.", "model."))]
-    for place in statics_in(run):
+    for place in statics_in(beside):
         yield place.name, load(place, words, trust=trust), core_seconds_of(place)
 
 
