@@ -240,8 +240,7 @@ def evaluate(
     warnings = [*warn_of([dearer for *_, dearer in kept if dearer]), *other_clips(run, data, overrides)]
     print_evaluation(metrics, conditions, controls, **counts, told=told, sure=sure, times=times, warnings=warnings)
     if against:
-        beside = run if against == BASELINES else Path(against).expanduser()
-        result = stand_against(run, beside, LoadedRun(cfg, task, data), trainer, kept, mixed, overrides, trust)
+        result = stand_against(run, against, LoadedRun(cfg, task, data), trainer, kept, mixed, overrides, trust)
         print_against(result)
         write_against(result, folder, run if is_own else None)
     return folder
@@ -284,7 +283,7 @@ def other_clips(run: Path, data: AudioDataModule, overrides: Sequence[str]) -> l
 
 def stand_against(
     run: Path,
-    beside: Path,
+    against: str,
     loaded: LoadedRun,
     trainer: Trainer,
     kept: Sequence[tuple[Condition, Measured | None, Dearer | None]],
@@ -292,9 +291,10 @@ def stand_against(
     overrides: Sequence[str],
     trust: Sequence[str],
 ) -> Against:
-    """Test the static models of `beside` as a run was tested; its own are trained first, exits also fitted in noise."""
+    """Test static models as a run was tested, its own trained first; exits also with thresholds fitted in noise."""
     cfg, task, data = loaded
-    if beside == run:
+    beside = run if against == BASELINES else Path(against).expanduser()
+    if against == BASELINES:
         share = (RunFolder(run).summary.get("compute") or {}).get("fraction", 1.0)
         named = baselines_of(task.model, cfg, drop_of(task.model, share))
         train_baselines(run, named, trust, [word for word in overrides if word.startswith("trainer.")])
