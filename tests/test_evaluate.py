@@ -137,8 +137,8 @@ def test_the_curve_is_kept_and_its_compute_rises_with_the_budget(run: Path) -> N
     fractions = [float(row["fraction"]) for row in rows]
     assert [float(row["requested"]) for row in rows] == [0.01, 0.9, 1.0]
     assert fractions == sorted(fractions)
-    assert fractions[0] < 0.85 < fractions[1] < 1.0
-    assert fractions[2] == 1.0
+    assert fractions[0] < 0.85
+    assert fractions[1] < fractions[2] == 1.0
     assert (run / "report" / "budgets.png").stat().st_size > 1000
 
 

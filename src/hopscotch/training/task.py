@@ -18,6 +18,7 @@ numbers (dropout, mixup) are seeded by (seed, epoch, batch, rank). So a run can 
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, ClassVar, TypedDict
 
@@ -210,7 +211,7 @@ class AudioTask(LightningModule):
 
     def training_step(self, batch: AudioBatch, batch_idx: int) -> StepOutput:
         self._seed(key_bits(self.seed, self.current_epoch, batch_idx, self.global_rank))
-        self.noise = self.model.begin_step(key_bits(self.seed, self.global_step))
+        self.model.begin_step(key_bits(self.seed, self.global_step))
         self.model.set_progress(self.deciding)
         self.model.hold(self.is_dense)
         mixed = mix(batch, self.mixup) if self.mixup > 0 else Mixed(batch)
@@ -384,7 +385,8 @@ class AudioTask(LightningModule):
 
     def _run(self, batch: AudioBatch, repeat: Decisions | None = None) -> ModelOutput:
         """Run the model on a batch of training, with draws by the keys of its clips."""
-        with self.noise.of(batch.keys):
+        noise = self.model.noise
+        with nullcontext() if noise is None else noise.of(batch.keys):
             return self.model(batch.waveform, batch.lengths, keys=batch.keys, repeat=repeat)
 
     def _seed(self, key: int) -> None:
