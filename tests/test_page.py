@@ -17,6 +17,7 @@ SWEEP = {
     "frontier": None,
     "metric": "accuracy",
     "groups": Table([], []),
+    "standing": Table([], []),
     "unfinished": Table(["job", "reason"], [[link("g & o", "e.html"), "<b>"]]),
     "shared": "",
     "jobs": Table(["x"], [[Markup("<audio></audio>")]]),
