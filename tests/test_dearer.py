@@ -74,7 +74,7 @@ def test_budgets_above_the_bias_are_measured_and_the_model_stays(tones: Path, tm
 
 
 def test_a_summary_holds_what_was_measured(tones: Path, tmp_path: Path) -> None:
-    cfg = tiny_config(tones, tmp_path / "run", "model=skip_transformer")
+    cfg = tiny_config(tones, tmp_path / "run", "model=skip_transformer", "compute.target=0.87")
     attempt(cfg, tmp_path / "run", [], time.time(), is_job=False)
     found = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert found["budgets_above"][-1]["fraction"] == pytest.approx(1.0)

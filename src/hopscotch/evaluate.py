@@ -198,8 +198,8 @@ def evaluate(
     """Test under every condition, print and write the results, and return their folder.
 
     The first condition is the clips as they are, at the first budget. `noise` is a folder of recordings for the levels
-    `snr`, `impulse_responses` one of rooms, a further condition. `against` is
-    "baselines", static models that are trained for it, or another run that has some; all are compared.
+    `snr`, `impulse_responses` one of rooms, a further condition. `against` names a
+    run whose static models it is compared with, or "baselines", its own, which are trained first.
     """
     folder = folder_of(run, out, against=against is not None)
     cfg, task, data = load(run, overrides, ckpt, trust, folder / BAD_AUDIO)
@@ -214,8 +214,7 @@ def evaluate(
     write_detection(folder, task, data, detected)
     kept = [(one.condition, Measured.of(one) if against else None, one.dearer) for one in chain([first], all_passes)]
     conditions = [one for one, *_ in kept]
-    times = time_test(task, data, trainer)
-    controls = controlled(task, data, first.evaluation)
+    times, controls = time_test(task, data, trainer), controlled(task, data, first.evaluation)
     sure = first.evaluation.interval(first.condition.primary[1], data.clips["test"])
     use_letters_of(data.classes)
     facts = {
@@ -240,9 +239,9 @@ def evaluate(
     warnings = [*warn_of([dearer for *_, dearer in kept if dearer]), *other_clips(run, data, overrides)]
     print_evaluation(metrics, conditions, controls, **counts, told=told, sure=sure, times=times, warnings=warnings)
     if against:
-        result = stand_against(run, against, LoadedRun(cfg, task, data), trainer, kept, mixed, overrides, trust)
-        print_against(result)
-        write_against(result, folder, run if is_own else None)
+        found = stand_against(run, against, LoadedRun(cfg, task, data), trainer, kept, mixed, overrides, trust)
+        print_against(found)
+        write_against(found, folder, run if is_own else None)
     return folder
 
 
