@@ -354,7 +354,7 @@ def test_help_shows_examples(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 def test_what_is_typed_is_told_apart() -> None:
     asked = parse(["run=r", "snr=[20,0.5]", "data=fsdd", "out=o", "compute.budget=0.5", "ckpt=c"])
     paths, overrides = {"run": Path("r"), "ckpt": Path("c"), "out": Path("o")}, ["data=fsdd", "compute.budget=0.5"]
-    rest = {"trust": [], "against": False}
+    rest = {"trust": [], "against": None}
     assert asked == {**paths, "overrides": overrides, "snr": [20.0, 0.5], **rest}
     assert parse(["run=r", "snr=5"]) == {"run": Path("r"), "overrides": [], "snr": [5.0], **rest}
 
