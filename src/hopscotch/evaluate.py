@@ -42,12 +42,12 @@ from hopscotch.metrics import measure
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.models.cascade import Cascade
 from hopscotch.models.exits import Ladder
-from hopscotch.plain import as_written, refuse_links, shown
+from hopscotch.plain import UNFINISHED, as_written, refuse_links, shown
 from hopscotch.registry import trusted
 from hopscotch.report.clips import SplitClips, clip_rows
 from hopscotch.report.collect import Evaluation
 from hopscotch.report.paint import use_letters_of
-from hopscotch.report.run_folder import EVALUATION, SUMMARY, UNFINISHED, RunFolder, config_of
+from hopscotch.report.run_folder import EVALUATION, SUMMARY, RunFolder, config_of
 from hopscotch.restore import checkpoint_of, hold_to_rules, no_larger_than, stored_config, trained_classes
 from hopscotch.training.checkpoint import read_checkpoint, take_weights
 from hopscotch.training.classify import ClassificationTask
@@ -198,8 +198,8 @@ def evaluate(
     """Test under every condition, print and write the results, and return their folder.
 
     The first condition is the clips as they are, at the first budget. `noise` is a folder of recordings for the levels
-    `snr`, `impulse_responses` one of rooms, a further condition. `against` names a
-    run whose static models it is compared with, or "baselines", its own, which are trained first.
+    `snr`, `impulse_responses` one of rooms, a further condition. `against` names a run whose static models it is
+    compared with, or "baselines", its own, which are trained first.
     """
     folder = folder_of(run, out, against=against is not None)
     cfg, task, data = load(run, overrides, ckpt, trust, folder / BAD_AUDIO)
@@ -250,7 +250,7 @@ def folder_of(run: Path, out: Path | None, *, against: bool = False) -> Path:
     folder = run / EVALUATION if out is None else out
     if out is None:
         refuse_links(run, [str(EVALUATION), *(f"report/budgets.{end}" for end in ("csv", "md", "png"))])
-        refuse_links(run, [SUMMARY, UNFINISHED] if against else [])
+        refuse_links(run, [SUMMARY, SUMMARY + UNFINISHED] if against else [])
     (folder / BAD_AUDIO).unlink(missing_ok=True)  # of an evaluation before this one
     return folder
 

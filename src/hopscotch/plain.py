@@ -276,6 +276,9 @@ def sentence(error: object) -> str:
 # Where a run's results go.
 
 
+UNFINISHED = ".unfinished"  # end of the name of a file that `replace_file` is writing
+
+
 class DiskError(OSError):
     """A file could not be written; the text is complete and meant for the owner of the run."""
 
@@ -303,7 +306,7 @@ def write_file(path: Path, content: str | bytes) -> None:
 
 def replace_file(path: Path, content: str) -> None:
     """Write a text whole or not at all; what was there before stays until then. Errors are those of `write_file`."""
-    unfinished = path.with_name(f"{path.name}.unfinished")  # in the same folder: a rename across disks is a copy
+    unfinished = path.with_name(path.name + UNFINISHED)  # in the same folder: a rename across disks is a copy
     try:
         write_file(unfinished, content)
     except DiskError:

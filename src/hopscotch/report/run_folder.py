@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 CONFIG = "config.yaml"
 OVERRIDES = "overrides.yaml"
 SUMMARY = "summary.json"
-UNFINISHED = f"{SUMMARY}.unfinished"
 METRICS = "metrics.jsonl"
 PROFILE = "profile"  # folder of the tables of trainer.profiler
 CLIPS = "clips.csv"  # in report/ of the test, in an evaluation's folder of that
