@@ -76,27 +76,6 @@ def test_what_a_terminal_would_obey_is_shown() -> None:
     assert plain.sentence(ValueError("first\n  second\x07")) == r"first second\x07"
 
 
-def test_links_below_and_above_are_refused(tmp_path: Path) -> None:
-    run, outside = tmp_path / "run", tmp_path / "outside"
-    (run / "report" / "evaluation").mkdir(parents=True)
-    outside.mkdir()
-    plain.refuse_links(run, ["report", "README.md", "not/there"])
-    (run / "report" / "evaluation" / "a.csv").symlink_to(outside / "a.csv")
-    for names in (["report"], ["report/evaluation"], ["report/evaluation/a.csv"]):
-        with pytest.raises(ValueError, match=r"a\.csv must not be a symbolic link"):
-            plain.refuse_links(run, names)
-    (run / "link").symlink_to(outside)
-    with pytest.raises(ValueError, match=r"link must not be a symbolic link"):
-        plain.refuse_links(run, ["link/x/y"])
-
-
-def test_a_run_may_lie_behind_a_link(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "latest").symlink_to(tmp_path / "run")
-    plain.refuse_links(tmp_path / "latest", ["README.md"])
-    assert list((tmp_path / "run").iterdir()) == []
-
-
 @pytest.mark.parametrize("content", ["a,b\n1\n", "a,b\n1,2,3\n"])
 def test_a_ragged_table_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(content)

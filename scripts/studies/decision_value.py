@@ -31,8 +31,8 @@ from torch import Tensor
 
 from hopscotch.conditions import time_clips, with_noise, with_silence
 from hopscotch.data.datamodule import AudioDataModule
+from hopscotch.files import write_csv
 from hopscotch.models.audio_model import AudioModel
-from hopscotch.plain import write_csv
 from hopscotch.report.clips import clips_of
 from hopscotch.report.decisions import COMMON_ROUTE, route_shares
 from hopscotch.report.statistics import partial_rank_correlation

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hopscotch.files import refuse_links
 from hopscotch.intervals import Units, bootstrap, student
-from hopscotch.plain import quoted, refuse_links, shown
+from hopscotch.plain import quoted, shown
 from hopscotch.report.frontier import draw_frontier
 from hopscotch.report.records import (
     Group,

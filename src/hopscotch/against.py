@@ -18,9 +18,9 @@ from jaxtyping import Float
 
 from hopscotch.conditions import Pass
 from hopscotch.controls import ENOUGH
+from hopscotch.files import write_file
 from hopscotch.intervals import Interval, Units, bootstrap
 from hopscotch.latency import Milliseconds
-from hopscotch.plain import write_file
 from hopscotch.recommend import Candidate, Choice, choose, write_recommended
 from hopscotch.report.text import (
     Table,

@@ -32,7 +32,8 @@ from hopscotch.data.audio import AudioFileError, cancels, opened, raw_blocks
 from hopscotch.data.clips import Clip
 from hopscotch.data.datamodule import FRAME_SECONDS, SPLITS, AudioDataModule, Split
 from hopscotch.data.rows import RowSource
-from hopscotch.plain import sentence, shown, write_csv, write_file
+from hopscotch.files import write_csv, write_file
+from hopscotch.plain import sentence, shown
 from hopscotch.progress import with_progress
 from hopscotch.report import text
 from hopscotch.report.page import render_html

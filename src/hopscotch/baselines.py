@@ -16,13 +16,14 @@ from omegaconf import DictConfig
 from hopscotch.config.compose import compose
 from hopscotch.config.errors import plain_config
 from hopscotch.config.typed import Again, escaped, is_made_of, quoted
+from hopscotch.files import refuse_links
 from hopscotch.jobs import Job, Jobs
 from hopscotch.models.assemble import narrowed
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.models.cascade import Cascade
 from hopscotch.models.exits import EarlyExit
 from hopscotch.models.slimmable import Slimmable
-from hopscotch.plain import refuse_links, shown
+from hopscotch.plain import shown
 from hopscotch.report.records import logged_error
 from hopscotch.report.run_folder import CONFIG, RunFolder
 from hopscotch.resume import goes_on

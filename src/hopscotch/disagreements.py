@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
-from hopscotch.plain import write_csv
+from hopscotch.files import write_csv
 from hopscotch.report.clips import ClipRow
 from hopscotch.report.records import group
 

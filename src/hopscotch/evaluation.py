@@ -18,9 +18,9 @@ import numpy as np
 
 from hopscotch.conditions import CLEAN, Condition
 from hopscotch.controls import Controls
+from hopscotch.files import write_csv, write_file
 from hopscotch.intervals import Interval
 from hopscotch.metrics import ClassRow, Metrics, as_json
-from hopscotch.plain import write_csv, write_file
 from hopscotch.report import figures, text
 from hopscotch.report.clips import ClipRow, write_clips
 from hopscotch.report.paint import save

@@ -20,7 +20,8 @@ from hopscotch.data.augment import WaveformAugment
 from hopscotch.data.clips import Batches, ClipStore
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.data.events import Events, events_in, part_of
-from hopscotch.plain import shown, write_file
+from hopscotch.files import write_file
+from hopscotch.plain import shown
 from hopscotch.report.page import render_html
 from hopscotch.report.paint import COLOURS
 from hopscotch.report.run_page import MAX_SECONDS, THUMBNAIL, seen_and_heard

@@ -14,8 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from hopscotch.config.errors import plain_config
 from hopscotch.config.typed import OF_RESUMING
+from hopscotch.files import refuse_links, replace_file
 from hopscotch.known import remember
-from hopscotch.plain import refuse_links, replace_file, sentence, shown
+from hopscotch.plain import sentence, shown
 from hopscotch.report.run_folder import BEST, CONFIG, OVERRIDES, SUMMARY, config_of
 from hopscotch.system import lock
 from hopscotch.training.checkpoint import check_resumable, read_checkpoint

@@ -40,10 +40,11 @@ from hopscotch.data.datamodule import BAD_AUDIO, AudioDataModule
 from hopscotch.dearer import dearer_budgets
 from hopscotch.detection_figures import as_facts, detection_facts, write_detection
 from hopscotch.explain import explain_run
+from hopscotch.files import DiskError, refuse_links, write_file
 from hopscotch.intervals import Interval
 from hopscotch.known import remember
 from hopscotch.metrics import class_facts
-from hopscotch.plain import DiskError, refuse_links, sentence, shown, write_file
+from hopscotch.plain import sentence, shown
 from hopscotch.recommend import before
 from hopscotch.report.clips import ClipRow
 from hopscotch.report.collect import gather_everywhere

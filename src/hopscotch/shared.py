@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 
 from hopscotch import __version__
 from hopscotch.config.errors import plain_config
-from hopscotch.plain import as_written, read_json, shown, write_file
+from hopscotch.files import write_file
+from hopscotch.plain import as_written, read_json, shown
 from hopscotch.registry import NEVER_BUILT, check_stored
 from hopscotch.restore import Restored, build_stored_model, no_larger_than, restore
 from hopscotch.training.calibration import Budget, is_table

@@ -20,7 +20,8 @@ from hydra.experimental.callback import Callback
 from markupsafe import Markup
 from omegaconf import DictConfig, OmegaConf
 
-from hopscotch.plain import append_line, literal, read_yaml, refuse_links, sentence, shown, write_csv, write_file
+from hopscotch.files import append_line, refuse_links, write_csv, write_file
+from hopscotch.plain import literal, read_yaml, sentence, shown
 from hopscotch.report import text
 from hopscotch.report.records import (
     COMPUTE,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hopscotch.plain import DiskError, append_line, replace_file, write_csv, write_file
+from hopscotch.files import DiskError, append_line, replace_file, write_csv, write_file
 from hopscotch.report.metrics_log import MetricsLog
 from hopscotch.report.paint import save
 from hopscotch.report.summary import write_summary

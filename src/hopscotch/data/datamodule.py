@@ -28,7 +28,7 @@ from hopscotch.data.index import Index
 from hopscotch.data.sampling import Pair, Position, ShuffledBatches, SortedBatches
 from hopscotch.data.store import Disk, InMemory
 from hopscotch.data.windows import Windowing
-from hopscotch.plain import write_csv
+from hopscotch.files import write_csv
 from hopscotch.types import AudioBatch, key_bits
 
 log = logging.getLogger(__name__)

@@ -17,8 +17,9 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from hopscotch.data.datamodule import AudioDataModule
+from hopscotch.files import write_csv
 from hopscotch.intervals import Interval, Units, ratio_interval, share_interval
-from hopscotch.plain import read_csv, sentence, shown, write_csv
+from hopscotch.plain import read_csv, sentence, shown
 from hopscotch.report.collect import Evaluation
 from hopscotch.report.decisions import LAYERS, LETTERS, history_cells
 from hopscotch.report.statistics import quantile_groups

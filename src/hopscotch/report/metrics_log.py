@@ -18,7 +18,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from lightning.pytorch.loggers.logger import Logger
 from torch import Tensor
 
-from hopscotch.plain import append_line
+from hopscotch.files import append_line
 from hopscotch.report.run_folder import METRICS
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from hopscotch.plain import shown, write_file
+from hopscotch.files import write_file
+from hopscotch.plain import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -22,9 +22,10 @@ from torch import Tensor
 from hopscotch.config.typed import with_yaml_path
 from hopscotch.data.audio import AudioFileError, rate_ratio, resampler
 from hopscotch.data.datamodule import AudioDataModule
+from hopscotch.files import refuse_links, write_file
 from hopscotch.frontend import LogMel
 from hopscotch.known import refuse_unknown
-from hopscotch.plain import refuse_links, shown, write_file
+from hopscotch.plain import shown
 from hopscotch.registry import SOURCE_KEYS, without_cache
 from hopscotch.report import figures
 from hopscotch.report.clips import (

@@ -14,8 +14,8 @@ from lightning.pytorch import Trainer
 from rich.console import Console
 
 from hopscotch.detection import in_words
+from hopscotch.files import replace_file
 from hopscotch.intervals import Interval
-from hopscotch.plain import replace_file
 from hopscotch.report import text
 from hopscotch.report.clips import ClipRow, clip_rows, clips_of, write_clips
 from hopscotch.report.collect import Evaluation

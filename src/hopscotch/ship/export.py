@@ -23,6 +23,7 @@ from hopscotch import __version__
 from hopscotch.config.errors import absent_package
 from hopscotch.data.clips import some
 from hopscotch.data.windows import usual_window
+from hopscotch.files import write_file
 from hopscotch.models.heads import DetectionHead, TagHead
 from hopscotch.plain import shown
 from hopscotch.restore import Restored, restore
@@ -111,9 +112,9 @@ def write(restored: Restored, out: Path, *, int8: bool = False) -> Path:
                 in_eight_bits(path)
         (folder / RUNNER).write_bytes(Path(__file__).with_name(RUNNER).read_bytes())
         manifest = described(restored, parts) | {"int8": int8}
-        (folder / CARD).write_text(card(manifest), encoding="utf-8")
+        write_file(folder / CARD, card(manifest))
         manifest["files"] = {path.name: hash_of(path) for path in sorted(folder.iterdir())}
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_file(folder / MANIFEST, json.dumps(manifest, indent=1, allow_nan=False) + "\n")
         os.replace(folder, out)
     return out
 

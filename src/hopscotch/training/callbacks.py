@@ -18,7 +18,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from hopscotch.plain import DiskError, sentence, shown
+from hopscotch.files import DiskError
+from hopscotch.plain import sentence, shown
 from hopscotch.training.checkpoint import read_checkpoint
 from hopscotch.training.saving import WholeCheckpoints
 from hopscotch.training.whole import LAST, copy_whole

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hopscotch.plain import DiskError, disk_error, shown
+from hopscotch.files import DiskError, disk_error
+from hopscotch.plain import shown
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # the state before the last one is kept, too
 MAX_HASH_FILE = 4096  # bytes
