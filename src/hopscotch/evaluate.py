@@ -35,6 +35,7 @@ from hopscotch.data.recordings import MAX_IMPULSE_SECONDS, Recordings
 from hopscotch.detection import in_words
 from hopscotch.detection_figures import as_facts, detection_facts, write_detection
 from hopscotch.evaluation import print_evaluation, write_budgets, write_evaluation
+from hopscotch.files import UNFINISHED, refuse_links
 from hopscotch.intervals import Units
 from hopscotch.known import refuse_unknown
 from hopscotch.latency import Case, in_turn
@@ -42,7 +43,7 @@ from hopscotch.metrics import measure
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.models.cascade import Cascade
 from hopscotch.models.exits import Ladder
-from hopscotch.plain import UNFINISHED, as_written, refuse_links, shown
+from hopscotch.plain import as_written, shown
 from hopscotch.registry import trusted
 from hopscotch.report.clips import SplitClips, clip_rows
 from hopscotch.report.collect import Evaluation
@@ -327,9 +328,9 @@ def stand_against(
 def statics_of(
     run: Path, beside: Path, loaded: LoadedRun, overrides: Sequence[str], trust: Sequence[str]
 ) -> Iterator[tuple[str, LoadedRun, float | None]]:
-    """Load static models by name, with their core-seconds of training; those of a cascade are its stages."""
+    """Load static models by name, with their core-seconds of training; a cascade's own are its stages."""
     cfg, task, data = loaded
-    if isinstance(task.model, Cascade):
+    if isinstance(task.model, Cascade) and beside == run:
         alone = OmegaConf.merge(cfg, {"compute": {"target": "auto"}})
         assert isinstance(alone, DictConfig)
         for number, model in enumerate(task.model.models):

@@ -3,6 +3,8 @@
     log p_l = sum_(i <= l) w_i log p_i / sum_(i <= l) w_i, normalised      w_i learned, i + 1 at first
     a clip leaves at exit l where score_l > threshold_l + bias
 
+Where exits learned nothing from each other (models/cascade.py) nothing is joined, and each speaks for itself.
+
 The score is by default the log odds of the most likely class, log(p / (1 - p)), at the temperature of the exit. Under
 `rule="learned"` a small net gives the log odds that the last exit would say the same (it learns that in training). It
 reads how far the two most likely classes lie apart, the entropy, whether the exit before said the same, and the state
@@ -37,15 +39,18 @@ class Joined(NamedTuple):
 
 
 class Exits(nn.Module):
-    """Hold weights, temperatures and thresholds of `len(widths)` exits; `widths` are those of their pooled states."""
+    """Hold weights, temperatures and thresholds of `len(widths)` exits; `widths` are those of their pooled states.
+
+    `joins` tells whether what an exit says is that of all exits so far.
+    """
 
     temperatures: Tensor
     thresholds: Tensor
 
-    def __init__(self, widths: Sequence[int], *, rule: Rule) -> None:
+    def __init__(self, widths: Sequence[int], *, rule: Rule, joins: bool = True) -> None:
         super().__init__()
         number = len(widths)
-        self.log_weights = nn.Parameter(torch.arange(1.0, number + 1).log())
+        self.log_weights = nn.Parameter(torch.arange(1.0, number + 1).log()) if joins else None
         self.register_buffer("temperatures", torch.ones(number))
         self.register_buffer("thresholds", torch.zeros(number - 1))  # the last exit has none
         self.rules = None
@@ -61,8 +66,11 @@ class Exits(nn.Module):
 
     def join(self, number: int, before: "Joined | None", logits: Float[Tensor, "batch classes"]) -> "Joined":
         """Add what an exit says to what those before it have said."""
+        own = logits.float().log_softmax(dim=-1)
+        if self.log_weights is None:
+            return Joined(own, own.new_ones(()), own)
         weight = self.log_weights[number].exp()
-        total = weight * logits.float().log_softmax(dim=-1)
+        total = weight * own
         if before is not None:
             total, weight = before.total + total, before.weight + weight
         return Joined(total, weight, (total / weight).log_softmax(dim=-1))

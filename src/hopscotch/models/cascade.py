@@ -1,10 +1,11 @@
-"""Ask trained models one after the other, the cheapest first, until what they say together is sure.
+"""Ask trained models one after the other, the cheapest first, until one is sure.
 
     waveform -> cheapest model | exit -> next model | exit -> ... -> dearest model
 
 Each model is whole: its front end, stem, layers and head. What a front end makes of a clip is kept for the next model
-if that hears with the same one. Nothing is trained: answers are joined with weights 1, 2, ..., and validation clips
-choose temperatures and thresholds (layers/exits.py).
+if that hears with the same one. The model that was asked last answers: joined with those of narrower ones its answers
+are no better in clean sound, and worse in noise (docs/results.md). Nothing is trained; validation clips choose
+temperatures and thresholds (layers/exits.py).
 """
 
 from collections.abc import Sequence
@@ -39,7 +40,7 @@ class Cascade(Ladder):
         self.stages = nn.ModuleList(stages)
         self.scheduled, self.deciders, self.spectrogram_augment = [], [], None
         self.register_buffer("decision_bias", torch.tensor(0.0))
-        self._end_with([stage.head for stage in stages], rule="confidence", weight=0.0)
+        self._end_with([stage.head for stage in stages], rule="confidence", weight=0.0, joins=False)
 
     def __getattr__(self, name: str) -> Any:
         """Give the parts of the last model, which others ask for."""

@@ -64,14 +64,15 @@ class Ladder(AudioModel):
         """Return the strides of the layers that clips go through which leave by these exits; 0 at the others."""
         raise NotImplementedError
 
-    def _end_with(self, heads: Sequence[nn.Module], *, rule: Rule, weight: float) -> None:
+    def _end_with(self, heads: Sequence[nn.Module], *, rule: Rule, weight: float, joins: bool = True) -> None:
         """Make the exits of these heads, the last one being the model's own."""
         if any(type(head) is not Head for head in heads):
             raise ValueError(f"exits need one label per clip, task=classify; got {type(self.head).__name__}.")
         if weight < 0:
             raise ValueError(f"exits.weight must be at least 0, got {weight}.")
         self.loss_weight = weight  # of what early exits say, in training
-        self.exits = Exits([head.linear.in_features for head in heads if isinstance(head, Head)], rule=rule)
+        widths = [head.linear.in_features for head in heads if isinstance(head, Head)]
+        self.exits = Exits(widths, rule=rule, joins=joins)
 
     @property
     def decides(self) -> bool:

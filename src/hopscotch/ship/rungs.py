@@ -48,13 +48,13 @@ def cut_ladder(model: Ladder) -> Cut:
     exits, last = model.exits, model.exits.number - 1
     for number, rung in enumerate(rungs):
         rung["fixed"] += exits.macs(number)
-        rung["weight"] = exits.log_weights[number].exp().item()
+        rung["weight"] = 1.0 if exits.log_weights is None else exits.log_weights[number].exp().item()
         rung["temperature"] = exits.temperatures[number].item()
         rung["threshold"] = exits.thresholds[number].item() if number < last else None
     for number, net in enumerate(exits.rules or []):
         inputs = {"facts": torch.rand(1, FACTS), "pooled": torch.rand(1, _width(net) - FACTS)}
         graphs[f"rule{number}"] = Graph(_Rule(net), inputs, ("ruled",))
-    shown = model.strides_at(torch.arange(last + 1)).tolist()
+    joined, shown = exits.log_weights is not None, model.strides_at(torch.arange(last + 1)).tolist()
     plan = {
         "stem": {"strides": list(model.stem.strides), "macs": model.stem.macs_each()},
         "around": [0] * 5,
@@ -62,7 +62,7 @@ def cut_ladder(model: Ladder) -> Cut:
         "gate": False,
         "spans": None,
         "stages": [],
-        "exits": {"rungs": rungs, "learned": exits.rules is not None, "strides": shown},
+        "exits": {"rungs": rungs, "learned": exits.rules is not None, "joined": joined, "strides": shown},
     }
     return Cut(graphs, plan)
 

@@ -209,12 +209,14 @@ class Runner:
         return logits[0], scores[0], trace, self._dense(frames)
 
     def _run_exits(self, power, bias):
-        """Climb from exit to exit until one is sure; what is said is that of all exits so far together."""
+        """Climb from exit to exit until one is sure; what is said is that of all exits so far, or of this one."""
         rungs, trace, frames = self.exits["rungs"], Trace(), power.shape[1]
         state, total, weight, said, number = power, 0.0, 0.0, np.zeros(1), 0
         for number, rung in enumerate(rungs):
             *left, logits, pooled = self._graph(f"rung{number}", power=power, x=state, image=state)
             state = left[0] if left else state
+            if not self.exits.get("joined", True):
+                total, weight = 0.0, 0.0
             total, weight = total + rung["weight"] * log_softmax(logits[0]), weight + rung["weight"]
             before, said = said if number else None, log_softmax(total / weight)
             trace.macs += rung_cost(rung, frames)
@@ -809,7 +811,8 @@ def are_spans(plan):
 def are_exits(plan):
     """Tell whether the rungs between exits are known: costs, and how their answers are joined."""
     rungs, strides = plan["rungs"], plan["strides"]
-    if not (isinstance(plan["learned"], bool) and isinstance(rungs, list) and 2 <= len(rungs) <= MAX_DEPTH):
+    is_told = isinstance(plan["learned"], bool) and isinstance(plan.get("joined", True), bool)
+    if not (is_told and isinstance(rungs, list) and 2 <= len(rungs) <= MAX_DEPTH):
         return False
     for number, rung in enumerate(rungs):
         stem, costs, is_last = rung["stem"], rung["costs"], number == len(rungs) - 1
