@@ -9,12 +9,13 @@ import torch
 
 from hopscotch import cli
 from hopscotch.against import Measured, Static, compared
-from hopscotch.baselines import baselines_of, drop_of, statics_in, typed, unfinished
+from hopscotch.baselines import baselines_of, drop_of, parts_in, statics_in, typed, unfinished
 from hopscotch.build import build_model
 from hopscotch.evaluate import parse
 from hopscotch.intervals import Units
 from hopscotch.latency import Milliseconds
 from hopscotch.models.exits import EarlyExit
+from hopscotch.models.names import find_parts
 from hopscotch.recommend import write_recommended
 from tests.tiny import TINY_RUN, Command, composed, prompt, tiny_folder
 
@@ -204,6 +205,24 @@ def test_layers_of_the_stem_are_layers_of_the_static_models() -> None:
     found = baselines_of(build_model(cfg, 3), cfg)
     strides = {name: keys["model.encoder.strides"] for name, keys in found.items()}
     assert strides == {"depth_1": [1], "depth_2": [1, 1], "depth_4": [1, 1, 3, 2], "depth_6": [1, 1, 3, 2, 1, 1]}
+
+
+def test_static_models_freeze_what_they_have_of_what_the_run_froze() -> None:
+    words = ("model.dim=16", "model.heads=2", "model.depth=4", "model.exits.every=2")
+    frozen = "trainer.freeze=[stem,encoder.blocks.1,encoder,early.0]"
+    cfg = composed("model=early_exit", *words, frozen)
+    found = baselines_of(build_model(cfg, 3), cfg)
+    assert {name: keys["trainer.freeze"] for name, keys in found.items()} == {
+        "depth_0": ["stem"],
+        "depth_1": ["stem", "encoder"],
+        "depth_2": ["stem", "encoder.blocks.1", "encoder"],
+        "depth_4": ["stem", "encoder.blocks.1", "encoder"],
+    }
+    for name, keys in found.items():
+        alone = composed(frozen, *typed(name, keys), *words[:2])
+        find_parts(build_model(alone, 3), alone.trainer.freeze, "trainer.freeze")  # refuses a part that is not there
+    assert list(parts_in(["stem_layers", "encoder.block.layers.1"], 2, 1)) == ["encoder.blocks.0"]
+    assert list(parts_in(["encoder.encoder.blocks.0"], 2, 1)) == ["encoder.blocks.1"]
 
 
 def test_static_models_of_routes_drop_as_many_layers_in_training() -> None:

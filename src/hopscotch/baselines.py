@@ -22,6 +22,7 @@ from hopscotch.models.assemble import narrowed
 from hopscotch.models.audio_model import AudioModel
 from hopscotch.models.cascade import Cascade
 from hopscotch.models.exits import EarlyExit
+from hopscotch.models.names import BLOCK, common
 from hopscotch.models.slimmable import Slimmable
 from hopscotch.plain import shown
 from hopscotch.report.records import logged_error
@@ -53,7 +54,7 @@ def baselines_of(model: AudioModel, cfg: DictConfig, drop: float = 0.0) -> dict[
     if isinstance(model, Slimmable):
         narrow = {f"width_{share:g}": narrowed(own, share) for share in own["widths"]["shares"]}
         found = {name: kept | sizes | strided(own, own["depth"]) for name, sizes in narrow.items()}
-        return {name: of_model(keys) | {"init_from": None} for name, keys in found.items()}  # of another width
+        return {name: typed_keys(keys, cfg) | {"init_from": None} for name, keys in found.items()}  # of another width
     depths = list(range(1, own["depth"] + 1))
     if isinstance(model, EarlyExit):  # whose exit behind the stem stands beside a stem alone
         depths = [own["stem_layers"] + layers for layers in model.layers]
@@ -63,12 +64,29 @@ def baselines_of(model: AudioModel, cfg: DictConfig, drop: float = 0.0) -> dict[
     cut = {f"depth_{depth}": kept | strided(own, depth) for depth in depths}
     dropped = {name: keys | {"encoder.drop": drop} for name, keys in [*cut.items()][-1:] if drop}
     found = cut | {f"{name}_dropped": keys for name, keys in dropped.items()}
-    return {name: of_model(keys) for name, keys in found.items()}
+    return {name: typed_keys(keys, cfg) for name, keys in found.items()}
 
 
-def of_model(keys: Mapping[str, Any]) -> dict[str, Any]:
-    """Write keys of the group `model` in full."""
-    return {f"model.{key}": value for key, value in keys.items()}
+def typed_keys(keys: Mapping[str, Any], cfg: DictConfig) -> dict[str, Any]:
+    """Write keys of the group `model` in full; of what the run has frozen, with the parts that such a stack has."""
+    found = {f"model.{key}": value for key, value in keys.items()}
+    if frozen := list(cfg.trainer.freeze):
+        found["trainer.freeze"] = [*parts_in(frozen, keys["depth"], cfg.model.stem_layers)]
+    return found
+
+
+def parts_in(parts: Sequence[str], depth: int, stem_layers: int) -> Iterator[str]:
+    """Yield those of a model's parts that a stack of so many layers has, by their names there."""
+    for part in parts:
+        name = common(part, stem_layers)
+        if name == "stem_layers":
+            yield from (f"encoder.blocks.{layer}" for layer in range(min(stem_layers, depth)))
+        elif layer := BLOCK.match(name):
+            yield from [name] * (int(layer[1]) < depth)
+        elif name == "encoder":
+            yield from [name] * (depth > 0)
+        elif name.partition(".")[0] in ("stem", "head"):
+            yield name
 
 
 def drop_of(model: AudioModel, share: float) -> float:
