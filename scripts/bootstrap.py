@@ -37,7 +37,9 @@ UNFINISHED = "unfinished\n"
 VERBS = ("train", "test")
 DOCS = ("sphinx", "--fail-on-warning", "--keep-going", "--quiet", "docs", "docs/_build")
 MOST_PROCESSES = 4  # each loads torch: some 600 MB
-TESTS = ("pytest", "--numprocesses", str(min(MOST_PROCESSES, os.cpu_count() or 1)), "--dist", "loadfile")
+# A process takes file by file, in their order: by their numbers of tests, files of few and long ones would come last.
+SHARED = ("--numprocesses", str(min(MOST_PROCESSES, os.cpu_count() or 1)), "--dist", "loadfile")
+TESTS = ("pytest", *SHARED, "--no-loadscope-reorder")
 CHECKS = (("ruff", "format", "--check"), ("ruff", "check"), ("basedpyright",), DOCS, TESTS)
 OLDEST, NEWEST = (3, 11), (3, 13)
 PROBE = f"import sys, ensurepip, venv; sys.exit(not {OLDEST} <= sys.version_info[:2] <= {NEWEST})"

@@ -29,7 +29,10 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name.endswith("_gain") else name for name in KINDS],
+)
 def test_nothing_is_skipped_before_decisions_close(tones: Path, tmp_path: Path, name: str) -> None:
     words = ("compute.dense_share=0.5", "trainer.max_epochs=4", f"model={name}", *KINDS[name])
     task, data = build(tiny_config(tones, tmp_path, *words))

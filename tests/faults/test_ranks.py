@@ -51,8 +51,15 @@ def watching() -> Any:
         one.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
-@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize(
+    ("lost", "number"),
+    [
+        (0, signal.SIGKILL),
+        (1, signal.SIGSTOP),
+        pytest.param(0, signal.SIGSTOP, marks=pytest.mark.slow),
+        pytest.param(1, signal.SIGKILL, marks=pytest.mark.slow),
+    ],
+)
 def test_a_process_that_dies_or_stands_still_ends_the_other(watching: Any, lost: int, number: signal.Signals) -> None:
     watching[lost].send_signal(number)
     assert watching[1 - lost].wait(timeout=60) == 1

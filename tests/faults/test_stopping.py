@@ -48,7 +48,15 @@ def signalling(number: int, at: int) -> Callable[[], None]:
     return arrange
 
 
-@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        signal.SIGINT,
+        *(pytest.param(one, marks=pytest.mark.slow) for one in (signal.SIGUSR1, signal.SIGHUP)),
+    ],
+    ids=lambda number: number.name,
+)
 def test_a_signal_keeps_the_state_of_its_step(
     tones: Path, tmp_path: Path, straight: Path, number: signal.Signals
 ) -> None:

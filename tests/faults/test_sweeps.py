@@ -114,7 +114,14 @@ def test_whatever_becomes_of_a_job_the_others_run_and_the_same_command_runs_what
     assert ran() == []
 
 
-@pytest.mark.parametrize("subdir", ["run ${hydra.job.num}", "${hydra.job.num}/run", "a/b/${seed}"])
+@pytest.mark.parametrize(
+    "subdir",
+    [
+        "a/b/${seed}",
+        pytest.param("run ${hydra.job.num}", marks=pytest.mark.slow),
+        pytest.param("${hydra.job.num}/run", marks=pytest.mark.slow),
+    ],
+)
 def test_any_subdir_has_its_line_in_table_and_ledger(command: Command, jobs: Path, subdir: str) -> None:
     become(s1="kill")
     words = [*WORDS, "seed=0,1", f"hydra.sweep.subdir={subdir}"]
@@ -169,7 +176,9 @@ def heeds_interrupts() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("heeds_interrupts")
-@pytest.mark.parametrize(("number", "sent"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "sent"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_a_signal_stops_all_in_order(command: Command, jobs: Path, number: signal.Signals, sent: int) -> None:
     become(s0="wait", s1="wait")
     script = f"while [ ! -e waits.txt ]; do sleep 0.05; done; sleep 0.3; kill -{int(number)} {os.getpid()}"
