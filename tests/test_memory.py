@@ -9,19 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from hopscotch.build import build_callbacks
-from hopscotch.models.audio_model import Head, Pooling
-from hopscotch.models.exits import EarlyExit
+from hopscotch.build import build_callbacks, build_model
+from hopscotch.models.audio_model import AudioModel, Head, Pooling
 from hopscotch.models.memory import GIB, Memory, key_of, read_states
 from hopscotch.training.remember import Remember, fingerprint
 from hopscotch.types import valid_mask
-from tests.tiny import build, fit, tiny_config, weights
+from tests.small_models import make_clips, make_model
+from tests.tiny import TINY_MODEL, build, composed, fit, tiny_config, weights
 
-FROZEN = ("model=early_exit", "trainer.freeze=[stem,encoder]", "augment=none", "model.dropout=0")
+FROZEN = ("trainer.freeze=[stem,encoder]", "augment=none", "model.dropout=0")
 
 
 @contextmanager
-def counted(model: EarlyExit) -> Iterator[list[int]]:
+def counted(model: AudioModel) -> Iterator[list[int]]:
     """Collect the clips of each call of the first layer."""
     calls: list[int] = []
     hook = model.encoder.get_submodule("blocks.0").register_forward_hook(
@@ -41,20 +41,21 @@ def test_a_head_reads_the_same_from_a_summary(pooling: Pooling) -> None:
     torch.testing.assert_close(head.pooled_of(head.summary(x, mask)), head.pooled(x, mask))
 
 
-def test_heads_learn_the_same_and_layers_run_once(tones: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["early_exit", "dense", "skip_attention"])
+def test_heads_learn_the_same_and_layers_run_once(tones: Path, tmp_path: Path, name: str) -> None:
     found, runs, sizes = [], [], []
     for number, has_memory in enumerate((False, True, True)):
-        words = (*FROZEN, "trainer.max_epochs=3", f"data.cache_dir={tmp_path / 'cache'}")
+        words = (f"model={name}", *FROZEN, "trainer.max_epochs=3", f"data.cache_dir={tmp_path / 'cache'}")
         cfg = tiny_config(tones, tmp_path / str(number), *words)
         built = build(cfg)
         model, data = built[0].model, built[1]
-        assert isinstance(model, EarlyExit)
         callbacks = [one for one in build_callbacks(cfg) if has_memory or not isinstance(one, Remember)]
         with counted(model) as calls:
             found.append(weights(fit(cfg, *callbacks, built=built)))
         runs.append(sum(calls))
         sizes.append(len(data.clips["train"]) + len(data.clips["val"]))
         assert model.memory is None, "evaluation runs the whole model"
+        assert model.can_remember
     assert runs[1:] == [sizes[0], 0]  # the second has them from the disk
     assert runs[0] >= 3 * sizes[0]
     for later in found[1:]:
@@ -64,14 +65,13 @@ def test_heads_learn_the_same_and_layers_run_once(tones: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("word", ["augment=default", "augment.mixup=0.3", "trainer.freeze=[stem]"])
 def test_nothing_is_remembered_where_clips_or_layers_change(tones: Path, tmp_path: Path, word: str) -> None:
-    cfg = tiny_config(tones, tmp_path, *FROZEN, word, f"data.cache_dir={tmp_path}")
+    cfg = tiny_config(tones, tmp_path, "model=early_exit", *FROZEN, word, f"data.cache_dir={tmp_path}")
     fit(cfg, *build_callbacks(cfg))
     assert not (tmp_path / "states").exists()
 
 
 def test_the_name_of_the_file_depends_on_every_weight(tones: Path, tmp_path: Path) -> None:
-    model = build(tiny_config(tones, tmp_path, *FROZEN))[0].model
-    assert isinstance(model, EarlyExit)
+    model = build(tiny_config(tones, tmp_path, "model=early_exit", *FROZEN))[0].model
     names = {fingerprint(model)}
     for part in (model.stem, model.encoder):
         *_, last = part.parameters()
@@ -84,6 +84,24 @@ def test_the_name_of_the_file_depends_on_every_weight(tones: Path, tmp_path: Pat
         for weights_of in model.head.get_submodule("linear").parameters():
             weights_of.zero_()
     assert fingerprint(model) == before
+
+
+def test_the_trace_of_what_is_remembered_is_that_of_the_model() -> None:
+    model, clips = make_model("skip_attention").eval(), make_clips([3000, 4000, 2500])
+    with torch.no_grad():
+        output = model(*clips)
+        model.memory = Memory(sum(model.summary_sizes), 1.0, None)
+        recalled = model(*clips)
+    torch.testing.assert_close(recalled.logits, output.logits)
+    assert torch.equal(recalled.trace.macs, output.trace.macs)
+    assert torch.equal(recalled.trace.dense_macs, output.trace.dense_macs)
+    assert torch.equal(recalled.trace.strides, output.trace.strides)
+    assert torch.equal(recalled.positions, output.positions)
+
+
+@pytest.mark.parametrize("name", ["learned_skip", "slimmable", "always_on"])
+def test_a_model_that_computes_otherwise_has_no_memory(name: str) -> None:
+    assert not build_model(composed(f"model={name}", *TINY_MODEL), 3).can_remember
 
 
 def doubled(waveform: Tensor, lengths: Tensor) -> Tensor:

@@ -35,12 +35,14 @@ from hopscotch.layers.pooling import (
 )
 from hopscotch.layers.sampling import Decider, Scheduled
 from hopscotch.layers.together import Together
-from hopscotch.models.encoder import Encoder, Planner
+from hopscotch.models.encoder import Encoder, Layered, Planner
+from hopscotch.models.memory import Memory
 from hopscotch.models.stem import Positioned, Stem
 from hopscotch.types import Decisions, Hidden, Lengths, Mask, ModelOutput, SkipTrace, valid_mask
 
 Pooling = Literal["statistics", "maxima", "all"]
 POOLS = {"statistics": masked_mean_and_std, "maxima": masked_mean_and_max, "all": masked_mean_std_and_max}
+SUMMARY_ROWS = 4  # of layers/pooling.py
 READ = {"statistics": (0, 1), "maxima": (0, 2), "all": (0, 1, 2)}  # of mean, deviation and maximum
 
 
@@ -119,6 +121,7 @@ class AudioModel(Draws):
     decision_bias: Tensor
     stops = False  # whether a clip may have its answer before all parts have run
     in_pieces = False  # whether a clip is computed in pieces, so that no decision of a layer is of all of it
+    memory: Memory | None = None  # of what heads read of clips, while no part ahead of them learns
 
     def __init__(
         self,
@@ -171,6 +174,8 @@ class AudioModel(Draws):
         In training `keys` seed each clip's spectrogram augmentation. `repeat` holds decisions to take instead of the
         model's own, one row per clip.
         """
+        if self.memory is not None:
+            return self._recalled(self.memory, waveform, lengths)
         mel, frames = self.frontend(waveform, lengths)
         if self.training and self.spectrogram_augment is not None and keys is not None:
             mel = self.spectrogram_augment(mel, frames, keys)
@@ -179,6 +184,16 @@ class AudioModel(Draws):
         thresholds = {gate.layer: gate.threshold.detach() for gate in self.encoder.gates}
         macs = self.frontend.macs(lengths)
         return ModelOutput(logits, self._whole(trace, frames), thresholds, macs, positions)
+
+    def _recalled(self, memory: Memory, waveform: Float[Tensor, "batch sample"], lengths: Lengths) -> ModelOutput:
+        """Compute the outputs from what is remembered of clips; nothing is decided for them."""
+        assert isinstance(self.encoder, Layered)
+        assert isinstance(self.head, Head)
+        (pooled,) = self.pooled_by_head(memory.recall(waveform, lengths, self.summaries))
+        frames = self.frontend.frames(lengths)
+        positions = self.stem.positions(frames)
+        logits, trace = self.head.linear(self.head.dropout(pooled)), self.encoder.trace(positions)
+        return ModelOutput(logits, self._whole(trace, frames), {}, self.frontend.macs(lengths), positions)
 
     def encoded(
         self, mel: Float[Tensor, "batch time mel"], frames: Lengths, repeat: Decisions | None = None
@@ -189,6 +204,44 @@ class AudioModel(Draws):
             x = block(x, positions)
         x, trace = self.encoder(x, positions, self.decision_bias, repeat)
         return x, positions, trace
+
+    @property
+    def can_remember(self) -> bool:
+        """Tell whether what its heads read of a clip depends on the parts ahead of them alone."""
+        return type(self) is AudioModel and isinstance(self.encoder, Layered) and type(self.head) is Head
+
+    @property
+    def heads(self) -> list[Head]:
+        """List the heads of a model that can remember."""
+        return [head for head in (self.head,) if isinstance(head, Head)]
+
+    @property
+    def trunk(self) -> list[nn.Module]:
+        """List the parts that heads read from."""
+        return [self.frontend, self.stem, self.stem_layers, self.encoder]
+
+    @property
+    def read_at(self) -> tuple[Sequence[int], ...]:
+        """Say where heads read, as far as the parts ahead of them do not tell."""
+        return ()
+
+    @property
+    def summary_sizes(self) -> list[int]:
+        """Count the numbers that `summaries` gives for a clip, by head."""
+        return [SUMMARY_ROWS * head.norm.normalized_shape[0] for head in self.heads]
+
+    @torch.no_grad()
+    def summaries(self, waveform: Float[Tensor, "batch sample"], lengths: Lengths) -> Float[Tensor, "batch size"]:
+        """Compute what no weight of a head changes, of all heads."""
+        x, positions, _ = self.encoded(*self.frontend(waveform, lengths))
+        return self.heads[0].summary(x, valid_mask(positions, x.shape[1])).flatten(1)
+
+    def pooled_by_head(self, summaries: Float[Tensor, "batch size"]) -> list[Float[Tensor, "batch features"]]:
+        """Return what each head pools of the states that `summaries` are of."""
+        parts = summaries.split(self.summary_sizes, dim=1)
+        return [
+            head.pooled_of(part.unflatten(1, (SUMMARY_ROWS, -1))) for head, part in zip(self.heads, parts, strict=True)
+        ]
 
     @property
     def planner(self) -> Planner | None:

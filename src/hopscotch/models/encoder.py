@@ -58,6 +58,12 @@ class Layered(Encoder):
     def layer_macs(self, lengths: Lengths, *, dense: bool = False) -> Int[Tensor, "batch depth"]:
         """Count the multiply-accumulates of each layer, with every key read if `dense`."""
 
+    def trace(self, lengths: Lengths) -> SkipTrace:
+        """Say what all layers are for clips of so many positions, without running any."""
+        macs, dense_macs = (self.layer_macs(lengths, dense=is_dense).sum(dim=-1) for is_dense in (False, True))
+        strides = torch.tensor(self.strides, dtype=torch.long, device=lengths.device).expand(len(lengths), -1)
+        return SkipTrace.of(torch.ones_like(strides, dtype=torch.bool), macs, dense_macs, strides=strides)
+
 
 class Planner(Encoder):
     """Serve as base of encoders that can plan by gains: the cost of decisions, in loss, is regressed from a summary.

@@ -24,10 +24,8 @@ from hopscotch.layers.exits import Exits, Joined, Rule
 from hopscotch.layers.sampling import drop_layer
 from hopscotch.models.audio_model import AudioModel, Head
 from hopscotch.models.encoder import Layered
-from hopscotch.models.memory import Memory
 from hopscotch.types import AtExits, Decisions, Hidden, Lengths, ModelOutput, SkipTrace, valid_mask
 
-SUMMARY_ROWS = 4  # of layers/pooling.py
 State = tuple[Tensor, ...]  # what the next rung reads, a row for each clip
 
 
@@ -187,7 +185,6 @@ class EarlyExit(Ladder):
     """
 
     encoder: Layered
-    memory: Memory | None = None  # of what exits read of clips, while no part ahead of them learns
 
     def __init__(
         self, *, rule: Rule, every: int, inside: int, gradient: float, weight: float, drop: float, **parts: Any
@@ -229,18 +226,15 @@ class EarlyExit(Ladder):
         return [head for head in (*self.early, self.head) if isinstance(head, Head)]
 
     @property
-    def ahead(self) -> list[nn.Module]:
-        """List the parts that exits read from."""
-        return [self.frontend, self.stem, self.stem_layers, self.encoder]
+    def can_remember(self) -> bool:
+        return True
 
     @property
-    def summary_size(self) -> int:
-        """Count the numbers that `summaries` gives for a clip."""
-        return sum(SUMMARY_ROWS * head.norm.normalized_shape[0] for head in self.heads)
+    def read_at(self) -> tuple[Sequence[int], ...]:
+        return self.steps, self.layers
 
     @torch.no_grad()
     def summaries(self, waveform: Float[Tensor, "batch sample"], lengths: Lengths) -> Float[Tensor, "batch size"]:
-        """Compute what no weight of a head changes, of all exits."""
         state, found = self.start(waveform, lengths, None), list[Tensor]()
         for number, head in enumerate(self.heads):
             state, seen = self.climb(number, state)
@@ -253,12 +247,9 @@ class EarlyExit(Ladder):
         if self.memory is None:
             yield from super().answers(waveform, lengths, keys)
             return
-        kept, start = self.memory.recall(waveform, lengths, self.summaries), 0
-        for number, head in enumerate(self.heads):
-            end = start + SUMMARY_ROWS * head.norm.normalized_shape[0]
-            pooled = head.pooled_of(kept[:, start:end].unflatten(1, (SUMMARY_ROWS, -1)))
-            start = end
-            yield number, pooled, head.linear(head.dropout(pooled))
+        pooled = self.pooled_by_head(self.memory.recall(waveform, lengths, self.summaries))
+        for number, (head, own) in enumerate(zip(self.heads, pooled, strict=True)):
+            yield number, own, head.linear(head.dropout(own))
 
     def climbed(
         self, waveform: Tensor, lengths: Lengths, repeat: Decisions | None

@@ -52,9 +52,7 @@ class Stack(Layered, Draws):
     ) -> tuple[Hidden, SkipTrace]:
         for number in range(len(self.blocks)):
             x = self.layer(number, x, lengths)
-        macs, dense_macs = (self.layer_macs(lengths, dense=is_dense).sum(dim=-1) for is_dense in (False, True))
-        strides = torch.tensor(self.strides, dtype=torch.long, device=x.device).expand(len(x), -1)
-        return x, SkipTrace.of(torch.ones_like(strides, dtype=torch.bool), macs, dense_macs, strides=strides)
+        return x, self.trace(lengths)
 
     def cost(self, time: int) -> Cost:
         macs, dense = (int(self.layer_macs(torch.tensor([time]), dense=is_dense).sum()) for is_dense in (False, True))
