@@ -257,12 +257,13 @@ def test_exits_stand_behind_the_stem_and_every_layer(folder: Path) -> None:
     assert int(dense) == int(macs[0, -1])
 
 
-def test_a_cut_has_the_first_layers_and_a_norm_of_its_own(folder: Path) -> None:
-    model = make(folder, "model=dense", "model.depth=2")
+@pytest.mark.parametrize("depth", [0, 2])  # 0: the stem alone
+def test_a_cut_has_the_first_layers_and_a_norm_of_its_own(folder: Path, depth: int) -> None:
+    model = make(folder, "model=dense", f"model.depth={depth}")
     whole, _ = states(make(folder), *clips())
     with torch.no_grad():
         x, _, _ = model.encoded(*model.frontend(*clips()))
-    torch.testing.assert_close(x, whole[2])
+    torch.testing.assert_close(x, whole[depth])
     assert torch.equal(model.head.get_parameter("norm.weight"), torch.ones(DIM))
 
 

@@ -125,7 +125,8 @@ def _start(path: Path, model: AudioModel, theirs: Mapping[str, Tensor], key: str
     new = whole_parts([name for name in own if name not in loaded], loaded)
     left = whole_parts([name for name in theirs if name not in used], used)
     rule = "a model of the same parts and widths"
-    if not any(name.startswith("encoder.") for name in loaded):
+    needed = "encoder." if any(name.startswith("encoder.") for name in own) else "stem."  # of model.depth=0
+    if not any(name.startswith(needed) for name in loaded):
         raise ValueError(
             f"{key} must be {rule}, got {shown(path)}: it lacks all of {some(new)}, and has {shown(some(left))}."
         )
