@@ -125,6 +125,14 @@ def test_without_headroom_the_cheapest_static_model_is_recommended_by_condition(
     )
 
 
+def test_a_model_that_is_above_the_cheapest_static_one_is_headroom_by_itself() -> None:
+    statics = [Static("small", None, [passed(0.6, 10)]), Static("large", None, [passed(0.605, 60)])]
+    found = compared([passed(0.7, 20, budget=0.2), passed(0.705, 40, budget=0.4)], statics, UNITS, name="early_exit")
+    assert found.headrooms[0].warnings
+    assert found.warnings == []
+    assert str(found.recommended[0]).startswith("take early_exit at 0.2: right more often than large, +0.095 (")
+
+
 def test_what_is_recommended_stands_in_the_summary_whose_rest_stays(tmp_path: Path) -> None:
     found = compared([passed(0.95, 70)], STATICS, UNITS)
     write_recommended(tmp_path, found.recommended)

@@ -129,7 +129,8 @@ class Against(NamedTuple):
             for one in self.refitted
             if one.gain.value < -MOST_LOST
         ]
-        return lost + [warning for one in self.headrooms for warning in one.warnings]
+        open_ones = {one.condition for one in self.recommended if one.has_headroom}
+        return lost + [told for one in self.headrooms if one.condition not in open_ones for told in one.warnings]
 
     def in_words(self) -> dict[str, str]:
         """Say headroom and prices by name."""

@@ -1,6 +1,6 @@
 """Recommend, for each condition, one of the models that were compared: a budget of a run's own, or a static one.
 
-    no headroom    the cheapest static model: no adaptive model can win
+    no headroom    the cheapest static model: no adaptive model can win, unless the run's own is seen to
     otherwise      of all that are right as often as the most accurate one, the cheapest; a static one of equals
 
 "As often": the clips cannot tell them apart, the paired interval of the difference (hopscotch/intervals.py) reaches 0.
@@ -52,7 +52,7 @@ class Choice(NamedTuple):
     budget: float | None  # of the run's own model; None: as trained, or a static one
     macs: float
     accuracy: float
-    has_headroom: bool
+    has_headroom: bool  # among static models, or of the run's own over the cheapest of them
     other: str  # static if what is taken is not, and the other way round
     ratio: float  # of its MACs
     gain: Interval  # over it
@@ -77,8 +77,9 @@ def choose(condition: str, candidates: Sequence[Candidate], headroom: Interval, 
     by_price = sorted(candidates, key=lambda one: one.price)
     best = max(by_price, key=lambda one: one.right.mean())
     level = [one for one in by_price if bootstrap(one.right - best.right, units).high >= 0]
-    has_headroom = headroom.errors >= ENOUGH
-    taken = level[0] if has_headroom else next(one for one in by_price if one.is_static)
+    cheapest, own = next(one for one in by_price if one.is_static), (one for one in by_price if not one.is_static)
+    has_headroom = headroom.errors >= ENOUGH or any(bootstrap(one.right - cheapest.right, units).low > 0 for one in own)
+    taken = level[0] if has_headroom else cheapest
     others = [one for one in by_price if one.is_static != taken.is_static]
     best_other = max(others, key=lambda one: one.right.mean())
     other = next((one for one in others if one.name in {each.name for each in level}), best_other)
