@@ -38,6 +38,8 @@ def make(folder: Path, *changes: str) -> tuple[EarlyExit, tuple[Tensor, Tensor]]
 
 def test_what_is_said_is_the_weighted_geometric_mean_of_all_exits_so_far() -> None:
     exits, logits = Exits([4, 4, 4], rule="confidence"), torch.randn(3, 5, 7)
+    assert exits.log_weights is not None
+    assert exits.log_weights.exp().tolist() == pytest.approx([1, 2, 3])
     torch.nn.init.normal_(exits.log_weights)
     weights, joined = exits.log_weights.exp(), None
     for number in range(3):
@@ -46,7 +48,6 @@ def test_what_is_said_is_the_weighted_geometric_mean_of_all_exits_so_far() -> No
         for weight, one in zip(weights[: number + 1], logits, strict=False):
             product = product * one.softmax(dim=-1) ** (weight / weights[: number + 1].sum())
         torch.testing.assert_close(joined.log_probs.exp(), product / product.sum(dim=1, keepdim=True))
-    assert Exits([1, 1, 1], rule="confidence").log_weights.exp().tolist() == pytest.approx([1, 2, 3])
 
 
 def test_log_odds_are_exact_where_single_precision_says_1() -> None:

@@ -14,7 +14,7 @@ SOURCE = ROOT / "src" / "hopscotch"
 # A module may import those of earlier rows, and of its own package. Same row: side by side, out of each other's sight.
 TIERS = (
     {"plain", "intervals"},
-    {"registry", "torch_file"},
+    {"files", "registry", "torch_file"},
     {"detection", "known"},
     {"system", "progress"},  # run where no package is
     {"types", "config", "jobs"},

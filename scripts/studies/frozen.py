@@ -31,7 +31,8 @@ from hopscotch.data.datamodule import SPLITS, AudioDataModule, Split
 from hopscotch.data.index import user_cache
 from hopscotch.intervals import Units, bootstrap
 from hopscotch.layers.exits import log_odds
-from hopscotch.models.exits import SUMMARY_ROWS, EarlyExit
+from hopscotch.models.audio_model import SUMMARY_ROWS
+from hopscotch.models.exits import EarlyExit
 from hopscotch.models.memory import SUFFIX, Memory
 from hopscotch.start import start_from_backbone
 from hopscotch.training.exits import fit_temperatures, fit_thresholds, leaving
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def encoded(model: EarlyExit, data: AudioDataModule, folder: Path, snr: Sequence[float] | None) -> list[Clips]:
     """Run the encoder on all clips, once ever."""
-    memory = Memory(model.summary_size, 8.0, folder / f"{fingerprint(model)}{SUFFIX}")
+    memory = Memory(sum(model.summary_sizes), 8.0, folder / f"{fingerprint(model)}{SUFFIX}")
     found, started = [], time.perf_counter()
     with torch.no_grad():
         for split in SPLITS:
