@@ -1,12 +1,14 @@
 """Widths of one set of weights: which channels a narrow model has, what is its own, and which widths a step trains."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from hopscotch.build import build_model
+from hopscotch.models import slimmable
 from hopscotch.models.slimmable import Slimmable, first
 from tests.tiny import make_batch, tiny_config
 
@@ -71,7 +73,45 @@ def test_only_normalisations_are_a_widths_own_and_all_widths_move_the_same_weigh
     assert not bool(gradient[:, 4:].any())
     named = dict(model.named_parameters())
     assert all(named[name].grad is not None for name in named if name.startswith("narrow.0."))
-    assert all(one.module._parameters[one.name] is None for borrowed in model._borrowed for one in borrowed)
+    assert all(one.narrow._parameters[one.name] is None for borrowed in model._borrowed for one in borrowed)
+
+
+def test_narrow_weights_are_cut_once_and_again_where_those_of_the_full_width_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, clips = make(tmp_path)
+    cut = list[Tensor]()
+
+    def counted(weight: Tensor, *rest: Any) -> Tensor:
+        cut.append(weight)
+        return first(weight, *rest)
+
+    monkeypatch.setattr(slimmable, "first", counted)
+
+    @torch.no_grad()
+    def answer() -> tuple[list[float], bool]:
+        before = len(cut)
+        said = model.rung(0, model.start(*clips, None)).logits.flatten().tolist()
+        return said, len(cut) > before
+
+    model.eval()
+    said, _ = answer()
+    assert answer() == (said, False)
+    query = model.encoder.blocks[0].attention.query  # pyright: ignore[reportAttributeAccessIssue,reportIndexIssue]
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.no_grad():
+        query.weight.mul_(2.0)
+    moved, was_cut = answer()
+    assert was_cut
+    assert moved != said
+    model.load_state_dict(weights)
+    assert answer() == (said, True)
+    query.weight = torch.nn.Parameter(2.0 * query.weight.detach())
+    assert answer() == (moved, True)
+    query.weight.data = query.weight.data / 2.0
+    assert answer() == (said, True)
+    model.train().eval()
+    assert answer() == (said, True)
 
 
 def test_a_step_trains_the_narrowest_the_full_and_one_width_between_them(tmp_path: Path) -> None:

@@ -98,8 +98,8 @@ class LogMel(nn.Module):
     def is_same(self, other: "LogMel") -> bool:
         """Tell whether another front end makes the same frames of a clip."""
         settings = [(one.hop, one.window, one.floor, one.level) for one in (self, other)]
-        mine, theirs = self.state_dict(), other.state_dict()
-        return settings[0] == settings[1] and all(torch.equal(value, theirs[name]) for name, value in mine.items())
+        values = zip(self.buffers(), other.buffers(), strict=True)
+        return settings[0] == settings[1] and all(torch.equal(mine, theirs) for mine, theirs in values)
 
     def frames(self, samples: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
         """Count the frames of clips of these lengths."""

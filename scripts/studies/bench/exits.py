@@ -38,10 +38,13 @@ def exits(rounds: int, device: str) -> Iterator[Row]:
 
 
 def cascade(rounds: int, device: str) -> Iterator[Row]:
-    """Time two models, the second of which hears what the first is not sure of."""
-    yield from _rows(
-        "cascade, size=tiny and small", ["model=dense size=tiny", "model=dense size=small"], rounds, device
-    )
+    """Time two models, the second of which hears what the first is not sure of: narrow and wide, shallow and deep."""
+    pairs = {
+        "size=tiny and small": ("size=tiny", "size=small"),
+        "one and six layers": ("model.depth=1", "model.depth=6"),
+    }
+    for name, pair in pairs.items():
+        yield from _rows(f"cascade, {name}", [f"model=dense {words}" for words in pair], rounds, device)
 
 
 def backbone(rounds: int, device: str) -> Iterator[Row]:

@@ -199,11 +199,16 @@ class AudioModel(Draws):
         self, mel: Float[Tensor, "batch time mel"], frames: Lengths, repeat: Decisions | None = None
     ) -> tuple[Positioned, Lengths, SkipTrace]:
         """Return hidden states, the number of positions of each clip, and what the encoder skipped."""
+        x, positions = self.begun(mel, frames)
+        x, trace = self.encoder(x, positions, self.decision_bias, repeat)
+        return x, positions, trace
+
+    def begun(self, mel: Float[Tensor, "batch time mel"], frames: Lengths) -> tuple[Positioned, Lengths]:
+        """Return what the encoder reads, and the number of positions of each clip."""
         x, positions = self.stem(mel, frames)
         for block in self.stem_layers:
             x = block(x, positions)
-        x, trace = self.encoder(x, positions, self.decision_bias, repeat)
-        return x, positions, trace
+        return x, positions
 
     @property
     def can_remember(self) -> bool:
@@ -288,10 +293,10 @@ class AudioModel(Draws):
         return self._stem_macs(frames) + self.head.macs(self.stem.positions(frames))
 
     def _stem_macs(self, frames: Tensor) -> Tensor:
-        positions, total = self.stem.positions(frames), self.stem.macs(frames)
+        total = self.stem.macs(frames)
         for block in self.stem_layers:
             assert isinstance(block, TransformerBlock)
-            total = total + block.macs(positions)
+            total = total + block.macs(self.stem.positions(frames))
         return total
 
     def _whole(self, trace: SkipTrace, frames: Tensor) -> SkipTrace:

@@ -64,8 +64,10 @@ class Cascade(Ladder):
         model = self.models[number]
         if number and not self._hears_again(number):
             mel, frames = model.frontend(waveform, lengths)
-        x, positions, _ = model.encoded(mel, frames)
+        x, positions = model.begun(mel, frames)
+        assert isinstance(model.encoder, Layered)
         assert isinstance(model.head, Head)
+        x = model.encoder.layers(x, positions)
         pooled = model.head.pooled(x, valid_mask(positions, x.shape[1]))
         return Answer((waveform, lengths, mel, frames), pooled, model.head.linear(model.head.dropout(pooled)))
 
@@ -74,9 +76,9 @@ class Cascade(Ladder):
         for model in self.models:
             assert isinstance(model.encoder, Layered)
             frames = model.frontend.frames(lengths)
-            positions, fixed = model.stem.positions(frames), model.fixed_macs(frames)
-            own.append(fixed + model.encoder.layer_macs(positions).sum(dim=1))
-            dense = dense + fixed + model.encoder.layer_macs(positions, dense=True).sum(dim=1)
+            fixed, layers = model.fixed_macs(frames), model.encoder.macs(model.stem.positions(frames))
+            own.append(fixed + layers[0].sum(dim=1))
+            dense = dense + fixed + layers[1].sum(dim=1)
         return torch.stack(own, dim=1).cumsum(dim=1), dense
 
     def strides_at(self, exits: Int[Tensor, " batch"]) -> Int[Tensor, "batch depth"]:

@@ -58,9 +58,20 @@ class Layered(Encoder):
     def layer_macs(self, lengths: Lengths, *, dense: bool = False) -> Int[Tensor, "batch depth"]:
         """Count the multiply-accumulates of each layer, with every key read if `dense`."""
 
+    def layers(self, x: Hidden, lengths: Lengths) -> Hidden:
+        """Run all layers."""
+        for number in range(len(self.strides)):
+            x = self.layer(number, x, lengths)
+        return x
+
+    def macs(self, lengths: Lengths) -> tuple[Int[Tensor, "batch depth"], Int[Tensor, "batch depth"]]:
+        """Count the multiply-accumulates of each layer, as it is and with every key read."""
+        own = self.layer_macs(lengths)
+        return own, own if max(self.strides, default=1) <= 1 else self.layer_macs(lengths, dense=True)
+
     def trace(self, lengths: Lengths) -> SkipTrace:
         """Say what all layers are for clips of so many positions, without running any."""
-        macs, dense_macs = (self.layer_macs(lengths, dense=is_dense).sum(dim=-1) for is_dense in (False, True))
+        macs, dense_macs = (layers.sum(dim=-1) for layers in self.macs(lengths))
         strides = torch.tensor(self.strides, dtype=torch.long, device=lengths.device).expand(len(lengths), -1)
         return SkipTrace.of(torch.ones_like(strides, dtype=torch.bool), macs, dense_macs, strides=strides)
 

@@ -299,7 +299,7 @@ class EarlyExit(Ladder):
         frames = self.frontend.frames(lengths)
         by_step = self.stem.macs_by_step(frames)  # batch step
         positions = self.stem.positions(frames)
-        by_layer, dense = (self.encoder.layer_macs(positions, dense=is_dense) for is_dense in (False, True))
+        by_layer, dense = self.encoder.macs(positions)
         blocks = [block for block in self.stem_layers if isinstance(block, TransformerBlock)]
         around = sum((block.macs(positions) for block in blocks), torch.zeros_like(positions))
         one, spoken, found = torch.ones_like(frames), torch.zeros_like(frames), list[Tensor]()

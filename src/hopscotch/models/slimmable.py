@@ -31,8 +31,9 @@ class Borrowed(NamedTuple):
     """Name a weight that a narrow model has of the full one."""
 
     path: str  # in the full model
-    module: nn.Module  # of the narrow one
-    name: str
+    full: nn.Module
+    narrow: nn.Module
+    name: str  # in both
     shape: tuple[int, ...]  # in the narrow one
 
 
@@ -47,17 +48,20 @@ class Parts(nn.Module):
         x, positions = self.stem(mel, frames)
         for block in self.stem_layers:
             x = block(x, positions)
-        x, _ = self.encoder(x, positions)
+        assert isinstance(self.encoder, Layered)
+        x = self.encoder.layers(x, positions)
         return x, valid_mask(positions, x.shape[1])
 
-    def macs(self, frames: Lengths, *, dense: bool) -> Lengths:
-        """Count the multiply-accumulates of clips of so many frames, with every key read if `dense`."""
+    def macs(self, frames: Lengths) -> tuple[Lengths, Lengths]:
+        """Count the multiply-accumulates of clips of so many frames, as they are and with every key read."""
         positions, total = self.stem.positions(frames), self.stem.macs(frames)
         for block in self.stem_layers:
             assert isinstance(block, TransformerBlock)
             total = total + block.macs(positions)
         assert isinstance(self.encoder, Layered)
-        return total + self.encoder.layer_macs(positions, dense=dense).sum(dim=1) + self.head.macs(positions)
+        own, dense = self.encoder.macs(positions)
+        total = total + self.head.macs(positions)
+        return total + own.sum(dim=1), total + dense.sum(dim=1)
 
 
 class Slimmable(Ladder):
@@ -90,7 +94,8 @@ class Slimmable(Ladder):
         if len(shares) < 2 or not rises or shares[0] <= 0 or shares[-1] != 1:
             raise ValueError(f"widths.shares must rise, from above 0 to 1, got {list(shares)}.")
         self.narrow = nn.ModuleList(make_parts(share) for share in shares[:-1])
-        self._borrowed = [list(borrow(part)) for part in self._narrow()]
+        self._borrowed = [list(borrow(part, self)) for part in self._narrow()]
+        self._kept = dict[int, tuple[list[tuple[int, int]], list[Tensor]]]()  # by width: state of the full weights, cut
         self._end_with([*(part.head for part in self._narrow()), self.head], rule=rule, weight=weight)
 
     @property
@@ -126,14 +131,33 @@ class Slimmable(Ladder):
     @contextmanager
     def _lent(self, number: int) -> Iterator[None]:
         """Lend a narrow model its share of the weights."""
-        weights = dict(self.named_parameters())
-        for one in self._borrowed[number]:
-            one.module._parameters[one.name] = first(weights[one.path], one.shape, self._groups(one.path))  # pyright: ignore[reportArgumentType]
+        for one, share in zip(self._borrowed[number], self._shares(number), strict=True):
+            one.narrow._parameters[one.name] = share  # pyright: ignore[reportArgumentType]
         try:
             yield
         finally:
             for one in self._borrowed[number]:
-                one.module._parameters[one.name] = None
+                one.narrow._parameters[one.name] = None
+
+    def _shares(self, number: int) -> list[Tensor]:
+        """Cut what a narrow model borrows; where nothing is learned it is kept until a weight changes."""
+        borrowed = self._borrowed[number]
+        weights = [one.full.get_parameter(one.name) for one in borrowed]
+        state = None
+        if not (torch.is_grad_enabled() or any(weight.is_inference() for weight in weights)):
+            state = [(weight.data_ptr(), weight._version) for weight in weights]
+            if number in self._kept and self._kept[number][0] == state:
+                return self._kept[number][1]
+        shares = [
+            first(weight, one.shape, self._groups(one.path)) for one, weight in zip(borrowed, weights, strict=True)
+        ]
+        if state is not None:
+            self._kept[number] = state, shares
+        return shares
+
+    def train(self, mode: bool = True) -> "Slimmable":
+        self._kept.clear()
+        return super().train(mode)
 
     @torch.no_grad()
     def alone(self, number: int) -> Parts:
@@ -165,22 +189,20 @@ class Slimmable(Ladder):
     def costs(self, lengths: Lengths) -> tuple[Int[Tensor, "batch exit"], Int[Tensor, " batch"]]:
         frames, parts = self.frontend.frames(lengths), [*self._narrow(), self._full()]
         rules = torch.tensor([self.exits.macs(number) for number in range(len(parts))], device=lengths.device)
-        own, dense = (
-            torch.stack([part.macs(frames, dense=is_dense) for part in parts], dim=1) + rules
-            for is_dense in (False, True)
-        )
+        macs = [part.macs(frames) for part in parts]
+        own, dense = (torch.stack(of_parts, dim=1) + rules for of_parts in zip(*macs, strict=True))
         return own.cumsum(dim=1), dense.sum(dim=1)
 
     def strides_at(self, exits: Int[Tensor, " batch"]) -> Int[Tensor, "batch depth"]:
         return (torch.arange(self.exits.number, device=exits.device) <= exits[:, None]).long()
 
 
-def borrow(part: Parts) -> Iterator[Borrowed]:
+def borrow(part: Parts, full: nn.Module) -> Iterator[Borrowed]:
     """Take the weights out of a narrow model, its normalisations apart."""
     for prefix, module in part.named_modules():
         if not isinstance(module, NORMS):
             for name, weight in list(module.named_parameters(recurse=False)):
-                yield Borrowed(f"{prefix}.{name}", module, name, tuple(weight.shape))
+                yield Borrowed(f"{prefix}.{name}", full.get_submodule(prefix), module, name, tuple(weight.shape))
                 module.register_parameter(name, None)
 
 

@@ -50,12 +50,10 @@ class Stack(Layered, Draws):
     def forward(
         self, x: Hidden, lengths: Lengths, bias: Tensor | float = 0.0, repeat: Decisions | None = None
     ) -> tuple[Hidden, SkipTrace]:
-        for number in range(len(self.blocks)):
-            x = self.layer(number, x, lengths)
-        return x, self.trace(lengths)
+        return self.layers(x, lengths), self.trace(lengths)
 
     def cost(self, time: int) -> Cost:
-        macs, dense = (int(self.layer_macs(torch.tensor([time]), dense=is_dense).sum()) for is_dense in (False, True))
+        macs, dense = (int(layers.sum()) for layers in self.macs(torch.tensor([time])))
         return Cost(macs, macs, macs, dense)
 
     def layer(self, number: int, x: Hidden, lengths: Lengths) -> Hidden:

@@ -86,9 +86,7 @@ class Stem(nn.Module):
 
     def positions(self, frames: Lengths) -> Lengths:
         """Count the positions of clips of so many frames."""
-        for stride in self.strides:
-            frames = strided(frames, stride)
-        return frames
+        return strided(frames, math.prod(self.strides))
 
     def _end_with(self, dim: int, positions: Positions, dropout: float) -> None:
         self.sinusoidal = positions == "sinusoidal"
