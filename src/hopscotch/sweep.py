@@ -20,6 +20,7 @@ from hydra.experimental.callback import Callback
 from markupsafe import Markup
 from omegaconf import DictConfig, OmegaConf
 
+from hopscotch.config.compose import is_basic
 from hopscotch.files import append_line, refuse_links, write_csv, write_file
 from hopscotch.plain import literal, read_yaml, sentence, shown
 from hopscotch.report import text
@@ -367,8 +368,3 @@ def planned_overrides(config: DictConfig | None) -> list[list[str]]:
         raise ValueError(f"A sweep must have at most {MAX_JOBS} jobs, {PLAN} has more.")
     (jobs,) = BasicSweeper.split_arguments(parsed, None)
     return jobs
-
-
-def is_basic(config: DictConfig) -> bool:
-    """Tell whether every job is known beforehand."""
-    return config.hydra.sweeper["_target_"].endswith("BasicSweeper")

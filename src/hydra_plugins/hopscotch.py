@@ -63,9 +63,9 @@ class ProcessesLauncher(Launcher):
 
     def _plan(self, sweep: Path, job_overrides: Sequence[Sequence[str]], start: int) -> list[Planned]:
         """Compose the jobs, and find the folder of each."""
+        from hopscotch.config.compose import is_basic
         from hopscotch.files import refuse_links
         from hopscotch.plain import shown
-        from hopscotch.sweep import is_basic
 
         if self.first is None:  # a search goes on with other jobs, which are not to take the folders of those before
             self.first = 0 if is_basic(self.config) else sum(path.is_dir() for path in sweep.iterdir())

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hydra.types import RunMode
 
+from hopscotch.config.compose import Loader
 from hopscotch.jobs import Job, Jobs
 from hopscotch.report.records import read_records
 from hopscotch.system import PROJECT_ROOT
@@ -198,9 +200,16 @@ def test_jobs_at_once_share_the_cores_and_keep_what_they_print(
 ) -> None:
     monkeypatch.setattr("hopscotch.jobs.os.cpu_count", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    composed, load = list[RunMode](), Loader.load_configuration
+    monkeypatch.setattr(
+        Loader,
+        "load_configuration",
+        lambda *arguments, **named: (composed.append(named["run_mode"]), load(*arguments, **named))[1],
+    )
     become(s1="raise")
     ended = command(*WORDS, "seed=0,1", "hydra.launcher.n_jobs=2")
     assert ended.code == 1
+    assert composed.count(RunMode.RUN) == 2, "each job once"
     assert {line.split()[-1] for line in Path("ran.txt").read_text().splitlines()} == {"4"}
     assert "ValueError: no" in next(Path("all").glob("*seed-1.log")).read_text()
     ended = command("-m", "model=dense", "seed=0", "hydra.launcher.n_jobs=0")

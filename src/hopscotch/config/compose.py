@@ -108,6 +108,10 @@ class Loader(ConfigLoaderImpl):
             config_search_path.append(MORE, f"file://{more.resolve()}", SearchPathQuery(provider="main"))
         super().__init__(config_search_path)
         self.defaults = OmegaConf.create()  # what the chosen files say before anything overrides them
+        self.jobs = dict[tuple[str, ...], DictConfig]()  # of a sweep, which were checked and not launched
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "jobs": {}}  # a launcher that sends this to a process sends one job with it
 
     def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
         cfg = super()._compose_config_from_defaults_list(defaults, repo)
@@ -137,6 +141,16 @@ class Loader(ConfigLoaderImpl):
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise explain(error, overrides, self) from error
 
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        """Compose a job of a sweep; Hydra asks twice for each, to check them all and to launch it."""
+        words = tuple(sweep_overrides)
+        if words in self.jobs:
+            return self.jobs.pop(words)
+        job = super().load_sweep_config(master_config, sweep_overrides)
+        if is_basic(master_config):  # a search checks nothing beforehand
+            self.jobs[words] = job
+        return job
+
     def get_group_options(
         self,
         group_name: str,
@@ -148,6 +162,11 @@ class Loader(ConfigLoaderImpl):
         if config_name is None and not overrides:  # Hydra copies all it has read at every call: half the time of --help
             return self.repository.get_group_options(group_name, results_filter)
         return super().get_group_options(group_name, results_filter, config_name, overrides)
+
+
+def is_basic(config: DictConfig) -> bool:
+    """Tell whether every job of a sweep is known beforehand."""
+    return config.hydra.sweeper["_target_"].endswith("BasicSweeper")
 
 
 def compose(
