@@ -300,6 +300,15 @@ def test_debug_has_the_last_word_over_an_experiment(tmp_path: Path) -> None:
     assert compose(["experiment=long", "debug=default"], config_dir=tmp_path).trainer.max_epochs == 1
 
 
+def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
+    for epochs in (500, 50):
+        write(tmp_path, "experiment/long.yaml", f"# @package _global_\ntrainer:\n  max_epochs: {epochs}\n")
+        cfg = compose(["experiment=long"], config_dir=tmp_path)
+        assert cfg.trainer.max_epochs == epochs
+        cfg.trainer.max_epochs = 1  # what was read stays as it is
+        assert compose(["experiment=long"], config_dir=tmp_path).trainer.max_epochs == epochs
+
+
 def test_an_experiment_cannot_invent_a_key(tmp_path: Path) -> None:
     write(tmp_path, "experiment/typo.yaml", "# @package _global_\nmodel:\n  encoder:\n    max_strides: 4\n")
     assert "Did you mean model.encoder.max_stride?" in refusal("experiment=typo", config_dir=tmp_path)

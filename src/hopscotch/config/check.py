@@ -1,6 +1,7 @@
 """Check a composed configuration against its schemas, and nodes without a schema against their own YAML file."""
 
 import dataclasses
+import functools
 from typing import Any, get_args, get_origin
 
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
@@ -147,7 +148,7 @@ def _typed(node: DictConfig, schema: type, path: str, names: list[str]) -> DictC
         if dataclasses.is_dataclass(field.type) and not isinstance(node._get_node(key), DictConfig | None):
             raise wrong_value(joined(path, key), "a map", node[key])
     try:
-        typed = OmegaConf.merge(OmegaConf.structured(schema), node)
+        typed = OmegaConf.merge(_structured(schema), node)
     except OmegaConfBaseException as error:
         inner = (error.full_key or "").partition("[")[0]  # speeds[0] is a fault of speeds
         key, value = joined(path, inner), OmegaConf.select(node, inner)
@@ -157,6 +158,12 @@ def _typed(node: DictConfig, schema: type, path: str, names: list[str]) -> DictC
     assert isinstance(typed, DictConfig)
     _type_below(typed, path, names)
     return typed
+
+
+@functools.cache
+def _structured(schema: type) -> DictConfig:
+    """Make a schema once; merging copies it."""
+    return OmegaConf.structured(schema)
 
 
 def _type_below(node: DictConfig, path: str, names: list[str]) -> None:
