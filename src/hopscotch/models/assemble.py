@@ -14,10 +14,10 @@ from torch import nn
 from hopscotch.frontend import LogMel
 from hopscotch.layers.block import BlockSpec, DepthwiseConvolution, TransformerBlock
 from hopscotch.models.always_on import AlwaysOn
-from hopscotch.models.audio_model import AudioModel, OutputHead
+from hopscotch.models.audio_model import AudioModel, OutputHead, Parts
 from hopscotch.models.encoder import Encoder
 from hopscotch.models.exits import EarlyExit
-from hopscotch.models.slimmable import Parts, Slimmable
+from hopscotch.models.slimmable import Slimmable
 from hopscotch.models.stem import Conv2dStem, ConvStem, Stem
 from hopscotch.models.token_gate import GatedEncoder
 from hopscotch.models.whisper import WhisperStem

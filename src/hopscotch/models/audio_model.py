@@ -37,7 +37,7 @@ from hopscotch.layers.sampling import Decider, Scheduled
 from hopscotch.layers.together import Together
 from hopscotch.models.encoder import Encoder, Layered, Planner
 from hopscotch.models.memory import Memory
-from hopscotch.models.stem import Positioned, Stem
+from hopscotch.models.stem import Mel, Positioned, Stem
 from hopscotch.types import Decisions, Hidden, Lengths, Mask, ModelOutput, SkipTrace, valid_mask
 
 Pooling = Literal["statistics", "maxima", "all"]
@@ -111,7 +111,54 @@ class Head(OutputHead):
         return linear_macs(torch.ones_like(time), self.linear.in_features, self.linear.out_features)
 
 
-class AudioModel(Draws):
+class Parts(nn.Module):
+    """Hold what lies behind the front end."""
+
+    def __init__(self, stem: Stem, stem_layers: Sequence[TransformerBlock], encoder: Encoder, head: OutputHead) -> None:
+        super().__init__()
+        self.stem, self.stem_layers, self.encoder, self.head = stem, nn.ModuleList(stem_layers), encoder, head
+
+    def begun(self, mel: Mel, frames: Lengths) -> tuple[Positioned, Lengths]:
+        """Return what the encoder reads, and the number of positions of each clip."""
+        x, positions = self.stem(mel, frames)
+        for block in self.stem_layers:
+            x = block(x, positions)
+        return x, positions
+
+    def states(self, mel: Mel, frames: Lengths) -> tuple[Positioned, Lengths]:
+        """Return what the head reads where nothing is decided, and the number of positions of each clip."""
+        assert isinstance(self.encoder, Layered)
+        x, positions = self.begun(mel, frames)
+        return self.encoder.layers(x, positions), positions
+
+    def answer(
+        self, mel: Mel, frames: Lengths
+    ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, "batch classes"]]:
+        """Return what the head of one label per clip pools, and its logits, where nothing is decided."""
+        assert isinstance(self.head, Head)
+        x, positions = self.states(mel, frames)
+        pooled = self.head.pooled(x, valid_mask(positions, x.shape[1]))
+        return pooled, self.head.linear(self.head.dropout(pooled))
+
+    def layered_macs(self, frames: Lengths) -> tuple[Lengths, Lengths]:
+        """Count the multiply-accumulates where nothing is decided, as they are and with every key read."""
+        assert isinstance(self.encoder, Layered)
+        fixed, layers = self.fixed_macs(frames), self.encoder.macs(self.stem.positions(frames))
+        return fixed + layers[0].sum(dim=1), fixed + layers[1].sum(dim=1)
+
+    def fixed_macs(self, frames: Lengths) -> Lengths:
+        """Count the multiply-accumulates of stem and head."""
+        return self._stem_macs(frames) + self.head.macs(self.stem.positions(frames))
+
+    def _stem_macs(self, frames: Tensor) -> Tensor:
+        total = self.stem.macs(frames)
+        for block in self.stem_layers:
+            assert isinstance(block, TransformerBlock)
+            total = total + block.macs(self.stem.positions(frames))
+        return total
+
+
+class AudioModel(Parts, Draws):
     """Map waveforms to the outputs of a head, and record what every clip skipped.
 
     Evaluation adds the scalar `decision_bias` to every decision, to meet a budget. `head` makes the task's head for a
@@ -135,14 +182,10 @@ class AudioModel(Draws):
         head: Callable[[int], OutputHead],
         stem_layers: Sequence[TransformerBlock] = (),
     ) -> None:
-        super().__init__()
+        super().__init__(stem, stem_layers, encoder, head(dim))
         self.name, self.dim = name, dim
         self.frontend = frontend
         self.spectrogram_augment = spectrogram_augment
-        self.stem = stem
-        self.stem_layers = nn.ModuleList(stem_layers)
-        self.encoder = encoder
-        self.head = head(dim)
         self.head.read_every(frontend.hop * math.prod(stem.strides), frontend.sample_rate)
         self.scheduled = [part for part in encoder.modules() if isinstance(part, Scheduled)]
         self.deciders = [part for part in encoder.modules() if isinstance(part, Decider)]
@@ -176,9 +219,7 @@ class AudioModel(Draws):
         """
         if self.memory is not None:
             return self._recalled(self.memory, waveform, lengths)
-        mel, frames = self.frontend(waveform, lengths)
-        if self.training and self.spectrogram_augment is not None and keys is not None:
-            mel = self.spectrogram_augment(mel, frames, keys)
+        mel, frames = self.mel_of(waveform, lengths, keys)
         x, positions, trace = self.encoded(mel, frames, repeat)
         logits = self.head(x, valid_mask(positions, x.shape[1]))
         thresholds = {gate.layer: gate.threshold.detach() for gate in self.encoder.gates}
@@ -195,20 +236,22 @@ class AudioModel(Draws):
         logits, trace = self.head.linear(self.head.dropout(pooled)), self.encoder.trace(positions)
         return ModelOutput(logits, self._whole(trace, frames), {}, self.frontend.macs(lengths), positions)
 
+    def mel_of(
+        self, waveform: Float[Tensor, "batch sample"], lengths: Lengths, keys: Lengths | None
+    ) -> tuple[Mel, Lengths]:
+        """Return the frames that the stem reads, in training changed by the keys of clips."""
+        mel, frames = self.frontend(waveform, lengths)
+        if self.training and self.spectrogram_augment is not None and keys is not None:
+            mel = self.spectrogram_augment(mel, frames, keys)
+        return mel, frames
+
     def encoded(
-        self, mel: Float[Tensor, "batch time mel"], frames: Lengths, repeat: Decisions | None = None
+        self, mel: Mel, frames: Lengths, repeat: Decisions | None = None
     ) -> tuple[Positioned, Lengths, SkipTrace]:
         """Return hidden states, the number of positions of each clip, and what the encoder skipped."""
         x, positions = self.begun(mel, frames)
         x, trace = self.encoder(x, positions, self.decision_bias, repeat)
         return x, positions, trace
-
-    def begun(self, mel: Float[Tensor, "batch time mel"], frames: Lengths) -> tuple[Positioned, Lengths]:
-        """Return what the encoder reads, and the number of positions of each clip."""
-        x, positions = self.stem(mel, frames)
-        for block in self.stem_layers:
-            x = block(x, positions)
-        return x, positions
 
     @property
     def can_remember(self) -> bool:
@@ -238,7 +281,7 @@ class AudioModel(Draws):
     @torch.no_grad()
     def summaries(self, waveform: Float[Tensor, "batch sample"], lengths: Lengths) -> Float[Tensor, "batch size"]:
         """Compute what no weight of a head changes, of all heads."""
-        x, positions, _ = self.encoded(*self.frontend(waveform, lengths))
+        x, positions = self.states(*self.frontend(waveform, lengths))
         return self.heads[0].summary(x, valid_mask(positions, x.shape[1])).flatten(1)
 
     def pooled_by_head(self, summaries: Float[Tensor, "batch size"]) -> list[Float[Tensor, "batch features"]]:
@@ -287,17 +330,6 @@ class AudioModel(Draws):
         """Count the multiply-accumulates of a clip of so many samples, by how its decisions fall."""
         frames = self.frontend.frames(torch.tensor([samples]))
         return self.encoder.cost(int(self.stem.positions(frames))) + int(self.fixed_macs(frames))
-
-    def fixed_macs(self, frames: Lengths) -> Lengths:
-        """Count the multiply-accumulates of stem and head."""
-        return self._stem_macs(frames) + self.head.macs(self.stem.positions(frames))
-
-    def _stem_macs(self, frames: Tensor) -> Tensor:
-        total = self.stem.macs(frames)
-        for block in self.stem_layers:
-            assert isinstance(block, TransformerBlock)
-            total = total + block.macs(self.stem.positions(frames))
-        return total
 
     def _whole(self, trace: SkipTrace, frames: Tensor) -> SkipTrace:
         """Add stem and head to the encoder's trace, so that fractions are those of the whole model."""

@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hopscotch.models.audio_model import AudioModel, Head
+from hopscotch.models.audio_model import AudioModel
 from hopscotch.models.encoder import Layered
 from hopscotch.models.exits import Answer, Ladder, State
-from hopscotch.types import Lengths, valid_mask
+from hopscotch.types import Lengths
 
 
 class Cascade(Ladder):
@@ -64,22 +64,12 @@ class Cascade(Ladder):
         model = self.models[number]
         if number and not self._hears_again(number):
             mel, frames = model.frontend(waveform, lengths)
-        x, positions = model.begun(mel, frames)
-        assert isinstance(model.encoder, Layered)
-        assert isinstance(model.head, Head)
-        x = model.encoder.layers(x, positions)
-        pooled = model.head.pooled(x, valid_mask(positions, x.shape[1]))
-        return Answer((waveform, lengths, mel, frames), pooled, model.head.linear(model.head.dropout(pooled)))
+        return Answer((waveform, lengths, mel, frames), *model.answer(mel, frames))
 
     def costs(self, lengths: Lengths) -> tuple[Int[Tensor, "batch exit"], Int[Tensor, " batch"]]:
-        own, dense = [], torch.zeros_like(lengths)
-        for model in self.models:
-            assert isinstance(model.encoder, Layered)
-            frames = model.frontend.frames(lengths)
-            fixed, layers = model.fixed_macs(frames), model.encoder.macs(model.stem.positions(frames))
-            own.append(fixed + layers[0].sum(dim=1))
-            dense = dense + fixed + layers[1].sum(dim=1)
-        return torch.stack(own, dim=1).cumsum(dim=1), dense
+        macs = [model.layered_macs(model.frontend.frames(lengths)) for model in self.models]
+        own, dense = (torch.stack(of_models, dim=1) for of_models in zip(*macs, strict=True))
+        return own.cumsum(dim=1), dense.sum(dim=1)
 
     def strides_at(self, exits: Int[Tensor, " batch"]) -> Int[Tensor, "batch depth"]:
         return (torch.arange(len(self.stages), device=exits.device) <= exits[:, None]).long()

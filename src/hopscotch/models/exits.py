@@ -48,7 +48,7 @@ class Ladder(AudioModel):
 
     def start(self, waveform: Float[Tensor, "batch sample"], lengths: Lengths, keys: Lengths | None) -> State:
         """Return what the first rung reads."""
-        raise NotImplementedError
+        return self.mel_of(waveform, lengths, keys)
 
     def rung(self, number: int, state: State) -> Answer:
         """Compute what leads to an exit from what the exit before it has left."""
@@ -215,9 +215,7 @@ class EarlyExit(Ladder):
         self._end_with([*self.early, self.head], rule=rule, weight=weight)
 
     def start(self, waveform: Float[Tensor, "batch sample"], lengths: Lengths, keys: Lengths | None) -> State:
-        mel, frames = self.frontend(waveform, lengths)
-        if self.training and self.spectrogram_augment is not None and keys is not None:
-            mel = self.spectrogram_augment(mel, frames, keys)
+        mel, frames = self.mel_of(waveform, lengths, keys)
         return self.stem.begin(mel), frames
 
     @property

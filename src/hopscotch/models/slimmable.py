@@ -13,16 +13,15 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
-from hopscotch.layers.block import TransformerBlock
 from hopscotch.layers.exits import Rule
-from hopscotch.models.audio_model import Head, OutputHead
-from hopscotch.models.encoder import Encoder, Layered
+from hopscotch.models.audio_model import Head, Parts
+from hopscotch.models.encoder import Layered
 from hopscotch.models.exits import Answer, Ladder, State
-from hopscotch.models.stem import Conv2dStem, Stem
-from hopscotch.types import Hidden, Lengths, Mask, valid_mask
+from hopscotch.models.stem import Conv2dStem
+from hopscotch.types import Lengths
 
 NORMS = (nn.LayerNorm, nn.BatchNorm2d)
 
@@ -35,33 +34,6 @@ class Borrowed(NamedTuple):
     narrow: nn.Module
     name: str  # in both
     shape: tuple[int, ...]  # in the narrow one
-
-
-class Parts(nn.Module):
-    """Hold what lies behind the front end of a model of one width."""
-
-    def __init__(self, stem: Stem, stem_layers: Sequence[TransformerBlock], encoder: Encoder, head: OutputHead) -> None:
-        super().__init__()
-        self.stem, self.stem_layers, self.encoder, self.head = stem, nn.ModuleList(stem_layers), encoder, head
-
-    def forward(self, mel: Float[Tensor, "batch frame mel"], frames: Lengths) -> tuple[Hidden, Mask]:
-        x, positions = self.stem(mel, frames)
-        for block in self.stem_layers:
-            x = block(x, positions)
-        assert isinstance(self.encoder, Layered)
-        x = self.encoder.layers(x, positions)
-        return x, valid_mask(positions, x.shape[1])
-
-    def macs(self, frames: Lengths) -> tuple[Lengths, Lengths]:
-        """Count the multiply-accumulates of clips of so many frames, as they are and with every key read."""
-        positions, total = self.stem.positions(frames), self.stem.macs(frames)
-        for block in self.stem_layers:
-            assert isinstance(block, TransformerBlock)
-            total = total + block.macs(positions)
-        assert isinstance(self.encoder, Layered)
-        own, dense = self.encoder.macs(positions)
-        total = total + self.head.macs(positions)
-        return total + own.sum(dim=1), total + dense.sum(dim=1)
 
 
 class Slimmable(Ladder):
@@ -109,24 +81,11 @@ class Slimmable(Ladder):
         uniform = None if self.noise is None else self.noise.of_all(self.site)
         return [0, int(torch.randint(1, last, ())) if uniform is None else 1 + int(uniform * (last - 1)), last]
 
-    def start(self, waveform: Float[Tensor, "batch sample"], lengths: Lengths, keys: Lengths | None) -> State:
-        mel, frames = self.frontend(waveform, lengths)
-        if self.training and self.spectrogram_augment is not None and keys is not None:
-            mel = self.spectrogram_augment(mel, frames, keys)
-        return mel, frames
-
     def rung(self, number: int, state: State) -> Answer:
         if number == self.exits.number - 1:
-            return self._answer(self._full(), state)
+            return Answer(state, *self.answer(*state))
         with self._lent(number):
-            return self._answer(self._narrow()[number], state)
-
-    def _answer(self, part: Parts, state: State) -> Answer:
-        mel, frames = state
-        x, mask = part(mel, frames)
-        assert isinstance(part.head, Head)
-        pooled = part.head.pooled(x, mask)
-        return Answer(state, pooled, part.head.linear(part.head.dropout(pooled)))
+            return Answer(state, *self._narrow()[number].answer(*state))
 
     @contextmanager
     def _lent(self, number: int) -> Iterator[None]:
@@ -163,7 +122,7 @@ class Slimmable(Ladder):
     def alone(self, number: int) -> Parts:
         """Return the parts of a width with weights of their own."""
         if number == self.exits.number - 1:
-            return copy.deepcopy(self._full())
+            return copy.deepcopy(self)
         with self._lent(number):
             part = copy.deepcopy(self._narrow()[number])
         for module in part.modules():
@@ -182,14 +141,10 @@ class Slimmable(Ladder):
     def _narrow(self) -> list[Parts]:
         return [part for part in self.narrow if isinstance(part, Parts)]
 
-    def _full(self) -> Parts:
-        blocks = [block for block in self.stem_layers if isinstance(block, TransformerBlock)]
-        return Parts(self.stem, blocks, self.encoder, self.head)
-
     def costs(self, lengths: Lengths) -> tuple[Int[Tensor, "batch exit"], Int[Tensor, " batch"]]:
-        frames, parts = self.frontend.frames(lengths), [*self._narrow(), self._full()]
+        frames, parts = self.frontend.frames(lengths), [*self._narrow(), self]
         rules = torch.tensor([self.exits.macs(number) for number in range(len(parts))], device=lengths.device)
-        macs = [part.macs(frames) for part in parts]
+        macs = [part.layered_macs(frames) for part in parts]
         own, dense = (torch.stack(of_parts, dim=1) + rules for of_parts in zip(*macs, strict=True))
         return own.cumsum(dim=1), dense.sum(dim=1)
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from hopscotch.frontend import LogMel
 from hopscotch.layers.block import BlockSpec, TransformerBlock
 from hopscotch.layers.exits import FACTS
-from hopscotch.models.audio_model import AudioModel, Head
+from hopscotch.models.audio_model import Head, Parts
 from hopscotch.models.cascade import Cascade
 from hopscotch.models.exits import EarlyExit, Ladder
-from hopscotch.models.slimmable import Parts, Slimmable
+from hopscotch.models.slimmable import Slimmable
 from hopscotch.models.stack import Stack
 from hopscotch.models.stem import Conv2dStem, Stem
 from hopscotch.ship.parts import TIME, Cut, Graph, block_macs, whole
@@ -120,17 +120,12 @@ def _wholes(model: Ladder) -> list[tuple[LogMel, Parts]]:
     if isinstance(model, Slimmable):
         return [(model.frontend, model.alone(number)) for number in range(model.exits.number)]
     assert isinstance(model, Cascade)
-    found = [(stage.frontend, _parts(stage)) for stage in model.models]
+    found: list[tuple[LogMel, Parts]] = [(stage.frontend, stage) for stage in model.models]
     if any(type(front) is not LogMel for front, _ in found):
         raise ValueError("frontend must be log_mel in all stages of a cascade to be exported as ONNX.")
     if len({(front.window, front.fft, front.hop) for front, _ in found}) > 1:
         raise ValueError("the stages of a cascade must hear with the same window and hop to be exported as ONNX.")
     return found
-
-
-def _parts(model: AudioModel) -> Parts:
-    blocks = [block for block in model.stem_layers if isinstance(block, TransformerBlock)]
-    return Parts(model.stem, blocks, model.encoder, model.head)
 
 
 def _power(frontend: LogMel) -> Tensor:
@@ -192,7 +187,7 @@ class _Whole(nn.Module):
 
     def forward(self, power: Tensor) -> tuple[Tensor, Tensor]:
         mask: Mask = whole(power)
-        x, _ = self.part(self.frontend.levelled(power.transpose(1, 2), mask), mask.sum(dim=1))
+        x, _ = self.part.states(self.frontend.levelled(power.transpose(1, 2), mask), mask.sum(dim=1))
         head = self.part.head
         assert isinstance(head, Head)
         pooled = head.pooled(x, whole(x))
