@@ -85,7 +85,7 @@ def test_two_standard_errors_of_headroom_are_needed() -> None:
     assert warning.endswith("No adaptive model can win here: take small.")
 
 
-def test_recommended_is_the_cheapest_of_those_that_are_right_as_often_as_the_best() -> None:
+def test_recommended_is_the_cheapest_of_those_that_no_other_is_right_more_often_than() -> None:
     own = [passed(0.8975, 20, budget=0.5), passed(0.9, 40, budget=0.9), passed(0.5, 5)]
     (choice,) = compared(own, STATICS, UNITS, name="early_exit").recommended
     assert (choice.take, choice.budget, choice.is_static) == ("early_exit at 0.5", 0.5, False)
@@ -93,6 +93,15 @@ def test_recommended_is_the_cheapest_of_those_that_are_right_as_often_as_the_bes
     assert str(choice) == (
         "take early_exit at 0.5: right as often as depth_6, -0.003 (-0.007 to +0.000), for 0.33 of its MACs"
     )
+
+
+def test_what_another_model_is_right_more_often_than_is_not_recommended_though_the_best_is_level_with_it() -> None:
+    others = passed(0.9, 60)._replace(right=(np.arange(NUM_CLIPS)[::-1] / NUM_CLIPS < 0.83).astype(np.float64))
+    statics = [STATICS[1], Static("large", None, [others]), Static("middle", None, [passed(0.82, 30)])]
+    (choice,) = compared([passed(0.8, 20)], statics, UNITS, name="early_exit").recommended
+    assert (choice.take, choice.other) == ("middle", "early_exit as trained")
+    (choice,) = compared([passed(0.8, 20)], statics[:2], UNITS, name="early_exit").recommended
+    assert (choice.take, choice.other) == ("early_exit as trained", "large"), "whom the clips cannot tell apart from it"
 
 
 def test_a_static_model_of_equal_compute_that_does_as_well_is_recommended() -> None:

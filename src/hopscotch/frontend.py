@@ -97,7 +97,7 @@ class LogMel(nn.Module):
 
     def is_same(self, other: "LogMel") -> bool:
         """Tell whether another front end makes the same frames of a clip."""
-        settings = [(one.hop, one.window, one.floor, one.level) for one in (self, other)]
+        settings = [(type(one), one.hop, one.window, one.floor, one.level) for one in (self, other)]
         values = zip(self.buffers(), other.buffers(), strict=True)
         return settings[0] == settings[1] and all(torch.equal(mine, theirs) for mine, theirs in values)
 

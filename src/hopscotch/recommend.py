@@ -1,9 +1,9 @@
 """Recommend, for each condition, one of the models that were compared: a budget of a run's own, or a static one.
 
     no headroom    the cheapest static model: no adaptive model can win, unless the run's own is seen to
-    otherwise      of all that are right as often as the most accurate one, the cheapest; a static one of equals
+    otherwise      of all that no other is right more often than, the cheapest; a static one of equals
 
-"As often": the clips cannot tell them apart, the paired interval of the difference (hopscotch/intervals.py) reaches 0.
+"More often": the clips can tell them apart, the paired interval of the difference (hopscotch/intervals.py) is above 0.
 So a static model that costs at most as much as the run's own is taken wherever it does as well.
 """
 
@@ -75,14 +75,16 @@ def choose(condition: str, candidates: Sequence[Candidate], headroom: Interval, 
     `headroom` is the best static model minus the cheapest one.
     """
     by_price = sorted(candidates, key=lambda one: one.price)
-    best = max(by_price, key=lambda one: one.right.mean())
-    level = [one for one in by_price if bootstrap(one.right - best.right, units).high >= 0]
+    best_first = sorted(candidates, key=lambda one: -one.right.mean())
+
+    def is_level(one: Candidate) -> bool:
+        return all(bootstrap(one.right - each.right, units).high >= 0 for each in best_first)
+
     cheapest, own = next(one for one in by_price if one.is_static), (one for one in by_price if not one.is_static)
     has_headroom = headroom.errors >= ENOUGH or any(bootstrap(one.right - cheapest.right, units).low > 0 for one in own)
-    taken = level[0] if has_headroom else cheapest
+    taken = next(filter(is_level, by_price)) if has_headroom else cheapest
     others = [one for one in by_price if one.is_static != taken.is_static]
-    best_other = max(others, key=lambda one: one.right.mean())
-    other = next((one for one in others if one.name in {each.name for each in level}), best_other)
+    other = next(filter(is_level, others), None) or max(others, key=lambda one: one.right.mean())
     return Choice(
         condition,
         taken.name,
