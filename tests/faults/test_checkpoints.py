@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ class Killed(BaseException):
 
 def checkpoint(step: int, value: float = 1.0) -> dict[str, Any]:
     needed = {"epoch": 0, "global_step": step, "pytorch-lightning_version": "2.6.6", "loops": {}, "callbacks": {}}
-    weights = {"weight": torch.full((40,), value + step)}
+    weights = {"weight": torch.full((40,), value + step), "bias": torch.ones(2), "steps": torch.tensor(step)}
     return {
         **needed,
         "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(4)}}}],
@@ -154,6 +155,27 @@ def test_a_cut_file_is_named(tmp_path: Path, left: int) -> None:
     hash_file(path).unlink()
     with pytest.raises(ValueError, match=r"ckpt must be a checkpoint that train\.py wrote, got .*last\.ckpt"):
         read_checkpoint(path)
+
+
+def test_what_is_kept_is_of_the_step_at_which_it_was_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state, goes_on, write = checkpoint(1), Event(), torch.save
+
+    def late(*arguments: Any) -> None:
+        assert goes_on.wait(10)
+        write(*arguments)
+
+    monkeypatch.setattr(torch, "save", late)
+    saved = WholeCheckpoints()
+    saved.save_checkpoint(state, tmp_path / LAST)
+    state["state_dict"]["weight"] += 1
+    state["optimizer_states"][0]["state"][0]["exp_avg"] += 1
+    state["loops"]["step"] = 2
+    goes_on.set()
+    saved.wait()
+    kept = read_checkpoint(tmp_path / LAST)
+    assert kept["loops"] == {}
+    assert kept["state_dict"]["weight"].tolist() == [2.0] * 40
+    assert kept["optimizer_states"][0]["state"][0]["exp_avg"].tolist() == [1.0] * 4
 
 
 @pytest.mark.parametrize("part", ["state_dict", "optimizer_states"])

@@ -1,7 +1,7 @@
 """Measure how long training waits while a state is kept (item `saving`).
 
-A state is staged, hashed, handed to the disk and renamed by a thread, while Lightning's own way writes it before
-training goes on. What remains to wait for is that the weights are checked and serialised.
+A state is serialised, hashed, handed to the disk and renamed by a thread, while Lightning's own way writes it before
+training goes on. What remains to wait for is that the weights are checked and copied.
 """
 
 import tempfile

@@ -7,8 +7,10 @@ without a hash, never one with that of another. Of what has no hash the sums wit
 Nothing here imports Lightning, which takes longer to load than a prediction takes to make.
 """
 
+import copy
 import hashlib
 import io
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -17,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from hopscotch.files import DiskError, disk_error
 from hopscotch.plain import shown
@@ -25,6 +28,12 @@ LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # the state before the last one i
 MAX_HASH_FILE = 4096  # bytes
 MAX_STRETCHED = 2**24  # elements of a tensor that repeats what is stored
 TRAINED = ("state_dict", "current_model_state", "optimizer_states")  # parts of a checkpoint that must be finite
+
+
+def snapshot(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Copy a checkpoint into the memory of the CPU, so that training may go on while the copy is written."""
+    copies = {id(tensor): tensor.detach().to("cpu", copy=True) for _, tensor in _tensors(checkpoint, "")}
+    return copy.deepcopy(checkpoint, copies)
 
 
 def content_of(checkpoint: Mapping[str, Any]) -> memoryview:
@@ -93,12 +102,25 @@ def _hash_of(path: Path) -> str:
 def not_finite(checkpoint: Mapping[str, Any]) -> Iterator[str]:
     """Name weights and states of the optimizer that are not finite, or larger by far than what is stored of them."""
     for part in TRAINED:
-        for name, tensor in _tensors(checkpoint.get(part), ""):
-            if tensor.numel() == 0 or not tensor.is_floating_point():
-                continue
-            is_stretched = tensor.numel() > max(MAX_STRETCHED, tensor.untyped_storage().nbytes())
-            if is_stretched or not bool(tensor.abs().amax().isfinite()):
-                yield shown(f"{part} {name}")
+        floats = [
+            (name, tensor)
+            for name, tensor in _tensors(checkpoint.get(part), "")
+            if tensor.numel() > 0 and tensor.is_floating_point()
+        ]
+        if any(_is_stretched(tensor) for _, tensor in floats) or not _are_finite(*(tensor for _, tensor in floats)):
+            yield from (
+                shown(f"{part} {name}")
+                for name, tensor in floats
+                if _is_stretched(tensor) or not _are_finite(tensor)
+            )
+
+
+def _is_stretched(tensor: Tensor) -> bool:
+    return tensor.numel() > max(MAX_STRETCHED, tensor.untyped_storage().nbytes())
+
+
+def _are_finite(*tensors: Tensor) -> bool:
+    return bool(get_total_norm(tensors, math.inf).isfinite())  # the largest magnitude, by far fewer calls than tensors
 
 
 def _tensors(node: Any, name: str) -> Iterator[tuple[str, Tensor]]:
