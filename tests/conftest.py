@@ -22,10 +22,15 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 # Before any module of ours is imported: from here on a tensor of the wrong shape is an error where it is passed.
-install_import_hook("hopscotch", f"{checks.__name__}.{checks.at_first_call.__name__}")
+install_import_hook("hopscotch", f"{checks.__name__}.{checks.at_first_calls.__name__}")
 
 if TYPE_CHECKING:
     from tests.tiny import Command
+
+
+@pytest.fixture(autouse=True)
+def shapes_are_checked() -> None:
+    checks.again()
 
 
 @pytest.fixture(autouse=True)
