@@ -11,11 +11,19 @@ import pytest
 import torch
 
 from hopscotch.build import build_model, build_task
-from hopscotch.conditions import time_clips, with_noise, with_silence
+from hopscotch.conditions import time_clips
 from hopscotch.training.calibration import calibrate
 from hopscotch.training.task import AudioTask
 from hopscotch.types import AudioBatch, Decisions
-from scripts.studies.decision_value import COLUMNS, evaluate, measure_decisions, measure_ends, numbers
+from scripts.studies.decision_value import (
+    COLUMNS,
+    evaluate,
+    measure_decisions,
+    measure_ends,
+    numbers,
+    with_noise,
+    with_silence,
+)
 from tests.small_models import decide_at_random
 from tests.tiny import SAMPLE_RATE, TINY_MODEL, TINY_RUN, Command, build, make_batch, tiny_config, tiny_folder
 

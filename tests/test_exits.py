@@ -17,7 +17,7 @@ from hopscotch.models.stem import Conv2dStem
 from hopscotch.predict import load
 from hopscotch.training.exits import exit_losses, fit_exits, fit_temperatures, fit_thresholds, hear, leaving
 from hopscotch.types import AtExits
-from tests.small_models import decide_at_random
+from tests.small_models import decide_at_random, halving
 from tests.tiny import build, fit, make_batch, tiny_config
 from tests.trained import write_run
 
@@ -61,7 +61,7 @@ def test_clips_leave_by_the_first_exit_whose_score_passes_its_threshold(rule: st
     model, clips = make(tmp_path, f"model.exits.rule={rule}")
     model.exits.temperatures.copy_(torch.linspace(0.5, 2.0, model.exits.number))
     with torch.no_grad():
-        model.exits.thresholds.copy_(model.exits.scores(model.at_exits(*clips)).median(dim=0).values)
+        model.exits.thresholds.copy_(halving(model.exits.scores(model.at_exits(*clips))))
         output, at = model(*clips), model.at_exits(*clips)
     scores, said = model.exits.scores(at), at.log_probs
     exits = output.trace.decisions.exits

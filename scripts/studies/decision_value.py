@@ -29,7 +29,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from hopscotch.conditions import time_clips, with_noise, with_silence
+from hopscotch.conditions import augment_only, changed, time_clips
 from hopscotch.data.datamodule import AudioDataModule
 from hopscotch.files import write_csv
 from hopscotch.models.audio_model import AudioModel
@@ -277,3 +277,17 @@ def _predicted(model: AudioModel, own: SkipTrace, short: SkipTrace) -> Float[Ten
     assert own.summary is not None
     device = model.decision_bias.device
     return model.planner.predicted_cost(own.summary.to(device), short).cpu()
+
+
+def with_noise(
+    batches: Sequence[AudioBatch], lowest_db: float, highest_db: float, sample_rate: int
+) -> list[AudioBatch]:
+    """Add noise at a signal-to-noise ratio drawn between two levels, in dB; a clip's noise is a function of its key."""
+    noisy = augment_only(sample_rate, noise_probability=1.0, noise_snr_db=(lowest_db, highest_db))
+    return [changed(batch, noisy) for batch in batches]
+
+
+def with_silence(batches: Sequence[AudioBatch], seconds: float, sample_rate: int) -> list[AudioBatch]:
+    """Put each clip between two silences of up to `seconds` each."""
+    padded = augment_only(sample_rate, silence_probability=1.0, silence_seconds=seconds)
+    return [changed(batch, padded) for batch in batches]

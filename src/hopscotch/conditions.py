@@ -169,10 +169,10 @@ def settings(
     """
     found, source = [Setting(CLEAN, None, None)], "" if noise is None else f", {noise.folder.name}"
     if rooms is not None:
-        heard = _only(sample_rate, impulse_probability=1.0, impulse_responses=rooms)
+        heard = augment_only(sample_rate, impulse_probability=1.0, impulse_responses=rooms)
         found.append(Setting(f"in {rooms.folder.name}", None, heard))
     for level in snr_db:
-        noisy = _only(sample_rate, noise_probability=1.0, noise_snr_db=(level, level), noise=noise)
+        noisy = augment_only(sample_rate, noise_probability=1.0, noise_snr_db=(level, level), noise=noise)
         found.append(Setting(f"{level:g} dB{source}", level, noisy))
     return found
 
@@ -195,20 +195,6 @@ class TestBatches:
     def __iter__(self) -> Iterator[AudioBatch]:
         for batch in with_progress(self.loader, len(self), f"Testing, {self.setting.name}"):
             yield batch if self.setting.augment is None else changed(batch, self.setting.augment)
-
-
-def with_noise(
-    batches: Sequence[AudioBatch], lowest_db: float, highest_db: float, sample_rate: int
-) -> list[AudioBatch]:
-    """Add noise at a signal-to-noise ratio drawn between two levels, in dB; a clip's noise is a function of its key."""
-    noisy = _only(sample_rate, noise_probability=1.0, noise_snr_db=(lowest_db, highest_db))
-    return [changed(batch, noisy) for batch in batches]
-
-
-def with_silence(batches: Sequence[AudioBatch], seconds: float, sample_rate: int) -> list[AudioBatch]:
-    """Put each clip between two silences of up to `seconds` each."""
-    padded = _only(sample_rate, silence_probability=1.0, silence_seconds=seconds)
-    return [changed(batch, padded) for batch in batches]
 
 
 class Times(NamedTuple):
@@ -282,7 +268,7 @@ def nothing_skipped(model: AudioModel) -> Iterator[None]:
             module.stride = stride
 
 
-def _only(sample_rate: int, **what: object) -> WaveformAugment:
+def augment_only(sample_rate: int, **what: object) -> WaveformAugment:
     """Make an augmentation that does nothing else."""
     nothing = {
         "speeds": [1.0],

@@ -28,7 +28,7 @@ class WholeCheckpoints(TorchCheckpointIO):
                 f"The weights must stay finite, {wrong} is not at step {checkpoint.get('global_step')}: nothing is "
                 "kept of them. Try a lower optimizer.lr."
             )
-        self._write(_save, snapshot(checkpoint), Path(path))
+        self._write(lambda copied: write_whole(content_of(copied), Path(path)), snapshot(checkpoint))
 
     def copy(self, path: Path, to: Path) -> None:
         """Copy a checkpoint that was saved before."""
@@ -51,7 +51,3 @@ class WholeCheckpoints(TorchCheckpointIO):
         self._pending.append(self._thread.submit(write, *what))
         if self.waits:
             self.wait()
-
-
-def _save(checkpoint: dict[str, Any], path: Path) -> None:
-    write_whole(content_of(checkpoint), path)

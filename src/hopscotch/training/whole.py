@@ -102,25 +102,15 @@ def _hash_of(path: Path) -> str:
 def not_finite(checkpoint: Mapping[str, Any]) -> Iterator[str]:
     """Name weights and states of the optimizer that are not finite, or larger by far than what is stored of them."""
     for part in TRAINED:
-        floats = [
-            (name, tensor)
-            for name, tensor in _tensors(checkpoint.get(part), "")
-            if tensor.numel() > 0 and tensor.is_floating_point()
-        ]
-        if any(_is_stretched(tensor) for _, tensor in floats) or not _are_finite(*(tensor for _, tensor in floats)):
-            yield from (
-                shown(f"{part} {name}")
-                for name, tensor in floats
-                if _is_stretched(tensor) or not _are_finite(tensor)
-            )
-
-
-def _is_stretched(tensor: Tensor) -> bool:
-    return tensor.numel() > max(MAX_STRETCHED, tensor.untyped_storage().nbytes())
+        parts = [(name, tensor) for name, tensor in _tensors(checkpoint.get(part), "") if tensor.is_floating_point()]
+        if not _are_finite(*(tensor for _, tensor in parts)):  # in one call: there are hundreds
+            yield from (shown(f"{part} {name}") for name, tensor in parts if not _are_finite(tensor))
 
 
 def _are_finite(*tensors: Tensor) -> bool:
-    return bool(get_total_norm(tensors, math.inf).isfinite())  # the largest magnitude, by far fewer calls than tensors
+    filled = [tensor for tensor in tensors if tensor.numel() > 0]
+    stretched = any(each.numel() > max(MAX_STRETCHED, each.untyped_storage().nbytes()) for each in filled)
+    return not stretched and bool(get_total_norm(filled, math.inf).isfinite())
 
 
 def _tensors(node: Any, name: str) -> Iterator[tuple[str, Tensor]]:
