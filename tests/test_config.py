@@ -7,12 +7,14 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
+from hydra._internal.utils import create_config_search_path
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from hopscotch.config import schema as config_schema
 from hopscotch.config.check import check_trained, refuse_missing
-from hopscotch.config.compose import CONF, compose, file_name
+from hopscotch.config.compose import CONF, Loader, compose, file_name, register
 from hopscotch.config.errors import RENAMED, ConfigError
 from hopscotch.config.typed import quoted
 from hopscotch.train import STUDIES
@@ -307,6 +309,30 @@ def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
         assert cfg.trainer.max_epochs == epochs
         cfg.trainer.max_epochs = 1  # what was read stays as it is
         assert compose(["experiment=long"], config_dir=tmp_path).trainer.max_epochs == epochs
+
+
+def test_what_is_composed_to_see_whether_it_is_a_sweep_is_what_runs(tmp_path: Path) -> None:
+    write(tmp_path, "experiment/open.yaml", "# @package _global_\ndefaults:\n  - /more: ???\n")
+    write(tmp_path, "more/one.yaml", "seed: 1\n")
+    register()
+    words = ["model=skip_layer", "seed=3", "hydra.verbose=true", "~logger"]
+    as_run = [*words, "hydra.mode=RUN"]
+
+    def loaded(loader: Loader, words: list[str], mode: RunMode, *, validates: bool = True) -> DictConfig:
+        return loader.load_configuration("config", words, mode, validate_sweep_overrides=validates)
+
+    once, twice = (Loader(create_config_search_path(str(CONF)), tmp_path) for _ in range(2))
+    asked = loaded(once, words, RunMode.MULTIRUN, validates=False)
+    assert asked.hydra.mode is None
+    run, alone = loaded(once, as_run, RunMode.RUN), loaded(twice, as_run, RunMode.RUN)
+    assert run is asked
+    assert OmegaConf.to_container(run) == OmegaConf.to_container(alone)
+    loaded(once, ["seed=1,2"], RunMode.MULTIRUN, validates=False)
+    with pytest.raises(ConfigError, match="Ambiguous value for argument 'seed=1,2'"):
+        loaded(once, ["seed=1,2", "hydra.mode=RUN"], RunMode.RUN)
+    loaded(once, ["experiment=open"], RunMode.MULTIRUN, validates=False)
+    with pytest.raises(ConfigError, match="You must specify 'more'"):
+        loaded(once, ["experiment=open", "hydra.mode=RUN"], RunMode.RUN)
 
 
 def test_an_experiment_cannot_invent_a_key(tmp_path: Path) -> None:

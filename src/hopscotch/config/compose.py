@@ -21,13 +21,14 @@ from typing import Any, ClassVar
 import hydra
 import hydra._internal.hydra as hydra_main
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import ConfigRepository, IConfigRepository
+from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository, IConfigRepository
 from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import setup_globals
 from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigResult
@@ -49,6 +50,7 @@ MAX_NAME = 100  # characters of a folder's name; file systems stop at 255 bytes
 FIRST = ("model", "data", "size", "trainer", "experiment")  # in --help; the rest by the alphabet, then LAST
 LAST = ("baseline", "debug")
 RANKS = {name: rank - len(FIRST) for rank, name in enumerate(FIRST)} | dict.fromkeys(LAST, 1)
+AS_RUN = "hydra.mode=RUN"  # what Hydra adds where nothing says that it is a sweep
 LAYERS_ON_TOP = (
     "experiment/",
     "recipe/",
@@ -129,6 +131,8 @@ class Loader(ConfigLoaderImpl):
         self.repository = Repository(config_search_path)
         self.defaults = OmegaConf.create()  # what the chosen files say before anything overrides them
         self.jobs = dict[tuple[str, ...], DictConfig]()  # of a sweep, which were checked and not launched
+        self.parsed = list[Override]()
+        self.asked: tuple[list[str], DictConfig] | None = None  # what was composed to see whether it is a sweep
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "jobs": {}}  # a launcher that sends this to a process sends one job with it
@@ -138,6 +142,33 @@ class Loader(ConfigLoaderImpl):
         files = [file for file in defaults if not str(file.config_path).startswith(LAYERS_ON_TOP)]
         same = len(files) == len(defaults)
         self.defaults = without_hydra(cfg if same else super()._compose_config_from_defaults_list(files, repo))
+        return cfg
+
+    def _parse_overrides_and_create_caching_repo(
+        self, config_name: str | None, overrides: list[str]
+    ) -> tuple[list[Override], CachingConfigRepository]:
+        self.parsed, repository = super()._parse_overrides_and_create_caching_repo(config_name, overrides)
+        return self.parsed, repository
+
+    def _load_configuration_impl(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        """Compose; what Hydra composes to see whether it is a sweep, without validating, is taken for the run, too."""
+        asked, self.asked = self.asked, None
+        if asked is not None and run_mode is RunMode.RUN and overrides == [*asked[0], AS_RUN]:
+            self.validate_sweep_overrides_legal(self.parsed, run_mode, from_shell)
+            asked[1].hydra.mode = run_mode
+            asked[1].hydra.overrides.hydra.append(AS_RUN)
+            return asked[1]
+        cfg = super()._load_configuration_impl(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+        choices = cfg.hydra.runtime.choices
+        if not validate_sweep_overrides and not any(OmegaConf.is_missing(choices, group) for group in choices):
+            self.asked = list(overrides), cfg
         return cfg
 
     def load_configuration(
