@@ -23,12 +23,13 @@ class WholeCheckpoints(TorchCheckpointIO):
         self._pending: list[Future[None]] = []
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        if wrong := next(not_finite(checkpoint), None):
+        copied = snapshot(checkpoint)  # each number is looked at in the copy, on the CPU
+        if wrong := next(not_finite(copied), None):
             raise ValueError(
                 f"The weights must stay finite, {wrong} is not at step {checkpoint.get('global_step')}: nothing is "
                 "kept of them. Try a lower optimizer.lr."
             )
-        self._write(lambda copied: write_whole(content_of(copied), Path(path)), snapshot(checkpoint))
+        self._write(lambda: write_whole(content_of(copied), Path(path)))
 
     def copy(self, path: Path, to: Path) -> None:
         """Copy a checkpoint that was saved before."""
